@@ -1,0 +1,58 @@
+"""ppsolo: SOLOv2 instance segmentation, native to PaddlePaddle."""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from ppsolo.config import Config, load_config
+from ppsolo.errors import (
+    CheckpointError,
+    ConfigError,
+    DatasetError,
+    DownloadError,
+    ImageError,
+    PpsoloError,
+)
+
+# Paddle 2.6 brings a zlib of its own whose symbols clash with the system's; loading Python's first avoids a crash.
+importlib.import_module("zlib")
+
+if TYPE_CHECKING:
+    from ppsolo.build import build_model
+    from ppsolo.checkpoint.load import LoadReport, load_weights, save_weights
+    from ppsolo.instances import Instances
+    from ppsolo.predictor import Predictor
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "CheckpointError",
+    "Config",
+    "ConfigError",
+    "DatasetError",
+    "DownloadError",
+    "ImageError",
+    "Instances",
+    "LoadReport",
+    "PpsoloError",
+    "Predictor",
+    "build_model",
+    "load_config",
+    "load_weights",
+    "save_weights",
+]
+
+# What needs Paddle is imported when it is first asked for, so that reading a configuration stays quick.
+_LAZY = {
+    "Instances": "ppsolo.instances",
+    "LoadReport": "ppsolo.checkpoint.load",
+    "Predictor": "ppsolo.predictor",
+    "build_model": "ppsolo.build",
+    "load_weights": "ppsolo.checkpoint.load",
+    "save_weights": "ppsolo.checkpoint.load",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LAZY:
+        raise AttributeError(f"module 'ppsolo' has no attribute '{name}'")
+    return getattr(importlib.import_module(_LAZY[name]), name)

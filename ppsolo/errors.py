@@ -1,0 +1,25 @@
+"""The errors that ppsolo raises for a user's input, each with a one-line message."""
+
+
+class PpsoloError(Exception):
+    """Base of every error that a user can mend; `str(error)` is one line naming the thing and the remedy."""
+
+
+class ConfigError(PpsoloError):
+    """A configuration file, key, value or override is not valid."""
+
+
+class CheckpointError(PpsoloError):
+    """A weights file cannot be read, is not what it claims, or does not fit the model."""
+
+
+class ImageError(PpsoloError):
+    """An image or video cannot be read."""
+
+
+class DatasetError(PpsoloError):
+    """An annotation file or data set is not valid."""
+
+
+class DownloadError(PpsoloError):
+    """A published file could not be fetched, or what arrived is not what was expected."""
