@@ -1,0 +1,116 @@
+"""The configuration reader: merging, types, and refusals in the user's words."""
+
+import dataclasses
+
+import pytest
+
+from ppsolo.config import Config, config_from_dict, config_to_dict, find_config, load_config
+from ppsolo.errors import ConfigError
+
+
+def written(folder, text: str, name: str = "mine.yml"):
+    path = folder / name
+    path.write_text(text)
+    return path
+
+
+def refusal(*arguments) -> str:
+    with pytest.raises(ConfigError) as caught:
+        load_config(*arguments)
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
+
+
+def test_bases_merge_in_order_and_the_file_comes_last(tmp_path):
+    written(tmp_path, "num_classes: 4\nmodel: {head: {channels: 64, num_convs: 2}}", "a.yml")
+    written(tmp_path, "model: {head: {channels: 96}}\npostprocess: {strides: [1, 2, 3, 4, 5]}", "b.yml")
+    path = written(tmp_path, "_BASE_: [a.yml, b.yml]\nmodel: {head: {num_convs: 3}}")
+    config = load_config(path)
+    assert (config.num_classes, config.model.head.channels, config.model.head.num_convs) == (4, 96, 3)
+    assert config.postprocess.strides == (1, 2, 3, 4, 5)
+    assert config.name == "mine"
+
+
+def test_overrides_merge_and_lists_are_replaced(tmp_path):
+    path = written(tmp_path, "num_classes: 4")
+    config = load_config(
+        path,
+        [
+            "model.head.channels=64",
+            "model.head={num_convs: 2}",
+            "model.head.num_grids=[5, 4, 3, 2, 1]",
+            "weights=a=b.pdparams",
+            "postprocess.score_threshold=1e-2",
+        ],
+    )
+    assert (config.model.head.channels, config.model.head.num_convs) == (64, 2)
+    assert config.model.head.num_grids == (5, 4, 3, 2, 1)
+    assert config.weights == "a=b.pdparams"
+    assert config.postprocess.score_threshold == 0.01
+    assert load_config(path, {"model.head.channels": 32}).model.head.channels == 32
+
+
+def test_an_empty_file_is_the_default(tmp_path):
+    assert load_config(written(tmp_path, "")) == Config(name="mine")
+
+
+def test_a_resolved_configuration_can_be_written_and_read_again():
+    config = load_config("solov2_r101_vd_fpn_3x", ["weights=x.pdparams"])
+    assert config_from_dict(config_to_dict(config), "memory") == config
+
+
+def test_configurations_are_frozen():
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        load_config("solov2_r50_fpn_1x").num_classes = 3  # pyright: ignore
+
+
+def test_shipped_configurations_are_found_by_name():
+    assert find_config("solov2_r50_fpn_1x").name == "solov2_r50_fpn_1x.yml"
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("num_clases: 3", "unknown key 'num_clases', did you mean 'num_classes'?"),
+        ("model: {head: {chanels: 3}}", "unknown key 'model.head.chanels', did you mean 'channels'?"),
+        ("num_classes: three", "num_classes takes a whole number, got 'three'"),
+        ("num_classes: true", "num_classes takes a whole number, got True"),
+        ("num_classes: 0", "num_classes must be above zero, got 0"),
+        ("num_classes: 2\nclass_names: [a]", "class_names has 1 entries, num_classes is 2"),
+        ("num_classes: 2\nclass_names: [a, a]", "the same entry twice"),
+        ("model: {backbone: {depth: 51}}", "model.backbone.depth is 51, choose one of 14, 26, 50, 101"),
+        ("model: {backbone: {freeze_norm: 1}}", "freeze_norm takes true or false, got 1"),
+        ("model: {head: {num_grids: [1, 2]}}", "num_grids takes 5 values, got 2"),
+        ("model: {head: {num_grids: [1, 2, 3, 4, x]}}", "num_grids[4] takes a whole number, got 'x'"),
+        ("model: {head: {num_grids: 40}}", "num_grids takes a list, got 40"),
+        ("model: {head: {channels: 48}}", "model.head.channels 48 is no multiple of norm_groups 32"),
+        ("model: 3", "model takes a mapping of keys, got 3"),
+        ("weights: 3", "weights takes text, got 3"),
+        ("- a", "expected 'key: value' lines"),
+        ("a: [", "is not valid YAML"),
+        ("a: !!python/object/apply:os.system [ls]", "is not valid YAML"),
+        ("num_classes: 3\nnum_classes: 4", "key 'num_classes' is given twice (line 2)"),
+        ("_BASE_: other.yml", "_BASE_ file other.yml does not exist"),
+        ("_BASE_: mine.yml", "_BASE_ leads back to the file itself"),
+        ("_BASE_: 3", "_BASE_ takes a file name"),
+        ("postprocess: {score_threshold: high}", "score_threshold takes a number, got 'high'"),
+        ("postprocess: {score_threshold: .nan}", "score_threshold"),
+        ("preprocess: {std: [0, 1, 1]}", "preprocess.std[0] must be above zero"),
+    ],
+)
+def test_refusals_name_the_key_and_the_remedy(tmp_path, text, expected):
+    message = refusal(written(tmp_path, text))
+    assert expected in message
+    assert "mine.yml" in message
+
+
+@pytest.mark.parametrize("override", ["weights", "=3", "model.head.channels=[", "model.hed.channels=3"])
+def test_broken_overrides_are_refused(override):
+    refusal("solov2_r50_fpn_1x", [override])
+
+
+def test_missing_files_and_names():
+    assert "did you mean 'solov2_r50_fpn_1x'?" in refusal("solov2_r50_fpn1x")
+    assert "no such configuration file" in refusal("nowhere/x.yml")
+    assert "cannot be read" in refusal("/") or "no such configuration file" in refusal("/")
