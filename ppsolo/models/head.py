@@ -1,0 +1,94 @@
+"""SOLOv2 head: a class and a mask kernel for every cell of a grid, one grid per pyramid level."""
+
+import math
+from collections.abc import Sequence
+
+import paddle
+from paddle import nn
+
+from ppsolo.models.layers import ConvNorm, DropBlock, append_coordinates, resize
+
+
+class SOLOv2Head(nn.Layer):
+    """P2..P6 -> per level the category logits [N, C, S, S] and the kernels [N, E, S, S] (SOLOv2 sec. 3.1, 3.2.1).
+
+    P2 is halved and P6 brought to P5's size, coordinates are appended, and each level is resized to its grid
+    S x S. The kernel branch sees features and coordinates, the category branch the features alone; both
+    towers (3x3 convolution, GroupNorm, ReLU) are shared by all levels.
+
+    channels, num_convs: width and depth of the towers. dcn_layers: 0-based tower layers that are deformable.
+    kernel_channels: E, the mask features' channel count (kernels are 1x1). num_classes: C, no background.
+    drop_block: DropBlock(3, keep 0.9) after both towers while training.
+    """
+
+    def __init__(
+        self,
+        *,
+        num_classes: int,
+        in_channels: int = 256,
+        channels: int = 512,
+        num_convs: int = 4,
+        kernel_channels: int = 256,
+        num_grids: Sequence[int] = (40, 36, 24, 16, 12),
+        dcn_layers: Sequence[int] = (),
+        dcn_bias: bool = False,
+        norm_groups: int = 32,
+        drop_block: bool = False,
+    ):
+        super().__init__()
+        self.num_grids = tuple(num_grids)
+        self.in_channels = in_channels
+
+        def tower(inputs: int) -> nn.Sequential:
+            return nn.Sequential(
+                *(
+                    ConvNorm(
+                        inputs if layer == 0 else channels,
+                        channels,
+                        3,
+                        norm="gn",
+                        norm_groups=norm_groups,
+                        deformable=layer in dcn_layers,
+                        dcn_bias=dcn_bias,
+                        init_std=0.01,
+                    )
+                    for layer in range(num_convs)
+                )
+            )
+
+        def predictor(outputs: int, bias: float) -> nn.Conv2D:
+            return nn.Conv2D(
+                channels,
+                outputs,
+                3,
+                padding=1,
+                weight_attr=paddle.ParamAttr(initializer=nn.initializer.Normal(0.0, 0.01)),
+                bias_attr=paddle.ParamAttr(initializer=nn.initializer.Constant(bias)),
+            )
+
+        self.category_tower = tower(in_channels)
+        self.kernel_tower = tower(in_channels + 2)
+        # Every class starts at probability 0.01, so that the focal loss is not swamped by background.
+        self.category = predictor(num_classes, -math.log(99.0))
+        self.kernel = predictor(kernel_channels, 0.0)
+        self.drop_block = DropBlock() if drop_block else None
+
+    def forward(self, pyramid: Sequence[paddle.Tensor]) -> tuple[list[paddle.Tensor], list[paddle.Tensor]]:
+        p2, p3, p4, p5, p6 = pyramid
+        levels = [
+            resize(p2, (p2.shape[2] // 2, p2.shape[3] // 2)),
+            p3,
+            p4,
+            p5,
+            resize(p6, (p5.shape[2], p5.shape[3])),
+        ]
+        category_logits, kernels = [], []
+        for x, grid in zip(levels, self.num_grids, strict=True):
+            cells = resize(append_coordinates(x), (grid, grid))
+            kernels.append(self.kernel(self._drop(self.kernel_tower(cells))))
+            features = self.category_tower(cells[:, : self.in_channels])
+            category_logits.append(self.category(self._drop(features)))
+        return category_logits, kernels
+
+    def _drop(self, x: paddle.Tensor) -> paddle.Tensor:
+        return self.drop_block(x) if self.drop_block else x

@@ -1,0 +1,167 @@
+"""Blocks that every network is made of: convolution with norm, deformable convolution, coordinates, DropBlock.
+
+All tensors are float32 NCHW unless said otherwise.
+"""
+
+import math
+
+import paddle
+import paddle.nn.functional as F
+from paddle import nn
+
+NORMS = ("bn", "sync_bn", "gn")
+ACTIVATIONS = {"relu": F.relu, "hard_swish": F.hardswish}
+
+
+def build_norm(kind: str, channels: int, *, frozen: bool = False, groups: int = 32) -> nn.Layer:
+    """A normalisation layer with epsilon 1e-5 (and, for batch norm, running = 0.9 old + 0.1 batch).
+
+    kind: "bn", "sync_bn" (batch norm over all processes; plain batch norm where there is no GPU, since
+    Paddle has no CPU kernel for it) or "gn" (group norm of `groups` groups).
+    frozen: batch norm that uses its running statistics in training too and learns neither scale nor bias.
+    """
+    if kind == "gn":
+        return nn.GroupNorm(groups, channels, epsilon=1e-5)
+    if kind not in NORMS:
+        raise ValueError(f"norm is {kind!r}, choose one of {', '.join(NORMS)}")
+    if kind == "sync_bn" and paddle.device.get_device().startswith("gpu"):
+        norm = nn.SyncBatchNorm(channels, momentum=0.9, epsilon=1e-5)
+    else:
+        norm = nn.BatchNorm2D(channels, momentum=0.9, epsilon=1e-5, use_global_stats=True if frozen else None)
+    if frozen:
+        freeze(norm)
+    return norm
+
+
+def freeze(layer: nn.Layer) -> None:
+    """Take every parameter of `layer` out of training; running statistics go on as the layer has it."""
+    for parameter in layer.parameters():
+        parameter.trainable = False
+
+
+class DeformableConv(nn.Layer):
+    """Modulated deformable convolution, DCNv2 (Zhu et al., arXiv 1811.11168, eq. 1), one deformable group.
+
+    `offset` predicts, per output pixel, 2 k^2 displacements as (dy, dx) pairs, taps in row-major order, and
+    then k^2 logits of the modulation. Starts as a plain convolution at half strength (all zero: sigmoid 0.5).
+    Input [N, in_channels, H, W], output [N, out_channels, H', W'].
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, kernel_size: int, *, stride: int = 1, bias: bool = False):
+        super().__init__()
+        self.taps = kernel_size * kernel_size
+        self.offset = nn.Conv2D(
+            in_channels,
+            3 * self.taps,
+            kernel_size,
+            stride=stride,
+            padding=kernel_size // 2,
+            weight_attr=paddle.ParamAttr(initializer=nn.initializer.Constant(0.0)),
+            bias_attr=paddle.ParamAttr(initializer=nn.initializer.Constant(0.0)),
+        )
+        self.conv = paddle.vision.ops.DeformConv2D(
+            in_channels,
+            out_channels,
+            kernel_size,
+            stride=stride,
+            padding=kernel_size // 2,
+            bias_attr=None if bias else False,
+        )
+
+    def forward(self, x: paddle.Tensor) -> paddle.Tensor:
+        displacement, modulation = paddle.split(self.offset(x), [2 * self.taps, self.taps], axis=1)
+        return self.conv(x, displacement, F.sigmoid(modulation))
+
+
+class ConvNorm(nn.Layer):
+    """Convolution ("same" padding, no bias), normalisation, activation.
+
+    deformable: use `DeformableConv`; `dcn_bias` then gives its convolution a bias (PaddleDetection 2.x heads).
+    activation: a key of `ACTIVATIONS`, or None.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int,
+        *,
+        stride: int = 1,
+        groups: int = 1,
+        norm: str = "bn",
+        freeze_norm: bool = False,
+        norm_groups: int = 32,
+        activation: str | None = "relu",
+        deformable: bool = False,
+        dcn_bias: bool = False,
+        init_std: float | None = None,
+    ):
+        super().__init__()
+        if deformable:
+            self.conv = DeformableConv(in_channels, out_channels, kernel_size, stride=stride, bias=dcn_bias)
+            weight = self.conv.conv.weight
+        else:
+            self.conv = nn.Conv2D(
+                in_channels,
+                out_channels,
+                kernel_size,
+                stride=stride,
+                padding=kernel_size // 2,
+                groups=groups,
+                bias_attr=False,
+            )
+            weight = self.conv.weight
+        # The published backbones start from N(0, 2 / (k^2 C_in)) with all C_in counted even where groups > 1.
+        std = init_std if init_std is not None else math.sqrt(2.0 / (kernel_size**2 * in_channels))
+        nn.initializer.Normal(0.0, std)(weight)
+        self.norm = build_norm(norm, out_channels, frozen=freeze_norm, groups=norm_groups)
+        self.activation = ACTIVATIONS[activation] if activation else None
+
+    def forward(self, x: paddle.Tensor) -> paddle.Tensor:
+        x = self.norm(self.conv(x))
+        return self.activation(x) if self.activation else x
+
+
+def append_coordinates(x: paddle.Tensor) -> paddle.Tensor:
+    """[N, C, H, W] -> [N, C + 2, H, W]: adds x then y, each from -1 to 1 inclusive (SOLO, sec. 3.3 CoordConv)."""
+    batch, _, height, width = x.shape
+    xs = paddle.linspace(-1, 1, width, dtype=x.dtype).reshape([1, 1, 1, width])
+    ys = paddle.linspace(-1, 1, height, dtype=x.dtype).reshape([1, 1, height, 1])
+    shape = [batch, 1, height, width]
+    return paddle.concat([x, xs.expand(shape), ys.expand(shape)], axis=1)
+
+
+def resize(x: paddle.Tensor, size: tuple[int, int]) -> paddle.Tensor:
+    """Bilinear resize to size = (height, width), half-pixel centres, no antialiasing."""
+    if (x.shape[2], x.shape[3]) == tuple(size):
+        return x
+    return F.interpolate(x, size=list(size), mode="bilinear", align_corners=False, align_mode=0)
+
+
+def drop_block(x: paddle.Tensor, uniform: paddle.Tensor, *, block_size: int, keep_prob: float) -> paddle.Tensor:
+    """DropBlock (Ghiasi et al., arXiv 1810.12890, alg. 1), per channel.
+
+    x, uniform: [N, C, H, W]; `uniform` holds the random numbers in [0, 1). Blocks of block_size^2 values are
+    set to zero; what is left is scaled by (number of values) / (number kept) over the whole batch.
+    """
+    height, width = x.shape[2], x.shape[3]
+    gamma = (1.0 - keep_prob) / block_size**2
+    for side in (height, width):
+        gamma *= side / max(side - block_size + 1, 1)
+    seeds = (uniform < gamma).astype(x.dtype)
+    keep = 1.0 - F.max_pool2d(seeds, block_size, stride=1, padding=block_size // 2)
+    return x * keep * (keep.size / keep.sum())
+
+
+class DropBlock(nn.Layer):
+    """`drop_block` with fresh random numbers while training, identity otherwise."""
+
+    def __init__(self, *, block_size: int = 3, keep_prob: float = 0.9):
+        super().__init__()
+        self.block_size = block_size
+        self.keep_prob = keep_prob
+
+    def forward(self, x: paddle.Tensor) -> paddle.Tensor:
+        if not self.training:
+            return x
+        return drop_block(x, paddle.rand(x.shape), block_size=self.block_size, keep_prob=self.keep_prob)

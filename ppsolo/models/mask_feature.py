@@ -1,0 +1,67 @@
+"""Mask-feature head: one map of features at stride 4 that every instance's kernel is applied to."""
+
+from collections.abc import Sequence
+
+import paddle
+from paddle import nn
+
+from ppsolo.models.layers import ConvNorm, append_coordinates, resize
+
+
+class UpsamplingTower(nn.Sequential):
+    """Blocks, each followed by a bilinear x2: [N, C, H, W] -> [N, C', 2^n H, 2^n W] for n blocks."""
+
+    def forward(self, x: paddle.Tensor) -> paddle.Tensor:
+        for block in self:
+            x = block(x)
+            x = resize(x, (x.shape[2] * 2, x.shape[3] * 2))
+        return x
+
+
+class MaskFeatureHead(nn.Layer):
+    """P2..P5 -> mask features [N, out_channels, H/4, W/4], non-negative (SOLOv2 sec. 3.2.2, fig. 3).
+
+    Level i goes through i times (3x3 convolution, GroupNorm, ReLU, bilinear x2), P2 through one without
+    resizing; P5 gets its normalised coordinates first. The sum passes a last 1x1 block.
+    deformable: all of these convolutions are DCNv2, the last 1x1 too; `dcn_bias` as in `ConvNorm`.
+    """
+
+    def __init__(
+        self,
+        *,
+        in_channels: int = 256,
+        mid_channels: int = 128,
+        out_channels: int = 256,
+        levels: int = 4,
+        norm_groups: int = 32,
+        deformable: bool = False,
+        dcn_bias: bool = False,
+    ):
+        super().__init__()
+
+        def block(inputs: int, outputs: int, kernel_size: int) -> ConvNorm:
+            return ConvNorm(
+                inputs,
+                outputs,
+                kernel_size,
+                norm="gn",
+                norm_groups=norm_groups,
+                deformable=deformable,
+                dcn_bias=dcn_bias,
+                init_std=0.01,
+            )
+
+        towers: list[nn.Layer] = [nn.Sequential(block(in_channels, mid_channels, 3))]
+        for level in range(1, levels):
+            inputs = in_channels + 2 if level == levels - 1 else in_channels
+            deeper = (block(mid_channels, mid_channels, 3) for _ in range(level - 1))
+            towers.append(UpsamplingTower(block(inputs, mid_channels, 3), *deeper))
+        self.levels = nn.LayerList(towers)
+        self.output = block(mid_channels, out_channels, 1)
+
+    def forward(self, pyramid: Sequence[paddle.Tensor]) -> paddle.Tensor:
+        *levels, last = pyramid
+        total = None
+        for tower, x in zip(self.levels, [*levels, append_coordinates(last)], strict=True):
+            total = tower(x) if total is None else total + tower(x)
+        return self.output(total)
