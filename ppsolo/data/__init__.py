@@ -1,0 +1,1 @@
+"""Images, annotations and training samples: everything between the disk and the model."""
