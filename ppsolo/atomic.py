@@ -1,0 +1,74 @@
+"""Files that appear whole under their name or not at all."""
+
+import contextlib
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import IO, Any, BinaryIO, Literal, TextIO, overload
+
+
+@overload
+def atomic_writer(path: str | os.PathLike[str], mode: Literal["wb"]) -> AbstractContextManager[BinaryIO]: ...
+
+
+@overload
+def atomic_writer(path: str | os.PathLike[str], mode: Literal["w"]) -> AbstractContextManager[TextIO]: ...
+
+
+@contextlib.contextmanager
+def atomic_writer(path: str | os.PathLike[str], mode: Literal["w", "wb"]) -> Iterator[IO[Any]]:
+    """Yields a stream, of bytes ("wb") or UTF-8 text ("w"), whose content becomes the file `path`.
+
+    It goes to a hidden file in the same folder. When the `with` ends well, that file is flushed to the disk and
+    renamed over what was there; after any exception it is removed, and what was there stays. OSError propagates.
+    """
+    path = Path(path).absolute()
+    temporary = temporary_name(path)
+    try:
+        with open(temporary, "xb" if mode == "wb" else "x", encoding=None if mode == "wb" else "utf-8") as stream:
+            yield stream
+            _sync(stream)
+        _rename(temporary, path)
+    except BaseException:
+        discard(temporary)
+        raise
+
+
+def temporary_name(path: Path, *, suffix: str = ".part") -> Path:
+    """A new hidden name in the folder of `path`: from there a rename to `path` is one step."""
+    return path.parent / f".ppsolo-{secrets.token_hex(6)}{suffix}"
+
+
+def put_in_place(temporary: Path, path: Path) -> None:
+    """Ends what `atomic_writer` does for a finished file that others wrote under a `temporary_name`."""
+    try:
+        with temporary.open("r+b") as stream:
+            _sync(stream)
+        _rename(temporary, path)
+    except BaseException:
+        discard(temporary)
+        raise
+
+
+def discard(temporary: Path) -> None:
+    """Removes the file if it is there and can be removed."""
+    with contextlib.suppress(OSError):
+        temporary.unlink()
+
+
+def _sync(stream: IO[Any]) -> None:
+    stream.flush()
+    os.fsync(stream.fileno())
+
+
+def _rename(temporary: Path, path: Path) -> None:
+    """Renames, and makes that last where the file system can sync a folder; the content is safe already."""
+    os.replace(temporary, path)
+    with contextlib.suppress(OSError):
+        descriptor = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)

@@ -1,0 +1,147 @@
+"""What is written stands under its name whole, on the disk and alone in its folder, or is not there at all."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from ppsolo.atomic import atomic_writer, discard, put_in_place, temporary_name
+
+
+def test_bytes_and_text_appear_when_the_with_ends(tmp_path):
+    with atomic_writer(tmp_path / "a.bin", "wb") as stream:
+        stream.write(b"\0\r\n")
+        assert not (tmp_path / "a.bin").exists()
+    with atomic_writer(str(tmp_path / "ä.txt"), "w") as stream:
+        stream.write("Öl №5\n")
+    assert (tmp_path / "a.bin").read_bytes() == b"\0\r\n"
+    assert (tmp_path / "ä.txt").read_bytes() == "Öl №5\n".encode()
+    assert sorted(os.listdir(tmp_path)) == ["a.bin", "ä.txt"]
+
+
+def test_an_earlier_file_is_replaced_at_once(tmp_path):
+    path = tmp_path / "a"
+    path.write_bytes(b"earlier")
+    with atomic_writer(path, "wb") as stream:
+        stream.write(b"later" * 100_000)
+        assert path.read_bytes() == b"earlier"
+    assert path.read_bytes() == b"later" * 100_000
+
+
+def test_the_draft_is_hidden_and_the_file_has_ordinary_rights(tmp_path):
+    with atomic_writer(tmp_path / "a.json", "w"):
+        (draft,) = os.listdir(tmp_path)
+        assert draft.startswith(".ppsolo-") and draft.endswith(".part")
+    (tmp_path / "plain").touch()
+    assert (tmp_path / "a.json").stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+
+@pytest.mark.parametrize("exception", [KeyError, OSError, KeyboardInterrupt, SystemExit, StopIteration, GeneratorExit])
+def test_after_any_exception_the_earlier_file_stays_alone(tmp_path, exception):
+    path = tmp_path / "a"
+    path.write_bytes(b"earlier")
+    with pytest.raises(exception), atomic_writer(path, "wb") as stream:
+        stream.write(b"half")
+        raise exception
+    assert path.read_bytes() == b"earlier" and os.listdir(tmp_path) == ["a"]
+
+
+@pytest.mark.parametrize("function", ["fsync", "replace"])
+@pytest.mark.parametrize("exception", [OSError(28, "No space left on device"), KeyboardInterrupt()], ids=repr)
+def test_a_failure_at_the_end_leaves_nothing(tmp_path, monkeypatch, function, exception):
+    def fail(*_: object) -> None:
+        raise exception
+
+    finished = temporary_name(tmp_path / "b")
+    finished.touch()
+    monkeypatch.setattr(os, function, fail)
+    with pytest.raises(type(exception)), atomic_writer(tmp_path / "a", "w") as stream:
+        stream.write("text")
+    with pytest.raises(type(exception)):
+        put_in_place(finished, tmp_path / "b")
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.fixture
+def steps(monkeypatch) -> list[str]:
+    """What is synced and renamed, in order."""
+    steps: list[str] = []
+    fsync, replace = os.fsync, os.replace
+
+    def watched_fsync(descriptor: int) -> None:
+        link = Path(f"/proc/self/fd/{descriptor}")
+        steps.append("sync folder" if link.is_dir() else f"sync {link.read_text()}")
+        fsync(descriptor)
+
+    def watched_replace(source: Path, target: Path) -> None:
+        steps.append("rename")
+        assert source.parent == target.parent
+        replace(source, target)
+
+    monkeypatch.setattr(os, "fsync", watched_fsync)
+    monkeypatch.setattr(os, "replace", watched_replace)
+    return steps
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="descriptors are looked up in /proc")
+def test_the_whole_file_is_synced_before_and_the_folder_after_the_rename(tmp_path, steps):
+    with atomic_writer(tmp_path / "a", "w") as stream:
+        stream.write("all of it")
+    assert steps == ["sync all of it", "rename", "sync folder"]
+    steps.clear()
+    finished = temporary_name(tmp_path / "b")
+    finished.write_text("by others")
+    put_in_place(finished, tmp_path / "b")
+    assert steps == ["sync by others", "rename", "sync folder"]
+
+
+def test_a_folder_that_cannot_be_synced_does_no_harm(tmp_path, monkeypatch):
+    def refuse(path: Path, flags: int) -> int:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(os, "open", refuse)
+    with atomic_writer(tmp_path / "a", "w") as stream:
+        stream.write("text")
+    assert (tmp_path / "a").read_text() == "text"
+
+
+def test_the_place_is_that_of_the_beginning(tmp_path, monkeypatch):
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path)
+    with atomic_writer("a", "w") as stream:
+        stream.write("text")
+        monkeypatch.chdir(tmp_path / "elsewhere")
+    assert (tmp_path / "a").read_text() == "text" and os.listdir() == []
+
+
+def test_a_name_as_long_as_can_be(tmp_path):
+    name = "a." + "x" * 253  # 255 bytes, most file systems' limit
+    with atomic_writer(tmp_path / name, "w"):
+        pass
+    assert os.listdir(tmp_path) == [name]
+
+
+def test_where_no_file_can_be_the_error_says_so(tmp_path):
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "file").touch()
+    for name, error in (
+        ("missing/a", FileNotFoundError),
+        ("file/a", NotADirectoryError),
+        ("folder", IsADirectoryError),
+    ):
+        with pytest.raises(error), atomic_writer(tmp_path / name, "wb") as stream:
+            stream.write(b"data")
+    assert sorted(os.listdir(tmp_path)) == ["file", "folder"] and os.listdir(tmp_path / "folder") == []
+
+
+def test_temporary_names_differ_and_keep_the_suffix_asked_for(tmp_path):
+    names = {temporary_name(tmp_path / "a.mp4", suffix=".mp4") for _ in range(100)}
+    assert len(names) == 100
+    assert all(path.parent == tmp_path and path.name[0] == "." and path.suffix == ".mp4" for path in names)
+
+
+def test_discard_removes_what_is_there(tmp_path):
+    (tmp_path / "a").touch()
+    discard(tmp_path / "a")
+    discard(tmp_path / "a")
+    assert os.listdir(tmp_path) == []
