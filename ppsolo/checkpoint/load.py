@@ -1,0 +1,168 @@
+"""Strict loading of a checkpoint into a model, and the way back."""
+
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from paddle import nn
+
+from ppsolo.checkpoint.reader import read_checkpoint
+from ppsolo.checkpoint.writer import write_checkpoint
+from ppsolo.errors import CheckpointError
+from ppsolo.legacy.names import DYGRAPH, NATIVE, alias_of, generation_of, published_names
+
+# The only arrays whose first axis is the number of classes.
+CLASS_LAYER = ("head.category.weight", "head.category.bias")
+
+
+@dataclass(frozen=True)
+class LoadReport:
+    """What a load did. loaded and total count the arrays of the file, second names of an array included.
+
+    generation: "static-0.5", "dygraph-2.x" or "ppsolo". skipped: the file's names that were left out on
+    request, because they are for another number of classes.
+    """
+
+    file: str
+    generation: str
+    loaded: int
+    total: int
+    skipped: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        text = f"{self.loaded} of {self.total} arrays of {self.file} loaded ({self.generation})"
+        if self.skipped:
+            text += f"; the class layer starts anew, the file's is for other classes: {', '.join(self.skipped)}"
+        return text
+
+
+def load_weights(model: nn.Layer, file: str | os.PathLike[str], *, allow_other_classes: bool = False) -> LoadReport:
+    """Load a checkpoint of either published generation, or one of ppsolo's own, into a SOLOv2 model.
+
+    file: what `read_checkpoint` reads. Nothing is changed unless everything fits: every array of the file has
+    its place in the model and the reverse, with the same shape, floating-point and finite.
+    allow_other_classes: leave the class layer as it is where the file's has another number of classes.
+    Raises CheckpointError naming what is missing, unexpected, wrongly shaped, not finite, or stored twice
+    with different values.
+    """
+    return load_arrays(model, read_checkpoint(file), file_name=Path(file).name, allow_other_classes=allow_other_classes)
+
+
+def load_arrays(
+    model: nn.Layer, arrays: Mapping[str, np.ndarray], *, file_name: str, allow_other_classes: bool = False
+) -> LoadReport:
+    """`load_weights` for arrays that are read already; `file_name` is what errors call them."""
+    generation = generation_of(arrays)
+    if generation is None:
+        raise CheckpointError(
+            f"{file_name}: its names are those of no SOLOv2 that ppsolo knows (the first is "
+            f"'{next(iter(arrays), '')}'); give a SOLOv2 checkpoint of PaddleDetection 0.5, 2.x or ppsolo"
+        )
+    state = model.state_dict()
+    names = _names_in_file(state, generation, file_name)
+    aliases = {alias: name for name in names.values() if (alias := _alias(name, generation)) is not None}
+    _check_names(arrays, names, aliases, generation, file_name)
+
+    skipped = set()
+    wrong = []
+    for name, published in names.items():
+        expected, found = tuple(state[name].shape), arrays[published].shape
+        if expected == found:
+            continue
+        if name in CLASS_LAYER and expected[1:] == found[1:]:
+            skipped.add(published)
+        else:
+            wrong.append(f"{published} is {list(found)}, the model has {list(expected)}")
+    if wrong:
+        raise CheckpointError(f"{file_name} does not fit the model: {_first_few(wrong)}")
+    if skipped and not allow_other_classes:
+        classes = next(arrays[name].shape[0] for name in skipped)
+        raise CheckpointError(
+            f"{file_name} has {classes} classes, the model {state[CLASS_LAYER[1]].shape[0]}: set num_classes to "
+            "the file's, or ask for a new class layer (allow_other_classes)"
+        )
+    _check_values(arrays, aliases, file_name)
+
+    for name, published in names.items():
+        if published not in skipped:
+            state[name].set_value(np.ascontiguousarray(arrays[published], dtype=np.float32))
+    skipped |= {alias for alias, name in aliases.items() if name in skipped and alias in arrays}
+    return LoadReport(file_name, generation, len(arrays) - len(skipped), len(arrays), tuple(sorted(skipped)))
+
+
+def save_weights(model: nn.Layer, file: str | os.PathLike[str], *, generation: str = NATIVE) -> None:
+    """Write a model's weights, atomically, as `.pdparams` or `.safetensors` (by suffix).
+
+    generation: "ppsolo" for this package's names, "dygraph-2.x" for names that PaddleDetection 2.x loads: its
+    second names are written too, and zero biases where its deformable convolutions have one and ours do not.
+    Raises CheckpointError where 2.x has no such layer (MobileNetV3).
+    """
+    state = {name: tensor.numpy() for name, tensor in model.state_dict().items()}
+    if generation == NATIVE:
+        write_checkpoint(state, file)
+        return
+    if generation != DYGRAPH:
+        raise ValueError(f"generation is {generation!r}, choose {NATIVE!r} or {DYGRAPH!r}")
+    arrays = {}
+    for name, published in _names_in_file(state, DYGRAPH, Path(file).name).items():
+        arrays[published] = state[name]
+        bias = published.replace("conv_dcn.weight", "conv_dcn.bias")
+        if bias != published and name.replace("conv.weight", "conv.bias") not in state:
+            arrays[bias] = np.zeros(state[name].shape[0], dtype=np.float32)
+    arrays |= {alias: array for name, array in arrays.items() if (alias := alias_of(name)) is not None}
+    write_checkpoint(arrays, file)
+
+
+def _names_in_file(names: Iterable[str], generation: str, file_name: str) -> dict[str, str]:
+    """ppsolo's names -> what a file of `generation` calls them."""
+    if generation == NATIVE:
+        return {name: name for name in names}
+    try:
+        return published_names(names, generation)
+    except KeyError as error:
+        raise CheckpointError(
+            f"{file_name}: the {generation} generation has no array for the model's {error.args[0]}; "
+            "choose the configuration of the other generation"
+        ) from None
+
+
+def _alias(published: str, generation: str) -> str | None:
+    return alias_of(published) if generation == DYGRAPH else None
+
+
+def _check_names(
+    arrays: Mapping[str, np.ndarray],
+    names: Mapping[str, str],
+    aliases: Mapping[str, str],
+    generation: str,
+    file_name: str,
+) -> None:
+    expected = set(names.values())
+    missing = [f"missing {name}" for name in names.values() if name not in arrays]
+    unexpected = [f"unexpected {name}" for name in arrays if name not in expected and name not in aliases]
+    if missing or unexpected:
+        raise CheckpointError(
+            f"{file_name} ({generation}) does not fit the model: {_first_few(missing + unexpected)}; "
+            "check that configuration and checkpoint belong together"
+        )
+
+
+def _check_values(arrays: Mapping[str, np.ndarray], aliases: Mapping[str, str], file_name: str) -> None:
+    faults = []
+    for name, array in arrays.items():
+        if array.dtype.kind != "f":
+            faults.append(f"{name} is {array.dtype}, not floating-point")
+        elif not np.isfinite(array).all():
+            faults.append(f"{name} has values that are not finite")
+    for alias, name in aliases.items():
+        if alias in arrays and not np.array_equal(arrays[alias], arrays[name]):
+            faults.append(f"{alias} and {name} are one array stored twice, but their values differ")
+    if faults:
+        raise CheckpointError(f"{file_name} cannot be used: {_first_few(faults)}")
+
+
+def _first_few(faults: list[str], count: int = 3) -> str:
+    more = f" (and {len(faults) - count} more)" if len(faults) > count else ""
+    return ", ".join(faults[:count]) + more

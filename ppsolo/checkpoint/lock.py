@@ -1,0 +1,72 @@
+"""A lock between processes: a file that one at a time can hold, freed by the system when that one ends."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import pathlib
+import sys
+import time
+from collections.abc import Iterator
+
+_POLL_SECONDS = 0.1
+
+logger = logging.getLogger(__name__)
+
+if sys.platform == "win32":
+    import msvcrt
+
+    def _take(descriptor: int, path: pathlib.Path) -> bool:
+        """Take the lock if it is free; Windows removes no open file, so it is taken on `path` itself."""
+        try:
+            msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
+        except PermissionError:
+            return False
+        return True
+
+else:
+    import fcntl
+
+    def _take(descriptor: int, path: pathlib.Path) -> bool:
+        """Take the lock if it is free, and tell whether `path` still is the file that it was taken on."""
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return os.path.samestat(os.fstat(descriptor), os.stat(path))
+        except (BlockingIOError, FileNotFoundError):
+            return False
+
+
+@contextlib.contextmanager
+def sole_holder(path: pathlib.Path) -> Iterator[None]:
+    """Hold the lock file `path` during the block, waiting as long as another process or thread holds it.
+
+    A file left by a killed process holds nobody up: the system's lock on it counts, not that it exists.
+
+    Raises:
+        OSError: The file cannot be made, or its file system knows no locks.
+    """
+    descriptor = _try_to_hold(path)
+    if descriptor is None:
+        logger.info("waiting for the process that holds %s", path)
+    while descriptor is None:
+        time.sleep(_POLL_SECONDS)
+        descriptor = _try_to_hold(path)
+    try:
+        yield
+    finally:
+        # Removed before it is released: who then gets the lock of the removed file notices, and opens anew.
+        with contextlib.suppress(OSError):
+            path.unlink()
+        os.close(descriptor)
+
+
+def _try_to_hold(path: pathlib.Path) -> int | None:
+    descriptor = os.open(path, os.O_CREAT | os.O_RDWR, 0o666)
+    held = False
+    try:
+        held = _take(descriptor, path)
+    finally:
+        if not held:
+            os.close(descriptor)
+    return descriptor if held else None

@@ -1,0 +1,179 @@
+"""The zoo: the nine published SOLOv2 checkpoints, and the arrays that each of them must hold."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import importlib.resources
+import json
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import Any, Literal
+
+import numpy as np
+
+from ppsolo.errors import CheckpointError, ConfigError
+
+Generation = Literal["static-0.5", "dygraph-2.x"]
+
+_REPOSITORY = "https://github.com/PaddlePaddle/PaddleDetection/blob"
+_STATIC_PAGE = f"{_REPOSITORY}/011c5d1b24856c06f199b1f7853920db3b8de68d/configs/solov2/README.md"
+_DYGRAPH_PAGE = f"{_REPOSITORY}/89e8651351d5dc5168953588a24e446d26966e9a/configs/solov2/README.md"
+_STATIC_STORE = "https://paddlemodels.bj.bcebos.com/object_detection"
+_DYGRAPH_STORE = "https://paddledet.bj.bcebos.com/models"
+_NAMES_SHOWN = 3
+
+
+@dataclasses.dataclass(frozen=True)
+class ZooEntry:
+    """One published checkpoint.
+
+    Attributes:
+        name: The published name; the file is called `name + ".pdparams"`.
+        generation: Which PaddleDetection wrote the file.
+        url: Where the file is published.
+        config: Stem of the file in configs/ that builds its network.
+        num_classes: Classes that it knows (COCO's 80), without a background.
+        mask_ap: Published mask AP on COCO val2017 in percent, IoU 0.50 to 0.95; None where none is published.
+        latency_ms: Published milliseconds per image; None where none is published.
+        latency_device: What `latency_ms` was measured on; None without a latency.
+        source: The page that gives the address and the figures, and how it gives them.
+        manifest: File in ppsolo/checkpoint/manifests/ that lists its arrays.
+    """
+
+    name: str
+    generation: Generation
+    url: str
+    config: str
+    num_classes: int
+    mask_ap: float | None
+    latency_ms: float | None
+    latency_device: str | None
+    source: str
+    manifest: str
+
+
+def _static(name: str, mask_ap: float, latency_ms: float, manifest: str) -> ZooEntry:
+    return ZooEntry(
+        name=name,
+        generation="static-0.5",
+        url=f"{_STATIC_STORE}/{name}.pdparams",
+        config=name,
+        num_classes=80,
+        mask_ap=mask_ap,
+        latency_ms=latency_ms,
+        latency_device="V100",
+        source=_STATIC_PAGE,
+        manifest=manifest,
+    )
+
+
+def _dygraph(name: str, mask_ap: float, images_per_second: float, manifest: str) -> ZooEntry:
+    return ZooEntry(
+        name=name,
+        generation="dygraph-2.x",
+        url=f"{_DYGRAPH_STORE}/{name}.pdparams",
+        config=name,
+        num_classes=80,
+        mask_ap=mask_ap,
+        latency_ms=round(1000 / images_per_second, 1),
+        latency_device="V100",
+        source=f"{_DYGRAPH_PAGE} (it gives the speed as {images_per_second} FPS)",
+        manifest=manifest,
+    )
+
+
+_ENTRIES = (
+    _static("solov2_mobilenetv3_fpn_448_3x", 30.0, 20.0, "solov2_mobilenetv3_fpn_448_3x.json"),
+    _static("solov2_r50_fpn_1x", 35.6, 45.7, "solov2_r50_fpn.json"),
+    _static("solov2_r50_fpn_3x", 37.9, 45.7, "solov2_r50_fpn.json"),
+    _static("solov2_r101_vd_fpn_3x", 42.6, 82.6, "solov2_r101_vd_fpn_3x.json"),
+    _static("solov2_light_r50_vd_fpn_dcn_512_3x", 38.8, 25.9, "solov2_light_r50_vd_fpn_dcn_512_3x.json"),
+    _dygraph("solov2_r50_fpn_1x_coco", 35.5, 21.9, "solov2_r50_fpn_coco.json"),
+    _dygraph("solov2_r50_fpn_3x_coco", 38.0, 21.9, "solov2_r50_fpn_coco.json"),
+    _dygraph("solov2_r101_vd_fpn_3x_coco", 42.7, 12.1, "solov2_r101_vd_fpn_3x_coco.json"),
+    _dygraph("solov2_r50_enhance_coco", 39.0, 38.6, "solov2_r50_enhance_coco.json"),
+)
+
+ZOO: Mapping[str, ZooEntry] = MappingProxyType({entry.name: entry for entry in _ENTRIES})
+"""The published checkpoints by name: first the five of PaddleDetection 0.5, then the four of 2.x."""
+
+
+def zoo_entry(name: str) -> ZooEntry:
+    """The published checkpoint called `name`; ConfigError with the nearest name where there is none."""
+    if name in ZOO:
+        return ZOO[name]
+    nearest = difflib.get_close_matches(name, ZOO, n=1, cutoff=0.0)[0]
+    raise ConfigError(f"no published checkpoint is called {name!r}: did you mean {nearest!r}?")
+
+
+def load_manifest(entry: ZooEntry) -> dict[str, tuple[int, ...]]:
+    """Name and shape of every array in the published file, second names (`load_aliases`) included."""
+    return {name: tuple(shape) for name, shape in _read_manifest(entry)["shapes"].items()}
+
+
+def load_aliases(entry: ZooEntry) -> dict[str, str]:
+    """Second name -> first name of each tensor that the file holds twice; empty for the static generation."""
+    return dict(_read_manifest(entry)["alias_of"])
+
+
+def check_manifest(weights: Mapping[str, np.ndarray], entry: ZooEntry, file_name: str) -> None:
+    """Refuse `weights` unless they are, by name and shape, what `entry` was published with.
+
+    The second name of a tensor may be absent; where both names are there, they must hold the same values.
+
+    Args:
+        weights: The arrays of a file, by the names that the file gives them.
+        entry: The published checkpoint that the file is said to be.
+        file_name: What the message calls the file.
+
+    Raises:
+        CheckpointError: One line that counts and names what is missing, unexpected, of a wrong shape or at
+            odds with its second name, and says which published checkpoint the arrays are those of, if any.
+    """
+    faults = _faults(weights, entry)
+    if not faults:
+        return
+    fitting = [other.name for other in ZOO.values() if not _faults(weights, other)]
+    remedy = (
+        f"its arrays are those of {' or '.join(fitting)}"
+        if fitting
+        else "fetch the file again, or name the checkpoint that it really is"
+    )
+    raise CheckpointError(f"{file_name} is not {entry.name}: {'; '.join(faults)}; {remedy}")
+
+
+def _read_manifest(entry: ZooEntry) -> dict[str, Any]:
+    manifests = importlib.resources.files("ppsolo") / "checkpoint" / "manifests"
+    return json.loads((manifests / entry.manifest).read_text(encoding="utf-8"))
+
+
+def _faults(weights: Mapping[str, np.ndarray], entry: ZooEntry) -> list[str]:
+    shapes, aliases = load_manifest(entry), load_aliases(entry)
+    missing = [name for name in shapes if name not in weights and name not in aliases]
+    unexpected = [name for name in weights if name not in shapes]
+    misshapen = [
+        f"{name} {list(weights[name].shape)} instead of {list(shape)}"
+        for name, shape in shapes.items()
+        if name in weights and weights[name].shape != shape
+    ]
+    differing = [
+        f"{second} and {first}"
+        for second, first in aliases.items()
+        if second in weights and first in weights and not _same(weights[second], weights[first])
+    ]
+    found = [
+        ("missing", missing),
+        ("unexpected", unexpected),
+        ("of a wrong shape", misshapen),
+        ("stored twice with different values", differing),
+    ]
+    return [f"{len(names)} {what} ({_first_few(names)})" for what, names in found if names]
+
+
+def _same(one: np.ndarray, other: np.ndarray) -> bool:
+    return one.shape != other.shape or one.tobytes() == other.tobytes()
+
+
+def _first_few(names: Sequence[str]) -> str:
+    return ", ".join(names[:_NAMES_SHOWN]) + (", ..." if len(names) > _NAMES_SHOWN else "")
