@@ -1,0 +1,1 @@
+"""Training and evaluation: loops, optimisation, bookkeeping and the COCO numbers."""
