@@ -1,0 +1,357 @@
+"""Instance masks as COCO run lengths: made from stride-4 probabilities, and read back as boxes, areas and pixels."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import cv2
+import numpy as np
+from pycocotools import mask as pycocotools_mask
+
+_API: Any = pycocotools_mask  # type stubs know only some of the forms that it takes
+
+Rle = dict[str, Any]  # {"size": [height, width], "counts": bytes}, as pycocotools has it
+
+_BLOCK_PRODUCT = 2**18  # multiply-adds; OpenBLAS keeps a product of this size to one thread (more wait for each other)
+
+
+def resize_masks(
+    probabilities: np.ndarray,
+    *,
+    resized: tuple[int, int],
+    original: tuple[int, int],
+    threshold: float = 0.5,
+    stride: int = 4,
+) -> list[Rle]:
+    """Bring mask probabilities of a padded network input to the original image and threshold them there.
+
+    The result is that of two bilinear resizes (half-pixel centres, edges repeated): by `stride` to the padded
+    input, cut to its `resized` region, then to `original`, followed by `> threshold`. The enlarged images are never
+    made: the largest array is float32 [original width, min(original height, 4 * h)], for one mask at a time.
+
+    Args:
+        probabilities: float32 [n, h, w] in [0, 1], one map per instance; the padded input is
+            (stride * h, stride * w).
+        resized: (height, width) of the image inside the padded input, in pixels from its top left corner.
+        original: (height, width) of the image before it was resized.
+        threshold: a pixel belongs to the mask where its probability is greater.
+        stride: input pixels per cell of `probabilities`.
+
+    Returns:
+        n compressed COCO RLEs {"size": [height, width], "counts": bytes} of the original image.
+
+    Raises:
+        ValueError: a shape or size is not as described.
+    """
+    _check_sizes(probabilities.shape, resized=resized, original=original, stride=stride)
+    if len(probabilities) == 0:
+        return []
+    plan = _plan(probabilities.shape[1:], resized, original, stride)
+    rles = []
+    for probability in probabilities:
+        # A cell at or below the threshold becomes <= 0, and so stays, in floating point too, any weighted mean of such.
+        excess = probability.astype(np.float32, copy=False) - np.float32(threshold)
+        rles.append(_encode_edges(_edges_of_positive(excess, plan), original))
+    return rles
+
+
+def encode_mask(mask: np.ndarray) -> Rle:
+    """The compressed COCO RLE of one mask, bool [height, width]."""
+    return _API.encode(np.asfortranarray(mask, dtype=np.uint8))
+
+
+def decode_mask(rle: Rle) -> np.ndarray:
+    """The mask of a compressed COCO RLE: bool [height, width]."""
+    height, width = rle["size"]
+    columns = decode_window(rle, (0, 0, width, height)).T
+    return cv2.transpose(columns.view(np.uint8)).view(bool)  # several times faster than a copy by numpy
+
+
+def decode_window(rle: Rle, box: tuple[int, int, int, int]) -> np.ndarray:
+    """The part of a mask inside a box, without decoding the columns beside it.
+
+    Args:
+        rle: compressed COCO RLE of a mask [height, width].
+        box: (x1, y1, x2, y2) in pixels, inside the image, x2 and y2 exclusive.
+
+    Returns:
+        bool [y2 - y1, x2 - x1].
+    """
+    x1, y1, x2, y2 = box
+    height = rle["size"][0]
+    edges = np.cumsum(run_lengths(rle)).clip(x1 * height, x2 * height)
+    lengths = np.diff(edges, prepend=x1 * height, append=x2 * height)
+    inside = np.arange(len(lengths)) % 2 == 1
+    return np.repeat(inside, lengths).reshape(x2 - x1, height)[:, y1:y2].T
+
+
+def run_lengths(rle: Rle) -> np.ndarray:
+    """The run lengths of a compressed COCO RLE: int64 [runs], outside, inside, outside, ... in column-major order."""
+    counts = rle["counts"]
+    groups = np.frombuffer(counts.encode() if isinstance(counts, str) else counts, np.uint8).astype(np.int64) - 48
+    last = np.flatnonzero(groups & 32 == 0)  # a value is groups of 5 bits, lowest first; bit 32 says: more follow
+    first = np.concatenate([[0], last[:-1] + 1])
+    shift = 5 * (np.arange(len(groups)) - np.repeat(first, last - first + 1))
+    values = np.add.reduceat((groups & 31) << shift, first)
+    values -= (groups[last] & 16) << (shift[last] + 1)  # bit 16 of the last group is the sign
+    values[1::2] = np.cumsum(values[1::2])  # from the fourth on, a value is the difference to the one two before
+    values[2::2] = np.cumsum(values[2::2])
+    return values
+
+
+def mask_boxes(rles: Sequence[Rle]) -> np.ndarray:
+    """Tight boxes of masks: float32 [n, 4], x1, y1, x2, y2 in pixels, x2 and y2 exclusive; zeros for an empty mask."""
+    if len(rles) == 0:
+        return np.zeros((0, 4), np.float32)
+    boxes = _API.toBbox(list(rles))  # [n, 4] x, y, width, height
+    boxes[:, 2:] += boxes[:, :2]
+    return boxes.astype(np.float32)
+
+
+def mask_areas(rles: Sequence[Rle]) -> np.ndarray:
+    """Numbers of pixels in masks: int64 [n]."""
+    if len(rles) == 0:
+        return np.zeros(0, np.int64)
+    return np.asarray(_API.area(list(rles))).astype(np.int64)
+
+
+def mask_polygons(rle: Rle, tolerance: float = 0.75) -> list[list[float]]:
+    """Outlines of a mask, one closed ring per part, in the COCO convention.
+
+    Rings run along the edges of pixels: pixel (row i, column j) is the square from (j, i) to (j + 1, i + 1), which is
+    how pycocotools reads polygons, so that with tolerance 0 it makes exactly this mask of them. Pixels that touch at
+    a corner are one part. A polygon cannot hold a hole: the ring walks to each hole, around it and back the same
+    way, and this cut has no width.
+
+    Args:
+        rle: compressed COCO RLE.
+        tolerance: how far, in pixels, a simplified ring may leave the exact one (Douglas-Peucker); 0 for exact. A ring
+            that would vanish stays exact.
+
+    Returns:
+        [x0, y0, x1, y1, ...] per part, at least three points each; [] for an empty mask.
+    """
+    x1, y1, x2, y2 = (int(v) for v in mask_boxes([rle])[0])
+    if x1 == x2:
+        return []
+    doubled = decode_window(rle, (x1, y1, x2, y2)).view(np.uint8).repeat(2, axis=0).repeat(2, axis=1)
+    contours, hierarchy = cv2.findContours(doubled, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE)
+    # cv2 names boundary pixels; of two per pixel of ours, 2j and 2j - 1 lie on either side of the edge at j.
+    rings = [_simplify((contour[:, 0] + 1) // 2, tolerance) + np.array([x1, y1]) for contour in contours]
+    parents = hierarchy[0][:, 3]  # -1, or for a hole the ring that it is in
+    outlines = {i: ring for i, ring in enumerate(rings) if parents[i] < 0}
+    for i in np.flatnonzero(parents >= 0):
+        outlines[parents[i]] = _join_hole(outlines[parents[i]], rings[i])
+    return [ring.astype(float).ravel().tolist() for ring in outlines.values()]
+
+
+class _Axis(NamedTuple):
+    """Places along one side of the network input as weighted means of cells, in blocks of neighbours."""
+
+    positions: np.ndarray  # float64 [blocks * block], ascending, in pixels; past the last place: one pixel further
+    first: np.ndarray  # int64 [blocks], ascending, first cell of each block
+    weights: np.ndarray  # float32 [blocks, block, cells of a block]; zero past the last place
+
+
+class _Plan(NamedTuple):
+    """How every mask of one image is resized."""
+
+    rows: _Axis  # the rows of the original or, if fewer, the knots between which a column is a straight line
+    columns: _Axis  # the columns of the original
+    samples: np.ndarray  # float32 [original height], ascending, positions of the rows of the original in the input
+    at_knots: bool  # what `rows` holds
+
+
+def _check_sizes(shape: tuple[int, ...], *, resized: tuple[int, int], original: tuple[int, int], stride: int) -> None:
+    if len(shape) != 3:
+        raise ValueError(f"probabilities must be [n, h, w], got shape {shape}")
+    if stride < 1 or min(original) < 1:
+        raise ValueError(f"stride and original size must be positive, got {stride} and {original}")
+    padded = (stride * shape[1], stride * shape[2])
+    if not (1 <= resized[0] <= padded[0] and 1 <= resized[1] <= padded[1]):
+        raise ValueError(f"resized size {resized} must lie within the padded size {padded}")
+
+
+def _plan(cells: tuple[int, ...], resized: tuple[int, int], original: tuple[int, int], stride: int) -> _Plan:
+    samples = _sample_positions(resized[0], original[0])
+    knots = _knots(cells[0], resized[0], stride)
+    at_knots = len(samples) > 2 * len(knots)  # from about here finding the crossings costs less than every row
+    places = knots if at_knots else samples
+    rows = _axis(places, cells[0], stride, operands=cells[1])
+    columns = _axis(_sample_positions(resized[1], original[1]), cells[1], stride, operands=len(places))
+    return _Plan(rows, columns, samples, at_knots)
+
+
+def _sample_positions(n_in: int, n_out: int) -> np.ndarray:
+    """Where a bilinear resize from n_in to n_out pixels reads its input: float32 [n_out] in [0, n_in - 1].
+
+    In float32, as the published systems compute it (exact positions move a value by up to 1e-4); and, as there,
+    a single output is the first input and not the middle one.
+    """
+    scale = np.float32(n_in) / np.float32(n_out) if n_out > 1 else np.float32(0)
+    centres = np.arange(n_out, dtype=np.float32) + np.float32(0.5)
+    return (scale * centres - np.float32(0.5)).clip(0, n_in - 1)
+
+
+def _knots(cells: int, resized: int, stride: int) -> np.ndarray:
+    """Rows of the network input between which a resized column is a straight line: int64, ascending.
+
+    The first resize is linear between cell centres, the second between pixels: together they bend only at the
+    pixels beside (or at) a cell centre, and end at the first and last pixel.
+    """
+    centres = stride * np.arange(cells)
+    knots = np.concatenate([[0], centres + (stride - 1) // 2, centres + stride // 2, [resized - 1]])
+    return np.unique(knots[knots < resized])
+
+
+def _neighbours(positions: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The two of n inputs around each position and the way between them: int64, int64, float32 in [0, 1)."""
+    lower = np.floor(positions).astype(np.int64)
+    return lower, np.minimum(lower + 1, n - 1), (positions - lower).astype(np.float32)
+
+
+def _axis(places: np.ndarray, cells: int, stride: int, *, operands: int) -> _Axis:
+    """Both resizes in one: the pixels around each place, and the cells around each of these pixels.
+
+    Args:
+        places: [k], ascending, in pixels of the network input.
+        cells: how many cells the axis has.
+        stride: pixels per cell.
+        operands: length of what is to be mixed; with it a block is as large as _BLOCK_PRODUCT allows.
+    """
+    pixels = int(places[-1]) + 2  # the last one only ever with weight 0
+    left, right, way = _neighbours(places, pixels)
+    centres = ((np.arange(pixels) + 0.5) / stride - 0.5).clip(0, cells - 1)
+    lower, upper, fraction = _neighbours(centres, cells)
+
+    block = 64
+    first, width = _cells_of_blocks(lower[left], upper[right], block)
+    while block > 8 and block * width * operands > _BLOCK_PRODUCT:
+        block //= 2
+        first, width = _cells_of_blocks(lower[left], upper[right], block)
+    first = np.minimum(first, cells - width)
+
+    weights = np.zeros((len(first), block, width), np.float32)
+    index, place = np.divmod(np.arange(len(places)), block)
+    for pixel, share in ((left, 1 - way), (right, way)):
+        weights[index, place, lower[pixel] - first[index]] += share * (1 - fraction[pixel])
+        weights[index, place, upper[pixel] - first[index]] += share * fraction[pixel]
+    positions = np.full(len(first) * block, places[-1] + 1, np.float64)
+    positions[: len(places)] = places
+    return _Axis(positions, first, weights)
+
+
+def _cells_of_blocks(lowest: np.ndarray, highest: np.ndarray, block: int) -> tuple[np.ndarray, int]:
+    """First cell of each block of places, and how many cells the widest block spans."""
+    starts = np.arange(0, len(lowest), block)
+    first = lowest[starts]
+    last = highest[np.minimum(starts + block, len(highest)) - 1]
+    return first, int((last - first).max()) + 1
+
+
+def _reached_blocks(axis: _Axis, cells: np.ndarray) -> tuple[int, int]:
+    """The blocks, begin and end, that touch one of the cells (int64 [k], ascending, k > 0) or a neighbour of one."""
+    begin = np.searchsorted(axis.first + axis.weights.shape[2], cells[0] - 1, side="right")
+    end = np.searchsorted(axis.first, cells[-1] + 1, side="right")
+    return int(begin), int(end)
+
+
+def _mix(axis: _Axis, begin: int, end: int, cells: np.ndarray, out: np.ndarray) -> None:
+    """Fill out [(end - begin) * block, m] with the places of blocks begin .. end - 1 made of cells [cells, m]."""
+    _, block, width = axis.weights.shape
+    for i in range(begin, end):
+        first, place = axis.first[i], (i - begin) * block
+        np.matmul(axis.weights[i], cells[first : first + width], out=out[place : place + block])
+
+
+def _edges_of_positive(excess: np.ndarray, plan: _Plan) -> np.ndarray:
+    """Where the resized excess, float32 [h, w], changes between > 0 and not, down the columns of the original.
+
+    A resized value is a weighted mean of cells, so that only those within reach of a positive cell can be positive:
+    the others are not computed.
+
+    Returns:
+        int64 [2 * runs], ascending: first pixel of each run and the one after its last, in column-major order.
+    """
+    positive = excess > 0
+    cell_rows, cell_columns = np.flatnonzero(positive.any(axis=1)), np.flatnonzero(positive.any(axis=0))
+    if len(cell_rows) == 0:
+        return np.zeros(0, np.int64)
+    rows, columns = plan.rows, plan.columns
+    top, bottom = _reached_blocks(rows, cell_rows)
+    left, right = _reached_blocks(columns, cell_columns)
+    if top >= bottom or left >= right:  # all of it lies in the padding
+        return np.zeros(0, np.int64)
+
+    row_block, column_block = rows.weights.shape[1], columns.weights.shape[1]
+    window = slice(columns.first[left], columns.first[right - 1] + columns.weights.shape[2])
+    mixed = np.empty(((bottom - top) * row_block, excess.shape[1]), np.float32)  # [places, w]
+    _mix(rows, top, bottom, excess[:, window], mixed[:, window])
+    values = np.empty(((right - left) * column_block, len(mixed) + 2), np.float32)  # [columns, places]
+    values[:, 0] = values[:, -1] = -1  # each column is closed at both ends
+    _mix(columns, left, right, mixed.T, values[:, 1:-1])
+
+    column, edge = (
+        _edges_between_knots(values, rows.positions[top * row_block : bottom * row_block], plan.samples)
+        if plan.at_knots
+        else _edges_between_rows(values, first_row=top * row_block)
+    )
+    edges = (column + left * column_block) * len(plan.samples) + edge
+    # Several edges at one place cancel in pairs: a run between two rows, or one that goes on in the next column.
+    first = np.flatnonzero(np.diff(edges, prepend=-1))
+    return edges[first[np.diff(first, append=len(edges)) % 2 == 1]]
+
+
+def _changes(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Where values [columns, k] change between > 0 and not along a column: (column, index before the change)."""
+    positive = values > 0
+    change = np.flatnonzero(positive[:, 1:] != positive[:, :-1])
+    column = change // (values.shape[1] - 1)
+    return column, change - column * (values.shape[1] - 1)
+
+
+def _edges_between_rows(values: np.ndarray, *, first_row: int) -> tuple[np.ndarray, np.ndarray]:
+    """(column, row after the change) of values [columns, 1 + rows + 1], the rows being those of the original."""
+    column, before = _changes(values)
+    return column, before + first_row
+
+
+def _edges_between_knots(values: np.ndarray, knots: np.ndarray, samples: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(column, row after the change) of values [columns, 1 + knots + 1] with straight lines between the knots.
+
+    Args:
+        values: float32, the first and last of each column negative.
+        knots: float64 [knots], positions of the values between these.
+        samples: float32 [height], positions of the rows of the original.
+    """
+    column, before = _changes(values)
+    knots = np.concatenate([knots[:1] - 1, knots, knots[-1:] + 1])
+    here = values[column, before].astype(np.float64)
+    there = values[column, before + 1].astype(np.float64)
+    zero = knots[before] + here / (here - there) * (knots[before + 1] - knots[before])
+    # Columns end negative, so that changes alternate between up and down. A row exactly at zero is outside.
+    row = np.empty(len(zero), np.int64)
+    row[0::2] = np.searchsorted(samples, zero[0::2], side="right")
+    row[1::2] = np.searchsorted(samples, zero[1::2], side="left")
+    return column, row
+
+
+def _encode_edges(edges: np.ndarray, size: tuple[int, int]) -> Rle:
+    """The compressed COCO RLE of a mask of (height, width) whose runs start and stop at `edges`."""
+    height, width = int(size[0]), int(size[1])
+    lengths = np.diff(edges, prepend=0, append=height * width)
+    if len(lengths) > 1 and lengths[-1] == 0:  # the mask holds the last pixel
+        lengths = lengths[:-1]
+    return _API.frPyObjects({"size": [height, width], "counts": lengths.tolist()}, height, width)
+
+
+def _simplify(ring: np.ndarray, tolerance: float) -> np.ndarray:
+    """A closed ring int32 [k, 2] with fewer points, none farther than `tolerance` from it, or without repeats only."""
+    exact = ring[(ring != np.roll(ring, 1, axis=0)).any(axis=1)]
+    simple = cv2.approxPolyDP(exact, tolerance, True)[:, 0]
+    return simple if len(simple) >= 3 else exact
+
+
+def _join_hole(ring: np.ndarray, hole: np.ndarray) -> np.ndarray:
+    """One ring that goes from its point nearest to the hole's first around the hole and back."""
+    nearest = int(np.square(ring - hole[0]).sum(axis=1).argmin())
+    return np.concatenate([ring[: nearest + 1], hole, hole[:1], ring[nearest:]])
