@@ -19,6 +19,7 @@ importlib.import_module("zlib")
 if TYPE_CHECKING:
     from ppsolo.build import build_model
     from ppsolo.checkpoint.load import LoadReport, load_weights, save_weights
+    from ppsolo.data.images import read_image
     from ppsolo.instances import Instances
     from ppsolo.predictor import Predictor
 
@@ -38,6 +39,7 @@ __all__ = [
     "build_model",
     "load_config",
     "load_weights",
+    "read_image",
     "save_weights",
 ]
 
@@ -48,6 +50,7 @@ _LAZY = {
     "Predictor": "ppsolo.predictor",
     "build_model": "ppsolo.build",
     "load_weights": "ppsolo.checkpoint.load",
+    "read_image": "ppsolo.data.images",
     "save_weights": "ppsolo.checkpoint.load",
 }
 

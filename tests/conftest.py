@@ -3,7 +3,10 @@
 import functools
 import os
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
 import pytest
 
@@ -70,7 +73,7 @@ TINY = {
 }
 
 
-@pytest.fixture
-def tiny() -> dict:
+@pytest.fixture(scope="session")
+def tiny() -> Mapping[str, Any]:
     """Overrides that make any ResNet configuration tiny."""
-    return dict(TINY)
+    return MappingProxyType(TINY)

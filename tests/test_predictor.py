@@ -1,0 +1,145 @@
+"""The predictor: forms of input, true batches, refusals, and what it loads from."""
+
+import json
+
+import numpy as np
+import paddle
+import pytest
+
+import ppsolo
+from ppsolo import ConfigError, Instances, Predictor, build_model, load_config, save_weights
+from ppsolo.checkpoint import zoo
+from ppsolo.data.images import write_image
+from ppsolo.errors import CheckpointError, ImageError
+
+
+def busy_model(config):
+    """A model whose wide class weights make some cells pass the threshold."""
+    paddle.seed(1)
+    model = build_model(config)
+    for layer in (model.head.category, model.head.kernel):
+        paddle.nn.initializer.Normal(0.0, 0.6)(layer.weight)
+    return model
+
+
+@pytest.fixture(scope="module")
+def predictor(tiny):
+    config = load_config("solov2_r50_fpn_1x", tiny)
+    return Predictor(config, model=busy_model(config))
+
+
+def picture(seed: int, height: int = 60, width: int = 90) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, [height, width, 3], dtype=np.uint8)
+
+
+def assert_same(one: Instances, other: Instances) -> None:
+    assert one.size == other.size and len(one) == len(other)
+    np.testing.assert_array_equal(one.labels, other.labels)
+    # another batch size may take other kernels: float32 rounding
+    np.testing.assert_allclose(one.scores, other.scores, atol=1e-5)
+    assert sum(np.count_nonzero(a != b) for a, b in zip(one.masks, other.masks, strict=True)) <= 2 * len(one)
+
+
+def test_an_image_gives_instances(predictor):
+    instances = predictor(picture(0))
+    assert isinstance(instances, Instances) and len(instances) > 3
+    assert instances.masks.shape == (len(instances), 60, 90) and instances.masks.dtype == bool
+    assert (np.diff(instances.scores) <= 0).all() and 0 < instances.scores[-1] <= instances.scores[0] <= 1
+    assert instances.names[0] == f"class {instances.labels[0]}"
+
+
+def test_a_batch_answers_as_its_images_do_whatever_their_sizes(predictor):
+    images = [picture(0), picture(1, 64, 64), picture(2), picture(3, 30, 200), picture(4, 61, 90)]
+    alone = [predictor(image) for image in images]
+    forwards = []
+    hook = predictor.model.register_forward_post_hook(lambda layer, x, y: forwards.append(x[0].shape[0]))
+    together = predictor(images, batch_size=5)
+    hook.remove()
+    assert sorted(forwards) == [1, 1, 3]  # three share a padded size and one forward
+    for one, other in zip(alone, together, strict=True):
+        assert_same(one, other)
+
+
+def test_a_path_and_its_pixels_answer_alike(predictor, tmp_path):
+    write_image(tmp_path / "a.png", picture(5))
+    for source in (str(tmp_path / "a.png"), tmp_path / "a.png"):
+        assert_same(predictor(source), predictor(picture(5)))
+    assert predictor([]) == []
+
+
+def test_nothing_found_flows_through_every_form(predictor, tmp_path):
+    bias = predictor.model.head.category.bias
+    before = bias.numpy()
+    bias.set_value(before - 50)
+    try:
+        instances = predictor(picture(0))
+    finally:
+        bias.set_value(before)
+    assert len(instances) == 0 and instances.masks.shape == (0, 60, 90) and instances.boxes.shape == (0, 4)
+    assert instances.rle() == instances.polygons() == instances.to_coco(image_id=1) == instances.names == []
+    instances.to_labelme(tmp_path / "empty.json")
+    assert json.loads((tmp_path / "empty.json").read_text())["shapes"] == []
+    np.testing.assert_array_equal(instances.draw(picture(0)), picture(0))
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 500), (2000, 3)])
+def test_extreme_sizes(predictor, size):
+    assert predictor(picture(0, *size)).size == size
+
+
+@pytest.mark.parametrize(("height", "width"), [(100, 640), (640, 100), (73, 500)])
+def test_masks_have_the_size_of_the_image(predictor, tiny, height, width):
+    """2.x divides both sides by the vertical ratio: it gives 100x640 masks of 100x641 pixels."""
+    config = load_config("solov2_r50_fpn_1x_coco", tiny)
+    instances = Predictor(config, model=predictor.model)(picture(0, height, width))
+    assert all(rle["size"] == [height, width] for rle in instances.rles)
+
+
+def test_as_many_instances_as_asked_for(predictor, tiny):
+    limit = len(predictor(picture(0))) - 2
+    config = load_config("solov2_r50_fpn_1x", {**tiny, "postprocess.max_instances": limit})
+    assert len(Predictor(config, model=predictor.model)(picture(0))) == limit
+
+
+def test_weights_come_from_a_file_or_the_configuration(predictor, tmp_path, tiny):
+    save_weights(predictor.model, tmp_path / "own.safetensors")
+    config = tmp_path / "mine.yml"
+    config.write_text("num_classes: 3\n")
+    loaded = Predictor.from_pretrained(load_config("solov2_r50_fpn_1x", tiny), weights=tmp_path / "own.safetensors")
+    assert loaded.load_report is not None and loaded.load_report.loaded == loaded.load_report.total
+    assert_same(loaded(picture(0)), predictor(picture(0)))
+    by_config = Predictor(load_config("solov2_r50_fpn_1x", {**tiny, "weights": str(tmp_path / "own.safetensors")}))
+    assert_same(by_config(picture(0)), predictor(picture(0)))
+
+
+def test_refusals(predictor, tmp_path, tiny):
+    config = load_config("solov2_r50_fpn_1x", tiny)
+    with pytest.raises(ConfigError, match="has no weights"):
+        Predictor(config)
+    with pytest.raises(CheckpointError, match=r"nowhere\.pdparams: no such file"):
+        Predictor(config, weights="nowhere.pdparams")
+    with pytest.raises(ConfigError, match="solov2_r50_fpn_1x"):
+        Predictor(config, weights="solov2_r50_fpn1x")
+    with pytest.raises(ImageError, match="missing.jpg"):
+        predictor([picture(0), tmp_path / "missing.jpg"])
+    with pytest.raises(ImageError, match="uint8"):
+        predictor(picture(0).astype("float32"))
+    with pytest.raises(ValueError, match="batch_size"):
+        predictor([picture(0)], batch_size=0)
+
+
+def test_a_published_name_is_fetched_checked_and_loaded(tmp_path, monkeypatch, seeded_weights, reference):
+    import pickle
+
+    name = "solov2_mobilenetv3_fpn_448_3x"
+    manifest = json.loads((reference / "manifests" / f"{name}.manifest.json").read_text())
+    weights = seeded_weights.fill(manifest, 1, "static-0.5")
+    monkeypatch.setenv("PPSOLO_WEIGHTS", str(tmp_path))
+    (tmp_path / f"{name}.pdparams").write_bytes(pickle.dumps(weights, protocol=2))
+    predictor = Predictor.from_pretrained(name)
+    assert predictor.load_report is not None and predictor.load_report.loaded == len(zoo.load_manifest(zoo.ZOO[name]))
+    assert predictor.class_names[0] == "person"
+
+    (tmp_path / f"{name}.pdparams").write_bytes(pickle.dumps({**weights, "extra": weights["conv1_weights"]}))
+    with pytest.raises(ppsolo.PpsoloError):
+        Predictor.from_pretrained(name)
