@@ -1,0 +1,227 @@
+"""The command line: `ppsolo <command>`: parse, call one function, set the exit code."""
+
+import argparse
+import contextlib
+import importlib
+import io
+import logging
+import os
+import sys
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from ppsolo.config import load_config
+from ppsolo.errors import ConfigError, PpsoloError
+
+OK, SOME_FAILED, REFUSED, INTERRUPTED = 0, 1, 2, 130
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit code: 0, 1 (some inputs failed), 2 (refused), 130 (interrupted)."""
+    options = _parser().parse_args(arguments)
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
+    try:
+        return options.run(options)
+    except PpsoloError as error:
+        _say_error(str(error))
+        return REFUSED
+    except OSError as error:  # a full disk, say
+        _say_error(f"{error.filename or 'a file'}: {error.strerror or error}")
+        return REFUSED
+    except KeyboardInterrupt:
+        _say_error("interrupted")
+        return INTERRUPTED
+
+
+def infer(options: argparse.Namespace) -> int:
+    """Predict on an image, a directory, a glob pattern or a video."""
+    config = load_config(options.config, options.override)
+    if not 0.0 <= options.draw_threshold <= 1.0:
+        raise ConfigError(f"--draw_threshold is {options.draw_threshold}, give a number from 0 to 1")
+    if options.batch_size < 1:
+        raise ConfigError(f"--batch_size is {options.batch_size}, give at least 1")
+    _import_paddle()
+    from ppsolo.data.images import expand_images, list_images
+    from ppsolo.data.videos import is_video
+    from ppsolo.engine.infer import infer_images, infer_video
+    from ppsolo.predictor import Predictor
+    from ppsolo.progress import Progress
+
+    # What is to be read is looked for before the weights are loaded: a wrong path is found at once.
+    source = options.infer_img or options.infer_dir
+    video = options.infer_dir is None and is_video(source) and Path(source).is_file()
+    paths = [] if video else list_images(source) if options.infer_dir else expand_images(source)
+
+    with Progress("download", unit="B") as progress:
+        predictor = Predictor(config, progress=progress.update)
+    _say(str(predictor.load_report))
+    settings = {
+        "output_dir": Path(options.output_dir),
+        "draw_threshold": options.draw_threshold,
+        "batch_size": options.batch_size,
+        "save_results": options.save_results,
+    }
+    with Progress("predict", unit="frames" if video else "images") as progress:
+        if video:
+            summary = infer_video(predictor, Path(source), **settings, progress=progress.update)
+        else:
+            summary = infer_images(predictor, paths, **settings, progress=progress.update)
+    for failure in summary.failures:
+        _say_error(failure)
+    _say(f"{summary.instances} instances in {summary.images} images, drawn to {options.output_dir}")
+    return SOME_FAILED if summary.failures else OK
+
+
+def demo(options: argparse.Namespace) -> int:
+    """Predict on a drawn scene, or on a photograph, and leave a picture."""
+    _import_paddle()
+    from ppsolo.engine.demo import run_demo
+    from ppsolo.progress import Progress
+
+    with Progress("download", unit="B") as progress:
+        lines = run_demo(output_dir=Path(options.output_dir), image=options.image, progress=progress.update)
+    for line in lines:
+        _say(line)
+    return OK
+
+
+def zoo(options: argparse.Namespace) -> int:
+    """List the published checkpoints, fetch one, or check a file against one's manifest."""
+    from ppsolo.checkpoint.download import fetch_published
+    from ppsolo.checkpoint.reader import read_checkpoint
+    from ppsolo.checkpoint.zoo import ZOO, check_manifest, zoo_entry
+    from ppsolo.progress import Progress
+
+    if options.action == "list":
+        _say(f"{'name':38} {'generation':12} {'mask AP':>8} {'ms':>6}  device  (published, not reproduced)")
+        for entry in ZOO.values():
+            _say(
+                f"{entry.name:38} {entry.generation:12} {entry.mask_ap or '-':>8} "
+                f"{entry.latency_ms or '-':>6}  {entry.latency_device or ''}"
+            )
+        return OK
+    entry = zoo_entry(options.name)
+    if options.action == "fetch":
+        with Progress(entry.name, unit="B") as progress:
+            path = fetch_published(entry.name, progress=progress.update)
+        check_manifest(read_checkpoint(path), entry, path.name)
+        _say(str(path))
+    else:
+        check_manifest(read_checkpoint(options.file), entry, Path(options.file).name)
+        _say(f"{options.file} holds what {entry.name} must hold")
+    return OK
+
+
+def convert(options: argparse.Namespace) -> int:
+    """Write a checkpoint under the names of PaddleDetection 2.x, or under ppsolo's."""
+    config = load_config(options.config, options.override)
+    _import_paddle()
+    from ppsolo.checkpoint.load import save_weights
+    from ppsolo.predictor import Predictor
+    from ppsolo.progress import Progress
+
+    if Path(options.output).suffix not in (".pdparams", ".safetensors"):
+        raise ConfigError(f"--output {options.output}: end it in .pdparams or .safetensors")
+    with Progress("download", unit="B") as progress:
+        predictor = Predictor(config, progress=progress.update)
+    save_weights(predictor.model, options.output, generation=options.names)
+    _say(f"{predictor.load_report}; written to {options.output} under the names of {options.names}")
+    return OK
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="ppsolo", description="SOLOv2 instance segmentation, native to PaddlePaddle.")
+    commands = parser.add_subparsers(title="commands", required=True, metavar="command")
+
+    command = _command(commands, "infer", infer)
+    _add_config(command)
+    source = command.add_mutually_exclusive_group(required=True)
+    source.add_argument("--infer_img", metavar="PATH", help="an image, a glob pattern in quotes, or a video")
+    source.add_argument("--infer_dir", metavar="DIR", help="a directory of images")
+    command.add_argument("--output_dir", default="output/infer", metavar="DIR", help="default: %(default)s")
+    command.add_argument(
+        "--draw_threshold",
+        type=float,
+        default=0.5,
+        metavar="S",
+        help="least score drawn, default: %(default)s",
+    )
+    command.add_argument(
+        "--batch_size", type=int, default=1, metavar="N", help="images per forward, default: %(default)s"
+    )
+    command.add_argument(
+        "--save_results", action="store_true", help="write predictions.json (COCO results) to the output"
+    )
+
+    command = _command(commands, "demo", demo)
+    command.add_argument("--output_dir", default="output/demo", metavar="DIR", help="default: %(default)s")
+    command.add_argument("--image", metavar="PATH", help="a photograph to predict on, else a scene is drawn")
+
+    command = _command(commands, "zoo", zoo)
+    actions = command.add_subparsers(dest="action", required=True, metavar="action")
+    actions.add_parser("list", help="the published checkpoints")
+    action = actions.add_parser("fetch", help="download one")
+    action.add_argument("name")
+    action = actions.add_parser("check", help="check a file against one's manifest")
+    action.add_argument("name")
+    action.add_argument("file")
+
+    command = _command(commands, "convert", convert)
+    _add_config(command)
+    command.add_argument("--output", required=True, metavar="FILE", help=".pdparams or .safetensors")
+    command.add_argument(
+        "--names",
+        choices=("dygraph-2.x", "ppsolo"),
+        default="dygraph-2.x",
+        help="whose parameter names, default: %(default)s",
+    )
+    return parser
+
+
+def _command(
+    commands: "argparse._SubParsersAction[argparse.ArgumentParser]",
+    name: str,
+    run: Callable[[argparse.Namespace], int],
+) -> argparse.ArgumentParser:
+    command = commands.add_parser(name, help=run.__doc__, description=run.__doc__)
+    command.set_defaults(run=run)
+    return command
+
+
+def _add_config(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "-c",
+        "--config",
+        required=True,
+        metavar="FILE",
+        help="a configuration file or the name of a shipped one",
+    )
+    command.add_argument(
+        "-o",
+        "--override",
+        action="extend",
+        nargs="+",
+        default=[],
+        metavar="KEY=VALUE",
+        help="change the configuration, e.g. -o weights=model.pdparams",
+    )
+
+
+def _import_paddle() -> None:
+    """Import Paddle with all cores for its kernels: it takes one unless OMP_NUM_THREADS says otherwise.
+
+    What it prints about that, and about compilers that it will not need, is not for our users.
+    """
+    os.environ.setdefault("OMP_NUM_THREADS", str(os.cpu_count() or 1))
+    with contextlib.redirect_stderr(io.StringIO()), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        importlib.import_module("paddle")
+
+
+def _say(line: str) -> None:
+    sys.stdout.write(line + "\n")
+
+
+def _say_error(line: str) -> None:
+    sys.stderr.write(f"ppsolo: error: {' '.join(line.split())}\n")

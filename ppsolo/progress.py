@@ -1,0 +1,82 @@
+"""Progress on a terminal: a bar with rate and time left; elsewhere now and then a plain line."""
+
+import sys
+import time
+from typing import TextIO
+
+
+class Progress:
+    """Shows how far a piece of work is.
+
+    label: what is being done. total: units in all, None where that is not known. unit: their name; "B" is
+    shown in MB. stream: where to, standard error if None; a bar that redraws itself where that is a terminal,
+    else a line every `interval` seconds.
+    """
+
+    def __init__(
+        self,
+        label: str,
+        total: int | None = None,
+        *,
+        unit: str = "images",
+        stream: TextIO | None = None,
+        interval: float = 10.0,
+    ):
+        self.label = label
+        self.total = total
+        self.done = 0
+        self._unit = unit
+        self._stream = stream if stream is not None else sys.stderr
+        self._live = self._stream.isatty()
+        self._every = 0.1 if self._live else interval
+        self._start = self._shown = time.monotonic()
+
+    def __enter__(self) -> "Progress":
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+    def update(self, done: int, total: int | None) -> None:
+        """`done` units of `total` are done."""
+        self.done, self.total = done, total
+        now = time.monotonic()
+        if now - self._shown >= self._every:
+            self._shown = now
+            self._show()
+
+    def close(self) -> None:
+        """Show the end; nothing is shown of work that never started."""
+        if self.done:
+            self._show()
+            if self._live:
+                self._stream.write("\n")
+                self._stream.flush()
+
+    def line(self) -> str:
+        """The text shown now."""
+        seconds = max(time.monotonic() - self._start, 1e-6)
+        rate = self.done / seconds
+        amount = self._amount(self.done)
+        if self.total is not None:
+            amount += f"/{self._amount(self.total)}"
+        unit = "MB" if self._unit == "B" else self._unit
+        text = f"{self.label}: {amount} {unit}, {self._amount(rate, 1)}/s"
+        if self.total and 0 < self.done < self.total:
+            left = (self.total - self.done) / rate
+            text += f", {int(left) // 60}:{int(left) % 60:02d} left"
+        return text
+
+    def _amount(self, value: float, digits: int = 0) -> str:
+        if self._unit == "B":
+            return f"{value / 1e6:.1f}"
+        return f"{value:.{digits}f}"
+
+    def _show(self) -> None:
+        if self._live:
+            filled = int(20 * self.done / self.total) if self.total else 0
+            bar = f"[{'#' * filled}{'.' * (20 - filled)}] " if self.total else ""
+            self._stream.write(f"\r\x1b[K{bar}{self.line()}")
+        else:
+            self._stream.write(self.line() + "\n")
+        self._stream.flush()

@@ -1,0 +1,32 @@
+"""Installation of ppsolo: `pip install .[cpu]` or `.[gpu]`."""
+
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+HERE = Path(__file__).parent
+VERSION = re.search(r'__version__ = "(.+)"', (HERE / "ppsolo" / "__init__.py").read_text())
+
+setup(
+    name="ppsolo",
+    version=VERSION[1],
+    description="SOLOv2 instance segmentation, native to PaddlePaddle",
+    long_description=(HERE / "README.md").read_text(),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.10,<3.13",
+    # The shipped configurations live beside the package in a checkout and inside it once installed.
+    packages=[*find_packages(include=["ppsolo", "ppsolo.*"]), "ppsolo.configs"],
+    package_dir={"ppsolo.configs": "configs"},
+    package_data={"ppsolo.checkpoint": ["manifests/*.json"], "ppsolo.configs": ["*.yml", "_base_/*.yml"]},
+    # numpy 2.4 refuses one-element tensors as shapes, which Paddle 3.3 still makes.
+    install_requires=["numpy<2.4", "opencv-python", "pycocotools", "pyyaml", "visualdl"],
+    extras_require={
+        "cpu": ["paddlepaddle>=2.6.2"],
+        "gpu": ["paddlepaddle-gpu>=2.6.2"],
+        "test": ["pytest"],
+        "dev": ["pytest", "ruff", "pyright[nodejs]"],
+    },
+    entry_points={"console_scripts": ["ppsolo = ppsolo.cli:main"]},
+)

@@ -1,0 +1,156 @@
+"""Prediction over directories, patterns and videos: results, drawings, failures, exit codes."""
+
+import json
+
+import cv2
+import numpy as np
+import paddle
+import pytest
+from pycocotools import mask as coco_mask
+
+from ppsolo import build_model, load_config, save_weights
+from ppsolo.cli import main
+from ppsolo.data.images import read_image, write_image
+from ppsolo.data.videos import VideoWriter
+
+
+@pytest.fixture(scope="module")
+def system(tmp_path_factory, tiny):
+    """Command-line arguments that choose a tiny system which finds something."""
+    folder = tmp_path_factory.mktemp("system")
+    paddle.seed(1)
+    overrides = {**tiny, "num_classes": 80}
+    model = build_model(load_config("solov2_r50_fpn_1x", overrides))
+    for layer in (model.head.category, model.head.kernel):
+        paddle.nn.initializer.Normal(0.0, 0.6)(layer.weight)
+    save_weights(model, folder / "tiny.pdparams")
+    return ["-c", "solov2_r50_fpn_1x", "-o", f"weights={folder / 'tiny.pdparams'}"] + [
+        f"{key}={value}" for key, value in overrides.items()
+    ]
+
+
+def picture(seed: int, height: int = 60, width: int = 90) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, [height, width, 3], dtype=np.uint8)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    pictures = tmp_path / "pictures"
+    pictures.mkdir()
+    for seed, name in enumerate(["000000000042.jpg", "a.png", "b.bmp"]):
+        path = pictures / name
+        if path.suffix == ".bmp":
+            cv2.imwrite(str(path), picture(seed))
+        else:
+            write_image(path, picture(seed))
+    return pictures
+
+
+def results_of(output) -> list[dict]:
+    return json.loads((output / "predictions.json").read_text())
+
+
+def test_a_directory(system, folder, tmp_path, capsys):
+    output = tmp_path / "out"
+    arguments = ["--infer_dir", str(folder), "--output_dir", str(output), "--save_results", "--batch_size", "2"]
+    assert main(["infer", *system, *arguments]) == 0
+    assert sorted(path.name for path in output.iterdir()) == [
+        "000000000042.jpg",
+        "a.png",
+        "b.png",
+        "predictions.json",
+    ]
+    entries = results_of(output)
+    assert {(entry["image_id"], entry["file_name"]) for entry in entries} == {
+        (42, "000000000042.jpg"),
+        (0, "a.png"),
+        (1, "b.bmp"),
+    }
+    for entry in entries:
+        assert set(entry) == {"image_id", "file_name", "category_id", "segmentation", "score", "bbox"}
+        assert entry["segmentation"]["size"] == [60, 90]
+        assert 1 <= entry["category_id"] <= 90
+        x, y, width, height = coco_mask.toBbox(entry["segmentation"])
+        assert entry["bbox"] == pytest.approx([x, y, width, height])
+    assert f"{len(entries)} instances in 3 images" in capsys.readouterr().out
+
+
+def test_the_drawing_threshold_filters_pictures_only(system, folder, tmp_path):
+    for threshold in ("0", "1"):
+        arguments = ["--infer_dir", str(folder), "--output_dir", str(tmp_path / threshold), "--save_results"]
+        assert main(["infer", *system, *arguments, "--draw_threshold", threshold]) == 0
+    assert results_of(tmp_path / "0") == results_of(tmp_path / "1")
+    np.testing.assert_array_equal(read_image(tmp_path / "1" / "a.png"), read_image(folder / "a.png"))
+    assert not np.array_equal(read_image(tmp_path / "0" / "a.png"), read_image(folder / "a.png"))
+
+
+def test_a_broken_picture_is_named_and_the_others_go_on(system, folder, tmp_path, capsys):
+    (folder / "broken.jpg").write_text("no picture")
+    output = tmp_path / "out"
+    assert main(["infer", *system, "--infer_dir", str(folder), "--output_dir", str(output), "--save_results"]) == 1
+    assert len({entry["file_name"] for entry in results_of(output)}) == 3
+    errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith("ppsolo: error")]
+    assert len(errors) == 1 and "broken.jpg" in errors[0]
+
+
+def test_nothing_found_is_an_empty_list(system, folder, tmp_path):
+    arguments = ["--infer_img", str(folder / "a.png"), "--output_dir", str(tmp_path / "out"), "--save_results"]
+    assert main(["infer", *system, "postprocess.score_threshold=1.0", *arguments]) == 0
+    assert results_of(tmp_path / "out") == []
+    np.testing.assert_array_equal(read_image(tmp_path / "out" / "a.png"), read_image(folder / "a.png"))
+
+
+def test_a_pattern_and_two_files_of_one_name(system, folder, tmp_path):
+    (folder / "more").mkdir()
+    write_image(folder / "more" / "a.png", picture(9))
+    arguments = ["--infer_img", str(folder / "**" / "a.png"), "--output_dir", str(tmp_path / "out")]
+    assert main(["infer", *system, *arguments]) == 0
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a.png", "a_2.png"]
+
+
+def test_a_video(system, tmp_path, capsys):
+    with VideoWriter(tmp_path / "clip.mp4", fps=5, size=(60, 90)) as video:
+        for seed in range(3):
+            video.write(picture(seed))
+    output = tmp_path / "out"
+    arguments = ["--infer_img", str(tmp_path / "clip.mp4"), "--output_dir", str(output), "--save_results"]
+    assert main(["infer", *system, *arguments, "--batch_size", "2"]) == 0
+    assert (output / "clip.mp4").stat().st_size > 0
+    assert {entry["image_id"] for entry in results_of(output)} <= {0, 1, 2}
+    assert "in 3 images" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["--infer_img", "missing.jpg"], "missing.jpg"),
+        (["--infer_dir", "missing"], "missing"),
+        (["--infer_img", "{folder}/a.png", "--draw_threshold", "2"], "--draw_threshold is 2.0"),
+        (["--infer_img", "{folder}/a.png", "--batch_size", "0"], "--batch_size is 0"),
+        (["--infer_img", "{folder}/a.png", "--output_dir", "{folder}"], "choose another --output_dir"),
+        (["--infer_img", "{folder}/a.png", "--output_dir", "{folder}/a.png/x"], "choose another --output_dir"),
+    ],
+)
+def test_refusals_are_one_line(system, folder, tmp_path, monkeypatch, capsys, arguments, expected):
+    monkeypatch.chdir(tmp_path)
+    before = sorted(tmp_path.rglob("*"))
+    assert main(["infer", *system, *(argument.format(folder=folder) for argument in arguments)]) == 2
+    error = capsys.readouterr().err.strip()
+    assert expected in error and "\n" not in error and error.startswith("ppsolo: error: ")
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_wrong_configuration_or_checkpoint_is_one_line(folder, tmp_path, capsys):
+    wrong = tmp_path / "wrong.pdparams"
+    wrong.write_bytes(b"\x80\x04cos\nsystem\n.")
+    image = ["--infer_img", str(folder / "a.png"), "--output_dir", str(tmp_path / "out")]
+    for arguments, expected in (
+        (["-c", "solov2_r50_fpn_9x"], "solov2_r50_fpn_9x"),
+        (["-c", "solov2_r50_fpn_1x", "-o", "nonsense=1"], "nonsense"),
+        (["-c", "solov2_r50_fpn_1x"], "has no weights"),
+        (["-c", "solov2_mobilenetv3_fpn_448_3x", "-o", f"weights={wrong}"], "wrong.pdparams"),
+        (["-c", "solov2_r50_fpn_1x", "-o", "weights=gone.pdparams"], "gone.pdparams: no such file"),
+    ):
+        assert main(["infer", *arguments, *image]) == 2
+        error = capsys.readouterr().err.strip()
+        assert expected in error and "\n" not in error

@@ -1,0 +1,63 @@
+"""The command line: the zoo, conversion and the entry points."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import paddle
+import pytest
+
+from ppsolo import build_model, load_config, save_weights
+from ppsolo.checkpoint.zoo import ZOO
+from ppsolo.cli import main
+
+ROOT = Path(__file__).parent.parent
+
+
+def test_zoo_lists_every_published_system(capsys):
+    assert main(["zoo", "list"]) == 0
+    text = capsys.readouterr().out
+    assert all(name in text for name in ZOO)
+    assert "published, not reproduced" in text
+
+
+def test_zoo_check_tells_one_system_from_another(tmp_path, capsys, tiny):
+    save_weights(build_model(load_config("solov2_r50_fpn_1x", tiny)), tmp_path / "x.pdparams")
+    assert main(["zoo", "check", "solov2_r50_fpn_1x", str(tmp_path / "x.pdparams")]) == 2
+    assert "x.pdparams" in capsys.readouterr().err
+    assert main(["zoo", "fetch", "solov2_r50_fpn"]) == 2
+
+
+def test_convert_writes_names_of_2x(tmp_path, capsys, tiny):
+    save_weights(build_model(load_config("solov2_r50_fpn_1x", tiny)), tmp_path / "own.pdparams")
+    options = [f"{key}={value}" for key, value in tiny.items()] + [f"weights={tmp_path / 'own.pdparams'}"]
+    command = ["convert", "-c", "solov2_r50_fpn_1x", "-o", *options, "--output"]
+    assert main([*command, str(tmp_path / "back.pdparams")]) == 0
+    loaded = paddle.load(str(tmp_path / "back.pdparams"))
+    assert "solov2_head.bbox_head.solo_cate.weight" in loaded and "solov2_head.solo_cate.weight" in loaded
+    assert main([*command, str(tmp_path / "back.onnx")]) == 2
+    assert main([*command, str(tmp_path / "gone" / "back.pdparams")]) == 2
+
+
+@pytest.mark.parametrize("script", sorted(path.name for path in (ROOT / "scripts").glob("*.py")))
+def test_every_script_explains_itself(script):
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "scripts" / script), "--help"], capture_output=True, text=True, env=environment
+    )
+    assert done.returncode == 0 and "usage" in done.stdout, done.stderr
+
+
+def test_help_needs_no_paddle():
+    code = "import sys; from ppsolo.cli import main\ntry: main(['--help'])\nexcept SystemExit: assert 'paddle' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, cwd=ROOT)
+
+
+def test_an_interrupt_is_one_line(monkeypatch, capsys):
+    def interrupted(*arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("ppsolo.cli.load_config", interrupted)
+    assert main(["infer", "-c", "x", "--infer_img", "x"]) == 130
+    assert capsys.readouterr().err == "ppsolo: error: interrupted\n"
