@@ -43,9 +43,7 @@ def test_batch_of_n_is_n_times_one(tiny):
     for image in range(3):
         alone = model(images[image : image + 1])
         # other batch sizes may take other kernels: float32 rounding
-        np.testing.assert_allclose(
-            together.mask_features[image].numpy(), alone.mask_features[0].numpy(), atol=1e-5
-        )
+        np.testing.assert_allclose(together.mask_features[image].numpy(), alone.mask_features[0].numpy(), atol=1e-5)
         for ours, theirs in zip(together.kernels, alone.kernels, strict=True):
             np.testing.assert_allclose(ours[image].numpy(), theirs[0].numpy(), atol=1e-5)
 

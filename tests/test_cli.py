@@ -50,7 +50,11 @@ def test_every_script_explains_itself(script):
 
 
 def test_help_needs_no_paddle():
-    code = "import sys; from ppsolo.cli import main\ntry: main(['--help'])\nexcept SystemExit: assert 'paddle' not in sys.modules"
+    code = (
+        "import sys; from ppsolo.cli import main\n"
+        "try: main(['--help'])\n"
+        "except SystemExit: assert 'paddle' not in sys.modules"
+    )
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, cwd=ROOT)
 
 

@@ -120,7 +120,7 @@ def test_refusals(predictor, tmp_path, tiny):
         Predictor(config, weights="nowhere.pdparams")
     with pytest.raises(ConfigError, match="solov2_r50_fpn_1x"):
         Predictor(config, weights="solov2_r50_fpn1x")
-    with pytest.raises(ImageError, match="missing.jpg"):
+    with pytest.raises(ImageError, match=r"missing\.jpg"):
         predictor([picture(0), tmp_path / "missing.jpg"])
     with pytest.raises(ImageError, match="uint8"):
         predictor(picture(0).astype("float32"))

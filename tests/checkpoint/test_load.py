@@ -121,7 +121,7 @@ def test_a_file_of_something_else_is_refused(tmp_path, tiny):
 
 def test_a_file_of_the_other_generation_is_refused_where_layers_differ(tmp_path, tiny):
     path = written(tmp_path, arrays_of(model_of(STATIC, tiny), STATIC))
-    with pytest.raises(CheckpointError, match="static-0.5 generation has no array"):
+    with pytest.raises(CheckpointError, match=r"static-0\.5 generation has no array"):
         load_weights(model_of(DYGRAPH, tiny), path)
 
 
@@ -164,7 +164,7 @@ def test_the_way_back_has_the_names_of_2x_and_computes_the_same(tmp_path, tiny):
 
 def test_2x_has_no_place_for_mobilenetv3(tmp_path):
     model = build_model(load_config("solov2_mobilenetv3_fpn_448_3x", {"model.backbone.scale": 0.25}))
-    with pytest.raises(CheckpointError, match="no array for the model's backbone.stem.conv.weight"):
+    with pytest.raises(CheckpointError, match=r"no array for the model's backbone\.stem\.conv\.weight"):
         save_weights(model, tmp_path / "back.pdparams", generation=DYGRAPH)
     assert not (tmp_path / "back.pdparams").exists()
 

@@ -34,13 +34,21 @@ def test_a_layer_unknown_to_a_generation_is_named():
 @pytest.mark.parametrize(
     ("ours", "static", "dygraph"),
     [
-        ("backbone.stages.2.1.conv2.conv.conv.weight", "res4b1_branch2b_weights", "backbone.res4.res4b1.branch2b.conv.weight"),
-        ("backbone.stages.2.0.shortcut.conv.norm._mean", "bn4a_branch1_mean", "backbone.res4.res4a.short.conv.norm._mean"),
+        (
+            "backbone.stages.2.1.conv2.conv.conv.weight",
+            "res4b1_branch2b_weights",
+            "backbone.res4.res4b1.branch2b.conv.weight",
+        ),
+        (
+            "backbone.stages.2.0.shortcut.conv.norm._mean",
+            "bn4a_branch1_mean",
+            "backbone.res4.res4a.short.conv.norm._mean",
+        ),
         ("backbone.stem.2.norm._variance", "bnv1_3_variance", "backbone.conv1.conv1_3.norm._variance"),
         ("neck.laterals.3.bias", "fpn_inner_res5_sum_b", "neck.fpn_inner_res5_sum.bias"),
         ("head.category.bias", "bbox_head.solo_cate.bias", "solov2_head.bbox_head.solo_cate.bias"),
     ],
-)  # fmt: skip
+)
 def test_names_of_the_deep_vd_net(ours, static, dygraph, model_shapes):
     state = model_shapes("solov2_r101_vd_fpn_3x")
     assert published_names(state, STATIC)[ours] == static

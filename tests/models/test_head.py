@@ -7,7 +7,7 @@ from ppsolo.models.head import SOLOv2Head
 
 
 def tiny_head(**changes) -> SOLOv2Head:
-    settings = dict(in_channels=8, channels=8, num_convs=2, kernel_channels=4, num_grids=(8, 6, 4, 3, 2))
+    settings = {"in_channels": 8, "channels": 8, "num_convs": 2, "kernel_channels": 4, "num_grids": (8, 6, 4, 3, 2)}
     return SOLOv2Head(num_classes=3, norm_groups=4, **{**settings, **changes})
 
 
