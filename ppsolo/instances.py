@@ -6,12 +6,13 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from ppsolo.atomic import atomic_writer
 from ppsolo.masks import Rle, decode_mask, encode_mask, mask_areas, mask_boxes, mask_polygons
+from ppsolo.visualize import draw_masks
 
 _LABELME_VERSION = "5.5.0"  # of the file format that `to_labelme` writes
 
@@ -211,15 +212,34 @@ class Instances:
         with atomic_writer(path, "w") as stream:
             stream.write(text)
 
-    def draw(self, image: np.ndarray, *, score_threshold: float = 0.0, alpha: float = 0.5) -> np.ndarray:
-        """A copy of the image, uint8 RGB [height, width, 3], with the instances drawn on it.
+    def draw(
+        self,
+        image: np.ndarray,
+        *,
+        score_threshold: float = 0.0,
+        alpha: float = 0.5,
+        color_by: Literal["instance", "class"] = "instance",
+        write_labels: bool = True,
+    ) -> np.ndarray:
+        """A copy of the image, uint8 RGB [height, width, 3], with the instances of at least `score_threshold` drawn.
 
-        The arguments and errors are those of `ppsolo.visualize.draw_instances`, which has more of them.
+        The other arguments and the errors are those of `ppsolo.visualize.draw_masks`.
+
+        Raises:
+            ValueError: the image is not uint8 RGB, or not of this size.
         """
-        # Here and not above: visualize stands over this module, and only who draws needs it.
-        from ppsolo.visualize import draw_instances
-
-        return draw_instances(image, self, score_threshold=score_threshold, alpha=alpha)
+        shown = self.above(score_threshold)
+        return draw_masks(
+            image,
+            shown.rles,
+            size=self.size,
+            scores=shown.scores,
+            labels=shown.labels,
+            names=shown.names,
+            alpha=alpha,
+            color_by=color_by,
+            write_labels=write_labels,
+        )
 
     def _labelme_shapes(self, tolerance: float) -> list[dict[str, Any]]:
         shapes = []

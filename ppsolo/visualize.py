@@ -1,13 +1,13 @@
 """Drawings of instances on their image: tinted masks, outlines, and a label with the score."""
 
 import colorsys
+from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 import cv2
 import numpy as np
 
-from ppsolo.instances import Instances
-from ppsolo.masks import Rle, decode_window
+from ppsolo.masks import Rle, decode_window, mask_areas, mask_boxes
 
 _FONT = cv2.FONT_HERSHEY_SIMPLEX
 _LEAST_LETTER = 7  # pixels; a lower label cannot be read
@@ -28,47 +28,51 @@ class _Label(NamedTuple):
     color: Color
 
 
-def draw_instances(
+def draw_masks(
     image: np.ndarray,
-    instances: Instances,
+    rles: Sequence[Rle],
     *,
-    score_threshold: float = 0.0,
+    size: tuple[int, int],
+    scores: Sequence[float] | np.ndarray,
+    labels: Sequence[int] | np.ndarray,
+    names: Sequence[str],
     alpha: float = 0.5,
     color_by: Literal["instance", "class"] = "instance",
-    labels: bool = True,
+    write_labels: bool = True,
 ) -> np.ndarray:
-    """Draw instances on a copy of their image, the largest first so that none is hidden.
+    """Draw n masks on a copy of their image, the largest first so that none is hidden.
 
     Lines and letters grow with the image. A label is the class name and the score, on a box that lies inside the
     image and keeps off other labels where it can; a name that is not plain ASCII, which OpenCV cannot draw, becomes
-    "class" and its number. Labels that could not be read, too small or under those of earlier instances, are left out.
+    "class" and its number. Labels that could not be read, too small or under those of earlier masks, are left out.
 
     Args:
         image: uint8 RGB [height, width, 3].
-        instances: those of this image.
-        score_threshold: only instances with at least this score are drawn, and of these none with an empty mask.
+        rles: n masks, compressed COCO RLEs; empty ones are not drawn.
+        size: (height, width) of the masks, which the image must have.
+        scores, labels, names: of each mask; labels are numbers from 0.
         alpha: how much of a mask's colour covers the image, 0 (outlines only) to 1.
         color_by: "instance" tells neighbours apart by their rank; "class" gives every class its own colour, the same
             in every image.
-        labels: whether to write labels.
+        write_labels: whether to write labels.
 
     Returns:
         uint8 RGB [height, width, 3], a new array.
 
     Raises:
-        ValueError: the image is not of this form or not of the instances' size, or an option is out of range.
+        ValueError: the image is not of this form or not of the masks' size, or an option is out of range.
     """
-    _check(image, instances, alpha=alpha, color_by=color_by)
+    _check(image, size, alpha=alpha, color_by=color_by)
     canvas = np.array(image, order="C")
-    shown = instances[(instances.scores >= score_threshold) & (instances.areas > 0)]
-    boxes = [(int(x1), int(y1), int(x2), int(y2)) for x1, y1, x2, y2 in shown.boxes]
-    colors = [instance_color(i if color_by == "instance" else int(label)) for i, label in enumerate(shown.labels)]
-    line = max(1, round(min(shown.size) / 350))
-    for i in np.argsort(-shown.areas, kind="stable"):
-        _tint(canvas, shown.rles[i], boxes[i], colors[i], alpha=alpha, line=line)
-    if labels:
-        names = (_drawable_name(name, int(label)) for name, label in zip(shown.names, shown.labels, strict=True))
-        texts = [f"{name} {score:.2f}" for name, score in zip(names, shown.scores, strict=True)]
+    areas = mask_areas(rles)
+    shown: list[int] = np.flatnonzero(areas).tolist()
+    boxes = [(int(x1), int(y1), int(x2), int(y2)) for x1, y1, x2, y2 in mask_boxes(rles)[shown]]
+    colors = [instance_color(rank if color_by == "instance" else int(labels[i])) for rank, i in enumerate(shown)]
+    line = max(1, round(min(image.shape[:2]) / 350))
+    for rank in np.argsort(-areas[shown], kind="stable"):
+        _tint(canvas, rles[shown[rank]], boxes[rank], colors[rank], alpha=alpha, line=line)
+    if write_labels:
+        texts = [f"{_drawable_name(names[i], int(labels[i]))} {scores[i]:.2f}" for i in shown]
         _write_labels(canvas, texts, boxes, colors)
     return canvas
 
@@ -83,12 +87,12 @@ def instance_color(index: int) -> Color:
     return red, green, blue
 
 
-def _check(image: np.ndarray, instances: Instances, *, alpha: float, color_by: str) -> None:
+def _check(image: np.ndarray, size: tuple[int, int], *, alpha: float, color_by: str) -> None:
     if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
         form = f"{image.dtype} {list(image.shape)}" if isinstance(image, np.ndarray) else type(image).__name__
         raise ValueError(f"image must be a uint8 RGB array [height, width, 3], got {form}")
-    if image.shape[:2] != instances.size:
-        raise ValueError(f"image has size {image.shape[:2]}, the instances are those of an image of {instances.size}")
+    if image.shape[:2] != size:
+        raise ValueError(f"image has size {image.shape[:2]}, the instances are those of an image of {size}")
     if not 0 <= alpha <= 1:
         raise ValueError(f"alpha must lie in 0 .. 1, got {alpha}")
     if color_by not in ("instance", "class"):

@@ -10,8 +10,8 @@ PACKAGE = Path(__file__).parent.parent / "ppsolo"
 FLOORS = (
     ("errors", "atomic"),
     ("models", "data", "config", "masks"),
-    ("instances",),
-    ("legacy", "visualize"),
+    ("visualize",),
+    ("instances", "legacy"),
     ("build", "checkpoint"),
     ("engine", "predictor", "deploy", "progress"),
     ("cli",),
