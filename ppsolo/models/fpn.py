@@ -32,8 +32,8 @@ class FPN(nn.Layer):
         self.outputs = nn.LayerList([pyramid_conv(out_channels, out_channels, 3) for _ in in_channels])
 
     def forward(self, features: Sequence[paddle.Tensor]) -> list[paddle.Tensor]:
-        merged = [lateral(x) for lateral, x in zip(self.laterals, features, strict=True)]
+        merged = [lateral(features[level]) for level, lateral in enumerate(self.laterals)]
         for level in range(len(merged) - 1, 0, -1):
             merged[level - 1] += F.interpolate(merged[level], scale_factor=2, mode="nearest")
-        pyramid = [output(x) for output, x in zip(self.outputs, merged, strict=True)]
+        pyramid = [output(merged[level]) for level, output in enumerate(self.outputs)]
         return [*pyramid, F.max_pool2d(pyramid[-1], 1, stride=2)]

@@ -83,8 +83,8 @@ class SOLOv2Head(nn.Layer):
             resize(p6, (p5.shape[2], p5.shape[3])),
         ]
         category_logits, kernels = [], []
-        for x, grid in zip(levels, self.num_grids, strict=True):
-            cells = resize(append_coordinates(x), (grid, grid))
+        for level, grid in enumerate(self.num_grids):
+            cells = resize(append_coordinates(levels[level]), (grid, grid))
             kernels.append(self.kernel(self._drop(self.kernel_tower(cells))))
             features = self.category_tower(cells[:, : self.in_channels])
             category_logits.append(self.category(self._drop(features)))

@@ -24,7 +24,7 @@ def build_norm(kind: str, channels: int, *, frozen: bool = False, groups: int = 
         return nn.GroupNorm(groups, channels, epsilon=1e-5)
     if kind not in NORMS:
         raise ValueError(f"norm is {kind!r}, choose one of {', '.join(NORMS)}")
-    if kind == "sync_bn" and paddle.device.get_device().startswith("gpu"):
+    if kind == "sync_bn" and not frozen and paddle.device.get_device().startswith("gpu"):
         norm = nn.SyncBatchNorm(channels, momentum=0.9, epsilon=1e-5)
     else:
         norm = nn.BatchNorm2D(channels, momentum=0.9, epsilon=1e-5, use_global_stats=True if frozen else None)

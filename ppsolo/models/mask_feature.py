@@ -60,8 +60,8 @@ class MaskFeatureHead(nn.Layer):
         self.output = block(mid_channels, out_channels, 1)
 
     def forward(self, pyramid: Sequence[paddle.Tensor]) -> paddle.Tensor:
-        *levels, last = pyramid
-        total = None
-        for tower, x in zip(self.levels, [*levels, append_coordinates(last)], strict=True):
-            total = tower(x) if total is None else total + tower(x)
+        levels = [*pyramid[:-1], append_coordinates(pyramid[-1])]
+        total = self.levels[0](levels[0])
+        for level in range(1, len(self.levels)):
+            total = total + self.levels[level](levels[level])
         return self.output(total)

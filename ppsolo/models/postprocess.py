@@ -13,7 +13,7 @@ NMS_KERNELS = ("gaussian", "linear")
 
 
 class Detections(NamedTuple):
-    """The instances of one image, best first, masks still at a quarter of the padded input.
+    """The instances of one image, best first, equal ones in no defined order; masks at a quarter of the padded input.
 
     scores: float32 [n], in [0, 1]. labels: int64 [n], 0-based. masks: float32 [n, H/4, W/4], probabilities.
     """
@@ -57,7 +57,7 @@ def matrix_nms(
     iou = paddle.triu(intersection / union * same_class, diagonal=1)
     compensation = iou.max(axis=0).unsqueeze(1)
     if kernel == "gaussian":
-        decay = paddle.exp(-sigma * iou**2) / paddle.exp(-sigma * compensation**2)
+        decay = paddle.exp(sigma * (compensation**2 - iou**2))
     else:
         # A copy of a better one decays nobody: its own factor is 1 / 0.
         decay = (1.0 - iou) / (1.0 - compensation).clip(min=1e-6)
@@ -121,10 +121,11 @@ class SOLOv2Postprocess:
         # One mask a cell, whatever the number of classes that its score passes: [k, h w].
         scores = paddle.gather(scores, cells)
         probabilities = F.sigmoid(paddle.matmul(paddle.gather(kernels, cells), features.flatten(start_axis=1)))
-        binary = (probabilities > self.mask_threshold).astype(probabilities.dtype)
-        areas = binary.sum(axis=1)
+        binary = probabilities > self.mask_threshold
+        areas = binary.sum(axis=1).astype(scores.dtype)
         large = (areas > paddle.gather(strides, cells)).astype(scores.dtype)
-        mask_scores = (probabilities * binary).sum(axis=1) / areas.clip(min=1.0)
+        inside = paddle.where(binary, probabilities, paddle.zeros_like(probabilities)).sum(axis=1)
+        mask_scores = inside / areas.clip(min=1.0)
 
         candidates = paddle.nonzero((scores > self.score_threshold).astype(scores.dtype) * large.unsqueeze(1))
         if candidates.shape[0] == 0:
@@ -135,10 +136,11 @@ class SOLOv2Postprocess:
 
         order = paddle.argsort(scores, descending=True)[: self.pre_nms_top_n]
         scores, labels, rows = (paddle.gather(x, order) for x in (scores, labels, rows))
-        scores = matrix_nms(scores, labels, paddle.gather(binary, rows), kernel=self.nms_kernel, sigma=self.nms_sigma)
+        masks = (paddle.gather(probabilities, rows) > self.mask_threshold).astype(probabilities.dtype)
+        scores = matrix_nms(scores, labels, masks, kernel=self.nms_kernel, sigma=self.nms_sigma)
 
         order = paddle.argsort(scores, descending=True)[: self.max_instances]
-        order = order[: int((paddle.gather(scores, order) >= self.update_threshold).sum().item())]
+        order = paddle.masked_select(order, paddle.gather(scores, order) >= self.update_threshold)
         if order.shape[0] == 0:
             return _nothing(height, width)
         scores, labels, rows = (paddle.gather(x, order) for x in (scores, labels, rows))
