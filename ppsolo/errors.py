@@ -17,8 +17,16 @@ class ImageError(PpsoloError):
     """An image or video cannot be read."""
 
 
+class PredictionError(PpsoloError):
+    """A network's output cannot be used."""
+
+
 class DatasetError(PpsoloError):
     """An annotation file or data set is not valid."""
+
+
+class TrainingError(PpsoloError):
+    """A training run cannot start where it should, or cannot go on."""
 
 
 class DownloadError(PpsoloError):

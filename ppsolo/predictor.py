@@ -9,20 +9,17 @@ import numpy as np
 import paddle
 
 from ppsolo.build import build_model, build_postprocess, build_preprocess, category_ids, class_names
-from ppsolo.checkpoint.download import Progress, fetch_published
-from ppsolo.checkpoint.load import LoadReport, load_arrays, load_weights
-from ppsolo.checkpoint.reader import read_checkpoint
-from ppsolo.checkpoint.zoo import ZOO, check_manifest, zoo_entry
+from ppsolo.checkpoint.download import Progress
+from ppsolo.checkpoint.load import LoadReport, load_pretrained
+from ppsolo.checkpoint.zoo import ZOO, zoo_entry
 from ppsolo.config import Config, load_config
-from ppsolo.data.images import read_image
+from ppsolo.data.images import Source, read_image
 from ppsolo.data.preprocess import ImageSize
-from ppsolo.errors import CheckpointError, ConfigError
+from ppsolo.errors import ConfigError, PredictionError
 from ppsolo.instances import Instances
 from ppsolo.masks import resize_masks
 from ppsolo.models.postprocess import Detections
-from ppsolo.models.solov2 import SOLOv2
-
-ImageSource = str | os.PathLike[str] | np.ndarray
+from ppsolo.models.solov2 import RawPredictions, SOLOv2
 
 
 class Predictor:
@@ -67,32 +64,30 @@ class Predictor:
                     f"{self.config.name} has no weights: give a checkpoint file or a published name (weights=...)"
                 )
             model = build_model(self.config)
-            self.load_report = _load(model, source, progress)
+            self.load_report = load_pretrained(model, source, progress=progress)
         self.model = model
         self.model.eval()
 
     @classmethod
     def from_pretrained(
         cls,
-        name: str | Path,
+        name: Config | str | Path,
         weights: str | os.PathLike[str] | None = None,
         *,
         progress: Progress | None = None,
     ) -> "Predictor":
         """A published system by name, fetched on first use; or a configuration file with its weights."""
-        if weights is None and str(name) in ZOO:
+        if weights is None and not isinstance(name, Config) and str(name) in ZOO:
             return cls(zoo_entry(str(name)).config, weights=str(name), progress=progress)
         return cls(name, weights=weights, progress=progress)
 
     @overload
-    def __call__(self, images: ImageSource, *, batch_size: int = 4) -> Instances: ...
+    def __call__(self, images: Source, *, batch_size: int = 4) -> Instances: ...
 
     @overload
-    def __call__(self, images: Sequence[ImageSource], *, batch_size: int = 4) -> list[Instances]: ...
+    def __call__(self, images: Sequence[Source], *, batch_size: int = 4) -> list[Instances]: ...
 
-    def __call__(
-        self, images: ImageSource | Sequence[ImageSource], *, batch_size: int = 4
-    ) -> Instances | list[Instances]:
+    def __call__(self, images: Source | Sequence[Source], *, batch_size: int = 4) -> Instances | list[Instances]:
         """The instances of an image, or of each image of a list.
 
         Args:
@@ -102,6 +97,7 @@ class Predictor:
 
         Raises:
             ImageError: an image cannot be read; its path is named.
+            PredictionError: the network's output is not finite.
         """
         if batch_size < 1:
             raise ValueError(f"batch_size is {batch_size}, it must be at least 1")
@@ -114,16 +110,18 @@ class Predictor:
 
     def _predict(self, images: list[np.ndarray]) -> list[Instances]:
         """uint8 RGB images -> their instances, one forward for each padded size that occurs."""
+        inputs, sizes = zip(*map(self._preprocess, images), strict=True)
         groups: dict[tuple[int, int], list[int]] = {}
-        for index, image in enumerate(images):
-            groups.setdefault(self._preprocess.padded_size(image.shape[:2]), []).append(index)
+        for index, size in enumerate(sizes):
+            groups.setdefault(size.padded, []).append(index)
         results: dict[int, Instances] = {}
         for members in groups.values():
-            inputs, sizes = zip(*(self._preprocess(images[index]) for index in members), strict=True)
             with paddle.no_grad():
-                detections = self._postprocess(self.model(paddle.to_tensor(np.stack(inputs))))
-            for index, detection, size in zip(members, detections, sizes, strict=True):
-                results[index] = self._instances(detection, size)
+                raw = self.model(paddle.to_tensor(np.stack([inputs[index] for index in members])))
+                _check_finite(raw)
+                detections = self._postprocess(raw)
+            for index, detection in zip(members, detections, strict=True):
+                results[index] = self._instances(detection, sizes[index])
         return [results[index] for index in range(len(images))]
 
     def _instances(self, detections: Detections, size: ImageSize) -> Instances:
@@ -142,16 +140,8 @@ class Predictor:
         )
 
 
-def _load(model: SOLOv2, source: str | os.PathLike[str], progress: Progress | None) -> LoadReport:
-    """Load a file, or a published checkpoint by name after checking it against its manifest."""
-    if Path(source).exists():
-        return load_weights(model, source)
-    name = os.fspath(source)
-    if name not in ZOO:
-        if os.path.basename(name) == name and not Path(name).suffix:
-            zoo_entry(name)  # raises, with the nearest published name
-        raise CheckpointError(f"{name}: no such file; give a checkpoint file or a published name")
-    path = fetch_published(name, progress=progress)
-    arrays = read_checkpoint(path)
-    check_manifest(arrays, zoo_entry(name), path.name)
-    return load_arrays(model, arrays, file_name=path.name)
+def _check_finite(raw: RawPredictions) -> None:
+    """A network that computes no numbers has not found nothing: it cannot answer."""
+    for tensor in (*raw.category_logits, *raw.kernels, raw.mask_features):
+        if not paddle.isfinite(tensor).all().item():
+            raise PredictionError("the network's output is not finite: check its weights and preprocess.mean and std")

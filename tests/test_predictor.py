@@ -2,13 +2,16 @@
 
 import json
 
+import cv2
 import numpy as np
 import paddle
 import pytest
+import yaml
 
 import ppsolo
 from ppsolo import ConfigError, Instances, Predictor, build_model, load_config, save_weights
 from ppsolo.checkpoint import zoo
+from ppsolo.config import config_to_dict
 from ppsolo.data.images import write_image
 from ppsolo.errors import CheckpointError, ImageError
 
@@ -90,9 +93,27 @@ def test_extreme_sizes(predictor, size):
 @pytest.mark.parametrize(("height", "width"), [(100, 640), (640, 100), (73, 500)])
 def test_masks_have_the_size_of_the_image(predictor, tiny, height, width):
     """2.x divides both sides by the vertical ratio: it gives 100x640 masks of 100x641 pixels."""
-    config = load_config("solov2_r50_fpn_1x_coco", tiny)
-    instances = Predictor(config, model=predictor.model)(picture(0, height, width))
-    assert all(rle["size"] == [height, width] for rle in instances.rles)
+    predictor = Predictor(load_config("solov2_r50_fpn_1x_coco", tiny), model=predictor.model)
+    detections = []
+    postprocess = predictor._postprocess
+    predictor._postprocess = lambda raw: detections.append(postprocess(raw)) or detections[-1]
+    instances = predictor(picture(0, height, width))
+    assert len(instances) > 0 and instances.masks.shape[1:] == (height, width)
+    scale = min(64 / min(height, width), 96 / max(height, width))
+    rows, columns = int(scale * height + 0.5), int(scale * width + 0.5)
+    for mask, soft in zip(instances.masks, detections[0][0].masks.numpy(), strict=True):
+        padded = cv2.resize(soft, (soft.shape[1] * 4, soft.shape[0] * 4), interpolation=cv2.INTER_LINEAR)
+        plain = cv2.resize(padded[:rows, :columns], (width, height), interpolation=cv2.INTER_LINEAR) > 0.5
+        # where a probability comes within float rounding of the threshold, either answer is right
+        assert np.count_nonzero(mask != plain) <= 2
+
+
+def test_an_output_that_is_not_finite_is_refused(predictor, tiny):
+    config = load_config("solov2_r50_fpn_1x", tiny)
+    model = busy_model(config)
+    model.head.category.bias.set_value(model.head.category.bias * float("nan"))
+    with pytest.raises(ppsolo.PpsoloError, match="not finite"):
+        Predictor(config, model=model)(picture(0))
 
 
 def test_as_many_instances_as_asked_for(predictor, tiny):
@@ -102,13 +123,14 @@ def test_as_many_instances_as_asked_for(predictor, tiny):
 
 
 def test_weights_come_from_a_file_or_the_configuration(predictor, tmp_path, tiny):
-    save_weights(predictor.model, tmp_path / "own.safetensors")
+    weights = tmp_path / "own.safetensors"
+    save_weights(predictor.model, weights)
     config = tmp_path / "mine.yml"
-    config.write_text("num_classes: 3\n")
-    loaded = Predictor.from_pretrained(load_config("solov2_r50_fpn_1x", tiny), weights=tmp_path / "own.safetensors")
+    config.write_text(yaml.safe_dump(config_to_dict(load_config("solov2_r50_fpn_1x", tiny))))
+    loaded = Predictor.from_pretrained(str(config), weights=str(weights))
     assert loaded.load_report is not None and loaded.load_report.loaded == loaded.load_report.total
     assert_same(loaded(picture(0)), predictor(picture(0)))
-    by_config = Predictor(load_config("solov2_r50_fpn_1x", {**tiny, "weights": str(tmp_path / "own.safetensors")}))
+    by_config = Predictor(load_config(config, {"weights": str(weights)}))
     assert_same(by_config(picture(0)), predictor(picture(0)))
 
 
@@ -141,5 +163,8 @@ def test_a_published_name_is_fetched_checked_and_loaded(tmp_path, monkeypatch, s
     assert predictor.class_names[0] == "person"
 
     (tmp_path / f"{name}.pdparams").write_bytes(pickle.dumps({**weights, "extra": weights["conv1_weights"]}))
-    with pytest.raises(ppsolo.PpsoloError):
+    with pytest.raises(ppsolo.DownloadError, match="sha256"):
+        Predictor.from_pretrained(name)
+    (tmp_path / f"{name}.pdparams.sha256").unlink()
+    with pytest.raises(CheckpointError, match="extra"):
         Predictor.from_pretrained(name)

@@ -98,7 +98,7 @@ def test_recorded_case(case, reference, data, seeded_weights):
     assert_close(recorded, "image", seen["backbone"][0])
     for group, room in (("backbone.", "backbone"), ("fpn.", "neck")):
         outputs = seen[room][1]
-        for key, tensor in zip(recorded_tensors(recorded, group), outputs, strict=False):
+        for key, tensor in zip(recorded_tensors(recorded, group), outputs, strict=True):
             assert_close(recorded, key, tensor)
     assert_close(recorded, "mask_feat", seen["mask_feature_head"][1])
     category_logits, kernels = seen["head"][1]

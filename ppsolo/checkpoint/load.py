@@ -1,6 +1,7 @@
 """Strict loading of a checkpoint into a model, and the way back."""
 
 import os
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,13 +9,17 @@ from pathlib import Path
 import numpy as np
 from paddle import nn
 
+from ppsolo.checkpoint.download import Progress, fetch_published
 from ppsolo.checkpoint.reader import read_checkpoint
 from ppsolo.checkpoint.writer import write_checkpoint
+from ppsolo.checkpoint.zoo import ZOO, check_manifest, zoo_entry
 from ppsolo.errors import CheckpointError
-from ppsolo.legacy.names import DYGRAPH, NATIVE, alias_of, generation_of, published_names
+from ppsolo.legacy.names import DYGRAPH, NATIVE, STATIC, alias_of, generation_of, published_names
 
 # The only arrays whose first axis is the number of classes.
 CLASS_LAYER = ("head.category.weight", "head.category.bias")
+# What ImageNet archives hold besides the backbone.
+CLASSIFIER = re.compile(r"(backbone\.)?(fc|last_1x1_conv)([_.0-9].*)?")
 
 
 @dataclass(frozen=True)
@@ -92,6 +97,83 @@ def load_arrays(
     return LoadReport(file_name, generation, len(arrays) - len(skipped), len(arrays), tuple(sorted(skipped)))
 
 
+@dataclass(frozen=True)
+class BackboneReport:
+    """What `load_backbone` did. ignored: the classifier. untouched: ours, offset convolutions, that stay as built."""
+
+    file: str
+    loaded: int
+    ignored: tuple[str, ...]
+    untouched: tuple[str, ...]
+
+    def __str__(self) -> str:
+        text = f"{self.loaded} arrays of {self.file} loaded into the backbone"
+        if self.ignored:
+            text += f"; ignored its classifier: {_first_few(list(self.ignored))}"
+        if self.untouched:
+            text += f"; not in it, so new: {_first_few(list(self.untouched))}"
+        return text
+
+
+def load_backbone(model: nn.Layer, file: str | os.PathLike[str]) -> BackboneReport:
+    """Load ImageNet weights into the backbone of a SOLOv2 model, and leave everything else as it is.
+
+    file: what `read_checkpoint` reads, under the backbone's names of either published generation (those of 2.x
+        with or without "backbone." before them) or of ppsolo.
+    The file's classifier is ignored, and deformable convolutions may lack their offset part. Otherwise nothing is
+    changed unless every array of the backbone is there, nothing more, of the same shape and finite.
+    Raises CheckpointError.
+    """
+    arrays = read_checkpoint(file)
+    file_name = Path(file).name
+    state = model.state_dict()
+    names = _backbone_names(state, arrays, file_name)
+    untouched = tuple(name for name, theirs in names.items() if theirs not in arrays and ".offset." in name)
+    names = {name: theirs for name, theirs in names.items() if name not in untouched}
+    ignored = tuple(name for name in arrays if CLASSIFIER.fullmatch(name))
+    expected = set(names.values())
+    faults = [f"missing {theirs}" for theirs in names.values() if theirs not in arrays]
+    faults += [f"unexpected {name}" for name in arrays if name not in expected and name not in ignored]
+    faults += [
+        f"{theirs} is {list(arrays[theirs].shape)}, the model has {list(state[name].shape)}"
+        for name, theirs in names.items()
+        if theirs in arrays and arrays[theirs].shape != tuple(state[name].shape)
+    ]
+    if faults:
+        raise CheckpointError(
+            f"{file_name} does not fit the backbone: {_first_few(faults)}; give the weights of the same backbone"
+        )
+    _check_values({theirs: arrays[theirs] for theirs in names.values()}, {}, file_name)
+    for name, theirs in names.items():
+        state[name].set_value(np.ascontiguousarray(arrays[theirs], dtype=np.float32))
+    return BackboneReport(file_name, len(names), ignored, untouched)
+
+
+def load_pretrained(
+    model: nn.Layer,
+    source: str | os.PathLike[str],
+    *,
+    allow_other_classes: bool = False,
+    progress: Progress | None = None,
+) -> LoadReport:
+    """`load_weights` from a file, or from a published checkpoint by name, checked against its manifest.
+
+    progress: called with (bytes so far, bytes in all or None) while a published file is fetched.
+    Raises CheckpointError, DownloadError; ConfigError for a name that is none, with the nearest.
+    """
+    if Path(source).exists():
+        return load_weights(model, source, allow_other_classes=allow_other_classes)
+    name = os.fspath(source)
+    if name not in ZOO:
+        if os.path.basename(name) == name and not Path(name).suffix:
+            zoo_entry(name)  # raises, with the nearest published name
+        raise CheckpointError(f"{name}: no such file; give a checkpoint file or a published name")
+    path = fetch_published(name, progress=progress)
+    arrays = read_checkpoint(path)
+    check_manifest(arrays, zoo_entry(name), path.name)
+    return load_arrays(model, arrays, file_name=path.name, allow_other_classes=allow_other_classes)
+
+
 def save_weights(model: nn.Layer, file: str | os.PathLike[str], *, generation: str = NATIVE) -> None:
     """Write a model's weights, atomically, as `.pdparams` or `.safetensors` (by suffix).
 
@@ -126,6 +208,22 @@ def _names_in_file(names: Iterable[str], generation: str, file_name: str) -> dic
             f"{file_name}: the {generation} generation has no array for the model's {error.args[0]}; "
             "choose the configuration of the other generation"
         ) from None
+
+
+def _backbone_names(state: Iterable[str], arrays: Iterable[str], file_name: str) -> dict[str, str]:
+    """ppsolo's names of the backbone -> what the file calls them; the generation with most names in it wins."""
+    found = set(arrays)
+    candidates = []
+    for generation in (NATIVE, STATIC, DYGRAPH):
+        try:
+            published = _names_in_file(state, generation, file_name)
+        except CheckpointError:
+            continue
+        names = {name: theirs for name, theirs in published.items() if name.startswith("backbone.")}
+        candidates.append(names)
+        if generation == DYGRAPH:
+            candidates.append({name: theirs.removeprefix("backbone.") for name, theirs in names.items()})
+    return max(candidates, key=lambda names: sum(theirs in found for theirs in names.values()))
 
 
 def _alias(published: str, generation: str) -> str | None:

@@ -63,13 +63,6 @@ class Preprocess:
         chw[:, :height, :width] = scaled.transpose(2, 0, 1)
         return chw, ImageSize(original, resized, padded)
 
-    def padded_size(self, original: tuple[int, int]) -> tuple[int, int]:
-        """The (height, width) that the network sees of an image of the original size."""
-        height, width = (
-            _scaled_side(side, ratio) for side, ratio in zip(original, self._geometry(*original)[0], strict=True)
-        )
-        return _round_up(height, self.divisor), _round_up(width, self.divisor)
-
     def _geometry(self, height: int, width: int) -> tuple[tuple[float, float], tuple[int, int]]:
         """-> ((vertical ratio, horizontal ratio), resized)."""
         short, long = min(height, width), max(height, width)
@@ -93,17 +86,11 @@ class Preprocess:
 
 
 def _resize(image: np.ndarray, ratios: tuple[float, float]) -> np.ndarray:
-    height, width = image.shape[:2]
-    size = (_scaled_side(height, ratios[0]), _scaled_side(width, ratios[1]))
-    if size[0] == round(height * ratios[0]) and size[1] == round(width * ratios[1]):
+    rows, columns = (round(side * ratio) for side, ratio in zip(image.shape[:2], ratios, strict=True))
+    if rows and columns:
         # The ratios themselves, not those of the rounded sides, place the samples.
         return cv2.resize(image, None, fx=ratios[1], fy=ratios[0], interpolation=cv2.INTER_LINEAR)
-    return cv2.resize(image, (size[1], size[0]), interpolation=cv2.INTER_LINEAR)
-
-
-def _scaled_side(side: int, ratio: float) -> int:
-    """What OpenCV rounds to (half to even), but at least one pixel."""
-    return max(1, round(side * ratio))
+    return cv2.resize(image, (max(columns, 1), max(rows, 1)), interpolation=cv2.INTER_LINEAR)
 
 
 def _round_up(value: int, divisor: int) -> int:

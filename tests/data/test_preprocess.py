@@ -43,7 +43,6 @@ def test_published_sizes(recipe, original, resized, padded):
     preprocess = Preprocess(short_side=800, long_side=1333, **recipe)
     _, size = preprocess(picture(*original))
     assert (size.original, size.resized, size.padded) == (original, resized, padded)
-    assert preprocess.padded_size(original) == padded
 
 
 @pytest.mark.parametrize("recipe", [STATIC, DYGRAPH])
@@ -52,7 +51,7 @@ def test_extreme_shapes_keep_at_least_a_pixel(recipe, original):
     preprocess = Preprocess(short_side=800, long_side=1333, **recipe)
     chw, size = preprocess(picture(*original))
     assert min(size.resized) >= 1
-    assert chw.shape[1:] == size.padded == preprocess.padded_size(original)
+    assert chw.shape[1:] == size.padded
     assert np.isfinite(chw).all()
 
 
@@ -61,4 +60,5 @@ def test_the_order_of_resize_and_normalise_matters_a_little():
     first, _ = Preprocess(short_side=40, long_side=100, **STATIC)(image)
     second, _ = Preprocess(short_side=40, long_side=100, **DYGRAPH)(image)
     difference = np.abs(first - second).max()
-    assert 0 < difference < 1 / 255 / STD.min()  # rounding to 8 bits: at most half a level either way
+    # rounding to 8 bits, half a level at most, and OpenCV's 11-bit weights, which lose another half
+    assert 0 < difference < 1 / 255 / STD.min()
