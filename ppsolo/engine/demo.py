@@ -11,7 +11,8 @@ from ppsolo.build import build_model
 from ppsolo.checkpoint.download import Progress
 from ppsolo.config import load_config
 from ppsolo.data.images import read_image, write_image
-from ppsolo.errors import DownloadError, ImageError
+from ppsolo.engine.infer import make_output_dir
+from ppsolo.errors import DownloadError
 from ppsolo.models.solov2 import SOLOv2
 from ppsolo.predictor import Predictor
 
@@ -27,10 +28,7 @@ def run_demo(
     from a seed take their place. Returns what was done and what it shows, a line each.
     """
     pixels = draw_scene(seed=0) if image is None else read_image(image)
-    try:
-        output_dir.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ImageError(f"{output_dir}: cannot be made ({error.strerror}); choose another --output_dir") from None
+    make_output_dir(output_dir)
     try:
         predictor = Predictor.from_pretrained(SYSTEM, progress=progress)
         lines = [str(predictor.load_report)]
@@ -42,7 +40,6 @@ def run_demo(
             "drawing run, not what a trained SOLOv2 sees",
         ]
     instances = predictor(pixels)
-    assert not isinstance(instances, list)
     write_image(output_dir / "scene.png", pixels)
     write_image(output_dir / "prediction.png", instances.draw(pixels))
     return [*lines, f"{instances} -> {output_dir / 'prediction.png'}"]

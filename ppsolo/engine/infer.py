@@ -3,7 +3,7 @@
 import contextlib
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -13,7 +13,7 @@ import numpy as np
 from ppsolo.atomic import atomic_writer
 from ppsolo.data.images import image_ids, read_ahead, write_image
 from ppsolo.data.videos import VideoFrames, VideoWriter
-from ppsolo.errors import ImageError
+from ppsolo.errors import ConfigError, ImageError
 from ppsolo.instances import Instances
 from ppsolo.predictor import Predictor
 
@@ -23,37 +23,11 @@ Callback = Callable[[int, int | None], None]
 
 @dataclass
 class InferenceSummary:
-    """What an inference run did. failures: one line for each picture that could not be read."""
+    """What an inference run did. failures: a line for each picture that could not be read, or not be drawn."""
 
     images: int = 0
     instances: int = 0
     failures: list[str] = field(default_factory=list)
-
-
-class ResultsFile:
-    """A COCO results file that grows entry by entry and appears under its name only when it is whole."""
-
-    def __init__(self, path: Path):
-        self._separator = "[\n"
-        self._ending = contextlib.ExitStack()
-        self._stream = self._ending.enter_context(atomic_writer(path, "w"))
-        self._ending.push(self._end_list)
-
-    def write(self, entries: Sequence[dict]) -> None:
-        """Append results; each is one JSON object on a line of its own."""
-        for entry in entries:
-            self._stream.write(self._separator + json.dumps(entry))
-            self._separator = ",\n"
-
-    def __enter__(self) -> "ResultsFile":
-        return self
-
-    def __exit__(self, exception_type, exception, traceback) -> None:
-        self._ending.__exit__(exception_type, exception, traceback)
-
-    def _end_list(self, exception_type: type | None, *_: object) -> None:
-        if exception_type is None:
-            self._stream.write("[]\n" if self._separator == "[\n" else "\n]\n")
 
 
 def infer_images(
@@ -69,29 +43,31 @@ def infer_images(
     """Predict on picture files; leave a drawing of each and, on request, `predictions.json`.
 
     Drawings show instances of at least `draw_threshold`; results hold every instance that postprocessing
-    keeps. A picture that cannot be read is reported in the summary and the others go on.
+    keeps. A picture that cannot be read, or not be drawn, is reported in the summary and the others go on.
     `progress` is told of every batch.
-    Raises ImageError where `output_dir` holds pictures to be read, or cannot be written to.
+    Raises ConfigError where `output_dir` holds pictures to be read, or cannot be written to.
     """
-    _prepare(output_dir, paths)
+    make_output_dir(output_dir, apart_from=paths)
     drawings = _drawing_paths(output_dir, paths)
     ids = dict(zip(paths, image_ids(paths), strict=True))
     summary = InferenceSummary()
     with contextlib.ExitStack() as stack:
-        results = stack.enter_context(_results(output_dir)) if save_results else None
+        write = stack.enter_context(_results_file(output_dir)) if save_results else None
         ahead = stack.enter_context(contextlib.closing(read_ahead(paths, depth=batch_size + 1)))
+        done = 0
         while batch := list(islice(ahead, batch_size)):
             readable = [(path, image) for path, image in batch if isinstance(image, np.ndarray)]
             summary.failures += [str(error) for _, error in batch if isinstance(error, ImageError)]
             predictions = predictor([image for _, image in readable], batch_size=batch_size)
             for (path, image), instances in zip(readable, predictions, strict=True):
-                write_image(drawings[path], instances.above(draw_threshold).draw(image))
-                if results is not None:
-                    results.write(_entries(instances, image_id=ids[path], file_name=path.name))
-                summary.images += 1
-                summary.instances += len(instances)
+                _count(summary, instances, write, image_id=ids[path], file_name=path.name)
+                try:
+                    write_image(drawings[path], instances.draw(image, score_threshold=draw_threshold))
+                except ImageError as error:  # JPEG ends at 65500 pixels a side
+                    summary.failures.append(str(error))
+            done += len(batch)
             if progress is not None:
-                progress(summary.images + len(summary.failures), len(paths))
+                progress(done, len(paths))
     return summary
 
 
@@ -107,47 +83,65 @@ def infer_video(
 ) -> InferenceSummary:
     """Predict on every frame of a video; leaves an .mp4 with drawings and, on request, `predictions.json`.
 
-    In the results `image_id` is the frame's number from 0 on.
+    In the results `image_id` is the frame's number from 0 on. Classes keep their colours from frame to frame.
     """
-    _prepare(output_dir, [path])
+    make_output_dir(output_dir, apart_from=[path])
     summary = InferenceSummary()
     with contextlib.ExitStack() as stack:
         frames = stack.enter_context(VideoFrames(path))
         drawing = VideoWriter(output_dir / f"{path.stem}.mp4", fps=frames.fps or 25.0, size=frames.size)
         stack.enter_context(drawing)
-        results = stack.enter_context(_results(output_dir)) if save_results else None
+        write = stack.enter_context(_results_file(output_dir)) if save_results else None
         while batch := list(islice(frames, batch_size)):
             for frame, instances in zip(batch, predictor(batch, batch_size=batch_size), strict=True):
-                drawing.write(instances.above(draw_threshold).draw(frame))
-                if results is not None:
-                    results.write(_entries(instances, image_id=summary.images, file_name=path.name))
-                summary.images += 1
-                summary.instances += len(instances)
+                drawing.write(instances.draw(frame, score_threshold=draw_threshold, color_by="class"))
+                _count(summary, instances, write, image_id=summary.images, file_name=path.name)
             if progress is not None:
                 progress(summary.images, frames.frame_count)
     return summary
 
 
-def _prepare(output_dir: Path, sources: Sequence[Path]) -> None:
-    """Make the directory; refuse one that holds what is about to be read."""
+def make_output_dir(output_dir: Path, *, apart_from: Sequence[Path] = ()) -> None:
+    """Make the directory; raises ConfigError where that fails, or where it holds a file of `apart_from`."""
     try:
         output_dir.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise ImageError(f"{output_dir}: cannot be made ({error.strerror}); choose another --output_dir") from None
+        raise ConfigError(f"{output_dir}: cannot be made ({error.strerror}); choose another --output_dir") from None
     if not os.access(output_dir, os.W_OK | os.X_OK):
-        raise ImageError(f"{output_dir}: cannot be written to; choose another --output_dir")
+        raise ConfigError(f"{output_dir}: cannot be written to; choose another --output_dir")
     place = output_dir.resolve()
-    for source in sources:
+    for source in apart_from:
         if source.resolve().parent == place:
-            raise ImageError(f"{output_dir} holds {source.name}, which is to be read; choose another --output_dir")
+            raise ConfigError(f"{output_dir} holds {source.name}, which is to be read; choose another --output_dir")
 
 
-def _results(output_dir: Path) -> ResultsFile:
-    return ResultsFile(output_dir / "predictions.json")
+@contextlib.contextmanager
+def _results_file(output_dir: Path) -> Iterator[Callable[[dict], None]]:
+    """Yields what appends an entry to `predictions.json`, a JSON list that appears when it is whole."""
+    with atomic_writer(output_dir / "predictions.json", "w") as stream:
+        separators = iter(("[\n",))
+
+        def write(entry: dict) -> None:
+            stream.write(next(separators, ",\n") + json.dumps(entry))
+
+        yield write
+        stream.write(next(separators, "") + "\n]\n")
 
 
-def _entries(instances: Instances, *, image_id: int, file_name: str) -> list[dict]:
-    return [{**entry, "file_name": file_name} for entry in instances.to_coco(image_id)]
+def _count(
+    summary: InferenceSummary,
+    instances: Instances,
+    write: Callable[[dict], None] | None,
+    *,
+    image_id: int,
+    file_name: str,
+) -> None:
+    """Take one image's instances into the summary and, where there is one, the results file."""
+    summary.images += 1
+    summary.instances += len(instances)
+    if write is not None:
+        for entry in instances.to_coco(image_id):
+            write({**entry, "file_name": file_name})
 
 
 def _drawing_paths(output_dir: Path, paths: Sequence[Path]) -> dict[Path, Path]:

@@ -93,6 +93,15 @@ def test_a_broken_picture_is_named_and_the_others_go_on(system, folder, tmp_path
     assert len(errors) == 1 and "broken.jpg" in errors[0]
 
 
+def test_a_picture_that_cannot_be_drawn_does_not_stop_the_others(system, folder, tmp_path, capsys):
+    write_image(folder / "wide.png", picture(0, 4, 70_000))
+    (folder / "wide.png").rename(folder / "wide.jpg")  # read by its content, but no JPEG is as wide
+    output = tmp_path / "out"
+    assert main(["infer", *system, "--infer_dir", str(folder), "--output_dir", str(output), "--save_results"]) == 1
+    assert (output / "a.png").exists() and (output / "b.png").exists()
+    assert "in 4 images" in (captured := capsys.readouterr()).out and "wide.jpg" in captured.err
+
+
 def test_nothing_found_is_an_empty_list(system, folder, tmp_path):
     arguments = ["--infer_img", str(folder / "a.png"), "--output_dir", str(tmp_path / "out"), "--save_results"]
     assert main(["infer", *system, "postprocess.score_threshold=1.0", *arguments]) == 0
