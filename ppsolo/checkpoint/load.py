@@ -161,10 +161,10 @@ def load_pretrained(
     progress: called with (bytes so far, bytes in all or None) while a published file is fetched.
     Raises CheckpointError, DownloadError; ConfigError for a name that is none, with the nearest.
     """
-    if Path(source).exists():
-        return load_weights(model, source, allow_other_classes=allow_other_classes)
     name = os.fspath(source)
     if name not in ZOO:
+        if os.path.lexists(name):
+            return load_weights(model, name, allow_other_classes=allow_other_classes)
         if os.path.basename(name) == name and not Path(name).suffix:
             zoo_entry(name)  # raises, with the nearest published name
         raise CheckpointError(f"{name}: no such file; give a checkpoint file or a published name")
@@ -252,13 +252,18 @@ def _check_values(arrays: Mapping[str, np.ndarray], aliases: Mapping[str, str], 
     for name, array in arrays.items():
         if array.dtype.kind != "f":
             faults.append(f"{name} is {array.dtype}, not floating-point")
-        elif not np.isfinite(array).all():
-            faults.append(f"{name} has values that are not finite")
+        elif not _all_finite(array):
+            faults.append(f"{name} has values that are not finite in float32")
     for alias, name in aliases.items():
         if alias in arrays and not np.array_equal(arrays[alias], arrays[name]):
             faults.append(f"{alias} and {name} are one array stored twice, but their values differ")
     if faults:
         raise CheckpointError(f"{file_name} cannot be used: {_first_few(faults)}")
+
+
+def _all_finite(array: np.ndarray) -> bool:
+    with np.errstate(over="ignore"):
+        return bool(np.isfinite(array.astype(np.float32, copy=False)).all())
 
 
 def _first_few(faults: list[str], count: int = 3) -> str:

@@ -8,6 +8,7 @@ import paddle
 import pytest
 
 from ppsolo import build_model, load_config, load_weights, save_weights
+from ppsolo.checkpoint.load import load_pretrained
 from ppsolo.checkpoint.reader import read_checkpoint
 from ppsolo.checkpoint.zoo import ZOO
 from ppsolo.errors import CheckpointError
@@ -68,6 +69,9 @@ def change(arrays: dict, fault: str, name: str) -> str:
     if fault == "shape":
         arrays[name] = arrays[name][..., None]
         return f"{name} is "
+    if fault == "overflow":
+        arrays[name] = arrays[name].astype("float64") * 1e300
+        return f"{name} has values that are not finite in float32"
     if fault == "nan":
         arrays[name] = arrays[name] * np.float32("nan")
         return f"{name} has values that are not finite"
@@ -75,7 +79,7 @@ def change(arrays: dict, fault: str, name: str) -> str:
     return f"{name} is int32, not floating-point"
 
 
-@pytest.mark.parametrize("fault", ["missing", "unexpected", "renamed", "shape", "nan", "type"])
+@pytest.mark.parametrize("fault", ["missing", "unexpected", "renamed", "shape", "nan", "overflow", "type"])
 @pytest.mark.parametrize("generation", [STATIC, DYGRAPH])
 def test_a_fault_is_refused_by_name_and_nothing_is_loaded(tmp_path, tiny, generation, fault):
     model = model_of(generation, tiny)
@@ -182,3 +186,16 @@ def test_every_published_manifest_loads_whole(tmp_path, reference, seeded_weight
     names = published_names(model.state_dict(), entry.generation)
     for ours, tensor in model.state_dict().items():
         np.testing.assert_array_equal(tensor.numpy(), weights[names[ours]])
+
+
+def test_a_published_name_is_not_hidden_by_a_folder(tmp_path, monkeypatch, tiny):
+    """Training leaves folders named like systems; the name still means the published file."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PPSOLO_WEIGHTS", str(tmp_path / "weights"))
+    (tmp_path / "weights").mkdir()
+    (tmp_path / "solov2_r50_fpn_1x").mkdir()
+    (tmp_path / "weights" / "solov2_r50_fpn_1x.pdparams").write_bytes(b"nonsense")
+    with pytest.raises(CheckpointError, match=r"solov2_r50_fpn_1x\.pdparams"):
+        load_pretrained(model_of(STATIC, tiny), "solov2_r50_fpn_1x")
+    with pytest.raises(CheckpointError, match="no such file"):
+        load_pretrained(model_of(STATIC, tiny), "x" * 5000 + ".pdparams")
