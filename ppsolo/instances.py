@@ -11,7 +11,8 @@ from typing import Any, Literal
 import numpy as np
 
 from ppsolo.atomic import atomic_writer
-from ppsolo.masks import Rle, decode_mask, encode_mask, mask_areas, mask_boxes, mask_polygons
+from ppsolo.masks import mask_polygons
+from ppsolo.rle import Rle, decode_mask, encode_mask, mask_areas, mask_boxes, mask_boxes_xywh
 from ppsolo.visualize import draw_masks
 
 _LABELME_VERSION = "5.5.0"  # of the file format that `to_labelme` writes
@@ -168,8 +169,7 @@ class Instances:
             n dicts: image_id, category_id, segmentation (compressed RLE, counts a str), score, and bbox
             [x, y, width, height] in pixels.
         """
-        corners = self.boxes.astype(float)
-        boxes = np.concatenate([corners[:, :2], corners[:, 2:] - corners[:, :2]], axis=1)
+        boxes = mask_boxes_xywh(self.rles)
         return [
             {
                 "image_id": image_id,

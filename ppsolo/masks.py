@@ -1,15 +1,14 @@
-"""Instance masks as COCO run lengths: made from stride-4 probabilities, and read back as boxes, areas and pixels."""
+"""Instance masks made: from stride-4 probabilities to run lengths, and from these to polygons."""
 
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import cv2
 import numpy as np
-from pycocotools import mask as pycocotools_mask
 
-_API: Any = pycocotools_mask  # type stubs know only some of the forms that it takes
-
-Rle = dict[str, Any]  # {"size": [height, width], "counts": bytes}, as pycocotools has it
+from ppsolo.rle import Rle, decode_window, encode_runs, mask_boxes
+from ppsolo.rle import encode_mask as encode_mask
+from ppsolo.rle import mask_areas as mask_areas
+from ppsolo.rle import run_lengths as run_lengths
 
 _BLOCK_PRODUCT = 2**18  # multiply-adds; OpenBLAS keeps a product of this size to one thread (more wait for each other)
 
@@ -52,66 +51,6 @@ def resize_masks(
         excess = probability.astype(np.float32, copy=False) - np.float32(threshold)
         rles.append(_encode_edges(_edges_of_positive(excess, plan), original))
     return rles
-
-
-def encode_mask(mask: np.ndarray) -> Rle:
-    """The compressed COCO RLE of one mask, bool [height, width]."""
-    return _API.encode(np.asfortranarray(mask, dtype=np.uint8))
-
-
-def decode_mask(rle: Rle) -> np.ndarray:
-    """The mask of a compressed COCO RLE: bool [height, width]."""
-    height, width = rle["size"]
-    columns = decode_window(rle, (0, 0, width, height)).T
-    return cv2.transpose(columns.view(np.uint8)).view(bool)  # several times faster than a copy by numpy
-
-
-def decode_window(rle: Rle, box: tuple[int, int, int, int]) -> np.ndarray:
-    """The part of a mask inside a box, without decoding the columns beside it.
-
-    Args:
-        rle: compressed COCO RLE of a mask [height, width].
-        box: (x1, y1, x2, y2) in pixels, inside the image, x2 and y2 exclusive.
-
-    Returns:
-        bool [y2 - y1, x2 - x1].
-    """
-    x1, y1, x2, y2 = box
-    height = rle["size"][0]
-    edges = np.cumsum(run_lengths(rle)).clip(x1 * height, x2 * height)
-    lengths = np.diff(edges, prepend=x1 * height, append=x2 * height)
-    inside = np.arange(len(lengths)) % 2 == 1
-    return np.repeat(inside, lengths).reshape(x2 - x1, height)[:, y1:y2].T
-
-
-def run_lengths(rle: Rle) -> np.ndarray:
-    """The run lengths of a compressed COCO RLE: int64 [runs], outside, inside, outside, ... in column-major order."""
-    counts = rle["counts"]
-    groups = np.frombuffer(counts.encode() if isinstance(counts, str) else counts, np.uint8).astype(np.int64) - 48
-    last = np.flatnonzero(groups & 32 == 0)  # a value is groups of 5 bits, lowest first; bit 32 says: more follow
-    first = np.concatenate([[0], last[:-1] + 1])
-    shift = 5 * (np.arange(len(groups)) - np.repeat(first, last - first + 1))
-    values = np.add.reduceat((groups & 31) << shift, first)
-    values -= (groups[last] & 16) << (shift[last] + 1)  # bit 16 of the last group is the sign
-    values[1::2] = np.cumsum(values[1::2])  # from the fourth on, a value is the difference to the one two before
-    values[2::2] = np.cumsum(values[2::2])
-    return values
-
-
-def mask_boxes(rles: Sequence[Rle]) -> np.ndarray:
-    """Tight boxes of masks: float32 [n, 4], x1, y1, x2, y2 in pixels, x2 and y2 exclusive; zeros for an empty mask."""
-    if len(rles) == 0:
-        return np.zeros((0, 4), np.float32)
-    boxes = _API.toBbox(list(rles))  # [n, 4] x, y, width, height
-    boxes[:, 2:] += boxes[:, :2]
-    return boxes.astype(np.float32)
-
-
-def mask_areas(rles: Sequence[Rle]) -> np.ndarray:
-    """Numbers of pixels in masks: int64 [n]."""
-    if len(rles) == 0:
-        return np.zeros(0, np.int64)
-    return np.asarray(_API.area(list(rles))).astype(np.int64)
 
 
 def mask_polygons(rle: Rle, tolerance: float = 0.75) -> list[list[float]]:
@@ -337,11 +276,10 @@ def _edges_between_knots(values: np.ndarray, knots: np.ndarray, samples: np.ndar
 
 def _encode_edges(edges: np.ndarray, size: tuple[int, int]) -> Rle:
     """The compressed COCO RLE of a mask of (height, width) whose runs start and stop at `edges`."""
-    height, width = int(size[0]), int(size[1])
-    lengths = np.diff(edges, prepend=0, append=height * width)
+    lengths = np.diff(edges, prepend=0, append=size[0] * size[1])
     if len(lengths) > 1 and lengths[-1] == 0:  # the mask holds the last pixel
         lengths = lengths[:-1]
-    return _API.frPyObjects({"size": [height, width], "counts": lengths.tolist()}, height, width)
+    return encode_runs(lengths, size)
 
 
 def _simplify(ring: np.ndarray, tolerance: float) -> np.ndarray:

@@ -7,7 +7,7 @@ from typing import Literal, NamedTuple
 import cv2
 import numpy as np
 
-from ppsolo.masks import Rle, decode_window, mask_areas, mask_boxes
+from ppsolo.rle import Rle, decode_window, mask_areas, mask_boxes
 
 _FONT = cv2.FONT_HERSHEY_SIMPLEX
 _LEAST_LETTER = 7  # pixels; a lower label cannot be read

@@ -8,7 +8,7 @@ import pytest
 from pycocotools import mask as coco_mask
 
 from ppsolo.instances import Instances
-from ppsolo.masks import encode_mask
+from ppsolo.rle import encode_mask
 
 NAMES = ("person", "dog", "Würstchen")
 IDS = (1, 18, 90)

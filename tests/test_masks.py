@@ -1,4 +1,4 @@
-"""Masks: resizing against two plain resizes, run lengths against pycocotools, polygons against the mask."""
+"""Masks: resizing against two plain resizes, polygons against the mask."""
 
 import tracemalloc
 from typing import Any
@@ -8,16 +8,8 @@ import numpy as np
 import pytest
 from pycocotools import mask as coco_mask
 
-from ppsolo.masks import (
-    decode_mask,
-    decode_window,
-    encode_mask,
-    mask_areas,
-    mask_boxes,
-    mask_polygons,
-    resize_masks,
-    run_lengths,
-)
+from ppsolo.masks import mask_polygons, resize_masks
+from ppsolo.rle import decode_mask, encode_mask, mask_areas, mask_boxes
 
 # resized, original, cells: every row computed (1st to 4th), straight lines between knots (from the 5th on)
 SIZES = [
@@ -202,39 +194,6 @@ def test_memory_is_bounded_by_one_mask():
     assert peak < 12_000_000  # bytes: less than one mask of bool at the full size, of twelve
 
 
-def test_run_lengths_and_windows_are_those_of_pycocotools():
-    generator = np.random.default_rng(7)
-    for _ in range(100):
-        height, width = generator.integers(1, 60, 2).tolist()
-        mask = generator.random((height, width)) < generator.random()
-        rle = encode_mask(mask)
-        lengths = run_lengths(rle)
-        assert coco_mask.frPyObjects({"size": [height, width], "counts": lengths.tolist()}, height, width) == rle
-        assert np.array_equal(run_lengths({**rle, "counts": rle["counts"].decode()}), lengths)
-        assert np.array_equal(decode_mask(rle), mask)
-        x1, x2 = np.sort(generator.integers(0, width + 1, 2)).tolist()
-        y1, y2 = np.sort(generator.integers(0, height + 1, 2)).tolist()
-        assert np.array_equal(decode_window(rle, (x1, y1, x2, y2)), mask[y1:y2, x1:x2])
-
-
-def test_run_lengths_of_long_runs():
-    mask = np.zeros((3000, 1000), bool)
-    mask[17:2900, 400] = mask[:, 700:] = True
-    assert run_lengths(encode_mask(mask)).tolist() == [1_200_017, 2883, 100 + 299 * 3000, 300 * 3000]
-
-
-def test_boxes_and_areas():
-    masks = np.zeros((4, 6, 9), bool)
-    masks[0, 2, 3] = True
-    masks[1] = True
-    masks[2, 1:3, 4:8] = masks[2, 5, 4] = True
-    rles = [encode_mask(mask) for mask in masks]
-    assert mask_boxes(rles).tolist() == [[3, 2, 4, 3], [0, 0, 9, 6], [4, 1, 8, 6], [0, 0, 0, 0]]
-    assert mask_areas(rles).tolist() == [1, 54, 9, 0]
-    assert mask_boxes(rles).dtype == np.float32 and mask_boxes([]).shape == (0, 4)
-    assert mask_areas(rles).dtype == np.int64 and mask_areas([]).shape == (0,)
-
-
 def rasterize(polygons: list[list[float]], size: tuple[int, int]) -> np.ndarray:
     if not polygons:
         return np.zeros(size, bool)
@@ -283,12 +242,3 @@ def test_simplified_polygons_stay_close(side, least):
         drawn = rasterize(simple, (side, side))
         assert (drawn & mask).sum() / (drawn | mask).sum() > least
         assert sum(map(len, simple)) < 0.7 * sum(map(len, exact))
-
-
-def test_recorded_masks_are_read(reference):
-    recorded = np.load(reference / "golden" / "static__solov2_light_r50_vd_fpn_dcn_512_3x__seed1__000000331352.npz")
-    size, areas = recorded["mask_hw"].tolist(), recorded["area"].tolist()
-    rles = [{"size": size, "counts": str(counts)} for counts in recorded["rle"]]
-    assert [run_lengths(rle)[1::2].sum() for rle in rles] == areas
-    assert [np.count_nonzero(decode_mask(rle)) for rle in rles] == areas
-    assert mask_areas(rles).tolist() == areas

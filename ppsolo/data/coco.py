@@ -11,18 +11,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from pycocotools import mask as coco_mask
 
+from ppsolo import rle
 from ppsolo.data.augment import BoxConvention, TrainingSample
 from ppsolo.data.images import read_image
 from ppsolo.errors import DatasetError
 
 logger = logging.getLogger(__name__)
 
-# Polygons, each float64 [2 * points] as x, y, x, y, ...; or compressed run lengths {"size": [h, w], "counts": bytes}.
-Outline = tuple[np.ndarray, ...] | dict[str, Any]
+# Polygons, each float64 [2 * points] as x, y, x, y, ...; or compressed run lengths.
+Outline = tuple[np.ndarray, ...] | rle.Rle
 
-MAX_COORDINATE = 1e5
+MAX_COORDINATE = rle.MAX_COORDINATE
 MIN_BOX_SIDE = 1e-5
 
 
@@ -129,11 +129,8 @@ def load_sample(record: ImageRecord) -> TrainingSample:
 
 def decode_mask(outline: Outline, size: tuple[int, int]) -> np.ndarray:
     """The pixels of an outline, as pycocotools draws them: uint8 [height, width], 0 or 1."""
-    run_lengths: Any = outline
-    if isinstance(outline, tuple):
-        polygons: Any = list(outline)
-        run_lengths = coco_mask.merge(coco_mask.frPyObjects(polygons, *size))
-    return np.ascontiguousarray(coco_mask.decode(run_lengths))
+    mask = rle.draw_polygons(outline, size) if isinstance(outline, tuple) else outline
+    return rle.decode_mask(mask).view(np.uint8)
 
 
 def _read_annotations(path: Path) -> dict[str, Any]:
@@ -263,8 +260,7 @@ def _box(
 def _surrounding_box(outline: Outline) -> list[float]:
     """[x, y, width, height]"""
     if not isinstance(outline, tuple):
-        run_lengths: Any = outline
-        return coco_mask.toBbox(run_lengths).tolist()
+        return rle.mask_boxes_xywh([outline])[0].tolist()
     x, y = np.concatenate(outline).reshape(-1, 2).T
     return [float(value) for value in (x.min(), y.min(), np.ptp(x), np.ptp(y))]
 
@@ -273,66 +269,9 @@ def _outline(segmentation: Any, size: tuple[int, int], where: str) -> Outline:
     """Check a `segmentation` and keep it compact."""
     if not segmentation:
         raise DatasetError(f"{where}: has no segmentation; add its outline or remove the annotation")
-    if isinstance(segmentation, dict):
-        return _checked_run_lengths(segmentation, size, where)
-    if isinstance(segmentation, list):
-        return tuple(_checked_polygon(polygon, where) for polygon in segmentation)
-    raise DatasetError(f"{where}: the segmentation is neither a list of polygons nor run lengths")
-
-
-def _checked_polygon(polygon: Any, where: str) -> np.ndarray:
     try:
-        numbers = np.asarray(polygon, np.float64)
-    except (TypeError, ValueError):
-        raise DatasetError(f"{where}: a polygon is not a list of numbers") from None
-    if numbers.ndim != 1 or len(numbers) < 6 or len(numbers) % 2:
-        raise DatasetError(f"{where}: a polygon has {numbers.size} numbers; it takes x, y for each of 3 points or more")
-    if not (np.abs(numbers) <= MAX_COORDINATE).all():
-        raise DatasetError(f"{where}: a polygon has a coordinate that is not finite or far outside; correct it")
-    return numbers
-
-
-def _checked_run_lengths(segmentation: dict[str, Any], size: tuple[int, int], where: str) -> dict[str, Any]:
-    """Compressed run lengths that cover the image exactly; pycocotools would draw others with stray memory."""
-    if segmentation.get("size") != list(size):
-        raise DatasetError(
-            f"{where}: run lengths for the size {segmentation.get('size')}, but the image is {list(size)}"
-        )
-    counts: Any = segmentation.get("counts")
-    try:
-        counts = counts.encode() if isinstance(counts, str) else counts
-        runs = np.array(counts, np.int64) if isinstance(counts, list) else _unpack_run_lengths(counts)
-    except (TypeError, ValueError, OverflowError):
-        raise DatasetError(f"{where}: the run lengths ('counts') cannot be read; draw the mask anew") from None
-    if (runs < 0).any() or runs.sum() != size[0] * size[1]:
-        raise DatasetError(
-            f"{where}: the run lengths add up to {runs.sum()}, not to {size[0]} x {size[1]} pixels; draw the mask anew"
-        )
-    if isinstance(counts, list):
-        uncompressed: Any = {"size": list(size), "counts": runs.tolist()}
-        return coco_mask.frPyObjects(uncompressed, *size)
-    return {"size": list(size), "counts": counts}
-
-
-def _unpack_run_lengths(counts: bytes) -> np.ndarray:
-    """COCO's compressed run lengths as int64.
-
-    A number takes characters of 5 bits (code - 48), lowest first; bit 5 is set on all but the last, whose bit 4 is
-    the sign. From the fourth on, numbers are differences to the one two places before.
-
-    Raises TypeError, ValueError.
-    """
-    symbols = np.frombuffer(counts, np.uint8).astype(np.int64) - 48
-    if len(symbols) == 0 or symbols.min() < 0 or symbols.max() > 63 or symbols[-1] & 32:
-        raise ValueError("not compressed run lengths")
-    ends = np.flatnonzero(symbols & 32 == 0)
-    starts = np.concatenate([[0], ends[:-1] + 1])
-    lengths = ends - starts + 1
-    if lengths.max() > 7:
-        raise ValueError("a number of more than 32 bits")
-    places = np.arange(len(symbols)) - np.repeat(starts, lengths)
-    runs = np.add.reduceat((symbols & 31) << 5 * places, starts)
-    runs -= np.where(symbols[ends] & 16, 1 << 5 * lengths, 0)
-    runs[1::2] = np.cumsum(runs[1::2])
-    runs[2::2] = np.cumsum(runs[2::2])
-    return runs
+        if isinstance(segmentation, list):
+            return rle.read_polygons(segmentation)
+        return rle.read_segmentation(segmentation, size)
+    except ValueError as error:
+        raise DatasetError(f"{where}: {error}; draw the outline anew") from None

@@ -1,9 +1,8 @@
 """Average precision and recall over the matches of all images, by pycocotools' own arithmetic."""
 
-from __future__ import annotations
-
 import contextlib
 import io
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -110,7 +109,7 @@ def _span(column: np.ndarray, value: int) -> slice:
     return slice(np.searchsorted(column, value, "left"), np.searchsorted(column, value, "right"))
 
 
-def _spans(column: np.ndarray, values: np.ndarray) -> map[slice]:
+def _spans(column: np.ndarray, values: np.ndarray) -> Iterator[slice]:
     """Where each of `values` stands in a sorted column."""
     return map(slice, np.searchsorted(column, values, "left"), np.searchsorted(column, values, "right"))
 

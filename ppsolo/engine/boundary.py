@@ -1,14 +1,12 @@
 """Boundary IoU: how well the outlines of two masks agree, not their insides."""
 
-from __future__ import annotations
-
 import math
 from typing import NamedTuple
 
 import cv2
 import numpy as np
 
-from ppsolo.engine.rle import Rle, decode_transposed, mask_boxes
+from ppsolo.rle import Rle, decode_window, mask_boxes
 
 
 def boundary_width(size: tuple[int, int], *, dilation_ratio: float = 0.02) -> int:
@@ -64,10 +62,9 @@ class _Outline(NamedTuple):
 
 
 def _outline(rle: Rle, width: int) -> _Outline:
-    left, top, columns, rows = mask_boxes([rle])[0].astype(int).tolist()
-    mask = decode_transposed(rle)[left : left + columns, top : top + rows].T
-    pixels = mask_boundary(mask, width)
-    return _Outline(top, left, pixels, int(np.count_nonzero(pixels)))
+    x1, y1, x2, y2 = mask_boxes([rle])[0].astype(int).tolist()
+    pixels = mask_boundary(decode_window(rle, (x1, y1, x2, y2)), width)
+    return _Outline(y1, x1, pixels, int(np.count_nonzero(pixels)))
 
 
 def _iou(first: _Outline, second: _Outline) -> float:

@@ -1,7 +1,5 @@
 """COCO annotation files and result lists read for evaluation; a broken entry is refused by its name."""
 
-from __future__ import annotations
-
 import json
 import math
 from collections.abc import Hashable, Mapping, Sequence
@@ -12,8 +10,8 @@ from typing import Any, TypeGuard
 
 import numpy as np
 
-from ppsolo.engine.rle import Rle, mask_areas, mask_boxes, read_segmentation
 from ppsolo.errors import DatasetError
+from ppsolo.rle import Rle, mask_areas, mask_boxes_xywh, read_segmentation
 
 
 def load_json(path: str | Path) -> Any:
@@ -154,7 +152,7 @@ class GroundTruth:
     def _box(self, row: int) -> list[float]:
         annotation = self._annotations[row]
         if not annotation.get("bbox"):
-            return mask_boxes([self._mask(row)])[0].tolist()
+            return mask_boxes_xywh([self._mask(row)])[0].tolist()
         if not _is_box(annotation["bbox"]):
             raise self._broken(annotation["id"], "'bbox' is not left, top, width, height")
         return [float(value) for value in annotation["bbox"]]
@@ -173,7 +171,7 @@ class GroundTruth:
 
 
 @dataclass(frozen=True)
-class Detections:
+class ImageResults:
     """The results of one image, in the order given.
 
     image: index of the image. category: int32 [D]. score: float64 [D].
@@ -196,7 +194,7 @@ def read_detections(
     truth: GroundTruth,
     box_from_mask: bool,
     needs_masks: bool,
-) -> Detections:
+) -> ImageResults:
     """Read one image's COCO result entries, each with its index in the list that it came from.
 
     As pycocotools' `loadRes` has it, the box of an entry is its `bbox`, and its area that of the `bbox`;
@@ -220,7 +218,7 @@ def read_detections(
             masks.append(mask)
         boxes.append(box)
         area.append(size)
-    return Detections(
+    return ImageResults(
         image=image,
         category=np.array(category, np.int32),
         score=np.array(score, np.float64),
@@ -260,7 +258,7 @@ def _box_and_area(
         return [left, top, width, height], width * height
     if mask is None:
         raise ValueError("it has neither 'segmentation' nor 'bbox'")
-    return mask_boxes([mask])[0], float(mask_areas([mask])[0])
+    return mask_boxes_xywh([mask])[0], float(mask_areas([mask])[0])
 
 
 def _is_number(value: Any) -> bool:

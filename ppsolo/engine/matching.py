@@ -1,8 +1,11 @@
 """Detections of one image matched to its ground truths at every IoU threshold, by COCO's rules."""
 
-from __future__ import annotations
+from typing import Any
 
 import numpy as np
+from pycocotools import mask as pycocotools_mask
+
+from ppsolo.rle import Rle
 
 # One detection, matched: `image` and `category` are indices, `matched` and `ignored` hold one bit per IoU
 # threshold (packed, ten bits in two bytes) for each of the four area ranges. 32 bytes, whatever the size of
@@ -18,6 +21,16 @@ MATCH = np.dtype(
 )
 
 _ALMOST_ONE = 1 - 1e-10  # pycocotools asks for no more, so that rounding cannot undo a perfect match
+_API: Any = pycocotools_mask  # published type stubs know only some of the forms that it takes
+
+
+def overlaps(detections: list[Rle] | np.ndarray, truths: list[Rle] | np.ndarray, crowd: np.ndarray) -> np.ndarray:
+    """IoU, float64 [D, G], of masks of one size or of boxes [n, 4] (left, top, width, height).
+
+    crowd: bool [G]; with a crowd region it is the share of the detection that lies inside.
+    """
+    ious = _API.iou(detections, truths, crowd.astype(np.uint8).tolist())
+    return np.asarray(ious, np.float64).reshape(len(detections), len(truths))
 
 
 def match_detections(

@@ -1,7 +1,5 @@
 """COCO's average precision and recall of masks, boxes and boundaries, image by image as results arrive."""
 
-from __future__ import annotations
-
 import hashlib
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -14,9 +12,8 @@ from pycocotools.cocoeval import Params
 
 from ppsolo.engine.accumulation import accumulate, per_class
 from ppsolo.engine.boundary import boundary_width, lower_to_boundary_ious
-from ppsolo.engine.ground_truth import Detections, GroundTruth, load_json, read_detections
-from ppsolo.engine.matching import MATCH, match_detections, pack
-from ppsolo.engine.rle import overlaps
+from ppsolo.engine.ground_truth import GroundTruth, ImageResults, load_json, read_detections
+from ppsolo.engine.matching import MATCH, match_detections, overlaps, pack
 from ppsolo.errors import DatasetError
 
 IOU_TYPES = ("segm", "bbox", "boundary")
@@ -163,7 +160,7 @@ class CocoEvaluator:
             report[name] = self._summary(state.matches[name])
         return report
 
-    def _read(self, results: Sequence[Mapping[str, Any]]) -> Iterator[Detections]:
+    def _read(self, results: Sequence[Mapping[str, Any]]) -> Iterator[ImageResults]:
         grouped: dict[int, list[tuple[int, Mapping[str, Any]]]] = {}
         for index, entry in enumerate(results):
             if not isinstance(entry, Mapping):
@@ -185,7 +182,7 @@ class CocoEvaluator:
                 needs_masks=self._iou_types != ("bbox",),
             )
 
-    def _match_image(self, detections: Detections) -> tuple[int, int, dict[str, np.ndarray]]:
+    def _match_image(self, detections: ImageResults) -> tuple[int, int, dict[str, np.ndarray]]:
         """Returns (image, number of results, MATCH rows per IoU type)."""
         truth, params = self._truth, self._params
         found: dict[str, list[np.ndarray]] = {name: [] for name in self._iou_types}
@@ -208,7 +205,7 @@ class CocoEvaluator:
         matches = {name: _joined(rows) for name, rows in found.items()}
         return detections.image, len(detections.score), matches
 
-    def _ious(self, detections: Detections, chosen: np.ndarray, rows: np.ndarray) -> dict[str, np.ndarray]:
+    def _ious(self, detections: ImageResults, chosen: np.ndarray, rows: np.ndarray) -> dict[str, np.ndarray]:
         """float64 [D, G] per IoU type, of the `chosen` detections with the ground truths in `rows`."""
         if not rows.size:
             return {name: np.zeros((chosen.size, 0)) for name in self._iou_types}

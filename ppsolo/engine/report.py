@@ -1,7 +1,5 @@
 """An evaluation's report as a table for people and as a JSON file."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping
 from pathlib import Path

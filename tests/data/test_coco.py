@@ -234,7 +234,10 @@ PIXELS = HEIGHT * WIDTH
         ({"bbox": [1, 2, 3]}, "annotation 5 of image 1: bbox [1, 2, 3] is not"),
         ({"bbox": [1, 2, 3, float("inf")]}, "annotation 5 of image 1: bbox"),
         ({"area": "large"}, "annotation 5 of image 1: area 'large' is not a number"),
-        ({"segmentation": {"size": [3, 4], "counts": [12]}}, "annotation 5 of image 1: run lengths for the size"),
+        (
+            {"segmentation": {"size": [3, 4], "counts": [12]}},
+            "annotation 5 of image 1: the mask's size (height, width) is [3, 4]",
+        ),
         (
             {"segmentation": {"size": [HEIGHT, WIDTH], "counts": [PIXELS - 1]}},
             "annotation 5 of image 1: the run lengths add",
@@ -256,7 +259,7 @@ PIXELS = HEIGHT * WIDTH
             {"segmentation": {"size": [HEIGHT, WIDTH], "counts": "oooooooo3"}},
             "annotation 5 of image 1: the run lengths",
         ),
-        ({"segmentation": {"size": [HEIGHT, WIDTH]}}, "annotation 5 of image 1: the run lengths ('counts')"),
+        ({"segmentation": {"size": [HEIGHT, WIDTH]}}, "annotation 5 of image 1: the segmentation is neither"),
     ],
 )
 def test_broken_annotations(dataset_of, changes, message):

@@ -39,8 +39,14 @@ def test_a_false_detection_between_two_right_ones():
     assert (cup["id"], cup["name"], cup["ground_truths"], cup["AR100"]) == (1, "cup", 2, 1)
     assert cup["AP"] == result.stats[0]
     assert plate == {
-        "id": 2, "name": "plate", "ground_truths": 0, "AP": None, "AP50": None, "AP75": None, "AR100": None,
-    }  # fmt: skip
+        "id": 2,
+        "name": "plate",
+        "ground_truths": 0,
+        "AP": None,
+        "AP50": None,
+        "AP75": None,
+        "AR100": None,
+    }
 
 
 def test_ties_are_broken_by_image_not_by_arrival():

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from pycocotools.cocoeval import COCOeval
 
-from ppsolo.engine.matching import match_detections, pack, unpack
+from ppsolo.engine.matching import match_detections, overlaps, pack, unpack
+from ppsolo.rle import encode_mask
 
 THRESHOLDS = COCOeval(iouType="segm").params.iouThrs
 RANGES = np.array(COCOeval(iouType="segm").params.areaRng, float)
@@ -23,6 +24,15 @@ def by_pycocotools(ious, crowd, truth_area, area):
     evaluation.ious = {(1, 1): ious if ious.size else []}
     found = [evaluation.evaluateImg(1, 1, limits, 100) for limits in evaluation.params.areaRng]
     return np.array([e["dtMatches"] > 0 for e in found]), np.array([e["dtIgnore"] for e in found])
+
+
+def test_overlaps_of_masks_and_boxes():
+    mask, half = np.zeros((2, 5, 4), bool)
+    mask[1:4, 1:3] = half[1:4, 1] = True
+    rle, part = encode_mask(mask), encode_mask(half)
+    assert overlaps([part], [rle, rle, part], np.array([False, True, False])).tolist() == [[0.5, 1, 1]]
+    boxes = np.array([[0.0, 0, 2, 2], [1, 0, 2, 2]])
+    assert overlaps(boxes[:1], boxes, np.zeros(2, bool)).tolist() == [[1, 2 / 6]]
 
 
 @pytest.mark.parametrize("seed", range(60))
