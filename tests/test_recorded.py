@@ -15,7 +15,7 @@ import pytest
 from ppsolo import Instances, Predictor, build_model, load_config
 from ppsolo.checkpoint.zoo import ZOO
 from ppsolo.legacy.names import published_names
-from ppsolo.masks import decode_mask
+from ppsolo.rle import decode_mask
 
 GOLDEN = Path(os.environ.get("PPSOLO_REFERENCE", "nowhere")) / "golden"
 CASES = sorted(path.stem for path in GOLDEN.glob("*__seed*.npz"))

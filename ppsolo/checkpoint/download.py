@@ -7,8 +7,6 @@ Files beside a destination NAME:
     NAME.lock        held by the process that downloads
 """
 
-from __future__ import annotations
-
 import contextlib
 import dataclasses
 import hashlib
@@ -153,9 +151,7 @@ def _fetch(
     try:
         _transfer_with_retries(url, part, progress, timeout, attempts, backoff)
     except _Cut as cut:
-        raise DownloadError(
-            f"cannot download {url}: {cut}; try again when the connection works, or {by_hand}"
-        ) from cut
+        raise DownloadError(f"cannot download {url}: {cut}; try again when the connection works, or {by_hand}") from cut
     except _Refusal as refusal:
         raise DownloadError(f"cannot download {url}: {refusal}; {by_hand}") from refusal
     try:
@@ -225,9 +221,7 @@ def _transfer(url: str, part: pathlib.Path, timeout: float) -> Generator[tuple[i
 
 
 @contextlib.contextmanager
-def _answer(
-    request: urllib.request.Request, part: pathlib.Path, timeout: float
-) -> Iterator[http.client.HTTPResponse]:
+def _answer(request: urllib.request.Request, part: pathlib.Path, timeout: float) -> Iterator[http.client.HTTPResponse]:
     opener = urllib.request.build_opener(_SafeRedirects)
     try:
         response = opener.open(request, timeout=timeout)

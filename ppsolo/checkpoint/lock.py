@@ -1,7 +1,5 @@
 """A lock between processes: a file that one at a time can hold, freed by the system when that one ends."""
 
-from __future__ import annotations
-
 import contextlib
 import logging
 import os

@@ -1,7 +1,5 @@
 """The zoo: the nine published SOLOv2 checkpoints, and the arrays that each of them must hold."""
 
-from __future__ import annotations
-
 import dataclasses
 import difflib
 import importlib.resources

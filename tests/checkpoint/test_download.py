@@ -64,9 +64,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         if reply.etag:
             self.send_header("ETag", reply.etag)
         if status == 206:
-            self.send_header(
-                "Content-Range", f"bytes {start + reply.shift}-{len(reply.body) - 1}/{len(reply.body)}"
-            )
+            self.send_header("Content-Range", f"bytes {start + reply.shift}-{len(reply.body) - 1}/{len(reply.body)}")
         if reply.chunked:
             self.send_header("Transfer-Encoding", "chunked")
         elif reply.length:
@@ -348,10 +346,7 @@ def test_a_body_that_is_always_short_fails_and_keeps_what_came(server, destinati
 def test_not_found_is_not_asked_twice(server, destination):
     server.replies = [Reply(status=404)]
     message = refusal(get, server, destination)
-    assert (
-        message
-        == f"cannot download {server.url}: it answered 404 Not Found; put the file by hand at {destination}"
-    )
+    assert message == f"cannot download {server.url}: it answered 404 Not Found; put the file by hand at {destination}"
     assert len(server.asked) == 1
 
 
@@ -468,9 +463,7 @@ def test_a_record_that_is_none_is_refused(server, destination):
     assert "holds no SHA-256: delete it" in refusal(get, server, destination)
 
 
-@pytest.mark.parametrize(
-    ("content", "words"), [(b"", "is empty"), (b"<html>Not found</html>", "is a web page")]
-)
+@pytest.mark.parametrize(("content", "words"), [(b"", "is empty"), (b"<html>Not found</html>", "is a web page")])
 def test_a_file_by_hand_that_cannot_be_weights_is_refused(server, destination, content, words):
     destination.parent.mkdir()
     destination.write_bytes(content)
@@ -493,9 +486,7 @@ def test_a_record_that_cannot_be_written_is_only_a_warning(server, destination, 
 # --- the disk ---
 
 
-@pytest.mark.skipif(
-    not os.path.exists("/dev/full"), reason="this system has no /dev/full to fill a disk with"
-)
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="this system has no /dev/full to fill a disk with")
 def test_a_full_disk_is_one_line(server, destination):
     destination.parent.mkdir()
     beside(destination, ".part").symlink_to("/dev/full")

@@ -22,7 +22,7 @@ def windows_lock():
             raise PermissionError(13, "Permission denied") from error
 
     stand_in = types.ModuleType("msvcrt")
-    stand_in.locking, stand_in.LK_NBLCK = locking, 2  # type: ignore[attr-defined]
+    stand_in.locking, stand_in.LK_NBLCK = locking, 2
     spec = importlib.util.spec_from_file_location("windows_lock", lock.__file__)
     module = importlib.util.module_from_spec(spec)
     with pytest.MonkeyPatch.context() as patch:

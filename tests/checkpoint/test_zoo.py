@@ -45,11 +45,7 @@ def check(name: str, weights: dict[str, np.ndarray]) -> str:
 def test_the_table_is_what_was_published():
     assert {name: (entry.mask_ap, entry.latency_ms) for name, entry in zoo.ZOO.items()} == PUBLISHED
     for name, entry in zoo.ZOO.items():
-        store = (
-            "paddledet.bj.bcebos.com/models"
-            if "_coco" in name
-            else "paddlemodels.bj.bcebos.com/object_detection"
-        )
+        store = "paddledet.bj.bcebos.com/models" if "_coco" in name else "paddlemodels.bj.bcebos.com/object_detection"
         assert entry.url == f"https://{store}/{name}.pdparams"
         assert entry.generation == ("dygraph-2.x" if "_coco" in name else "static-0.5")
         assert (entry.name, entry.config, entry.num_classes, entry.latency_device) == (name, name, 80, "V100")
@@ -58,9 +54,9 @@ def test_the_table_is_what_was_published():
 
 def test_the_table_cannot_be_changed():
     with pytest.raises(TypeError):
-        zoo.ZOO["mine"] = zoo.ZOO[NAMES[0]]  # type: ignore[index]
+        zoo.ZOO["mine"] = zoo.ZOO[NAMES[0]]
     with pytest.raises(dataclasses.FrozenInstanceError):
-        zoo.ZOO[NAMES[0]].mask_ap = 50.0  # type: ignore[misc]
+        zoo.ZOO[NAMES[0]].mask_ap = 50.0
 
 
 def test_the_readme_shows_the_same_table():
@@ -113,9 +109,7 @@ def test_manifests_are_complete_and_consistent(name, arrays, aliases):
 
 
 def test_every_manifest_file_is_used_and_says_where_it_comes_from():
-    files = {
-        path.name: json.loads(path.read_text()) for path in ROOT.glob("ppsolo/checkpoint/manifests/*.json")
-    }
+    files = {path.name: json.loads(path.read_text()) for path in ROOT.glob("ppsolo/checkpoint/manifests/*.json")}
     assert set(files) == {entry.manifest for entry in zoo.ZOO.values()}
     assert all("enumerated by building the published system" in file["provenance"] for file in files.values())
 
@@ -144,9 +138,7 @@ def test_every_kind_of_fault_is_counted_and_named():
     weights["extra"] = np.zeros(1, np.float32)
     weights["bbox_head.solo_cate.bias"] = np.zeros(3, np.float32)
     message = check("solov2_r50_fpn_3x", weights)
-    assert (
-        "4 missing (res2a_branch1_weights, res2a_branch2a_weights, res2a_branch2b_weights, ...); " in message
-    )
+    assert "4 missing (res2a_branch1_weights, res2a_branch2a_weights, res2a_branch2b_weights, ...); " in message
     assert "1 unexpected (extra); " in message
     assert "1 of a wrong shape (bbox_head.solo_cate.bias [3] instead of [80]); " in message
     assert message.endswith("fetch the file again, or name the checkpoint that it really is")
