@@ -1,15 +1,22 @@
 """From configuration to objects: the one place where config meets code."""
 
-from ppsolo.config import BackboneConfig, Config
+from collections.abc import Sequence
+from pathlib import Path
+
+from ppsolo.data.augment import ColorDistort, Normalize, RandomCrop, RandomFlip, RandomTurn, Resize, Transform
 from ppsolo.data.classes import default_category_ids, default_class_names
+from ppsolo.data.coco import CocoDataset, ImageRecord
+from ppsolo.data.loader import BatchMaker, TrainingLoader
 from ppsolo.data.preprocess import Preprocess
 from ppsolo.models.fpn import FPN
 from ppsolo.models.head import SOLOv2Head
+from ppsolo.models.losses import SOLOv2Criterion
 from ppsolo.models.mask_feature import MaskFeatureHead
 from ppsolo.models.mobilenetv3 import MobileNetV3
 from ppsolo.models.postprocess import SOLOv2Postprocess
 from ppsolo.models.resnet import ResNet
 from ppsolo.models.solov2 import SOLOv2
+from ppsolo.schema import BackboneConfig, Config
 
 RESNET_BLOCKS = {14: (1, 1, 1, 1), 26: (2, 2, 2, 2), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3)}
 
@@ -53,7 +60,9 @@ def build_model(config: Config) -> SOLOv2:
 def build_backbone(config: BackboneConfig) -> ResNet | MobileNetV3:
     """The backbone alone, with `out_channels` of C2..C5."""
     if config.type == "mobilenetv3":
-        return MobileNetV3(scale=config.scale, norm=config.norm, freeze_norm=config.freeze_norm)
+        return MobileNetV3(
+            scale=config.scale, norm=config.norm, freeze_norm=config.freeze_norm, norm_groups=config.norm_groups
+        )
     return ResNet(
         blocks=RESNET_BLOCKS[config.depth],
         variant=config.variant,
@@ -62,6 +71,7 @@ def build_backbone(config: BackboneConfig) -> ResNet | MobileNetV3:
         freeze_norm=config.freeze_norm,
         frozen_stages=config.frozen_stages,
         width=config.width,
+        norm_groups=config.norm_groups,
     )
 
 
@@ -90,6 +100,67 @@ def build_postprocess(config: Config) -> SOLOv2Postprocess:
         max_instances=postprocess.max_instances,
         nms_kernel=postprocess.nms_kernel,
         nms_sigma=postprocess.nms_sigma,
+    )
+
+
+def build_criterion(config: Config) -> SOLOv2Criterion:
+    """What raw predictions and targets are judged by."""
+    loss = config.train.loss
+    return SOLOv2Criterion(
+        mask_loss_weight=loss.mask_weight, focal_alpha=loss.focal_alpha, focal_gamma=loss.focal_gamma
+    )
+
+
+def build_dataset(config: Config) -> CocoDataset:
+    """The training images. Raises DatasetError."""
+    data = config.data
+    root = Path(data.root)
+    return CocoDataset(
+        root / data.train_annotations,
+        root / data.train_images,
+        box_convention=data.box_convention,
+        keep_empty=data.keep_empty,
+    )
+
+
+def build_transforms(config: Config) -> tuple[Transform, ...]:
+    """What happens to a training sample, in order."""
+    recipe, boxes = config.train.augment, config.data.box_convention
+    (r_mean, g_mean, b_mean), (r_std, g_std, b_std) = config.preprocess.mean, config.preprocess.std
+    transforms: list[Transform] = []
+    if recipe.color != "none":
+        transforms.append(ColorDistort(recipe.color))
+    if recipe.crop != "none":
+        transforms.append(RandomCrop(drop_empty_masks=recipe.crop == "drop_empty_masks"))
+    transforms.append(Resize(recipe.short_sides, recipe.long_side, config.preprocess.round_sides, boxes))
+    if recipe.flip:
+        transforms.append(RandomFlip(boxes))
+    if recipe.turn:
+        transforms.append(RandomTurn(boxes))
+    transforms.append(Normalize((r_mean, g_mean, b_mean), (r_std, g_std, b_std)))
+    return tuple(transforms)
+
+
+def build_loader(
+    config: Config, records: Sequence[ImageRecord], *, rank: int = 0, world_size: int = 1
+) -> TrainingLoader:
+    """Batches of the records for the process `rank` of `world_size`. Raises DatasetError for too few records."""
+    train = config.train
+    make_batch = BatchMaker(
+        records=records,
+        transforms=build_transforms(config),
+        num_grids=config.model.head.num_grids,
+        scale_ranges=tuple((lowest, highest) for lowest, highest in train.targets.scale_ranges),
+        sampling_radius=train.targets.sampling_radius,
+        largest_side=train.augment.long_side + 1,  # sides are rounded
+        seed=train.seed,
+    )
+    return TrainingLoader(
+        make_batch,
+        batch_size=train.batch_size,
+        rank=rank,
+        world_size=world_size,
+        num_workers=config.data.num_workers,
     )
 
 

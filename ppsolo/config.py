@@ -1,115 +1,19 @@
-"""Configuration: the schema as frozen dataclasses, and the reader of YAML files and `key=value` overrides."""
+"""The configuration reader: YAML files, their bases and `key=value` overrides, into the dataclasses of the schema."""
 
 import dataclasses
 import difflib
+import math
+import re
 import types
 import typing
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 import yaml
 
 from ppsolo.errors import ConfigError
-
-
-@dataclass(frozen=True)
-class BackboneConfig:
-    """type resnet: depth, variant, dcn_stages, width, frozen_stages as in `ResNet`; mobilenetv3: scale."""
-
-    type: Literal["resnet", "mobilenetv3"] = "resnet"
-    depth: Literal[14, 26, 50, 101] = 50
-    variant: Literal["b", "d"] = "b"
-    dcn_stages: tuple[int, ...] = ()
-    width: int = 64
-    scale: float = 1.0
-    norm: Literal["bn", "sync_bn", "gn"] = "bn"
-    freeze_norm: bool = True
-    frozen_stages: int = 1
-
-
-@dataclass(frozen=True)
-class NeckConfig:
-    """channels of every pyramid level."""
-
-    channels: int = 256
-
-
-@dataclass(frozen=True)
-class MaskFeatureHeadConfig:
-    """out_channels is also the length of every predicted kernel."""
-
-    mid_channels: int = 128
-    out_channels: int = 256
-    deformable: bool = False
-
-
-@dataclass(frozen=True)
-class HeadConfig:
-    """The towers of the SOLOv2 head, and the grid of each of its five levels."""
-
-    channels: int = 512
-    num_convs: int = 4
-    dcn_layers: tuple[int, ...] = ()
-    drop_block: bool = False
-    num_grids: tuple[int, ...] = (40, 36, 24, 16, 12)
-
-
-@dataclass(frozen=True)
-class ModelConfig:
-    """The network; norm_groups and dcn_bias hold for both heads."""
-
-    backbone: BackboneConfig = field(default_factory=BackboneConfig)
-    neck: NeckConfig = field(default_factory=NeckConfig)
-    mask_feature_head: MaskFeatureHeadConfig = field(default_factory=MaskFeatureHeadConfig)
-    head: HeadConfig = field(default_factory=HeadConfig)
-    norm_groups: int = 32
-    dcn_bias: bool = False
-
-
-@dataclass(frozen=True)
-class PreprocessConfig:
-    """How an image becomes the network's input; see `ppsolo.data.preprocess.Preprocess`."""
-
-    short_side: int = 800
-    long_side: int = 1333
-    mean: tuple[float, ...] = (0.485, 0.456, 0.406)
-    std: tuple[float, ...] = (0.229, 0.224, 0.225)
-    normalize_first: bool = False
-    round_sides: bool = False
-
-
-@dataclass(frozen=True)
-class PostprocessConfig:
-    """Thresholds and limits; see `ppsolo.models.postprocess.SOLOv2Postprocess`."""
-
-    strides: tuple[int, ...] = (8, 8, 16, 32, 32)
-    score_threshold: float = 0.1
-    mask_threshold: float = 0.5
-    update_threshold: float = 0.05
-    pre_nms_top_n: int = 500
-    max_instances: int = 100
-    nms_kernel: Literal["gaussian", "linear"] = "gaussian"
-    nms_sigma: float = 2.0
-
-
-@dataclass(frozen=True)
-class Config:
-    """One system. name: set by the reader to the file's stem. weights: a file, or a published name.
-
-    class_names may be empty: then 80 classes are COCO's, any other number is numbered.
-    category_ids: the ids written to COCO results; empty means COCO's own for 80 classes, else 1..n.
-    """
-
-    name: str = ""
-    weights: str | None = None
-    num_classes: int = 80
-    class_names: tuple[str, ...] = ()
-    category_ids: tuple[int, ...] = ()
-    model: ModelConfig = field(default_factory=ModelConfig)
-    preprocess: PreprocessConfig = field(default_factory=PreprocessConfig)
-    postprocess: PostprocessConfig = field(default_factory=PostprocessConfig)
+from ppsolo.schema import Config, check_config
 
 
 def load_config(path: str | Path, overrides: Sequence[str] | Mapping[str, Any] = ()) -> Config:
@@ -127,7 +31,7 @@ def load_config(path: str | Path, overrides: Sequence[str] | Mapping[str, Any] =
     for key, value in pairs:
         tree = _merge(tree, _nest(key, value))
     config = _to_dataclass(Config, tree, where=file.name, prefix="")
-    _check(config, file.name)
+    check_config(config, file.name)
     return config
 
 
@@ -139,15 +43,18 @@ def config_to_dict(config: Config) -> dict[str, Any]:
 def config_from_dict(tree: Mapping[str, Any], where: str) -> Config:
     """The inverse of `config_to_dict`; `where` names the source in errors."""
     config = _to_dataclass(Config, dict(tree), where=where, prefix="")
-    _check(config, where)
+    check_config(config, where)
     return config
 
 
 def find_config(path: str | Path) -> Path:
     """The file that `path` names: itself, or a configuration that comes with ppsolo. Raises ConfigError."""
     path = Path(path)
-    if path.is_file():
-        return path
+    try:
+        if path.is_file():
+            return path
+    except (OSError, ValueError):  # too long, or with a NUL
+        raise ConfigError(f"{str(path)[:100]!r}... cannot be the name of a file") from None
     if path.suffix == "" and path.name == str(path):
         for folder in _config_folders():
             if (folder / f"{path}.yml").is_file():
@@ -169,6 +76,8 @@ class _Loader(yaml.SafeLoader):
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         seen = set()
         for key_node, _ in node.value:
+            if key_node.tag == "tag:yaml.org,2002:merge":
+                continue
             key = self.construct_object(key_node, deep=True)
             if isinstance(key, Hashable):
                 if key in seen:
@@ -276,13 +185,12 @@ def _convert(hint: Any, value: Any, where: str, key: str) -> Any:
 def _convert_scalar(hint: Any, value: Any, where: str, key: str) -> Any:
     if hint is float and not isinstance(value, bool):
         # YAML 1.1 reads 1e-4 (no dot) as a word.
-        try:
+        word = isinstance(value, str) and re.fullmatch(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+", value)
+        if (word or isinstance(value, int | float)) and math.isfinite(float(value)):
             return float(value)
-        except (TypeError, ValueError):
-            pass
     elif isinstance(value, hint) and (hint is bool or not isinstance(value, bool)):
         return value
-    names = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
+    names = {int: "a whole number", float: "a finite number", bool: "true or false", str: "text"}
     raise ConfigError(f"{where}: {key} takes {names[hint]}, got {value!r}")
 
 
@@ -290,58 +198,3 @@ def _plain(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _plain(entry) for key, entry in value.items()}
     return [_plain(entry) for entry in value] if isinstance(value, list | tuple) else value
-
-
-def _check(config: Config, where: str) -> None:
-    """Refuse what no network can be built from, in the words of the file."""
-    model, head = config.model, config.model.head
-    positive = {
-        "num_classes": config.num_classes,
-        "model.backbone.width": model.backbone.width,
-        "model.backbone.scale": model.backbone.scale,
-        "model.neck.channels": model.neck.channels,
-        "model.mask_feature_head.mid_channels": model.mask_feature_head.mid_channels,
-        "model.mask_feature_head.out_channels": model.mask_feature_head.out_channels,
-        "model.head.channels": head.channels,
-        "model.head.num_convs": head.num_convs,
-        "model.norm_groups": model.norm_groups,
-        "preprocess.short_side": config.preprocess.short_side,
-        "preprocess.long_side": config.preprocess.long_side,
-        "postprocess.pre_nms_top_n": config.postprocess.pre_nms_top_n,
-        "postprocess.max_instances": config.postprocess.max_instances,
-        "postprocess.nms_sigma": config.postprocess.nms_sigma,
-        **{f"preprocess.std[{i}]": std for i, std in enumerate(config.preprocess.std)},
-        **{f"model.head.num_grids[{i}]": grid for i, grid in enumerate(head.num_grids)},
-    }
-    for key, value in positive.items():
-        if not value > 0:
-            raise ConfigError(f"{where}: {key} must be above zero, got {value!r}")
-    for key in ("score_threshold", "mask_threshold", "update_threshold"):
-        value = getattr(config.postprocess, key)
-        if not 0.0 <= value <= 1.0:
-            raise ConfigError(f"{where}: postprocess.{key} takes a number from 0 to 1, got {value!r}")
-    lengths = {
-        "class_names": (config.class_names, config.num_classes, "num_classes"),
-        "category_ids": (config.category_ids, config.num_classes, "num_classes"),
-    }
-    for key, (values, expected, of) in lengths.items():
-        if values and len(values) != expected:
-            raise ConfigError(f"{where}: {key} has {len(values)} entries, {of} is {expected}")
-        if len(set(values)) != len(values):
-            raise ConfigError(f"{where}: {key} has the same entry twice")
-    fixed = {
-        "model.head.num_grids": (head.num_grids, 5),
-        "postprocess.strides": (config.postprocess.strides, 5),
-        "preprocess.mean": (config.preprocess.mean, 3),
-        "preprocess.std": (config.preprocess.std, 3),
-    }
-    for key, (values, expected) in fixed.items():
-        if len(values) != expected:
-            raise ConfigError(f"{where}: {key} takes {expected} values, got {len(values)}")
-    for key, channels in (
-        ("model.head.channels", head.channels),
-        ("model.mask_feature_head.mid_channels", model.mask_feature_head.mid_channels),
-        ("model.mask_feature_head.out_channels", model.mask_feature_head.out_channels),
-    ):
-        if channels % model.norm_groups:
-            raise ConfigError(f"{where}: {key} {channels} is no multiple of norm_groups {model.norm_groups}")

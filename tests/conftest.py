@@ -65,7 +65,7 @@ TINY = {
     "model.mask_feature_head.mid_channels": 8,
     "model.mask_feature_head.out_channels": 8,
     "model.head.channels": 16,
-    "model.head.num_convs": 1,
+    "model.head.num_convs": 4,
     "model.head.num_grids": [8, 6, 4, 3, 2],
     "model.norm_groups": 4,
     "preprocess.short_side": 64,

@@ -51,6 +51,11 @@ def test_overrides_merge_and_lists_are_replaced(tmp_path):
     assert load_config(path, {"model.head.channels": 32}).model.head.channels == 32
 
 
+def test_merge_keys_and_anchors_are_yaml(tmp_path):
+    path = written(tmp_path, "num_classes: 2\nmodel:\n  neck: &n {channels: 64}\n  head: {<<: *n, num_convs: 2}")
+    assert load_config(path).model.head.channels == 64
+
+
 def test_an_empty_file_is_the_default(tmp_path):
     assert load_config(written(tmp_path, "")) == Config(name="mine")
 
@@ -62,7 +67,7 @@ def test_a_resolved_configuration_can_be_written_and_read_again():
 
 def test_configurations_are_frozen():
     with pytest.raises(dataclasses.FrozenInstanceError):
-        load_config("solov2_r50_fpn_1x").num_classes = 3  # pyright: ignore
+        load_config("solov2_r50_fpn_1x").num_classes = 3
 
 
 def test_shipped_configurations_are_found_by_name():
@@ -76,7 +81,7 @@ def test_shipped_configurations_are_found_by_name():
         ("model: {head: {chanels: 3}}", "unknown key 'model.head.chanels', did you mean 'channels'?"),
         ("num_classes: three", "num_classes takes a whole number, got 'three'"),
         ("num_classes: true", "num_classes takes a whole number, got True"),
-        ("num_classes: 0", "num_classes must be above zero, got 0"),
+        ("num_classes: 0", "num_classes takes a number from 1 to 100000, got 0"),
         ("num_classes: 2\nclass_names: [a]", "class_names has 1 entries, num_classes is 2"),
         ("num_classes: 2\nclass_names: [a, a]", "the same entry twice"),
         ("model: {backbone: {depth: 51}}", "model.backbone.depth is 51, choose one of 14, 26, 50, 101"),
@@ -94,9 +99,16 @@ def test_shipped_configurations_are_found_by_name():
         ("_BASE_: other.yml", "_BASE_ file other.yml does not exist"),
         ("_BASE_: mine.yml", "_BASE_ leads back to the file itself"),
         ("_BASE_: 3", "_BASE_ takes a file name"),
-        ("postprocess: {score_threshold: high}", "score_threshold takes a number, got 'high'"),
-        ("postprocess: {score_threshold: .nan}", "score_threshold"),
-        ("preprocess: {std: [0, 1, 1]}", "preprocess.std[0] must be above zero"),
+        ("postprocess: {score_threshold: high}", "score_threshold takes a finite number, got 'high'"),
+        ("postprocess: {score_threshold: '0.5'}", "score_threshold takes a finite number, got '0.5'"),
+        ("postprocess: {score_threshold: .nan}", "score_threshold takes a finite number"),
+        ("postprocess: {score_threshold: 1.5}", "score_threshold takes a number from 0 to 1, got 1.5"),
+        ("postprocess: {nms_sigma: .inf}", "nms_sigma takes a finite number"),
+        ("preprocess: {std: [0, 1, 1]}", "preprocess.std[0] takes a number from 1e-06"),
+        ("model: {backbone: {frozen_stages: -3}}", "frozen_stages takes a number from -1 to 4, got -3"),
+        ("model: {backbone: {dcn_stages: [5]}}", "dcn_stages[0] takes a number from 1 to 4, got 5"),
+        ("model: {head: {dcn_layers: [4]}}", "dcn_layers[0] takes a number from 0 to 3, got 4"),
+        ("model: {neck: {channels: 1000000000}}", "model.neck.channels takes a number from 1 to 8192"),
     ],
 )
 def test_refusals_name_the_key_and_the_remedy(tmp_path, text, expected):
@@ -113,4 +125,29 @@ def test_broken_overrides_are_refused(override):
 def test_missing_files_and_names():
     assert "did you mean 'solov2_r50_fpn_1x'?" in refusal("solov2_r50_fpn1x")
     assert "no such configuration file" in refusal("nowhere/x.yml")
-    assert "cannot be read" in refusal("/") or "no such configuration file" in refusal("/")
+    assert "no such configuration file" in refusal("/")
+    assert "cannot be the name of a file" in refusal("x" * 5000)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (
+            "model: {backbone: {norm: gn, width: 24}}",
+            "layers of 24 channels, no multiple of model.backbone.norm_groups 32",
+        ),
+        ("model: {backbone: {norm: gn, width: 32, variant: d}}", "layers of 16 channels"),
+        ("train: {epochs: 0}", "train.epochs must be at least 1, got 0"),
+        ("train: {ema_decay: 1}", "train.ema_decay takes a number from 0 to below 1, got 1.0"),
+        ("train: {optimizer: {clip_norm: 0}}", "train.optimizer.clip_norm must be above zero"),
+        ("train: {schedule: {learning_rate: -1}}", "train.schedule.learning_rate must be above zero, got -1.0"),
+        ("train: {amp: O3}", "train.amp is 'O3', choose one of 'none', 'O1', 'O2'"),
+        ("train: {targets: {scale_ranges: [[1, 2]]}}", "a range for each of the 5 levels"),
+        ("train: {targets: {scale_ranges: [[1, 2], [2], [1, 2], [1, 2], [1, 2]]}}", "scale_ranges[1] takes"),
+        ("train: {targets: {scale_ranges: [[2, 1], [1, 2], [1, 2], [1, 2], [1, 2]]}}", "scale_ranges[0] takes"),
+        ("train: {augment: {short_sides: []}}", "short_sides takes one size or more"),
+        ("name: a/b", "name 'a/b' cannot be the name of a run's directory"),
+    ],
+)
+def test_training_that_cannot_be_is_refused(tmp_path, text, expected):
+    assert expected in refusal(written(tmp_path, text))

@@ -8,8 +8,8 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "ppsolo"
 # From the ground up; a module may import what lies below its own floor, and its own room.
 FLOORS = (
-    ("errors", "atomic"),
-    ("models", "data", "config", "masks"),
+    ("errors", "atomic", "rle"),
+    ("models", "data", "config", "schema", "masks"),
     ("visualize",),
     ("instances", "legacy"),
     ("build", "checkpoint"),
@@ -18,6 +18,7 @@ FLOORS = (
 )
 FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 APART = {("models", "data"), ("data", "models"), ("config", "models"), ("config", "data"), ("config", "masks")}
+APART |= {("schema", room) for room in ("models", "data", "config", "masks")}
 
 
 def room_of(path: Path) -> str:

@@ -1,4 +1,4 @@
-"""Random changes of a training sample: colour, crop, size and flip, each decided first and then applied."""
+"""Random changes of a training sample: colour, crop, size, flip and turn, each decided first and then applied."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -224,6 +224,33 @@ class RandomFlip:
         for index, mask in enumerate(sample.masks):
             masks[index] = cv2.flip(mask, 1)
         return replace(sample, image=cv2.flip(sample.image, 1), boxes=boxes, masks=masks)
+
+
+@dataclass(frozen=True)
+class RandomTurn:
+    """Turn by 0, 90, 180 or 270 degrees, counter-clockwise, each with probability 1/4.
+
+    box_convention: as in `RandomFlip`.
+    """
+
+    box_convention: BoxConvention
+
+    def decide(self, sample: TrainingSample, rng: np.random.Generator) -> int:
+        """The number of quarter turns."""
+        return int(rng.integers(0, 4))
+
+    def apply(self, sample: TrainingSample, decision: int) -> TrainingSample:
+        boxes, (height, width) = sample.boxes, sample.size
+        for _ in range(decision):
+            last = np.float32(width - (self.box_convention == "inclusive"))
+            boxes = np.stack([boxes[:, 1], last - boxes[:, 2], boxes[:, 3], last - boxes[:, 0]], axis=1)
+            height, width = width, height
+        return replace(
+            sample,
+            image=np.ascontiguousarray(np.rot90(sample.image, decision)),
+            boxes=boxes,
+            masks=np.ascontiguousarray(np.rot90(sample.masks, decision, axes=(1, 2))),
+        )
 
 
 @dataclass(frozen=True)

@@ -67,10 +67,16 @@ class SqueezeExcite(nn.Layer):
 class InvertedResidual(nn.Layer):
     """1x1 expansion -> depthwise -> squeeze-excite -> 1x1 projection, plus the input where shapes allow."""
 
-    def __init__(self, in_channels: int, spec: BlockSpec, *, norm: str, freeze_norm: bool):
+    def __init__(self, in_channels: int, spec: BlockSpec, *, norm: str, freeze_norm: bool, norm_groups: int):
         super().__init__()
         self.expand = ConvNorm(
-            in_channels, spec.expanded, 1, norm=norm, freeze_norm=freeze_norm, activation=spec.activation
+            in_channels,
+            spec.expanded,
+            1,
+            norm=norm,
+            freeze_norm=freeze_norm,
+            norm_groups=norm_groups,
+            activation=spec.activation,
         )
         self.depthwise = ConvNorm(
             spec.expanded,
@@ -80,10 +86,13 @@ class InvertedResidual(nn.Layer):
             groups=spec.expanded,
             norm=norm,
             freeze_norm=freeze_norm,
+            norm_groups=norm_groups,
             activation=spec.activation,
         )
         self.squeeze_excite = SqueezeExcite(spec.expanded) if spec.squeeze else None
-        self.project = ConvNorm(spec.expanded, spec.out, 1, norm=norm, freeze_norm=freeze_norm, activation=None)
+        self.project = ConvNorm(
+            spec.expanded, spec.out, 1, norm=norm, freeze_norm=freeze_norm, norm_groups=norm_groups, activation=None
+        )
         self.residual = spec.stride == 1 and in_channels == spec.out
 
     def forward(self, x: paddle.Tensor) -> tuple[paddle.Tensor, paddle.Tensor]:
@@ -100,13 +109,22 @@ class MobileNetV3(nn.Layer):
     """Images [N, 3, H, W] -> C2..C5 at strides 4, 8, 16, 32 with 72, 240, 672, 960 channels (at scale 1).
 
     C2..C4 are what the first 1x1 convolution of a strided block puts out, C5 a last 1x1 expansion of the trunk.
-    scale: multiplies every width.
+    scale: multiplies every width. norm, freeze_norm, norm_groups: as in `ConvNorm`.
     """
 
-    def __init__(self, *, scale: float = 1.0, norm: str = "bn", freeze_norm: bool = True):
+    def __init__(self, *, scale: float = 1.0, norm: str = "bn", freeze_norm: bool = True, norm_groups: int = 8):
         super().__init__()
         channels = scaled(16, scale)
-        self.stem = ConvNorm(3, channels, 3, stride=2, norm=norm, freeze_norm=freeze_norm, activation="hard_swish")
+        self.stem = ConvNorm(
+            3,
+            channels,
+            3,
+            stride=2,
+            norm=norm,
+            freeze_norm=freeze_norm,
+            norm_groups=norm_groups,
+            activation="hard_swish",
+        )
         blocks = []
         out_channels = []
         for index, spec in enumerate(LARGE):
@@ -118,13 +136,16 @@ class MobileNetV3(nn.Layer):
                 spec.activation,
                 spec.stride,
             )
-            blocks.append(InvertedResidual(channels, spec, norm=norm, freeze_norm=freeze_norm))
+            block = InvertedResidual(channels, spec, norm=norm, freeze_norm=freeze_norm, norm_groups=norm_groups)
+            blocks.append(block)
             channels = spec.out
             if index in TAPS:
                 out_channels.append(spec.expanded)
         self.blocks = nn.LayerList(blocks)
         last = channels * LAST_EXPANSION
-        self.last = ConvNorm(channels, last, 1, norm=norm, freeze_norm=freeze_norm, activation="hard_swish")
+        self.last = ConvNorm(
+            channels, last, 1, norm=norm, freeze_norm=freeze_norm, norm_groups=norm_groups, activation="hard_swish"
+        )
         self.out_channels = (*out_channels, last)
 
     def forward(self, images: paddle.Tensor) -> list[paddle.Tensor]:

@@ -14,7 +14,17 @@ EXPANSION = 4
 class Shortcut(nn.Layer):
     """The projection beside a block whose shape changes: 1x1 convolution, in "d" after a 2x2 mean when strided."""
 
-    def __init__(self, in_channels: int, out_channels: int, *, stride: int, variant: str, norm: str, freeze_norm: bool):
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        *,
+        stride: int,
+        variant: str,
+        norm: str,
+        freeze_norm: bool,
+        norm_groups: int,
+    ):
         super().__init__()
         pooled = variant == "d" and stride == 2
         # Windows that stick out average their valid pixels only.
@@ -26,6 +36,7 @@ class Shortcut(nn.Layer):
             stride=1 if pooled else stride,
             norm=norm,
             freeze_norm=freeze_norm,
+            norm_groups=norm_groups,
             activation=None,
         )
 
@@ -46,16 +57,34 @@ class Bottleneck(nn.Layer):
         deformable: bool,
         norm: str,
         freeze_norm: bool,
+        norm_groups: int,
     ):
         super().__init__()
         out_channels = width * EXPANSION
-        self.conv1 = ConvNorm(in_channels, width, 1, norm=norm, freeze_norm=freeze_norm)
-        self.conv2 = ConvNorm(width, width, 3, stride=stride, norm=norm, freeze_norm=freeze_norm, deformable=deformable)
-        self.conv3 = ConvNorm(width, out_channels, 1, norm=norm, freeze_norm=freeze_norm, activation=None)
+        self.conv1 = ConvNorm(in_channels, width, 1, norm=norm, freeze_norm=freeze_norm, norm_groups=norm_groups)
+        self.conv2 = ConvNorm(
+            width,
+            width,
+            3,
+            stride=stride,
+            norm=norm,
+            freeze_norm=freeze_norm,
+            norm_groups=norm_groups,
+            deformable=deformable,
+        )
+        self.conv3 = ConvNorm(
+            width, out_channels, 1, norm=norm, freeze_norm=freeze_norm, norm_groups=norm_groups, activation=None
+        )
         self.shortcut = None
         if stride != 1 or in_channels != out_channels:
             self.shortcut = Shortcut(
-                in_channels, out_channels, stride=stride, variant=variant, norm=norm, freeze_norm=freeze_norm
+                in_channels,
+                out_channels,
+                stride=stride,
+                variant=variant,
+                norm=norm,
+                freeze_norm=freeze_norm,
+                norm_groups=norm_groups,
             )
 
     def forward(self, x: paddle.Tensor) -> paddle.Tensor:
@@ -72,6 +101,7 @@ class ResNet(nn.Layer):
     frozen_stages: -1 trains all, 0 freezes the stem, n >= 1 freezes the stem and stages 1..n. Frozen
         parameters get no gradient; whether their norms use running statistics is `freeze_norm`'s business.
     width: channels inside the first stage's blocks, 64 in the published systems.
+    norm, freeze_norm, norm_groups: as in `ConvNorm`.
     """
 
     def __init__(
@@ -84,20 +114,29 @@ class ResNet(nn.Layer):
         freeze_norm: bool = True,
         frozen_stages: int = 1,
         width: int = 64,
+        norm_groups: int = 32,
     ):
         super().__init__()
         if variant == "b":
-            stem = [ConvNorm(3, width, 7, stride=2, norm=norm, freeze_norm=freeze_norm)]
+            kernel_size, widths = 7, (width,)
         elif variant == "d":
-            half = width // 2
-            stem = [
-                ConvNorm(3, half, 3, stride=2, norm=norm, freeze_norm=freeze_norm),
-                ConvNorm(half, half, 3, norm=norm, freeze_norm=freeze_norm),
-                ConvNorm(half, width, 3, norm=norm, freeze_norm=freeze_norm),
-            ]
+            kernel_size, widths = 3, (width // 2, width // 2, width)
         else:
             raise ValueError(f"ResNet variant is {variant!r}, choose 'b' or 'd'")
-        self.stem = nn.Sequential(*stem)
+        self.stem = nn.Sequential(
+            *(
+                ConvNorm(
+                    inputs,
+                    outputs,
+                    kernel_size,
+                    stride=2 if index == 0 else 1,
+                    norm=norm,
+                    freeze_norm=freeze_norm,
+                    norm_groups=norm_groups,
+                )
+                for index, (inputs, outputs) in enumerate(zip((3, *widths[:-1]), widths, strict=True))
+            )
+        )
         stages = []
         channels = width
         for stage, count in enumerate(blocks):
@@ -114,6 +153,7 @@ class ResNet(nn.Layer):
                         deformable=stage + 1 in dcn_stages,
                         norm=norm,
                         freeze_norm=freeze_norm,
+                        norm_groups=norm_groups,
                     )
                 )
                 channels = stage_width * EXPANSION

@@ -12,6 +12,7 @@ from ppsolo.data.augment import (
     Normalize,
     RandomCrop,
     RandomFlip,
+    RandomTurn,
     Resize,
     TrainingSample,
     adjust_in_8_bits,
@@ -367,3 +368,35 @@ def test_normalize():
     assert np.array_equal(result, from_float)
     other = Normalize(mean=(0, 0, 0), std=(1, 1, 1)).apply(sample, None).image
     assert np.array_equal(other, sample.image.transpose(2, 0, 1) * np.float32(1 / 255))
+
+
+@pytest.mark.parametrize("convention", ["exclusive", "inclusive"])
+@pytest.mark.parametrize("turns", [0, 1, 2, 3])
+def test_turned_boxes_and_masks_stay_together(convention, turns):
+    """The box of a turned mask is the turned box; the image turns with them."""
+    mask = np.zeros((1, 7, 9), np.uint8)
+    mask[0, 1:4, 2:8] = 1
+    last = 0 if convention == "exclusive" else 1
+    sample = TrainingSample(
+        image=np.repeat(mask[0][:, :, None], 3, axis=2),
+        boxes=np.array([[2, 1, 8 - last, 4 - last]], np.float32),
+        labels=np.zeros(1, np.int64),
+        masks=mask,
+        image_id=1,
+        original_size=(7, 9),
+    )
+    turned = RandomTurn(convention).apply(sample, turns)
+    np.testing.assert_array_equal(turned.masks[0], np.rot90(mask[0], turns))
+    np.testing.assert_array_equal(turned.image[:, :, 0], turned.masks[0])
+    rows, columns = np.nonzero(turned.masks[0])
+    expected = [columns.min(), rows.min(), columns.max() + 1 - last, rows.max() + 1 - last]
+    np.testing.assert_array_equal(turned.boxes, np.array([expected], np.float32))
+    assert turned.masks.flags.c_contiguous and turned.boxes.dtype == np.float32
+
+
+def test_turns_are_drawn_evenly():
+    rng = np.random.default_rng(0)
+    turn = RandomTurn("exclusive")
+    sample = TrainingSample(*(np.zeros(0),) * 4, image_id=1, original_size=(1, 1))
+    counts = np.bincount([turn.decide(sample, rng) for _ in range(4000)])
+    assert len(counts) == 4 and (abs(counts - 1000) < 150).all()  # five standard deviations

@@ -1,0 +1,251 @@
+"""The training loader: batches that depend on the seed alone, made here or in worker processes."""
+
+import mmap
+import multiprocessing
+import signal
+import traceback
+from collections import deque
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+
+from ppsolo.data.augment import TrainingSample, Transform, augment
+from ppsolo.data.coco import ImageRecord, load_sample
+from ppsolo.data.targets import BatchTargets, collate_targets, make_targets
+from ppsolo.errors import DatasetError, PpsoloError
+
+DIVISOR = 32
+TASKS_PER_WORKER = 2
+
+
+class TrainingBatch(NamedTuple):
+    """B images and what they teach.
+
+    images: float32 [B, 3, H, W], normalised, padded with zeros at the right and the bottom to the largest of the
+    batch and to multiples of 32. image_ids: B ids, as in the annotation file. targets: made at H x W.
+    """
+
+    images: np.ndarray
+    image_ids: tuple[int, ...]
+    targets: BatchTargets
+
+
+@dataclass(frozen=True)
+class BatchMaker:
+    """Image records and everything that turns some of them into a batch.
+
+    records: the data set. transforms: applied to each sample; the last one gives float32 [3, h, w].
+    num_grids, scale_ranges, sampling_radius: see `make_targets`.
+    largest_side: no sample is larger after the transforms, in pixels.
+    """
+
+    records: Sequence[ImageRecord]
+    transforms: tuple[Transform, ...]
+    num_grids: tuple[int, ...]
+    scale_ranges: tuple[tuple[float, float], ...]
+    sampling_radius: float
+    largest_side: int
+    seed: int
+
+    def __call__(self, epoch: int, indices: Sequence[int]) -> TrainingBatch:
+        """The batch of these records; every sample's randomness comes from (seed, epoch, index) alone."""
+        samples = [self._sample(epoch, int(index)) for index in indices]
+        height = _round_up(max(sample.size[0] for sample in samples))
+        width = _round_up(max(sample.size[1] for sample in samples))
+        images = np.zeros((len(samples), 3, height, width), np.float32)
+        targets = []
+        for image, sample in zip(images, samples, strict=True):
+            image[:, : sample.size[0], : sample.size[1]] = sample.image
+            targets.append(
+                make_targets(
+                    sample.boxes,
+                    sample.labels,
+                    sample.masks,
+                    (height, width),
+                    num_grids=self.num_grids,
+                    scale_ranges=self.scale_ranges,
+                    sampling_radius=self.sampling_radius,
+                )
+            )
+        return TrainingBatch(images, tuple(sample.image_id for sample in samples), collate_targets(targets))
+
+    def _sample(self, epoch: int, index: int) -> TrainingSample:
+        # One more than the index: for numpy (seed, epoch, 0) is the same as (seed, epoch), which gives the order.
+        rng = np.random.default_rng((self.seed, epoch, index + 1))
+        return augment(load_sample(self.records[index]), self.transforms, rng)
+
+
+class TrainingLoader:
+    """Epochs of batches in an order, and with contents, that depend on the seed and the epoch alone.
+
+    All processes together go through the records once an epoch, in random order; what does not fill a batch for
+    each of them is left out, another part every epoch.
+
+    make_batch: what makes one. batch_size: images in a batch. rank, world_size: this process's number, and how
+    many share every step. num_workers: processes that make batches, 0 for this one; without `fork` always 0.
+    """
+
+    def __init__(
+        self, make_batch: BatchMaker, *, batch_size: int, rank: int = 0, world_size: int = 1, num_workers: int = 0
+    ):
+        self.make_batch = make_batch
+        self.batch_size = batch_size
+        self.rank = rank
+        self.world_size = world_size
+        together = batch_size * world_size
+        self.batches_per_epoch = len(make_batch.records) // together
+        if self.batches_per_epoch == 0:
+            raise DatasetError(
+                f"the data set has {len(make_batch.records)} images, one step takes {together} "
+                f"({batch_size} in each of {world_size} processes): lower train.batch_size"
+            )
+        can_fork = "fork" in multiprocessing.get_all_start_methods()
+        self._workers = _Workers(make_batch, num_workers, batch_size) if num_workers and can_fork else None
+
+    def epoch(self, epoch: int, *, start: int = 0, stop: int | None = None) -> Generator[TrainingBatch, None, None]:
+        """The batches `start` to `stop` (not included; None: to the end) of this process in an epoch."""
+        tasks = [(epoch, indices) for indices in self.order(epoch)[start:stop]]
+        if self._workers is not None:
+            return self._workers.results(tasks)
+        return (self.make_batch(number, indices) for number, indices in tasks)
+
+    def order(self, epoch: int) -> np.ndarray:
+        """int64 [batches, batch_size]: the records that this process takes."""
+        order = np.random.default_rng((self.make_batch.seed, epoch)).permutation(len(self.make_batch.records))
+        used = order[: self.batches_per_epoch * self.batch_size * self.world_size]
+        return used.reshape(-1, self.world_size, self.batch_size)[:, self.rank]
+
+    def close(self) -> None:
+        """End the worker processes; a new epoch starts new ones."""
+        if self._workers is not None:
+            self._workers.close()
+
+
+class _Workers:
+    """Processes that make batches: batch i comes from worker i modulo their number, so the order is fixed.
+
+    Images come through memory that was shared before the fork, everything else through a pipe.
+    """
+
+    def __init__(self, make_batch: BatchMaker, count: int, batch_size: int):
+        self._make_batch = make_batch
+        self._count = count
+        side = _round_up(make_batch.largest_side)
+        self._slot_bytes = batch_size * 3 * side * side * np.dtype(np.float32).itemsize
+        self._workers: list[_Worker] = []
+
+    def results(self, tasks: Sequence[tuple[int, np.ndarray]]) -> Generator[TrainingBatch, None, None]:
+        """The batches of the tasks, in their order. Raises what a worker raised."""
+        if not self._workers:
+            self._workers = _start_workers(self._make_batch, self._count, self._slot_bytes)
+        waiting: deque[_Worker] = deque()
+        try:
+            for number, task in enumerate(tasks):
+                if len(waiting) == TASKS_PER_WORKER * len(self._workers):
+                    yield waiting.popleft().receive()
+                worker = self._workers[number % len(self._workers)]
+                worker.send(task)
+                waiting.append(worker)
+            while waiting:
+                yield waiting.popleft().receive()
+        finally:
+            if waiting:  # what is still on its way must not be taken for a later epoch's
+                self.close()
+
+    def close(self) -> None:
+        for worker in self._workers:
+            worker.close()
+        self._workers = []
+
+
+class _Worker:
+    """One process with its pipe, and slots of shared memory that it fills in turn."""
+
+    def __init__(self, make_batch: BatchMaker, slot_bytes: int):
+        context = multiprocessing.get_context("fork")
+        self._slots = [mmap.mmap(-1, slot_bytes) for _ in range(TASKS_PER_WORKER)]
+        self._received = 0
+        self._connection, theirs = context.Pipe()
+        self._process = context.Process(
+            target=_serve, args=(make_batch, self._connection, theirs, self._slots), daemon=True
+        )
+        self._process.start()
+        theirs.close()
+
+    def send(self, task: tuple[int, np.ndarray]) -> None:
+        try:
+            self._connection.send(task)
+        except OSError:
+            raise self._died() from None
+
+    def receive(self) -> TrainingBatch:
+        try:
+            result = self._connection.recv()
+        except (EOFError, OSError):
+            raise self._died() from None
+        slot = self._slots[self._received % TASKS_PER_WORKER]
+        self._received += 1
+        if isinstance(result, Exception):
+            raise result
+        shape, image_ids, targets = result
+        images = np.frombuffer(slot, np.float32, count=int(np.prod(shape))).reshape(shape).copy()
+        return TrainingBatch(images, image_ids, targets)
+
+    def close(self) -> None:
+        self._connection.close()
+        self._process.terminate()
+        self._process.join()
+        for slot in self._slots:
+            slot.close()
+
+    def _died(self) -> DatasetError:
+        self._process.join(timeout=5)
+        return DatasetError(
+            f"a data worker has ended (exit code {self._process.exitcode}), perhaps for lack of memory: "
+            "lower data.num_workers, or set it to 0 to see the error itself"
+        )
+
+
+def _start_workers(make_batch: BatchMaker, count: int, slot_bytes: int) -> list[_Worker]:
+    # OpenCV's threads do not survive a fork: without them before it, none are missed after it.
+    threads = cv2.getNumThreads()
+    cv2.setNumThreads(0)
+    try:
+        return [_Worker(make_batch, slot_bytes) for _ in range(count)]
+    finally:
+        cv2.setNumThreads(threads)
+
+
+def _serve(make_batch: BatchMaker, theirs: Connection, mine: Connection, slots: Sequence[mmap.mmap]) -> None:
+    """The life of a worker: until the training process closes its end, or is gone."""
+    theirs.close()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes; the training process ends this one
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    number = 0
+    while True:
+        try:
+            epoch, indices = mine.recv()
+        except (EOFError, OSError):
+            return
+        try:
+            batch = make_batch(epoch, indices)
+            slot = np.frombuffer(slots[number % len(slots)], np.float32, count=batch.images.size)
+            slot[:] = batch.images.ravel()
+            result = (batch.images.shape, batch.image_ids, batch.targets)
+        except PpsoloError as error:
+            result = error
+        except Exception:
+            result = RuntimeError(f"in a data worker:\n{traceback.format_exc()}")
+        number += 1
+        try:
+            mine.send(result)
+        except OSError:
+            return
+
+
+def _round_up(side: int) -> int:
+    return -(-side // DIVISOR) * DIVISOR
