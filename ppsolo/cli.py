@@ -10,9 +10,14 @@ import sys
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from ppsolo.config import load_config
 from ppsolo.errors import ConfigError, PpsoloError
+
+if TYPE_CHECKING:
+    from ppsolo.checkpoint.zoo import ZooEntry
+    from ppsolo.config import Config
 
 OK, SOME_FAILED, REFUSED, INTERRUPTED = 0, 1, 2, 130
 
@@ -86,8 +91,75 @@ def demo(options: argparse.Namespace) -> int:
     return OK
 
 
+def train(options: argparse.Namespace) -> int:
+    """Train or fine-tune, alone or under `python -m paddle.distributed.launch`."""
+    config = load_config(options.config, options.override)
+    _import_paddle()
+    from ppsolo.engine.run import train as run_training
+    from ppsolo.progress import Progress
+
+    if os.environ.get("PADDLE_TRAINER_ID", "0") == "0":
+        logging.getLogger("ppsolo").setLevel(logging.INFO)
+    with Progress("download", unit="B") as progress:
+        summary = run_training(config, resume=options.resume, console=sys.stderr, download=progress.update)
+    _say(str(summary))
+    return OK
+
+
+def evaluate(options: argparse.Namespace) -> int:
+    """Average precision on COCO annotations, of a model or (--json_eval) of results made elsewhere."""
+    from ppsolo.engine.report import format_report, write_report
+
+    if options.json_eval is not None:
+        if options.annotations is None:
+            raise ConfigError("--json_eval needs the annotations it is compared with: add --annotations FILE")
+        from ppsolo.engine.metrics import evaluate_results
+
+        report = evaluate_results(options.annotations, options.json_eval)
+    else:
+        if options.config is None:
+            raise ConfigError("nothing to evaluate: give a configuration (-c), or results (--json_eval)")
+        if options.batch_size < 1:
+            raise ConfigError(f"--batch_size is {options.batch_size}, give at least 1")
+        config = load_config(options.config, options.override)
+        _import_paddle()
+        report = _evaluate_model(config, options)
+        if report is None:
+            return OK
+    _say(format_report(report, per_class=options.classwise))
+    if options.report is not None:
+        write_report(report, options.report)
+    return OK
+
+
+def _evaluate_model(config: "Config", options: argparse.Namespace) -> dict[str, Any] | None:
+    """The report, on the main process; None on the others."""
+    from ppsolo.engine.distributed import start_processes
+    from ppsolo.engine.evaluate import evaluate_config, write_results
+    from ppsolo.progress import Progress
+
+    processes = start_processes()
+    with Progress("download", unit="B") as download, Progress("evaluate") as progress:
+        evaluation = evaluate_config(
+            config,
+            batch_size=options.batch_size,
+            keep_results=options.save_results,
+            processes=processes,
+            download=download.update,
+            progress=progress.update,
+        )
+    if not processes.is_main:
+        return None
+    _say(str(evaluation.load_report))
+    if options.save_results:
+        path = Path(options.output_dir) / "predictions.json"
+        write_results(evaluation.results, path)
+        _say(f"{len(evaluation.results)} results written to {path}")
+    return evaluation.report
+
+
 def zoo(options: argparse.Namespace) -> int:
-    """List the published checkpoints, fetch one, or check a file against one's manifest."""
+    """List the published checkpoints, fetch one, check a file against one's manifest, or measure one's AP."""
     from ppsolo.checkpoint.download import fetch_published
     from ppsolo.checkpoint.reader import read_checkpoint
     from ppsolo.checkpoint.zoo import ZOO, check_manifest, zoo_entry
@@ -102,6 +174,8 @@ def zoo(options: argparse.Namespace) -> int:
             )
         return OK
     entry = zoo_entry(options.name)
+    if options.action == "verify":
+        return _verify(entry, Path(options.data))
     if options.action == "fetch":
         with Progress(entry.name, unit="B") as progress:
             path = fetch_published(entry.name, progress=progress.update)
@@ -111,6 +185,28 @@ def zoo(options: argparse.Namespace) -> int:
         check_manifest(read_checkpoint(options.file), entry, Path(options.file).name)
         _say(f"{options.file} holds what {entry.name} must hold")
     return OK
+
+
+def _verify(entry: "ZooEntry", coco: Path) -> int:
+    """Print the published and the measured AP side by side; SOME_FAILED if they are too far apart."""
+    files = {
+        "weights": entry.name,
+        "data.root": str(coco),
+        "data.val_annotations": "annotations/instances_val2017.json",
+        "data.val_images": "val2017",
+    }
+    config = load_config(entry.config, files)
+    _import_paddle()
+    from ppsolo.engine.evaluate import compare_with_published, evaluate_config
+    from ppsolo.engine.report import format_report
+    from ppsolo.progress import Progress
+
+    with Progress("download", unit="B") as download, Progress(entry.name) as progress:
+        report = evaluate_config(config, download=download.update, progress=progress.update).report
+    _say(format_report(report))
+    line, agrees = compare_with_published(entry, report)
+    _say(line)
+    return OK if agrees else SOME_FAILED
 
 
 def convert(options: argparse.Namespace) -> int:
@@ -154,6 +250,31 @@ def _parser() -> argparse.ArgumentParser:
         "--save_results", action="store_true", help="write predictions.json (COCO results) to the output"
     )
 
+    command = _command(commands, "train", train)
+    _add_config(command)
+    command.add_argument(
+        "-r",
+        "--resume",
+        nargs="?",
+        const="auto",
+        metavar="FILE",
+        help="go on from a training state; auto: the newest whole one of the run, or a new run where there is none",
+    )
+
+    command = _command(commands, "eval", evaluate)
+    _add_config(command, required=False)
+    command.add_argument("--json_eval", metavar="FILE", help="COCO results made elsewhere, in place of a model")
+    command.add_argument("--annotations", metavar="FILE", help="what --json_eval is compared with")
+    command.add_argument("--classwise", action="store_true", help="a table of the classes too")
+    command.add_argument("--report", metavar="FILE", help="write all numbers as JSON")
+    command.add_argument("--save_results", action="store_true", help="write predictions.json (COCO results)")
+    command.add_argument(
+        "--output_dir", default="output/eval", metavar="DIR", help="where it goes, default: %(default)s"
+    )
+    command.add_argument(
+        "--batch_size", type=int, default=1, metavar="N", help="images per forward, default: %(default)s"
+    )
+
     command = _command(commands, "demo", demo)
     command.add_argument("--output_dir", default="output/demo", metavar="DIR", help="default: %(default)s")
     command.add_argument("--image", metavar="PATH", help="a photograph to predict on, else a scene is drawn")
@@ -166,6 +287,12 @@ def _parser() -> argparse.ArgumentParser:
     action = actions.add_parser("check", help="check a file against one's manifest")
     action.add_argument("name")
     action.add_argument("file")
+
+    action = actions.add_parser("verify", help="measure one's AP and compare it with the published one")
+    action.add_argument("name")
+    action.add_argument(
+        "--data", required=True, metavar="DIR", help="COCO: annotations/instances_val2017.json and val2017/ in it"
+    )
 
     command = _command(commands, "convert", convert)
     _add_config(command)
@@ -189,11 +316,11 @@ def _command(
     return command
 
 
-def _add_config(command: argparse.ArgumentParser) -> None:
+def _add_config(command: argparse.ArgumentParser, *, required: bool = True) -> None:
     command.add_argument(
         "-c",
         "--config",
-        required=True,
+        required=required,
         metavar="FILE",
         help="a configuration file or the name of a shipped one",
     )
@@ -213,10 +340,16 @@ def _import_paddle() -> None:
 
     What it prints about that, and about compilers that it will not need, is not for our users.
     """
-    os.environ.setdefault("OMP_NUM_THREADS", str(os.cpu_count() or 1))
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    os.environ.setdefault("OMP_NUM_THREADS", str(cores))
     with contextlib.redirect_stderr(io.StringIO()), warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        importlib.import_module("paddle")
+        try:
+            importlib.import_module("paddle")
+        except ModuleNotFoundError as error:
+            if error.name != "paddle":
+                raise
+            raise ConfigError("PaddlePaddle is not installed: pip install 'ppsolo[cpu]' or 'ppsolo[gpu]'") from None
 
 
 def _say(line: str) -> None:

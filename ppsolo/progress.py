@@ -8,9 +8,9 @@ from typing import TextIO
 class Progress:
     """Shows how far a piece of work is.
 
-    label: what is being done. total: units in all, None where that is not known. unit: their name; "B" is
-    shown in MB. stream: where to, standard error if None; a bar that redraws itself where that is a terminal,
-    else a line every `interval` seconds.
+    label: what is being done. total: units in all, None where that is not known. done: units done before, which do
+    not count for the rate. unit: their name; "B" is shown in MB. stream: where to, standard error if None; a bar
+    that redraws itself where that is a terminal, else a line every `interval` seconds.
     """
 
     def __init__(
@@ -18,13 +18,14 @@ class Progress:
         label: str,
         total: int | None = None,
         *,
+        done: int = 0,
         unit: str = "images",
         stream: TextIO | None = None,
         interval: float = 10.0,
     ):
         self.label = label
         self.total = total
-        self.done = 0
+        self.done = self._before = done
         self._unit = unit
         self._stream = stream if stream is not None else sys.stderr
         self._live = self._stream.isatty()
@@ -47,7 +48,7 @@ class Progress:
 
     def close(self) -> None:
         """Show the end; nothing is shown of work that never started."""
-        if self.done:
+        if self.done > self._before:
             self._show()
             if self._live:
                 self._stream.write("\n")
@@ -56,13 +57,13 @@ class Progress:
     def line(self) -> str:
         """The text shown now."""
         seconds = max(time.monotonic() - self._start, 1e-6)
-        rate = self.done / seconds
+        rate = (self.done - self._before) / seconds
         amount = self._amount(self.done)
         if self.total is not None:
             amount += f"/{self._amount(self.total)}"
         unit = "MB" if self._unit == "B" else self._unit
         text = f"{self.label}: {amount} {unit}, {self._amount(rate, 1)}/s"
-        if self.total and 0 < self.done < self.total:
+        if self.total and self._before < self.done < self.total:
             left = (self.total - self.done) / rate
             text += f", {int(left) // 60}:{int(left) % 60:02d} left"
         return text

@@ -1,0 +1,105 @@
+"""Several training processes as one: gradients averaged, results gathered, weights shared."""
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import paddle
+from paddle import nn
+
+from ppsolo.errors import TrainingError
+
+BUCKET_ELEMENTS = 8_000_000  # gradients that are averaged at once: 32 MB
+
+
+@dataclass(frozen=True)
+class Processes:
+    """This process among those that train or evaluate together. rank: 0 .. world_size - 1; 0 writes all files.
+
+    Every method but `is_main` is to be called by all processes, in the same order. Where another process has died,
+    it raises TrainingError, as soon as the backend (NCCL on GPUs, gloo on CPUs) notices.
+    """
+
+    rank: int = 0
+    world_size: int = 1
+
+    @property
+    def is_main(self) -> bool:
+        return self.rank == 0
+
+    @paddle.no_grad()
+    def average_gradients(self, parameters: Sequence[paddle.Tensor]) -> None:
+        """Replace every gradient by its mean over the processes; each parameter has one everywhere or nowhere."""
+        if self.world_size == 1:
+            return
+        gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+        for bucket in _buckets(gradients):
+            flat = paddle.concat([gradient.flatten() for gradient in bucket])
+            with _naming_the_cause():
+                paddle.distributed.all_reduce(flat)
+            parts = paddle.split(flat / self.world_size, [gradient.size for gradient in bucket])
+            for gradient, part in zip(bucket, parts, strict=True):
+                paddle.assign(part.reshape(gradient.shape), gradient)
+
+    def mean(self, values: paddle.Tensor) -> paddle.Tensor:
+        """The mean of the processes' tensors, elementwise."""
+        if self.world_size == 1:
+            return values
+        with _naming_the_cause():
+            paddle.distributed.all_reduce(values)
+        return values / self.world_size
+
+    def gather(self, value: Any) -> list[Any]:
+        """What each process gave, by rank; it must be possible to pickle it."""
+        if self.world_size == 1:
+            return [value]
+        values: list[Any] = []
+        with _naming_the_cause():
+            paddle.distributed.all_gather_object(values, value)
+        return values
+
+    def share_weights(self, model: nn.Layer) -> None:
+        """Give every process the weights, running statistics included, of the process 0."""
+        if self.world_size == 1:
+            return
+        for value in model.state_dict().values():
+            with _naming_the_cause():
+                paddle.distributed.broadcast(value, src=0)
+
+
+ALONE = Processes()
+
+
+def start_processes() -> Processes:
+    """Join the others that `python -m paddle.distributed.launch` has started; alone without it."""
+    if int(os.environ.get("PADDLE_TRAINERS_NUM", "1")) == 1:
+        return Processes()
+    with _naming_the_cause():
+        paddle.distributed.init_parallel_env()
+    return Processes(paddle.distributed.get_rank(), paddle.distributed.get_world_size())
+
+
+def _buckets(gradients: Sequence[paddle.Tensor]) -> Iterator[list[paddle.Tensor]]:
+    bucket, size = [], 0
+    for gradient in gradients:
+        bucket.append(gradient)
+        size += gradient.size
+        if size >= BUCKET_ELEMENTS:
+            yield bucket
+            bucket, size = [], 0
+    if bucket:
+        yield bucket
+
+
+@contextmanager
+def _naming_the_cause() -> Iterator[None]:
+    try:
+        yield
+    except (RuntimeError, OSError) as error:
+        reason = " ".join(str(error).split())[-200:]
+        raise TrainingError(
+            "lost another process: its own log says why (by default log/workerlog.N); "
+            f"resume with -r auto once that is mended ({reason})"
+        ) from error

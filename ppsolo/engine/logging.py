@@ -1,0 +1,117 @@
+"""Where the metrics of a run go: the console, a file of JSON lines, VisualDL."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Protocol, TextIO
+
+import numpy as np
+
+from ppsolo.progress import Progress
+
+# A number, or a picture: uint8 RGB [H, W, 3].
+Metrics = Mapping[str, float | np.ndarray]
+
+
+class Sink(Protocol):
+    """Takes metrics; names are like "train/loss" or "val/segm_AP"."""
+
+    def log(self, metrics: Metrics, step: int) -> None:
+        """Take the metrics of a step."""
+        ...
+
+    def close(self) -> None:
+        """Write what is still to be written; no `log` comes after it."""
+        ...
+
+
+class ConsoleSink:
+    """Losses with rate and time left: a bar on a terminal, else a line each; and a line for every evaluation.
+
+    stream: where to. first_step, total_steps: where this session starts, and how many steps the run has.
+    """
+
+    def __init__(self, stream: TextIO, *, first_step: int, total_steps: int):
+        self._stream = stream
+        self._total = total_steps
+        self._live = stream.isatty()
+        self._progress = Progress("train", total_steps, done=first_step, unit="steps", stream=stream, interval=0.0)
+
+    def log(self, metrics: Metrics, step: int) -> None:
+        numbers = _numbers(metrics)
+        if "train/loss" in numbers:
+            self._progress.label = (
+                f"epoch {numbers['train/epoch']:.0f}, loss {numbers['train/loss']:.4f} (mask "
+                f"{numbers['train/loss_mask']:.4f}, category {numbers['train/loss_category']:.4f}), "
+                f"lr {numbers['train/learning_rate']:.3g}, data {numbers['train/data_seconds']:.3f} s of "
+                f"{numbers['train/step_seconds']:.3f} s"
+            )
+            self._progress.update(step, self._total)
+        validation = [f"{name.removeprefix('val/')} {value:.4f}" for name, value in numbers.items() if "val/" in name]
+        if validation:
+            start = "\r\x1b[K" if self._live else ""
+            self._stream.write(f"{start}step {step}: {', '.join(validation)}\n")
+            self._stream.flush()
+
+    def close(self) -> None:
+        if self._live:
+            self._progress.close()
+
+
+class JsonLinesSink:
+    """One JSON object a line, {"step": 120, "train/loss": ...}, pictures left out.
+
+    Lines that are there already stay up to `first_step`: what came after it is about to be trained again.
+    """
+
+    def __init__(self, path: Path, *, first_step: int):
+        kept = [line for line in _lines(path) if _step_of(line) <= first_step]
+        self._stream = path.open("w", encoding="utf-8")
+        self._stream.writelines(kept)
+
+    def log(self, metrics: Metrics, step: int) -> None:
+        self._stream.write(json.dumps({"step": step, **_numbers(metrics)}) + "\n")
+        self._stream.flush()
+
+    def close(self) -> None:
+        self._stream.close()
+
+
+class VisualDLSink:
+    """Records for `visualdl --logdir folder`: curves of the numbers, and the pictures.
+
+    first_step: where this session starts; at 0 the records of an earlier run in the folder are removed.
+    """
+
+    def __init__(self, folder: Path, *, first_step: int):
+        from visualdl import LogWriter  # takes a second to import
+
+        for file in folder.glob("vdlrecords.*") if first_step == 0 else ():
+            file.unlink()
+        self._writer = LogWriter(logdir=str(folder))
+
+    def log(self, metrics: Metrics, step: int) -> None:
+        for name, value in metrics.items():
+            if isinstance(value, np.ndarray):
+                self._writer.add_image(tag=name, img=value, step=step, dataformats="HWC")
+            else:
+                self._writer.add_scalar(tag=name, value=value, step=step)
+
+    def close(self) -> None:
+        self._writer.close()
+
+
+def _numbers(metrics: Metrics) -> dict[str, float]:
+    return {name: value for name, value in metrics.items() if not isinstance(value, np.ndarray)}
+
+
+def _lines(path: Path) -> list[str]:
+    return path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []
+
+
+def _step_of(line: str) -> float:
+    """Infinite for a line that was cut off."""
+    try:
+        return json.loads(line)["step"]
+    except (ValueError, KeyError):
+        return float("inf")

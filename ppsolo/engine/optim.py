@@ -1,0 +1,221 @@
+"""Optimisation: learning-rate schedule, which parameter learns and decays how much, momentum, gradient clipping."""
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import paddle
+from paddle import nn
+from paddle.optimizer.lr import LRScheduler
+
+VELOCITY = "_velocity_"
+
+
+class WarmupPiecewise(LRScheduler):
+    """Linear warm-up from 0, then `base` times `gamma` for every milestone reached; one `step()` an iteration.
+
+    While step < warmup_steps the rate is base * step / warmup_steps, so the first iteration learns at 0. From
+    then on it is base * gamma^k, where k milestones are <= step. Warm-up wins over milestones that fall into it:
+    they take effect, all at once, when it ends. PaddleDetection does the same, since it looks for the first
+    boundary above the step in a list that is then unsorted.
+
+    milestones: in iterations, or in epochs if `steps_per_epoch` is given; any order.
+    """
+
+    def __init__(
+        self,
+        *,
+        base: float,
+        warmup_steps: int,
+        milestones: Sequence[int],
+        steps_per_epoch: int = 1,
+        gamma: float = 0.1,
+    ):
+        _check_at_least("warmup_steps", warmup_steps, 0)
+        _check_at_least("steps_per_epoch", steps_per_epoch, 1)
+        self.warmup_steps = warmup_steps
+        self.milestones = tuple(milestone * steps_per_epoch for milestone in milestones)
+        self.gamma = gamma
+        super().__init__(learning_rate=base)
+
+    def get_lr(self) -> float:
+        """The rate of iteration `last_epoch` (Paddle's name for the count of `step()` calls), from 0."""
+        step = self.last_epoch
+        if step < self.warmup_steps:
+            return self.base_lr * (step / self.warmup_steps)
+        return self.base_lr * self.gamma ** sum(milestone <= step for milestone in self.milestones)
+
+
+def _check_at_least(name: str, value: int, lowest: int) -> None:
+    if value < lowest:
+        raise ValueError(f"{name} is {value}, give at least {lowest}")
+
+
+class ParameterGroup(NamedTuple):
+    """Parameters that learn at `lr_factor` times the scheduled rate and decay (L2) by `weight_decay`."""
+
+    parameters: list[paddle.Tensor]
+    lr_factor: float
+    weight_decay: float
+
+
+def parameter_groups(
+    model: nn.Layer,
+    *,
+    weight_decay: float = 1e-4,
+    backbone_weight_decay: float | None = None,
+    backbone_lr_factors: Sequence[float] = (),
+    free_neck_bias: bool = False,
+) -> list[ParameterGroup]:
+    """The trainable parameters of a SOLOv2 model, grouped by learning-rate factor and L2 decay.
+
+    - Scale and bias of every norm do not decay.
+    - Biases of the deformable convolutions in both heads learn at twice the rate and do not decay; so do the
+      neck's biases if `free_neck_bias` (PaddleDetection 0.5 does so, 2.x does not).
+    - `backbone_lr_factors`, where given, has one factor for each section of the backbone: a ResNet's 4 stages (the
+      stem goes with the first), or every 3 blocks of a MobileNetV3 (stem with the first, last convolution with
+      the last of 5). The offset convolutions of the backbone, being new, learn at the full rate.
+    - `backbone_weight_decay` replaces `weight_decay` in the backbone.
+
+    Raises ValueError if nothing is trainable or the number of factors is not the backbone's.
+    """
+    trainable = {name: parameter for name, parameter in model.named_parameters() if not parameter.stop_gradient}
+    if not trainable:
+        raise ValueError("the model has no trainable parameter")
+    names = [name for name, _ in model.named_parameters()]
+    sections = 1 + max((_section(name) or 0 for name in names), default=0)
+    if backbone_lr_factors and len(backbone_lr_factors) != sections:
+        raise ValueError(
+            f"backbone_lr_factors has {len(backbone_lr_factors)} entries, the backbone {sections} sections"
+        )
+    groups: dict[tuple[float, float], list[paddle.Tensor]] = {}
+    for name, parameter in trainable.items():
+        decay = weight_decay
+        if name.startswith("backbone.") and backbone_weight_decay is not None:
+            decay = backbone_weight_decay
+        factor = 1.0
+        if backbone_lr_factors and name.startswith("backbone.") and ".offset." not in name:
+            section = _section(name)
+            factor = backbone_lr_factors[-1 if section is None else section]
+        if _is_norm(name):
+            decay = 0.0
+        elif _is_free_bias(name, free_neck_bias):
+            factor, decay = 2.0, 0.0
+        groups.setdefault((factor, decay), []).append(parameter)
+    return [ParameterGroup(parameters, factor, decay) for (factor, decay), parameters in groups.items()]
+
+
+def _section(name: str) -> int | None:
+    """The section of the backbone that a parameter lies in, None for what comes after the last one."""
+    match = re.match(r"backbone\.(stem|stages|blocks)\.(\d*)", name)
+    if match is None:
+        return None
+    if match[1] == "stem":
+        return 0
+    return int(match[2]) // (3 if match[1] == "blocks" else 1)
+
+
+def _is_norm(name: str) -> bool:
+    return ".norm." in name
+
+
+def _is_free_bias(name: str, free_neck_bias: bool) -> bool:
+    if name.startswith("neck."):
+        return free_neck_bias and name.endswith(".bias")
+    deformable = name.endswith((".conv.offset.bias", ".conv.conv.bias"))
+    return deformable and not name.startswith("backbone.")
+
+
+def build_optimizer(
+    model: nn.Layer,
+    schedule: LRScheduler,
+    *,
+    momentum: float = 0.9,
+    weight_decay: float = 1e-4,
+    backbone_weight_decay: float | None = None,
+    backbone_lr_factors: Sequence[float] = (),
+    free_neck_bias: bool = False,
+) -> paddle.optimizer.Momentum:
+    """Stochastic gradient descent with momentum over `parameter_groups(model, ...)`, float32.
+
+    v = momentum v + (gradient + decay p); p = p - rate factor v; no Nesterov. All velocities exist, at 0, from
+    the start, so that the state can be saved and loaded at any time. Gradients of the model are cleared.
+    """
+    groups = parameter_groups(
+        model,
+        weight_decay=weight_decay,
+        backbone_weight_decay=backbone_weight_decay,
+        backbone_lr_factors=backbone_lr_factors,
+        free_neck_bias=free_neck_bias,
+    )
+    optimizer = paddle.optimizer.Momentum(
+        learning_rate=0.0,
+        momentum=momentum,
+        parameters=[
+            {"params": group.parameters, "learning_rate": group.lr_factor, "weight_decay": group.weight_decay}
+            for group in groups
+        ],
+    )
+    # Paddle makes velocities in the first step, and only where there is a gradient: take one at rate 0.
+    for group in groups:
+        for parameter in group.parameters:
+            parameter.grad = paddle.zeros_like(parameter)
+    optimizer.step()
+    optimizer.clear_grad(set_to_zero=False)
+    for velocity in _velocities(optimizer).values():
+        velocity.zero_()
+    optimizer.set_lr_scheduler(schedule)
+    return optimizer
+
+
+def clip_gradients(model: nn.Layer, max_norm: float) -> paddle.Tensor:
+    """Scale all gradients of `model` so that their joint L2 norm is at most `max_norm`; smaller ones stay as they are.
+
+    Returns the norm before, a float32 scalar that is still on the device. It is not finite when any gradient is
+    not. Under automatic mixed precision unscale the gradients first.
+    """
+    gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
+    squares = [gradient.astype("float32").square().sum() for gradient in gradients]
+    norm = paddle.stack(squares).sum().sqrt()
+    factor = max_norm / norm.clip(min=max_norm)
+    for gradient in gradients:
+        gradient.multiply_(factor.astype(gradient.dtype))
+    return norm
+
+
+def optimizer_state(optimizer: paddle.optimizer.Momentum, model: nn.Layer) -> dict[str, np.ndarray]:
+    """The velocity of every trainable parameter under the name that the parameter has in `model.state_dict()`."""
+    return {name: velocity.numpy() for name, velocity in _named_velocities(optimizer, model).items()}
+
+
+def load_optimizer_state(
+    optimizer: paddle.optimizer.Momentum, model: nn.Layer, state: Mapping[str, np.ndarray]
+) -> None:
+    """Put back what `optimizer_state` gave, for an optimizer from `build_optimizer`.
+
+    Raises ValueError, and changes nothing, if a velocity is missing, unexpected or wrongly shaped.
+    """
+    velocities = _named_velocities(optimizer, model)
+    faults = [f"missing {name}" for name in velocities if name not in state]
+    faults += [f"unexpected {name}" for name in state if name not in velocities]
+    faults += [
+        f"{name} is {list(state[name].shape)}, the model has {list(velocity.shape)}"
+        for name, velocity in velocities.items()
+        if name in state and tuple(state[name].shape) != tuple(velocity.shape)
+    ]
+    if faults:
+        more = f" (and {len(faults) - 3} more)" if len(faults) > 3 else ""
+        raise ValueError(f"optimizer state does not fit the model: {', '.join(faults[:3])}{more}")
+    for name, velocity in velocities.items():
+        velocity.set_value(np.ascontiguousarray(state[name], dtype=np.float32))
+
+
+def _velocities(optimizer: paddle.optimizer.Momentum) -> dict[str, paddle.Tensor]:
+    """Paddle's own name of a parameter -> its velocity, the very tensor that the optimizer uses."""
+    return {name.rpartition(VELOCITY)[0]: tensor for name, tensor in optimizer.state_dict().items() if VELOCITY in name}
+
+
+def _named_velocities(optimizer: paddle.optimizer.Momentum, model: nn.Layer) -> dict[str, paddle.Tensor]:
+    velocities = _velocities(optimizer)
+    return {name: velocities[p.name] for name, p in model.named_parameters() if not p.stop_gradient}

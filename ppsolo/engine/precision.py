@@ -1,0 +1,64 @@
+"""Automatic mixed precision: half-precision forward passes, and losses scaled so that gradients survive it."""
+
+from contextlib import AbstractContextManager
+from typing import Any, Literal, cast
+
+import numpy as np
+import paddle
+
+from ppsolo.errors import ConfigError
+
+Level = Literal["none", "O1", "O2"]
+
+
+class Precision:
+    """level "O1": convolutions and products in float16; "O2": all but few operations. Parameters stay float32.
+
+    The scale of the loss is halved after steps with gradients that are not finite (they are passed over) and
+    doubled after a long row of good ones. With "none" nothing happens to the loss or the gradients.
+    Raises ConfigError for another level than "none" where there is no GPU.
+    """
+
+    def __init__(self, level: Level):
+        if level != "none" and not paddle.device.get_device().startswith("gpu"):
+            raise ConfigError(f"train.amp is {level}, which takes a GPU: set train.amp=none")
+        self.level = level
+        self._scaler = None if level == "none" else paddle.amp.GradScaler()
+
+    def forward(self) -> AbstractContextManager[Any]:
+        """The context of a forward pass."""
+        return paddle.amp.auto_cast(enable=self._scaler is not None, level="O2" if self.level == "O2" else "O1")
+
+    def backward(self, loss: paddle.Tensor) -> None:
+        """Add the gradients of `loss`, scaled."""
+        (loss if self._scaler is None else self._scaler.scale(loss)).backward()
+
+    def unscale(self, optimizer: paddle.optimizer.Optimizer) -> None:
+        """Give the gradients their true size, once a step and after they were averaged over processes."""
+        if self._scaler is not None:
+            self._scaler.unscale_(optimizer)
+
+    def step(self, optimizer: paddle.optimizer.Optimizer) -> None:
+        """One step of the optimizer, but not with gradients that are not finite."""
+        if self._scaler is None:
+            optimizer.step()
+        else:
+            self._scaler.step(optimizer)
+            self._scaler.update()
+
+    def state(self) -> dict[str, float]:
+        """The scale and its counters, ready for JSON; empty for "none"."""
+        if self._scaler is None:
+            return {}
+        state: dict[str, Any] = dict(self._scaler.state_dict())
+        return {name: float(value) for name, value in state.items()}
+
+    def load_state(self, state: dict[str, float]) -> None:
+        """Take over what `state` gave. Raises ValueError if it is for another kind of precision."""
+        if set(state) != set(self.state()):
+            raise ValueError("the state is for another kind of mixed precision (train.amp)")
+        if self._scaler is not None:
+            scaler: dict[str, Any] = dict(self._scaler.state_dict())
+            for name, value in state.items():
+                scaler[name] = np.array([value], np.float32) if name == "scale" else type(scaler[name])(value)
+            self._scaler.load_state_dict(cast(Any, scaler))

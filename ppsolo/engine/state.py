@@ -1,0 +1,199 @@
+"""The state of a training run on disk: its directory, and checkpoints that training goes on from exactly."""
+
+import json
+import logging
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from ppsolo.atomic import atomic_writer
+from ppsolo.checkpoint.reader import read_checkpoint
+from ppsolo.checkpoint.writer import write_checkpoint
+from ppsolo.config import config_to_dict
+from ppsolo.errors import CheckpointError, TrainingError
+from ppsolo.schema import Config
+
+logger = logging.getLogger(__name__)
+
+FORMAT = 1
+RECORD = "record.json"
+
+# What may differ between a run and its continuation: it changes neither the weights nor the way to them.
+FREE_KEYS = (
+    "data.num_workers",
+    "data.root",
+    "data.val_annotations",
+    "data.val_images",
+    "postprocess",
+    "pretrained_backbone",
+    "train.checkpoint_steps",
+    "train.epochs",
+    "train.evaluate_every",
+    "train.keep_checkpoints",
+    "train.log_every",
+    "train.non_finite",
+    "train.output_dir",
+    "train.patience",
+    "train.pictures",
+    "weights",
+)
+
+
+@dataclass(frozen=True)
+class TrainingState:
+    """All that training needs to go on as if there had been no break.
+
+    arrays: float32 arrays by group ("model", "optimizer", "ema") and by the names of `model.state_dict()`.
+    record: everything else, as JSON has it: position, counters, the configuration, what the data set was.
+
+    Random numbers need no room here: each step's follow from (seed, step, process), each sample's from (seed,
+    epoch, index).
+    """
+
+    arrays: Mapping[str, Mapping[str, np.ndarray]]
+    record: Mapping[str, Any]
+
+
+def write_state(state: TrainingState, path: Path) -> None:
+    """One .safetensors file, whole or not at all. Raises CheckpointError if it cannot be written."""
+    flat = {f"{group}/{name}": array for group, arrays in state.arrays.items() for name, array in arrays.items()}
+    record = {"format": FORMAT, "checksum": _checksum(flat), "record": state.record}
+    text = np.frombuffer(json.dumps(record).encode(), np.uint8)
+    write_checkpoint({RECORD: text, **flat}, path)
+
+
+def read_state(path: Path) -> TrainingState:
+    """What `write_state` wrote; nothing in the file is run. Raises CheckpointError for any other or damaged file."""
+    flat = read_checkpoint(path)
+    text = flat.pop(RECORD, None)
+    try:
+        record = json.loads(text.tobytes()) if text is not None else {}
+        known, checksum, content = record["format"], record["checksum"], record["record"]
+    except (KeyError, TypeError, ValueError):
+        raise CheckpointError(
+            f"{path}: is not the state of a training run; give a file of a run's checkpoints folder"
+        ) from None
+    if known != FORMAT:
+        raise CheckpointError(f"{path}: was written in format {known}, this ppsolo reads {FORMAT}; use the same ppsolo")
+    if checksum != _checksum(flat):
+        raise CheckpointError(f"{path}: is damaged (its checksum differs); resume from another checkpoint")
+    arrays: dict[str, dict[str, np.ndarray]] = {}
+    for name, array in flat.items():
+        group, _, rest = name.partition("/")
+        arrays.setdefault(group, {})[rest] = array
+    return TrainingState(arrays, content)
+
+
+class RunDirectory:
+    """One directory per run; only the main process writes to it.
+
+    config.yml: the configuration as resolved, class names included. class_names.txt: one name a line.
+    log.jsonl and visualdl/: the metrics. checkpoints/STEP.safetensors: training states. last.pdparams and
+    best.pdparams: weights to predict with, of the newest checkpoint and of the evaluation with the highest AP.
+    """
+
+    def __init__(self, path: Path):
+        self.path = path
+        self.config_file = path / "config.yml"
+        self.log_file = path / "log.jsonl"
+        self.visualdl = path / "visualdl"
+        self.best_weights = path / "best.pdparams"
+        self.last_weights = path / "last.pdparams"
+        self._checkpoints = path / "checkpoints"
+
+    def refuse_another_run(self) -> None:
+        """Raises TrainingError if there is a run in the directory that could be gone on with."""
+        if self.states():
+            raise TrainingError(
+                f"{self.path} holds a run: go on with it (-r auto), or give this one another name (-o name=...)"
+            )
+
+    def prepare(self, config: Config, class_names: Sequence[str]) -> None:
+        """Make the directory, and write what describes the run. Raises TrainingError if that is impossible."""
+        try:
+            self._checkpoints.mkdir(parents=True, exist_ok=True)
+            with atomic_writer(self.config_file, "w") as stream:
+                yaml.safe_dump(config_to_dict(config), stream, sort_keys=False, allow_unicode=True)
+            with atomic_writer(self.path / "class_names.txt", "w") as stream:
+                stream.writelines(f"{name}\n" for name in class_names)
+        except OSError as error:
+            raise TrainingError(f"{self.path}: cannot be written to ({error.strerror}); set train.output_dir") from None
+
+    def states(self) -> list[Path]:
+        """The files of all training states, newest first."""
+        return sorted(self._checkpoints.glob("*.safetensors"), key=lambda path: path.stem, reverse=True)
+
+    def add_state(self, state: TrainingState, *, step: int, keep: int) -> None:
+        """Write the state after `step` steps; then remove all but the newest `keep` files."""
+        write_state(state, self._checkpoints / f"{step:09d}.safetensors")
+        for old in self.states()[keep:]:
+            old.unlink(missing_ok=True)
+
+    def newest_state(self) -> tuple[Path, TrainingState] | None:
+        """The newest state that is whole; those passed over are named in the log. None if there is none at all.
+
+        Raises CheckpointError if there are files but all are broken.
+        """
+        states = self.states()
+        for path in states:
+            try:
+                return path, read_state(path)
+            except CheckpointError as error:
+                logger.warning("passed over a broken checkpoint, the one before is tried: %s", error)
+        if states:
+            raise CheckpointError(f"{self.path}: every checkpoint is broken; start anew under another name")
+        return None
+
+
+def check_same_run(record: Mapping[str, Any], current: Mapping[str, Any]) -> None:
+    """Raises TrainingError, naming what differs, unless the current run may go on from a state.
+
+    record, current: "config" as `config_to_dict` gives it, and "world_size" and "dataset", which must be equal.
+    """
+    for key in ("step", *current):
+        if key not in record:
+            raise TrainingError(f"cannot resume: the checkpoint does not say its {key}; take one that training wrote")
+    for key, remedy in (
+        ("world_size", "start as many processes as before"),
+        ("dataset", "bring the same annotations back"),
+    ):
+        if record[key] != current[key]:
+            raise TrainingError(
+                f"cannot resume: {key} is {current[key]}, the checkpoint's is {record[key]}; {remedy}, or start a "
+                "new run from its weights (-o weights=...)"
+            )
+    before, now = _flattened(record["config"]), _flattened(current["config"])
+    differing = sorted(key for key in before.keys() | now.keys() if before.get(key) != now.get(key))
+    # Along a cosine every rate depends on the number of epochs.
+    free_keys = [key for key in FREE_KEYS if key != "train.epochs" or now["train.schedule.type"] == "steps"]
+    differing = [key for key in differing if not any(key == free or key.startswith(f"{free}.") for free in free_keys)]
+    if differing:
+        key = differing[0]
+        more = f" (and {len(differing) - 1} more keys)" if len(differing) > 1 else ""
+        raise TrainingError(
+            f"cannot resume: {key} is {now.get(key)!r}, the checkpoint was made with {before.get(key)!r}{more}; give "
+            "the run's own config.yml, or start a new run from its weights (-o weights=... name=...)"
+        )
+
+
+def _flattened(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            flat |= _flattened(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+def _checksum(arrays: Mapping[str, np.ndarray]) -> int:
+    """CRC-32 of all names and values, in order."""
+    checksum = 0
+    for name, array in arrays.items():
+        checksum = zlib.crc32(array.tobytes(), zlib.crc32(name.encode(), checksum))
+    return checksum

@@ -1,0 +1,273 @@
+"""The training loop: epochs of steps, with everything that a step needs given to it built."""
+
+import logging
+import random
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, closing, nullcontext
+from itertools import islice
+from typing import Any, Literal
+
+import numpy as np
+import paddle
+from paddle.optimizer.lr import LRScheduler
+
+from ppsolo.data.loader import TrainingBatch, TrainingLoader
+from ppsolo.engine.distributed import ALONE, Processes
+from ppsolo.engine.ema import ExponentialMovingAverage
+from ppsolo.engine.logging import Metrics, Sink
+from ppsolo.engine.optim import clip_gradients, load_optimizer_state, optimizer_state
+from ppsolo.engine.precision import Precision
+from ppsolo.engine.state import TrainingState
+from ppsolo.errors import TrainingError
+from ppsolo.models.losses import SOLOv2Criterion, Targets
+from ppsolo.models.solov2 import SOLOv2
+
+logger = logging.getLogger(__name__)
+
+AP = "val/segm_AP"
+MOST_SKIPPED = 10  # steps in a row; after that the weights themselves must be broken
+
+
+class Trainer:
+    """Trains a model; what it does in which order is in `fit`, `train_one_epoch` and `train_step`.
+
+    model, criterion, optimizer, schedule, loader: built, the schedule being the optimizer's.
+    epochs: to train in all. accumulate: batches in a step. clip_norm: largest joint norm of the gradients.
+    ema: averaged weights, which evaluation then uses. precision: mixed or not.
+    non_finite: what to do at a loss or gradient that is not finite. "stop" raises TrainingError, "skip" passes the
+        step over; either way the image ids are named. Ten in a row always stop.
+    seed: every step's random numbers (Python's, numpy's, Paddle's) follow from it, the step and the process.
+    evaluate: measures the model as it is, returning metrics with "val/segm_AP"; called every `evaluate_every` epochs
+        and after the last. patience: evaluations without a better AP after which training ends, 0: never.
+    checkpoint: called with the trainer and True after an evaluation with the best AP so far, and False where training
+        could go on from: after every epoch, and every `checkpoint_steps` steps within it.
+    sinks: get the mean losses, learning rate and times of every `log_every` steps, and what `evaluate` returns.
+
+    Attributes: epoch, step_in_epoch, step (all counted from 0: those done), best_ap.
+    """
+
+    def __init__(
+        self,
+        *,
+        model: SOLOv2,
+        criterion: SOLOv2Criterion,
+        optimizer: paddle.optimizer.Momentum,
+        schedule: LRScheduler,
+        loader: TrainingLoader,
+        epochs: int,
+        precision: Precision,
+        accumulate: int = 1,
+        clip_norm: float | None = None,
+        ema: ExponentialMovingAverage | None = None,
+        non_finite: Literal["stop", "skip"] = "stop",
+        seed: int = 0,
+        processes: Processes = ALONE,
+        evaluate: Callable[[], Metrics] | None = None,
+        evaluate_every: int = 1,
+        patience: int = 0,
+        checkpoint: "Callable[[Trainer, bool], None] | None" = None,
+        checkpoint_steps: int = 1000,
+        sinks: Sequence[Sink] = (),
+        log_every: int = 20,
+    ):
+        self.model, self.criterion, self.optimizer, self.schedule = model, criterion, optimizer, schedule
+        self.loader, self.epochs, self.accumulate = loader, epochs, accumulate
+        self.precision, self.clip_norm, self.ema, self.non_finite = precision, clip_norm, ema, non_finite
+        self.seed, self.processes = seed, processes
+        self.evaluate, self.evaluate_every, self.patience = evaluate, evaluate_every, patience
+        self.checkpoint, self.checkpoint_steps = checkpoint, checkpoint_steps
+        self.sinks, self.log_every = sinks, log_every
+        self.steps_per_epoch = loader.batches_per_epoch // accumulate
+        if self.steps_per_epoch == 0:
+            raise TrainingError(
+                f"an epoch has {loader.batches_per_epoch} batches, one step takes {accumulate}: lower train.accumulate"
+            )
+        self.epoch = self.step_in_epoch = self.step = 0
+        self.best_ap = -1.0
+        self._without_gain = self._skipped = 0
+        self._trained = [parameter for parameter in model.parameters() if not parameter.stop_gradient]
+        self._recent: list[tuple[np.ndarray, float, float]] = []  # losses, seconds, seconds of them for data
+
+    def fit(self) -> None:
+        """Train from where the state is to the last epoch, or until `patience` is used up."""
+        while self.epoch < self.epochs and not self._gave_up():
+            self.train_one_epoch()
+            self.epoch, self.step_in_epoch = self.epoch + 1, 0
+            last = self.epoch == self.epochs
+            if self.evaluate is not None and self.evaluate_every and (last or self.epoch % self.evaluate_every == 0):
+                self._evaluate()
+            self._checkpoint(best=False)
+
+    def train_one_epoch(self) -> None:
+        """The steps that are left of the epoch."""
+        self.model.train()
+        first, end = self.step_in_epoch * self.accumulate, self.steps_per_epoch * self.accumulate
+        with closing(self.loader.epoch(self.epoch, start=first, stop=end)) as batches:
+            while self.step_in_epoch < self.steps_per_epoch:
+                start = time.perf_counter()
+                group = list(islice(batches, self.accumulate))
+                data_seconds = time.perf_counter() - start
+                losses = self.train_step(group)
+                self.step, self.step_in_epoch = self.step + 1, self.step_in_epoch + 1
+                if losses is not None:
+                    self._recent.append((losses, time.perf_counter() - start, data_seconds))
+                if self.step % self.log_every == 0:
+                    self._log()
+                if self.step % self.checkpoint_steps == 0 and self.step_in_epoch < self.steps_per_epoch:
+                    self._checkpoint(best=False)
+
+    def train_step(self, batches: Sequence[TrainingBatch]) -> np.ndarray | None:
+        """One step of the optimizer -> mean mask, category and total loss over all batches and processes.
+
+        None if the loss was not finite and the step is passed over; the learning rate goes on anyway.
+        """
+        seed_step(self.seed, self.step, self.processes.rank)
+        found = []
+        for batch in batches:
+            with self.precision.forward():
+                raw = self.model(paddle.to_tensor(batch.images))
+            losses = self.criterion(raw, Targets.from_arrays(batch.targets))
+            self.precision.backward(losses.total / len(batches))
+            found.append(paddle.stack(list(losses)).detach())
+        self.processes.average_gradients(self._trained)
+        means = self.processes.mean(paddle.stack(found).mean(axis=0)).numpy()
+        finite = bool(np.isfinite(means).all()) and self._gradients_finite()
+        if finite:
+            self.precision.unscale(self.optimizer)
+            if self.clip_norm is not None:
+                with paddle.no_grad():
+                    clip_gradients(self.model, self.clip_norm)
+            self.precision.step(self.optimizer)
+            if self.ema is not None:
+                self.ema.update()
+        self.optimizer.clear_grad(set_to_zero=False)
+        self.schedule.step()
+        self._guard(finite, batches, found)
+        return means if finite else None
+
+    def published_weights(self) -> dict[str, np.ndarray]:
+        """The weights to predict with: averaged if there is an average."""
+        if self.ema is not None and self.ema.steps:
+            return self.ema.weights()
+        return {name: value.numpy() for name, value in self.model.state_dict().items()}
+
+    def state(self) -> TrainingState:
+        """All that `load_state` needs to go on as if there had been no break."""
+        arrays: dict[str, Mapping[str, np.ndarray]] = {
+            "model": {name: value.numpy() for name, value in self.model.state_dict().items()},
+            "optimizer": optimizer_state(self.optimizer, self.model),
+        }
+        record: dict[str, Any] = {
+            "epoch": self.epoch,
+            "step_in_epoch": self.step_in_epoch,
+            "step": self.step,
+            "best_ap": self.best_ap,
+            "without_gain": self._without_gain,
+            "skipped": self._skipped,
+            "precision": self.precision.state(),
+            "ema": None,
+        }
+        if self.ema is not None:
+            ema = self.ema.state_dict()
+            arrays["ema"] = ema.pop("averages")
+            record["ema"] = ema
+        return TrainingState(arrays, record)
+
+    def load_state(self, state: TrainingState) -> None:
+        """Take over all of a state. Raises TrainingError if any of it is missing or does not fit."""
+        record, arrays = state.record, state.arrays
+        model = self.model.state_dict()
+        weights = arrays.get("model", {})
+        try:
+            if {name: list(value.shape) for name, value in model.items()} != {
+                name: list(value.shape) for name, value in weights.items()
+            }:
+                raise ValueError("its weights are those of another network")
+            if (record["ema"] is None) != (self.ema is None):
+                raise ValueError("one has averaged weights and the other has not (train.ema_decay)")
+            if self.ema is not None:
+                self.ema.load_state_dict({**record["ema"], "averages": arrays.get("ema", {})})
+            load_optimizer_state(self.optimizer, self.model, arrays.get("optimizer", {}))
+            self.precision.load_state(record["precision"])
+            self.epoch, self.step_in_epoch, self.step = (record[k] for k in ("epoch", "step_in_epoch", "step"))
+            self.best_ap, self._without_gain = record["best_ap"], record["without_gain"]
+            self._skipped = record["skipped"]
+        except (KeyError, ValueError) as error:
+            raise TrainingError(f"cannot resume: {error}; nothing is resumed in part") from None
+        for name, value in model.items():
+            value.set_value(weights[name])
+        self.schedule.step(self.step)
+
+    def _gave_up(self) -> bool:
+        return self.patience > 0 and self._without_gain >= self.patience
+
+    def _evaluate(self) -> None:
+        assert self.evaluate is not None
+        with self._averaged():
+            self.processes.share_weights(self.model)
+            metrics = self.evaluate()
+        ap = metrics[AP]
+        if ap > self.best_ap:
+            self.best_ap, self._without_gain = float(ap), 0
+            self._checkpoint(best=True)
+        else:
+            self._without_gain += 1
+        for sink in self.sinks:
+            sink.log(metrics, self.step)
+
+    def _averaged(self) -> AbstractContextManager[None]:
+        return self.ema.applied() if self.ema is not None and self.ema.steps else nullcontext()
+
+    def _checkpoint(self, *, best: bool) -> None:
+        if self.checkpoint is not None:
+            self.checkpoint(self, best)
+
+    def _log(self) -> None:
+        if not self._recent:
+            return
+        mask, category, total = np.mean([losses for losses, _, _ in self._recent], axis=0)
+        metrics = {
+            "train/loss": float(total),
+            "train/loss_mask": float(mask),
+            "train/loss_category": float(category),
+            "train/learning_rate": float(self.optimizer.get_lr()),
+            "train/step_seconds": float(np.mean([seconds for _, seconds, _ in self._recent])),
+            "train/data_seconds": float(np.mean([seconds for _, _, seconds in self._recent])),
+            "train/epoch": self.epoch + 1,
+        }
+        self._recent.clear()
+        for sink in self.sinks:
+            sink.log(metrics, self.step)
+
+    def _gradients_finite(self) -> bool:
+        """Kernels may turn a nan into 0 on its way to the loss, but not on the way back. Scaled ones may overflow."""
+        if self.precision.level != "none":
+            return True
+        sums = [parameter.grad.sum() for parameter in self._trained if parameter.grad is not None]
+        return bool(paddle.isfinite(paddle.stack(sums)).all())
+
+    def _guard(self, finite: bool, batches: Sequence[TrainingBatch], found: Sequence[paddle.Tensor]) -> None:
+        """Name the images of a loss that is not finite; raise unless the step may be skipped."""
+        self._skipped = 0 if finite else self._skipped + 1
+        if finite:
+            return
+        every = [batch.image_ids for batch in batches]
+        guilty = [ids for ids, losses in zip(every, found, strict=True) if not np.isfinite(losses.numpy()).all()]
+        shares = self.processes.gather((guilty, every))
+        chosen = [ids for share, _ in shares for ids in share] or [ids for _, share in shares for ids in share]
+        ids = ", ".join(str(image_id) for batch in chosen for image_id in batch)
+        message = f"the loss or gradient of step {self.step + 1} is not finite; its images: {ids}"
+        if self.non_finite == "stop":
+            raise TrainingError(f"{message}; check them, lower the learning rate, or set train.non_finite=skip")
+        if self._skipped >= MOST_SKIPPED:
+            raise TrainingError(f"{message}; so were the {MOST_SKIPPED - 1} before: lower the learning rate")
+        logger.warning("%s; the step is passed over", message)
+
+
+def seed_step(seed: int, step: int, rank: int) -> None:
+    """Make what Python, numpy and Paddle draw next depend on these three alone."""
+    (number,) = np.random.SeedSequence((seed, step, rank)).generate_state(1).tolist()
+    random.seed(number)
+    np.random.seed(number)
+    paddle.seed(number)
