@@ -4,6 +4,7 @@ import argparse
 import contextlib
 import importlib
 import io
+import json
 import logging
 import os
 import sys
@@ -158,6 +159,35 @@ def _evaluate_model(config: "Config", options: argparse.Namespace) -> dict[str, 
     return evaluation.report
 
 
+def check_data(options: argparse.Namespace) -> int:
+    """Read a COCO data set and say what would go wrong in training, and which settings would suit it."""
+    from ppsolo.atomic import atomic_writer
+    from ppsolo.data.check import check_dataset
+    from ppsolo.data.check_report import format_data_report
+    from ppsolo.progress import Progress
+
+    config = load_config(options.config, options.override)
+    augment = config.train.augment
+    with Progress("check") as progress:
+        report = check_dataset(
+            options.annotations,
+            options.images,
+            short_side=max(augment.short_sides),
+            long_side=augment.long_side,
+            num_grids=config.model.head.num_grids,
+            scale_ranges=[(lowest, highest) for lowest, highest in config.train.targets.scale_ranges],
+            num_classes=config.num_classes,
+            round_sides=config.preprocess.round_sides,
+            box_convention=config.data.box_convention,
+            progress=progress.update,
+        )
+    _say(format_data_report(report))
+    if options.json is not None:
+        with atomic_writer(options.json, "w") as stream:
+            json.dump(report.to_json(), stream, indent=1)
+    return OK if report.ok else SOME_FAILED
+
+
 def zoo(options: argparse.Namespace) -> int:
     """List the published checkpoints, fetch one, check a file against one's manifest, or measure one's AP."""
     from ppsolo.checkpoint.download import fetch_published
@@ -274,6 +304,14 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument(
         "--batch_size", type=int, default=1, metavar="N", help="images per forward, default: %(default)s"
     )
+
+    command = _command(commands, "check-data", check_data)
+    _add_config(command)
+    command.add_argument("--annotations", required=True, metavar="FILE", help="COCO's JSON file")
+    command.add_argument(
+        "--images", required=True, metavar="DIR", help="the folder that its file names are relative to"
+    )
+    command.add_argument("--json", metavar="FILE", help="write everything, all ids included, as JSON")
 
     command = _command(commands, "demo", demo)
     command.add_argument("--output_dir", default="output/demo", metavar="DIR", help="default: %(default)s")

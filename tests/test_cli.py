@@ -1,5 +1,6 @@
 """The command line: the zoo, conversion and the entry points."""
 
+import json
 import os
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import pytest
 from ppsolo import build_model, load_config, save_weights
 from ppsolo.checkpoint.zoo import ZOO
 from ppsolo.cli import main
+from ppsolo.data.synthetic import draw_dataset
 
 ROOT = Path(__file__).parent.parent
 
@@ -27,6 +29,20 @@ def test_zoo_check_tells_one_system_from_another(tmp_path, capsys, tiny):
     assert main(["zoo", "check", "solov2_r50_fpn_1x", str(tmp_path / "x.pdparams")]) == 2
     assert "x.pdparams" in capsys.readouterr().err
     assert main(["zoo", "fetch", "solov2_r50_fpn"]) == 2
+
+
+def test_check_data_says_what_is_wrong(tmp_path, capsys):
+    train, _ = draw_dataset(tmp_path, train=4, val=1, seed=0)
+    annotations = json.loads(Path(train.annotations).read_text())
+    annotations["annotations"][0]["segmentation"] = [[1.0, 2.0, 3.0]]
+    broken = tmp_path / "broken.json"
+    broken.write_text(json.dumps(annotations))
+    command = ["check-data", "-c", "solov2_r50_fpn_1x", "--images", str(train.image_dir), "--annotations"]
+    assert main([*command, str(broken), "--json", str(tmp_path / "report.json")]) == 1
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert any(annotations["annotations"][0]["id"] in problem["ids"] for problem in report["problems"])
+    assert "suggest" in capsys.readouterr().out
+    assert main([*command, str(tmp_path / "gone.json")]) == 2
 
 
 def test_convert_writes_names_of_2x(tmp_path, capsys, tiny):

@@ -3,7 +3,6 @@
 import os
 from pathlib import Path
 
-import cv2
 import numpy as np
 import paddle
 
@@ -11,6 +10,7 @@ from ppsolo.build import build_model
 from ppsolo.checkpoint.download import Progress
 from ppsolo.config import load_config
 from ppsolo.data.images import read_image, write_image
+from ppsolo.data.synthetic import draw_scene
 from ppsolo.engine.infer import make_output_dir
 from ppsolo.errors import DownloadError
 from ppsolo.models.solov2 import SOLOv2
@@ -27,7 +27,7 @@ def run_demo(
     image: a photograph; a scene is drawn if None. Where the published weights cannot be had, weights made
     from a seed take their place. Returns what was done and what it shows, a line each.
     """
-    pixels = draw_scene(seed=0) if image is None else read_image(image)
+    pixels = draw_scene(np.random.default_rng(0), (480, 640)).image if image is None else read_image(image)
     make_output_dir(output_dir)
     try:
         predictor = Predictor.from_pretrained(SYSTEM, progress=progress)
@@ -53,23 +53,3 @@ def seeded_model(seed: int) -> SOLOv2:
     paddle.nn.initializer.Normal(0.0, 0.05)(model.head.category.weight)
     paddle.nn.initializer.Normal(0.0, 0.05)(model.head.kernel.weight)
     return model
-
-
-def draw_scene(*, seed: int, height: int = 480, width: int = 640, shapes: int = 12) -> np.ndarray:
-    """A scene of overlapping textured circles, rectangles and triangles: uint8 [height, width, 3] RGB."""
-    random = np.random.default_rng(seed)
-    rows = np.linspace(0.55, 0.95, height)[:, None, None]
-    scene = (rows * np.array([150.0, 175.0, 200.0])).repeat(width, axis=1)
-    scene = (scene + random.normal(0.0, 4.0, scene.shape)).clip(0, 255).astype(np.uint8)
-    for _ in range(shapes):
-        mask = np.zeros((height, width), np.uint8)
-        center = random.integers([0, 0], [width, height])
-        radius = int(random.integers(height // 16, height // 5))
-        corners = int(random.choice([3, 4, 48]))
-        angles = random.uniform(0, 2 * np.pi) + 2 * np.pi / corners * np.arange(corners)
-        outline = center + radius * np.stack([np.cos(angles), np.sin(angles)], axis=1)
-        cv2.fillPoly(mask, [outline.round().astype(np.int32)], 1)
-        stripes = np.sin(np.arange(width) / random.uniform(2.0, 9.0) + np.arange(height)[:, None] / 5.0)
-        texture = random.uniform(40, 230, 3) + 25 * stripes[:, :, None]
-        scene = np.where(mask[:, :, None] == 1, texture.clip(0, 255), scene).astype(np.uint8)
-    return scene
