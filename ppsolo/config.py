@@ -70,14 +70,20 @@ def _config_folders() -> list[Path]:
     return [folder for folder in (package / "configs", package.parent / "configs") if folder.is_dir()]
 
 
+DEEPEST_BASE = 3  # files above one another
+
+
 class _Loader(yaml.SafeLoader):
-    """YAML's safe loader, with `1e-4` read as a number and a key given twice refused."""
+    """YAML's safe loader that refuses a key given twice, and aliases: a few of them can stand for gigabytes."""
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        if self.check_event(yaml.AliasEvent):
+            raise ConfigError("aliases (*name) are not read; write the value out")
+        return super().compose_node(parent, index)
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         seen = set()
         for key_node, _ in node.value:
-            if key_node.tag == "tag:yaml.org,2002:merge":
-                continue
             key = self.construct_object(key_node, deep=True)
             if isinstance(key, Hashable):
                 if key in seen:
@@ -92,7 +98,7 @@ def _parse_yaml(text: str, where: str) -> Any:
         return yaml.load(text, Loader=_Loader)
     except ConfigError as error:
         raise ConfigError(f"{where}: {error}") from None
-    except (yaml.YAMLError, RecursionError, ValueError) as error:
+    except (yaml.YAMLError, ArithmeticError, AttributeError, LookupError, RecursionError, ValueError) as error:
         raise ConfigError(f"{where} is not valid YAML: {' '.join(str(error).split())}") from None
 
 
@@ -100,6 +106,8 @@ def _read_with_bases(file: Path, above: tuple[Path, ...]) -> dict[str, Any]:
     file = file.resolve()
     if file in above:
         raise ConfigError(f"{file.name}: _BASE_ leads back to the file itself")
+    if len(above) > DEEPEST_BASE:
+        raise ConfigError(f"{file.name}: _BASE_ leads through more than {DEEPEST_BASE} files; merge some")
     try:
         text = file.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
@@ -113,6 +121,8 @@ def _read_with_bases(file: Path, above: tuple[Path, ...]) -> dict[str, Any]:
     bases = [bases] if isinstance(bases, str) else bases
     if not isinstance(bases, list) or not all(isinstance(base, str) for base in bases):
         raise ConfigError(f"{file.name}: _BASE_ takes a file name or a list of file names")
+    if len(set(bases)) < len(bases):
+        raise ConfigError(f"{file.name}: _BASE_ names a file twice; keep one")
     merged: dict[str, Any] = {}
     for base in bases:
         if not (file.parent / base).is_file():
@@ -133,7 +143,7 @@ def _merge(base: Any, change: Any) -> Any:
 
 def _split(override: str) -> tuple[str, Any]:
     key, equals, text = override.partition("=")
-    if not equals or not key.strip():
+    if not equals or not key.strip() or key.count(".") > 9:
         raise ConfigError(f"-o {override}: expected key=value, for example -o weights=model.pdparams")
     return key.strip(), _parse_yaml(text, f"-o {override}")
 
@@ -154,6 +164,8 @@ def _to_dataclass(kind: type, tree: Any, where: str, prefix: str) -> Any:
         raise ConfigError(f"{where}: {prefix[:-1]} takes a mapping of keys, got {tree!r}")
     hints = typing.get_type_hints(kind)
     for key in tree:
+        if not isinstance(key, str):
+            raise ConfigError(f"{where}: the keys of {prefix[:-1] or 'a configuration'} are words, one is a number")
         if key not in hints:
             hint = _nearest(str(key), list(hints)) or f"; known: {', '.join(hints)}"
             raise ConfigError(f"{where}: unknown key '{prefix}{key}'{hint}")
@@ -163,6 +175,8 @@ def _to_dataclass(kind: type, tree: Any, where: str, prefix: str) -> Any:
 
 def _convert(hint: Any, value: Any, where: str, key: str) -> Any:
     """`value` as the type `hint`, or a ConfigError that names the key."""
+    if isinstance(value, int) and value.bit_length() > 63:
+        raise ConfigError(f"{where}: {key} is a number of more than 63 bits")
     if dataclasses.is_dataclass(hint) and isinstance(hint, type):
         return _to_dataclass(hint, value, where, f"{key}.")
     origin = typing.get_origin(hint)

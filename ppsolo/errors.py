@@ -1,8 +1,19 @@
 """The errors that ppsolo raises for a user's input, each with a one-line message."""
 
+LONGEST_MESSAGE = 1000
+
 
 class PpsoloError(Exception):
-    """Base of every error that a user can mend; `str(error)` is one line naming the thing and the remedy."""
+    """Base of every error that a user can mend; `str(error)` is one line naming the thing and the remedy.
+
+    Names come from files and servers: line breaks, terminal escapes and endless words do not reach the terminal.
+    """
+
+    def __init__(self, message: str):
+        if len(message) > LONGEST_MESSAGE:
+            message = f"{message[: LONGEST_MESSAGE // 2]} ... {message[-LONGEST_MESSAGE // 2 :]}"
+        printable = "".join(letter if letter.isprintable() else " " for letter in message)
+        super().__init__(" ".join(printable.split()))
 
 
 class ConfigError(PpsoloError):

@@ -6,9 +6,6 @@ import cv2
 import numpy as np
 
 from ppsolo.rle import Rle, decode_window, encode_runs, mask_boxes
-from ppsolo.rle import encode_mask as encode_mask
-from ppsolo.rle import mask_areas as mask_areas
-from ppsolo.rle import run_lengths as run_lengths
 
 _BLOCK_PRODUCT = 2**18  # multiply-adds; OpenBLAS keeps a product of this size to one thread (more wait for each other)
 

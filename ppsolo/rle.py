@@ -10,6 +10,8 @@ from pycocotools import mask as pycocotools_mask
 # {"size": [height, width], "counts": bytes}: the compressed form, which every function of pycocotools takes.
 Rle = dict[str, Any]
 
+MAX_PIXELS = 2**28  # of an image
+MAX_OUTLINE = 1e6  # pixels around a polygon
 MAX_COORDINATE = 1e5  # of a polygon, in pixels: pycocotools walks every edge, and one wild point could exhaust memory
 
 _LONGEST_GROUP = 7  # characters of five bits each: enough for any 32-bit run
@@ -30,6 +32,7 @@ def read_segmentation(segmentation: object, size: tuple[int, int]) -> Rle:
         return draw_polygons(read_polygons(segmentation), size)
     if not isinstance(segmentation, dict) or "counts" not in segmentation or "size" not in segmentation:
         raise ValueError("the segmentation is neither a list of polygons nor a mapping with 'size' and 'counts'")
+    _check_canvas(size)
     height, width = size
     stated, counts = segmentation["size"], segmentation["counts"]
     if not isinstance(stated, (list, tuple)) or list(stated) != [height, width]:
@@ -56,8 +59,23 @@ def read_polygons(polygons: list[Any]) -> tuple[np.ndarray, ...]:
 
 
 def draw_polygons(polygons: Sequence[np.ndarray], size: tuple[int, int]) -> Rle:
-    """The union of polygons as `read_polygons` has them, in an image of `size` (height, width)."""
+    """The union of polygons as `read_polygons` has them, in an image of `size` (height, width).
+
+    Raises:
+        ValueError: image or outline are too large for pycocotools, which walks every pixel of an edge.
+    """
+    _check_canvas(size)
+    for polygon in polygons:
+        points = np.asarray(polygon).reshape(-1, 2)
+        if np.abs(points - np.roll(points, 1, axis=0)).sum() > MAX_OUTLINE:
+            raise ValueError(f"a polygon's outline is longer than {MAX_OUTLINE:g} pixels")
     return _API.merge(_API.frPyObjects(list(polygons), *size))
+
+
+def _check_canvas(size: tuple[int, int]) -> None:
+    height, width = size
+    if not (height > 0 and width > 0 and height * width <= MAX_PIXELS):
+        raise ValueError(f"the image is said to have {height} x {width} pixels, at most {MAX_PIXELS} can be")
 
 
 def encode_mask(mask: np.ndarray) -> Rle:

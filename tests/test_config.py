@@ -51,11 +51,6 @@ def test_overrides_merge_and_lists_are_replaced(tmp_path):
     assert load_config(path, {"model.head.channels": 32}).model.head.channels == 32
 
 
-def test_merge_keys_and_anchors_are_yaml(tmp_path):
-    path = written(tmp_path, "num_classes: 2\nmodel:\n  neck: &n {channels: 64}\n  head: {<<: *n, num_convs: 2}")
-    assert load_config(path).model.head.channels == 64
-
-
 def test_an_empty_file_is_the_default(tmp_path):
     assert load_config(written(tmp_path, "")) == Config(name="mine")
 
@@ -99,6 +94,11 @@ def test_shipped_configurations_are_found_by_name():
         ("_BASE_: other.yml", "_BASE_ file other.yml does not exist"),
         ("_BASE_: mine.yml", "_BASE_ leads back to the file itself"),
         ("_BASE_: 3", "_BASE_ takes a file name"),
+        ("_BASE_: [a.yml, a.yml]", "_BASE_ names a file twice"),
+        ("a: &a [1]\nb: *a", "aliases (*name) are not read"),
+        ("num_classes: !!bool maybe", "is not valid YAML"),
+        ("num_classes: 0x" + "f" * 5000, "num_classes is a number of more than 63 bits"),
+        ("3: 4", "are words, one is a number"),
         ("postprocess: {score_threshold: high}", "score_threshold takes a finite number, got 'high'"),
         ("postprocess: {score_threshold: '0.5'}", "score_threshold takes a finite number, got '0.5'"),
         ("postprocess: {score_threshold: .nan}", "score_threshold takes a finite number"),

@@ -133,3 +133,12 @@ def test_recorded_masks_are_read(reference):
     assert [run_lengths(rle)[1::2].sum() for rle in rles] == areas
     assert [np.count_nonzero(decode_mask(rle)) for rle in rles] == areas
     assert mask_areas(rles).tolist() == areas
+
+
+def test_an_outline_or_image_beyond_bounds_is_refused():
+    """pycocotools would take gigabytes, or divide by a height of 2**32."""
+    zigzag = [value for i in range(100) for value in ((-1) ** i * 9e4, (-1) ** i * 9e4)]
+    with pytest.raises(ValueError, match="outline is longer"):
+        read_segmentation([zigzag], (10, 10))
+    with pytest.raises(ValueError, match="pixels"):
+        read_segmentation([[1, 1, 5, 1, 5, 5]], (2**32, 12))

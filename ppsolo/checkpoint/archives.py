@@ -12,6 +12,7 @@ from ppsolo.checkpoint.source import BFLOAT16, Source, open_source, problem, quo
 TAR_BLOCK = 512
 
 _MAX_DESCRIPTION = 1024
+_PAX_RECORD = re.compile(rb"([1-9][0-9]{0,5}) ([^=\n]{1,100})=")
 _MAX_EXTENSION = 1 << 16
 
 # data types of the variable description, as paddle numbers them
@@ -187,18 +188,18 @@ def _extension(source: Source, member: _Member) -> str:
     source.skip(member.padding)
     if member.kind == b"L":
         return _decoded(source, _until_nul(content))
-    name = ""
-    while content:
-        record = re.match(rb"([1-9][0-9]{0,5}) ([^=\n]+)=", content)
-        length = int(record[1]) if record else 0
-        if record is None or not record.end() < length <= len(content):
+    name, at = "", 0
+    while at < len(content):
+        record = _PAX_RECORD.match(content, at)
+        end = at + int(record[1]) if record else 0
+        if record is None or not record.end() < end <= len(content):
             raise source.damaged("a tar extension header is not understood")
-        key, value = record[2], content[record.end() : length - 1]
+        key, value = record[2], content[record.end() : end - 1]
         if key == b"size" or key.startswith(b"GNU.sparse"):
             raise source.fail("is a tar of sparse or huge files; unpack it and give the folder")
         if key == b"path" and member.kind == b"x":
             name = _decoded(source, value)
-        content = content[length:]
+        at = end
     return name
 
 

@@ -247,6 +247,7 @@ class _SafeRedirects(urllib.request.HTTPRedirectHandler):
         scheme = urllib.parse.urlsplit(newurl).scheme
         if scheme != "https" and (scheme != "http" or req.type == "https"):
             raise _Refusal(f"it redirects to {newurl}, which is not safe to follow")
+        fp.close()  # the redirect's own page is not read, however long it is
         return super().redirect_request(req, fp, code, msg, headers, newurl)
 
 

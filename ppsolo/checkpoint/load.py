@@ -76,14 +76,16 @@ def load_arrays(
         expected, found = tuple(state[name].shape), arrays[published].shape
         if expected == found:
             continue
-        if name in CLASS_LAYER and expected[1:] == found[1:]:
+        if name in CLASS_LAYER and len(expected) == len(found) and expected[1:] == found[1:]:
             skipped.add(published)
         else:
             wrong.append(f"{published} is {list(found)}, the model has {list(expected)}")
     if wrong:
         raise CheckpointError(f"{file_name} does not fit the model: {_first_few(wrong)}")
+    if skipped and len({arrays[names[name]].shape[0] for name in CLASS_LAYER}) > 1:
+        raise CheckpointError(f"{file_name} is damaged: its class weight and bias are for different numbers of classes")
     if skipped and not allow_other_classes:
-        classes = next(arrays[name].shape[0] for name in skipped)
+        classes = arrays[names[CLASS_LAYER[1]]].shape[0]
         raise CheckpointError(
             f"{file_name} has {classes} classes, the model {state[CLASS_LAYER[1]].shape[0]}: set num_classes to "
             "the file's, or ask for a new class layer (allow_other_classes)"

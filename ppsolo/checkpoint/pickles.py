@@ -14,6 +14,7 @@ from ppsolo.checkpoint.pickled import Callee, PickledArray, PickledType, Span, T
 from ppsolo.checkpoint.source import Source, quoted
 from ppsolo.errors import CheckpointError
 
+MOST_NUMBER_KEYS = 1000
 _MAX_STEPS = 200_000  # an array takes about 25 instructions: room for 8 000 arrays
 _MAX_TEXT = 4096  # a longer text is the content of an array and stays in the file
 _MAX_GLOBAL = 256
@@ -194,8 +195,9 @@ def _update(machine: _Machine, items: list[object]) -> None:
     if not isinstance(target, dict) or len(items) % 2:
         raise machine.source.damaged("keys and values are stored into something that is no dict")
     for key, value in zip(items[::2], items[1::2], strict=True):
-        if not isinstance(key, str | int):
-            raise machine.source.damaged("a key is neither a text nor a number")
+        # Whole numbers are few where they occur; many could be chosen so that a dict slows to a crawl.
+        if not isinstance(key, str) and not (isinstance(key, int) and len(target) < MOST_NUMBER_KEYS):
+            raise machine.source.damaged("a key is no text")
         if key in target:
             raise machine.source.fail(f"holds the key {quoted(key)} twice; save it again")
         target[key] = value

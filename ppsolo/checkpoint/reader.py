@@ -13,6 +13,7 @@ from ppsolo.checkpoint.safetensors import read_safetensors
 from ppsolo.checkpoint.source import MAX_RANK, Source, open_source, problem, quoted
 
 NAME_TABLE = "StructuredToParameterName@@"
+MOST_TABLES = 100  # entries of a file that nests its weights, as in {'model': weights, 'epoch': 3}
 SLICE_TABLE = "UnpackBigParamInfor@@"
 
 _KNOWN = "ppsolo reads PaddlePaddle .pdparams, .safetensors and the ImageNet .tar archives"
@@ -139,6 +140,8 @@ def _weights_table(source: Source, root: object) -> dict[object, object]:
         raise source.fail(f"holds {_kind(root)}, not a dict of names and arrays; save layer.state_dict()")
     if _holds_arrays(root):
         return root
+    if len(root) > MOST_TABLES:
+        raise source.fail(f"holds {len(root)} entries, none of them an array; save layer.state_dict()")
     inner = {key: value for key, value in root.items() if isinstance(value, dict) and _holds_arrays(value)}
     tables = {key: value for key, value in inner.items() if not _is_optimizer(value)} or inner
     if len(tables) > 1:
@@ -197,8 +200,9 @@ def _whole(source: Source, name: str, parts: list[np.ndarray | None], shape: tup
     """The array of `shape` whose flat content is `parts`, one after the other."""
     sides = [side for side in shape if type(side) is int and side > 0]
     flat = [part for part in parts if part is not None and part.ndim == 1 and part.dtype.kind == "f"]
-    sizes_fit = math.prod(sides) == sum(part.size for part in flat)
-    if len(flat) != len(parts) or not sizes_fit or not len(sides) == len(shape) <= MAX_RANK:
+    total = sum(part.size for part in flat)
+    shape_fits = len(sides) == len(shape) <= MAX_RANK and max(sides, default=0) <= total
+    if len(flat) != len(parts) or not shape_fits or math.prod(sides) != total:
         raise source.fail(f"cannot join the slices of {quoted(name)}: one is missing or does not fit; save it again")
     whole = np.empty(sides, dtype=flat[0].dtype)
     np.concatenate(flat, out=whole.reshape(-1))

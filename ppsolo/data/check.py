@@ -17,7 +17,7 @@ from ppsolo.data.check_report import (
     LevelReport,
     SettingsReport,
 )
-from ppsolo.data.coco import MAX_COORDINATE, ImageRecord, Outline, _area, _box, _outline
+from ppsolo.data.coco import ImageRecord, Outline, _area, _box, _outline
 from ppsolo.data.grid_fit import (
     GRID_CHOICES,
     GridFit,
@@ -30,6 +30,7 @@ from ppsolo.data.grid_fit import (
 from ppsolo.data.images import MAX_PIXELS, read_ahead
 from ppsolo.data.targets import MASK_STRIDE
 from ppsolo.errors import DatasetError, ImageError
+from ppsolo.rle import MAX_COORDINATE
 
 Progress = Callable[[int, int | None], None]
 Ranges = tuple[tuple[float, float], ...]

@@ -22,7 +22,6 @@ logger = logging.getLogger(__name__)
 # Polygons, each float64 [2 * points] as x, y, x, y, ...; or compressed run lengths.
 Outline = tuple[np.ndarray, ...] | rle.Rle
 
-MAX_COORDINATE = rle.MAX_COORDINATE
 MIN_BOX_SIDE = 1e-5
 
 

@@ -20,6 +20,7 @@ from ppsolo.errors import ImageError
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 MAX_PIXELS = 2**28  # 16384 x 16384: 805 MB once decoded
+MOST_SCANS = 100  # of a progressive JPEG; ten are usual, and each costs a pass over all pixels
 MAX_FILE_BYTES = 2**31 - 1  # OpenCV counts the bytes of a file in 32 bits
 
 Source = str | os.PathLike | np.ndarray
@@ -58,6 +59,7 @@ def read_image(source: Source) -> np.ndarray:
 def checked_array(image: np.ndarray) -> np.ndarray:
     """The array itself, or a copy if it is not C-contiguous; ImageError if it is not uint8 [H, W, 3]."""
     if image.dtype == np.uint8 and image.ndim == 3 and image.shape[2] == 3 and image.size > 0:
+        _check_size(image.shape[0], image.shape[1])
         return np.ascontiguousarray(image)
     if image.size == 0:
         remedy = "it has no pixels"
@@ -140,12 +142,15 @@ _JPEG_FRAME_MARKERS = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 
 def _check_jpeg(data: bytes) -> None:
     """Walks the segments (ITU-T T.81, annex B) to the end-of-image marker, which a file cut short lacks."""
-    at = 2
+    at, scans = 2, 0
     while found := _JPEG_MARKER.search(data, at):
         at = found.end()
         marker = data[at - 1]
         if marker == 0xD9:
             return
+        scans += marker == 0xDA
+        if scans > MOST_SCANS:
+            raise ImageError(f"the JPEG has more than {MOST_SCANS} scans: save it as a baseline JPEG")
         if marker < 0xC0 or marker == 0xD8 or 0xF0 <= marker <= 0xFD:
             raise ImageError(f"the JPEG is damaged: impossible marker 0x{marker:02X} at byte {at - 1}")
         if marker in _JPEG_FRAME_MARKERS:
@@ -179,15 +184,23 @@ def _check_webp(data: bytes) -> None:
     expected = 8 + int.from_bytes(data[4:8], "little")
     if len(data) < expected:
         raise ImageError(f"the WebP is cut short: {len(data)} bytes of {expected}")
+    if data[12:16] == b"VP8X":
+        width, height = (1 + int.from_bytes(data[at : at + 3], "little") for at in (24, 27))
+        _check_size(height, width)
+
+
+def _check_bmp(data: bytes) -> None:
+    width, height = (abs(int.from_bytes(data[at : at + 4], "little", signed=True)) for at in (18, 22))
+    _check_size(height, width)
 
 
 # Name, first bytes, check: what is cut short is named so, before OpenCV's libraries complain on stderr. For
-# the last three the decoder's own refusal must do.
+# the last ones the decoder's own refusal must do.
 _FORMATS: tuple[tuple[str, re.Pattern[bytes], Callable[[bytes], None] | None], ...] = (
     ("JPEG", re.compile(rb"\xff\xd8\xff"), _check_jpeg),
     ("PNG", re.compile(rb"\x89PNG\r\n\x1a\n"), _check_png),
     ("WebP", re.compile(rb"RIFF....WEBP", re.DOTALL), _check_webp),
-    ("BMP", re.compile(rb"BM"), None),
+    ("BMP", re.compile(rb"BM"), _check_bmp),
     ("TIFF", re.compile(rb"II\*\0|MM\0\*"), None),
     ("PNM", re.compile(rb"P[1-6]\s"), None),
 )

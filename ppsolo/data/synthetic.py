@@ -12,7 +12,8 @@ import numpy as np
 from ppsolo.atomic import atomic_writer
 from ppsolo.data.images import write_image
 from ppsolo.errors import DatasetError
-from ppsolo.masks import encode_mask, mask_areas, mask_boxes, mask_polygons, run_lengths
+from ppsolo.masks import mask_polygons
+from ppsolo.rle import encode_mask, mask_areas, mask_boxes, run_lengths
 
 CLASS_NAMES = ("circle", "rectangle", "triangle")
 CATEGORY_IDS = (1, 2, 3)

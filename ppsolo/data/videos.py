@@ -22,6 +22,13 @@ def is_video(path: str | os.PathLike) -> bool:
     return Path(path).suffix.lower() in VIDEO_SUFFIXES
 
 
+def _check_name(path: Path) -> None:
+    try:
+        str(path).encode("utf-8")
+    except UnicodeEncodeError:  # OpenCV crashes on it
+        raise ImageError(f"{path!r}: videos need a path that is valid UTF-8; rename it") from None
+
+
 class VideoFrames:
     """Iterates once over the frames of a video, each uint8 [H, W, 3] RGB, decoded when it is asked for.
 
@@ -34,6 +41,7 @@ class VideoFrames:
     def __init__(self, path: str | os.PathLike):
         self._path = Path(path)
         regular_file(self._path)
+        _check_name(self._path)
         self._capture = cv2.VideoCapture(str(self._path.absolute()))  # FFmpeg takes "a:b.mp4" for an address
         fps = self._capture.get(cv2.CAP_PROP_FPS)
         count = self._capture.get(cv2.CAP_PROP_FRAME_COUNT)
@@ -64,7 +72,10 @@ class VideoFrames:
         return frame
 
     def _decode(self) -> np.ndarray | None:
-        decoded, frame = self._capture.read()
+        try:
+            decoded, frame = self._capture.read()
+        except cv2.error as error:
+            raise ImageError(f"{self._path}: OpenCV cannot decode a frame ({error.err})") from None
         return cv2.cvtColor(frame, cv2.COLOR_BGR2RGB, dst=frame) if decoded else None
 
     def close(self) -> None:
@@ -91,6 +102,7 @@ class VideoWriter:
         self._size = height, width = int(size[0]), int(size[1])
         if self._path.suffix.lower() != ".mp4":
             raise ImageError(f"{path}: videos are written as .mp4, not as {self._path.suffix!r}")
+        _check_name(self._path.absolute())
         if not os.access(self._path.parent, os.W_OK | os.X_OK):
             raise ImageError(f"{path}: its directory does not exist or cannot be written to")
         self._temporary = temporary_name(self._path.absolute(), suffix=self._path.suffix)

@@ -111,7 +111,7 @@ def make_output_dir(output_dir: Path, *, apart_from: Sequence[Path] = ()) -> Non
         raise ConfigError(f"{output_dir}: cannot be written to; choose another --output_dir")
     place = output_dir.resolve()
     for source in apart_from:
-        if source.resolve().parent == place:
+        if place in (source.resolve().parent, source.parent.resolve()):
             raise ConfigError(f"{output_dir} holds {source.name}, which is to be read; choose another --output_dir")
 
 

@@ -117,6 +117,14 @@ def test_another_class_count_is_refused_unless_asked_for(tmp_path, tiny, generat
     assert not np.array_equal(before["head.kernel.weight"], after["head.kernel.weight"])
 
 
+def test_a_class_layer_at_odds_with_itself_is_refused(tmp_path, tiny):
+    arrays = arrays_of(model_of(STATIC, tiny), STATIC)
+    for bias in (np.zeros(7, "float32"), np.zeros((), "float32")):
+        arrays["bbox_head.solo_cate.bias"] = bias
+        with pytest.raises(CheckpointError, match=r"damaged|does not fit"):
+            load_weights(model_of(STATIC, tiny), written(tmp_path, arrays), allow_other_classes=True)
+
+
 def test_a_file_of_something_else_is_refused(tmp_path, tiny):
     path = written(tmp_path, {"fc.weight": np.zeros((2, 2), "float32")})
     with pytest.raises(CheckpointError, match=r"names are those of no SOLOv2 .*'fc\.weight'"):
