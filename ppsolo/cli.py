@@ -75,7 +75,9 @@ def infer(options: argparse.Namespace) -> int:
             summary = infer_images(predictor, paths, **settings, progress=progress.update)
     for failure in summary.failures:
         _say_error(failure)
-    _say(f"{summary.instances} instances in {summary.images} images, drawn to {options.output_dir}")
+    _say(
+        f"{summary.instances} instances in {summary.images} images; those of at least {options.draw_threshold} are drawn in {options.output_dir}"
+    )
     return SOME_FAILED if summary.failures else OK
 
 
@@ -190,7 +192,6 @@ def check_data(options: argparse.Namespace) -> int:
 
 def zoo(options: argparse.Namespace) -> int:
     """List the published checkpoints, fetch one, check a file against one's manifest, or measure one's AP."""
-    from ppsolo.checkpoint.download import fetch_published
     from ppsolo.checkpoint.reader import read_checkpoint
     from ppsolo.checkpoint.zoo import ZOO, check_manifest, zoo_entry
     from ppsolo.progress import Progress
@@ -207,9 +208,11 @@ def zoo(options: argparse.Namespace) -> int:
     if options.action == "verify":
         return _verify(entry, Path(options.data))
     if options.action == "fetch":
+        _import_paddle()
+        from ppsolo.checkpoint.load import read_published
+
         with Progress(entry.name, unit="B") as progress:
-            path = fetch_published(entry.name, progress=progress.update)
-        check_manifest(read_checkpoint(path), entry, path.name)
+            path, _ = read_published(entry.name, progress=progress.update)
         _say(str(path))
     else:
         check_manifest(read_checkpoint(options.file), entry, Path(options.file).name)
@@ -249,6 +252,8 @@ def convert(options: argparse.Namespace) -> int:
 
     if Path(options.output).suffix not in (".pdparams", ".safetensors"):
         raise ConfigError(f"--output {options.output}: end it in .pdparams or .safetensors")
+    if config.weights is not None and Path(options.output).resolve() == Path(config.weights).resolve():
+        raise ConfigError(f"--output {options.output} is the file to be read; choose another")
     with Progress("download", unit="B") as progress:
         predictor = Predictor(config, progress=progress.update)
     save_weights(predictor.model, options.output, generation=options.names)

@@ -1,5 +1,6 @@
 """The predictor: images in, instances out."""
 
+import logging
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,9 +18,12 @@ from ppsolo.data.images import Source, read_image
 from ppsolo.data.preprocess import ImageSize
 from ppsolo.errors import ConfigError, PredictionError
 from ppsolo.instances import Instances
+from ppsolo.legacy.names import DYGRAPH, NATIVE, STATIC
 from ppsolo.masks import resize_masks
 from ppsolo.models.postprocess import Detections
 from ppsolo.models.solov2 import RawPredictions, SOLOv2
+
+logger = logging.getLogger(__name__)
 
 
 class Predictor:
@@ -60,13 +64,27 @@ class Predictor:
         if model is None:
             source = weights if weights is not None else self.config.weights
             if source is None:
+                example = self.config.name if self.config.name in ZOO else "FILE"
                 raise ConfigError(
-                    f"{self.config.name} has no weights: give a checkpoint file or a published name (weights=...)"
+                    f"{self.config.name} has no weights: give a checkpoint file or a published name (weights={example})"
                 )
             model = build_model(self.config)
             self.load_report = load_pretrained(model, source, progress=progress)
+            self._compare_generations(self.load_report)
         self.model = model
         self.model.eval()
+
+    def _compare_generations(self, report: LoadReport) -> None:
+        """Warn where the images are prepared as the other generation does: results are close, but not the same."""
+        prepared = DYGRAPH if self.config.preprocess.normalize_first else STATIC
+        if report.generation not in (prepared, NATIVE):
+            logger.warning(
+                "%s is of the generation %s, %s prepares images as %s does: take a configuration of the former",
+                report.file,
+                report.generation,
+                self.config.name,
+                prepared,
+            )
 
     @classmethod
     def from_pretrained(

@@ -134,6 +134,12 @@ def test_weights_come_from_a_file_or_the_configuration(predictor, tmp_path, tiny
     assert_same(by_config(picture(0)), predictor(picture(0)))
 
 
+def test_weights_of_the_other_generation_are_warned_about(predictor, tmp_path, tiny, caplog):
+    save_weights(predictor.model, tmp_path / "other.pdparams", generation="dygraph-2.x")
+    Predictor(load_config("solov2_r50_fpn_1x", tiny), weights=tmp_path / "other.pdparams")
+    assert "dygraph-2.x" in caplog.text and "static-0.5" in caplog.text
+
+
 def test_refusals(predictor, tmp_path, tiny):
     config = load_config("solov2_r50_fpn_1x", tiny)
     with pytest.raises(ConfigError, match="has no weights"):

@@ -88,7 +88,7 @@ def load_arrays(
         classes = arrays[names[CLASS_LAYER[1]]].shape[0]
         raise CheckpointError(
             f"{file_name} has {classes} classes, the model {state[CLASS_LAYER[1]].shape[0]}: set num_classes to "
-            "the file's, or ask for a new class layer (allow_other_classes)"
+            "the file's, or start a new class layer (allow_other_classes=True; training does so by itself)"
         )
     _check_values(arrays, aliases, file_name)
 
@@ -170,10 +170,24 @@ def load_pretrained(
         if os.path.basename(name) == name and not Path(name).suffix:
             zoo_entry(name)  # raises, with the nearest published name
         raise CheckpointError(f"{name}: no such file; give a checkpoint file or a published name")
-    path = fetch_published(name, progress=progress)
-    arrays = read_checkpoint(path)
-    check_manifest(arrays, zoo_entry(name), path.name)
+    path, arrays = read_published(name, progress=progress)
     return load_arrays(model, arrays, file_name=path.name, allow_other_classes=allow_other_classes)
+
+
+def read_published(name: str, *, progress: Progress | None = None) -> tuple[Path, dict[str, np.ndarray]]:
+    """The file of a published checkpoint, fetched on first use, and its arrays, checked against the manifest.
+
+    A file that is not what it should be is refused with CheckpointError, and its checksum forgotten, so that the
+    right one can take its place.
+    """
+    path = fetch_published(name, progress=progress)
+    try:
+        arrays = read_checkpoint(path)
+        check_manifest(arrays, zoo_entry(name), path.name)
+    except CheckpointError:
+        path.with_name(f"{path.name}.sha256").unlink(missing_ok=True)
+        raise
+    return path, arrays
 
 
 def save_weights(model: nn.Layer, file: str | os.PathLike[str], *, generation: str = NATIVE) -> None:

@@ -31,9 +31,9 @@ def run_demo(
     make_output_dir(output_dir)
     try:
         predictor = Predictor.from_pretrained(SYSTEM, progress=progress)
-        lines = [str(predictor.load_report)]
+        lines, threshold = [str(predictor.load_report)], 0.5
     except DownloadError as error:
-        predictor = Predictor(SYSTEM, model=seeded_model(seed=0))
+        predictor, threshold = Predictor(SYSTEM, model=seeded_model(seed=0)), 0.0
         lines = [
             f"the published weights cannot be had: {error}",
             "weights made from a seed take their place: the masks below show that network, postprocessing and "
@@ -41,7 +41,7 @@ def run_demo(
         ]
     instances = predictor(pixels)
     write_image(output_dir / "scene.png", pixels)
-    write_image(output_dir / "prediction.png", instances.draw(pixels))
+    write_image(output_dir / "prediction.png", instances.draw(pixels, score_threshold=threshold))
     return [*lines, f"{instances} -> {output_dir / 'prediction.png'}"]
 
 
