@@ -75,9 +75,8 @@ def infer(options: argparse.Namespace) -> int:
             summary = infer_images(predictor, paths, **settings, progress=progress.update)
     for failure in summary.failures:
         _say_error(failure)
-    _say(
-        f"{summary.instances} instances in {summary.images} images; those of at least {options.draw_threshold} are drawn in {options.output_dir}"
-    )
+    where = f"those of at least {options.draw_threshold} are drawn in {options.output_dir}"
+    _say(f"{summary.instances} instances in {summary.images} images; {where}")
     return SOME_FAILED if summary.failures else OK
 
 
