@@ -2,6 +2,7 @@
 
 import json
 
+import cv2
 import numpy as np
 import pytest
 
@@ -10,6 +11,8 @@ from ppsolo.data.synthetic import (
     CATEGORY_IDS,
     CLASS_NAMES,
     CROWD_SHARE,
+    HUE_SPREAD,
+    HUES,
     SHAPES,
     draw_dataset,
     draw_scene,
@@ -61,6 +64,16 @@ def test_shapes_show_in_the_picture(scenes):
         steps_at_edges.append(steps[front[:, 1:] != front[:, :-1]].mean())
         steps_inside.append(np.median(steps[front[:, 1:] & front[:, :-1]]))
     assert np.mean(steps_at_edges) > 2 * np.mean(steps_inside)
+
+
+def test_each_class_has_its_hues(scenes):
+    """The middle hue of what is seen of an object; 15 for the turn of its second colour, 2 for noise and rounding."""
+    for image, masks, labels, crowds in scenes[:20]:
+        hues = cv2.cvtColor(image, cv2.COLOR_RGB2HSV)[:, :, 0].astype(float)
+        for mask, label in zip(masks[~crowds], labels[~crowds], strict=True):
+            if mask.sum() > 50:
+                away = (hues[mask] - HUES[label] + 90) % 180 - 90
+                assert abs(np.median(away)) <= HUE_SPREAD + 15 + 2
 
 
 def test_same_seed_same_scene():

@@ -15,6 +15,8 @@ from ppsolo.legacy.names import STATIC, generation_of, published_names
 from ppsolo.models.losses import SOLOv2Criterion, Targets
 from ppsolo.models.solov2 import RawPredictions
 
+pytestmark = pytest.mark.full_size  # seconds a step
+
 LIGHT_FACTORS = (0.05, 0.05, 0.1, 0.15)
 OPTIMIZERS = {
     "solov2_r50_fpn_1x": {"free_neck_bias": True},
