@@ -2,6 +2,7 @@
 
 import dataclasses
 import errno
+import functools
 import hashlib
 import http.server
 import json
@@ -518,7 +519,9 @@ def start(server, destination):
     script = "import sys; from ppsolo.checkpoint.download import download; print(download(*sys.argv[1:]))"
     command = [sys.executable, "-c", script, server.url, str(destination)]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
+    # A test run in the background ignores SIGINT, and what it starts would inherit that.
+    heed_interrupts = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment, preexec_fn=heed_interrupts)
 
 
 def wait_for(condition):
