@@ -13,7 +13,7 @@ FLOORS = (
     ("visualize",),
     ("instances", "legacy"),
     ("build", "checkpoint"),
-    ("engine", "predictor", "deploy", "progress"),
+    ("pipeline", "engine", "predictor", "deploy", "progress"),
     ("cli",),
 )
 FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}

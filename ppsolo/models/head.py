@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import paddle
 from paddle import nn
 
-from ppsolo.models.layers import ConvNorm, DropBlock, append_coordinates, resize
+from ppsolo.models.layers import ConvNorm, DropBlock, append_coordinates, rescale, resize
 
 
 class SOLOv2Head(nn.Layer):
@@ -76,7 +76,7 @@ class SOLOv2Head(nn.Layer):
     def forward(self, pyramid: Sequence[paddle.Tensor]) -> tuple[list[paddle.Tensor], list[paddle.Tensor]]:
         p2, p3, p4, p5, p6 = pyramid
         levels = [
-            resize(p2, (p2.shape[2] // 2, p2.shape[3] // 2)),
+            rescale(p2, 0.5),
             p3,
             p4,
             p5,

@@ -133,9 +133,12 @@ def append_coordinates(x: paddle.Tensor) -> paddle.Tensor:
 
 def resize(x: paddle.Tensor, size: tuple[int, int]) -> paddle.Tensor:
     """Bilinear resize to size = (height, width), half-pixel centres, no antialiasing."""
-    if (x.shape[2], x.shape[3]) == tuple(size):
-        return x
     return F.interpolate(x, size=list(size), mode="bilinear", align_corners=False, align_mode=0)
+
+
+def rescale(x: paddle.Tensor, factor: float) -> paddle.Tensor:
+    """`resize` by a factor, to sides that are whole."""
+    return F.interpolate(x, scale_factor=factor, mode="bilinear", align_corners=False, align_mode=0)
 
 
 def drop_block(x: paddle.Tensor, uniform: paddle.Tensor, *, block_size: int, keep_prob: float) -> paddle.Tensor:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import paddle
 from paddle import nn
 
-from ppsolo.models.layers import ConvNorm, append_coordinates, resize
+from ppsolo.models.layers import ConvNorm, append_coordinates, rescale
 
 
 class UpsamplingTower(nn.Sequential):
@@ -13,8 +13,7 @@ class UpsamplingTower(nn.Sequential):
 
     def forward(self, x: paddle.Tensor) -> paddle.Tensor:
         for block in self:
-            x = block(x)
-            x = resize(x, (x.shape[2] * 2, x.shape[3] * 2))
+            x = rescale(block(x), 2)
         return x
 
 

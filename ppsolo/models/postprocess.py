@@ -13,14 +13,16 @@ NMS_KERNELS = ("gaussian", "linear")
 
 
 class Detections(NamedTuple):
-    """The instances of one image, best first, equal ones in no defined order; masks at a quarter of the padded input.
+    """The M instances of a batch of N images: image by image, best first, equal ones in no defined order.
 
-    scores: float32 [n], in [0, 1]. labels: int64 [n], 0-based. masks: float32 [n, H/4, W/4], probabilities.
+    scores: float32 [M], in [0, 1]. labels: int64 [M], 0-based. masks: float32 [M, H/4, W/4], probabilities on the
+    padded input. counts: int64 [N], how many instances each image has; their sum is M.
     """
 
     scores: paddle.Tensor
     labels: paddle.Tensor
     masks: paddle.Tensor
+    counts: paddle.Tensor
 
 
 def points_nms(scores: paddle.Tensor) -> paddle.Tensor:
@@ -41,31 +43,34 @@ def matrix_nms(
     kernel: str = "gaussian",
     sigma: float = 2.0,
 ) -> paddle.Tensor:
-    """Decayed scores [n] of candidates sorted by falling score (SOLOv2 sec. 3.3, eq. 4 and 5).
+    """Decayed scores [..., n] of candidates sorted by falling score (SOLOv2 sec. 3.3, eq. 4 and 5).
 
-    scores: float32 [n]. labels: int64 [n]. masks: float32 [n, pixels] of zeros and ones, none empty.
+    scores: float32 [..., n]. labels: int64 [..., n]. masks: float32 [..., n, pixels] of zeros and ones.
     An instance is decayed by every better one of its class: by exp(-sigma iou^2) or 1 - iou, over the same
     function of that better one's own largest overlap with a still better one.
     """
     if kernel not in NMS_KERNELS:
         raise ValueError(f"matrix NMS kernel is {kernel!r}, choose one of {', '.join(NMS_KERNELS)}")
-    areas = masks.sum(axis=1)
+    areas = masks.sum(axis=-1)
     intersection = paddle.matmul(masks, masks, transpose_y=True)
-    union = areas.unsqueeze(0) + areas.unsqueeze(1) - intersection
-    same_class = (labels.unsqueeze(0) == labels.unsqueeze(1)).astype(masks.dtype)
-    # iou[i, j]: overlap of j with the better i, zero on and below the diagonal.
+    union = (areas.unsqueeze(-2) + areas.unsqueeze(-1) - intersection).clip(min=1.0)
+    same_class = (labels.unsqueeze(-2) == labels.unsqueeze(-1)).astype(masks.dtype)
+    # iou[..., i, j]: overlap of j with the better i, zero on and below the diagonal.
     iou = paddle.triu(intersection / union * same_class, diagonal=1)
-    compensation = iou.max(axis=0).unsqueeze(1)
+    compensation = iou.max(axis=-2).unsqueeze(-1)
     if kernel == "gaussian":
         decay = paddle.exp(sigma * (compensation**2 - iou**2))
     else:
         # A copy of a better one decays nobody: its own factor is 1 / 0.
         decay = (1.0 - iou) / (1.0 - compensation).clip(min=1e-6)
-    return scores * decay.min(axis=0)
+    return scores * decay.min(axis=-2)
 
 
 class SOLOv2Postprocess:
-    """RawPredictions of a batch -> `Detections` of each image.
+    """RawPredictions of a batch -> its `Detections`, in operations that also trace into a static graph.
+
+    Each step keeps as many slots for every image as the fullest one needs, at least one; those that an image leaves
+    empty score -1. No image sees another.
 
     score_threshold: cells below it, after points NMS, are no candidates. mask_threshold: where a mask's
     probability is foreground. pre_nms_top_n: how many candidates, best first, reach Matrix NMS.
@@ -94,7 +99,36 @@ class SOLOv2Postprocess:
         self.nms_kernel = nms_kernel
         self.nms_sigma = nms_sigma
 
-    def __call__(self, raw: RawPredictions) -> list[Detections]:
+    def __call__(self, raw: RawPredictions) -> Detections:
+        scores, kernels, strides = self._candidates(raw)
+
+        # One mask a slot, whatever the number of classes that its score passes: [N, K, h w].
+        probabilities = F.sigmoid(paddle.matmul(kernels, raw.mask_features.flatten(start_axis=2)))
+        pairs = scores * self._mask_scores(probabilities, strides).unsqueeze(2)
+
+        # The best pairs of slot and class: [N, P].
+        classes = pairs.shape[2]
+        pairs = pairs.flatten(start_axis=1)
+        scores, best = _best(pairs, pairs > 0.0, self.pre_nms_top_n)
+        slots, labels = best // classes, best % classes
+        masks = (_pick(probabilities, slots) > self.mask_threshold).astype(probabilities.dtype)
+        decayed = matrix_nms(scores, labels, masks, kernel=self.nms_kernel, sigma=self.nms_sigma)
+
+        # What survives: [N, Q].
+        survives = paddle.logical_and(scores > 0.0, decayed >= self.update_threshold)
+        scores, best = _best(decayed, survives, self.max_instances)
+        rows = _rows(_pick(slots, best), probabilities)
+        kept = paddle.nonzero(scores.flatten() >= 0.0).flatten()
+        masks = paddle.gather(probabilities.flatten(stop_axis=1), paddle.gather(rows, kept))
+        return Detections(
+            scores=paddle.gather(scores.flatten(), kept),
+            labels=paddle.gather(_pick(labels, best).flatten(), kept),
+            masks=masks.reshape([masks.shape[0], raw.mask_features.shape[2], raw.mask_features.shape[3]]),
+            counts=(scores >= 0.0).astype("int64").sum(axis=1),
+        )
+
+    def _candidates(self, raw: RawPredictions) -> tuple[paddle.Tensor, paddle.Tensor, paddle.Tensor]:
+        """The K best cells: scores [N, K, C], zero up to the threshold, kernels [N, K, E] and strides [N, K]."""
         # Levels, then cells in row-major order: [N, cells, C] and [N, cells, E].
         scores = paddle.concat([_cells_last(points_nms(F.sigmoid(x))) for x in raw.category_logits], axis=1)
         kernels = paddle.concat([_cells_last(x) for x in raw.kernels], axis=1)
@@ -104,48 +138,18 @@ class SOLOv2Postprocess:
                 for x, stride in zip(raw.category_logits, self.strides, strict=True)
             ]
         )
-        return [
-            self._one_image(scores[image], kernels[image], strides, raw.mask_features[image])
-            for image in range(scores.shape[0])
-        ]
+        highest = scores.max(axis=2)
+        _, cells = _best(highest, highest > self.score_threshold, scores.shape[1])
+        scores = _pick(scores, cells)
+        scores = scores * (scores > self.score_threshold).astype(scores.dtype)
+        return scores, _pick(kernels, cells), paddle.gather(strides, cells.flatten()).reshape(cells.shape)
 
-    def _one_image(
-        self, scores: paddle.Tensor, kernels: paddle.Tensor, strides: paddle.Tensor, features: paddle.Tensor
-    ) -> Detections:
-        """scores [cells, C], kernels [cells, E], strides [cells], features [E, h, w] -> Detections."""
-        _, height, width = features.shape
-        cells = paddle.nonzero(scores.max(axis=1) > self.score_threshold).flatten()
-        if cells.shape[0] == 0:
-            return _nothing(height, width)
-
-        # One mask a cell, whatever the number of classes that its score passes: [k, h w].
-        scores = paddle.gather(scores, cells)
-        probabilities = F.sigmoid(paddle.matmul(paddle.gather(kernels, cells), features.flatten(start_axis=1)))
-        binary = probabilities > self.mask_threshold
-        areas = binary.sum(axis=1).astype(scores.dtype)
-        large = (areas > paddle.gather(strides, cells)).astype(scores.dtype)
-        inside = paddle.where(binary, probabilities, paddle.zeros_like(probabilities)).sum(axis=1)
-        mask_scores = inside / areas.clip(min=1.0)
-
-        candidates = paddle.nonzero((scores > self.score_threshold).astype(scores.dtype) * large.unsqueeze(1))
-        if candidates.shape[0] == 0:
-            return _nothing(height, width)
-        rows, labels = candidates[:, 0], candidates[:, 1]
-        # Maskness (SOLOv2 sec. 3.3): the class score times the mean probability inside the mask.
-        scores = paddle.gather_nd(scores, candidates) * paddle.gather(mask_scores, rows)
-
-        order = paddle.argsort(scores, descending=True)[: self.pre_nms_top_n]
-        scores, labels, rows = (paddle.gather(x, order) for x in (scores, labels, rows))
-        masks = (paddle.gather(probabilities, rows) > self.mask_threshold).astype(probabilities.dtype)
-        scores = matrix_nms(scores, labels, masks, kernel=self.nms_kernel, sigma=self.nms_sigma)
-
-        order = paddle.argsort(scores, descending=True)[: self.max_instances]
-        order = paddle.masked_select(order, paddle.gather(scores, order) >= self.update_threshold)
-        if order.shape[0] == 0:
-            return _nothing(height, width)
-        scores, labels, rows = (paddle.gather(x, order) for x in (scores, labels, rows))
-        masks = paddle.gather(probabilities, rows).reshape([-1, height, width])
-        return Detections(scores, labels, masks)
+    def _mask_scores(self, probabilities: paddle.Tensor, strides: paddle.Tensor) -> paddle.Tensor:
+        """Maskness (SOLOv2 sec. 3.3) [N, K]: the mean probability inside the mask, zero where that is too small."""
+        inside = (probabilities > self.mask_threshold).astype(probabilities.dtype)
+        areas = inside.sum(axis=2)
+        means = (probabilities * inside).sum(axis=2) / areas.clip(min=1.0)
+        return means * (areas > strides).astype(means.dtype)
 
 
 def _cells_last(x: paddle.Tensor) -> paddle.Tensor:
@@ -153,9 +157,22 @@ def _cells_last(x: paddle.Tensor) -> paddle.Tensor:
     return x.flatten(start_axis=2).transpose([0, 2, 1])
 
 
-def _nothing(height: int, width: int) -> Detections:
-    return Detections(
-        paddle.zeros([0], dtype="float32"),
-        paddle.zeros([0], dtype="int64"),
-        paddle.zeros([0, height, width], dtype="float32"),
-    )
+def _best(values: paddle.Tensor, taken: paddle.Tensor, limit: int) -> tuple[paddle.Tensor, paddle.Tensor]:
+    """The best taken values of each row, at most `limit`, and their positions: [N, X] -> two of [N, Y], best first.
+
+    Y is what the fullest row needs, at least 1; what a row leaves empty has the value -1. Values are not negative.
+    """
+    needed = taken.astype("int64").sum(axis=1).max().clip(1, limit)
+    return paddle.topk(paddle.where(taken, values, paddle.full_like(values, -1.0)), needed, axis=1)
+
+
+def _pick(x: paddle.Tensor, index: paddle.Tensor) -> paddle.Tensor:
+    """x [N, X, ...] at the positions index [N, Y] of each image: [N, Y, ...]."""
+    picked = paddle.gather(x.flatten(stop_axis=1), _rows(index, x))
+    return picked.reshape([*index.shape, *x.shape[2:]])
+
+
+def _rows(index: paddle.Tensor, x: paddle.Tensor) -> paddle.Tensor:
+    """Positions [N, Y] within the images of x [N, X, ...] -> [N Y], those in all images one after the other."""
+    images, size = x.shape[0], x.shape[1]
+    return (index + size * paddle.arange(images, dtype=index.dtype).unsqueeze(1)).flatten()

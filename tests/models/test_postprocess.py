@@ -4,7 +4,7 @@ import numpy as np
 import paddle
 import pytest
 
-from ppsolo.models.postprocess import SOLOv2Postprocess, matrix_nms, points_nms
+from ppsolo.models.postprocess import Detections, SOLOv2Postprocess, matrix_nms, points_nms
 from ppsolo.models.solov2 import RawPredictions
 
 
@@ -106,32 +106,46 @@ def slow_detections(raw: RawPredictions, image: int, top_n: int, keep: int):
     return [(decayed[i], found[i][1], found[i][2]) for i in order]
 
 
+def split(detections: Detections) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """(scores, labels, masks) of each image."""
+    ends = np.cumsum(detections.counts.numpy())[:-1]
+    return list(zip(*(np.split(x.numpy(), ends) for x in detections[:3]), strict=True))
+
+
 @pytest.mark.parametrize(("top_n", "keep"), [(500, 100), (20, 100), (500, 7)])
 def test_detections_against_loops(top_n, keep):
     raw = raw_predictions(2, batch=2)
     results = SOLOv2Postprocess(pre_nms_top_n=top_n, max_instances=keep)(raw)
-    for image, detections in enumerate(results):
+    for image, (scores, labels, masks) in enumerate(split(results)):
         expected = slow_detections(raw, image, top_n, keep)
-        assert len(expected) == detections.scores.shape[0] > 5
-        np.testing.assert_allclose(detections.scores.numpy(), [score for score, _, _ in expected], atol=1e-5)
-        assert detections.labels.numpy().tolist() == [label for _, label, _ in expected]
-        np.testing.assert_allclose(detections.masks.numpy(), [soft for _, _, soft in expected], atol=1e-5)
+        assert len(expected) == len(scores) > 5
+        np.testing.assert_allclose(scores, [score for score, _, _ in expected], atol=1e-5)
+        assert labels.tolist() == [label for _, label, _ in expected]
+        np.testing.assert_allclose(masks, [soft for _, _, soft in expected], atol=1e-5)
 
 
-def test_a_batch_answers_as_its_images_do():
-    raw = raw_predictions(3, batch=3)
-    together = SOLOv2Postprocess()(raw)
-    for image in range(3):
-        alone = SOLOv2Postprocess()(
-            RawPredictions(
-                [x[image : image + 1] for x in raw.category_logits],
-                [x[image : image + 1] for x in raw.kernels],
-                raw.mask_features[image : image + 1],
-            )
-        )[0]
-        for ours, theirs in zip(together[image], alone, strict=True):
+def image_of(raw: RawPredictions, image: int) -> RawPredictions:
+    return RawPredictions(
+        [x[image : image + 1] for x in raw.category_logits],
+        [x[image : image + 1] for x in raw.kernels],
+        raw.mask_features[image : image + 1],
+    )
+
+
+@pytest.mark.parametrize("classes", [1, 3, 90])
+def test_a_batch_answers_as_its_images_do(classes):
+    raw = raw_predictions(3, batch=4, classes=classes)
+    for logits in raw.category_logits:  # nothing in the third image, little in the last
+        logits[2] -= 50.0
+        logits[3] -= 2.0
+    together = split(SOLOv2Postprocess()(raw))
+    assert len(together[2][0]) == 0 < len(together[3][0]) <= len(together[0][0])
+    for image in range(4):
+        alone = SOLOv2Postprocess()(image_of(raw, image))
+        assert alone.counts.numpy().tolist() == [len(together[image][0])]
+        for ours, theirs in zip(together[image], alone[:3], strict=True):
             # sums over masks may be grouped differently by the kernels: the last place of float32
-            np.testing.assert_allclose(ours.numpy(), theirs.numpy(), atol=1e-6)
+            np.testing.assert_allclose(ours, theirs.numpy(), atol=1e-6)
 
 
 @pytest.mark.parametrize("case", ["no score", "no mask", "all decayed"])
@@ -140,7 +154,8 @@ def test_nothing_found(case):
     if case == "no mask":
         raw = raw._replace(kernels=[-x.abs() for x in raw.kernels])
     threshold = 2.0 if case == "all decayed" else 0.05
-    detections = SOLOv2Postprocess(update_threshold=threshold)(raw)[0]
+    detections = SOLOv2Postprocess(update_threshold=threshold)(raw)
+    assert detections.counts.numpy().tolist() == [0]
     assert detections.scores.shape == [0]
     assert detections.labels.shape == [0]
     assert detections.masks.shape == [0, 16, 20]
@@ -150,6 +165,7 @@ def test_one_instance():
     raw = raw_predictions(6, shift=-50.0)
     raw.category_logits[0][0, 1, 2, 2] = 3.0
     raw.kernels[0][0, :, 2, 2] = 1.0
-    detections = SOLOv2Postprocess()(raw)[0]
+    detections = SOLOv2Postprocess()(raw)
+    assert detections.counts.numpy().tolist() == [1]
     assert detections.labels.numpy().tolist() == [1]
     assert detections.masks.shape == [1, 16, 20]

@@ -1,0 +1,109 @@
+"""What stands around the network: images are read, prepared and batched; what is detected becomes instances."""
+
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple, overload
+
+import numpy as np
+
+from ppsolo.build import build_preprocess, category_ids, class_names
+from ppsolo.config import Config
+from ppsolo.data.images import Source, read_image
+from ppsolo.data.preprocess import ImageSize
+from ppsolo.instances import Instances
+from ppsolo.masks import resize_masks
+
+
+class DetectionArrays(NamedTuple):
+    """`ppsolo.models.postprocess.Detections` as numpy arrays.
+
+    scores: float32 [M]. labels: int64 [M]. masks: float32 [M, H/4, W/4]. counts: int64 [N], their sum is M.
+    """
+
+    scores: np.ndarray
+    labels: np.ndarray
+    masks: np.ndarray
+    counts: np.ndarray
+
+    def images(self) -> "Iterator[DetectionArrays]":
+        """The detections of each image, as a batch of one."""
+        ends = np.cumsum(self.counts)
+        for start, end in zip(ends - self.counts, ends, strict=True):
+            yield DetectionArrays(
+                self.scores[start:end], self.labels[start:end], self.masks[start:end], np.array([end - start])
+            )
+
+
+class Pipeline(ABC):
+    """Images in, instances out, around a network that a subclass runs in `detect`.
+
+    Attributes:
+        config: the resolved configuration.
+        class_names, category_ids: one per label.
+    """
+
+    def __init__(self, config: Config):
+        self.config = config
+        self.class_names = class_names(config)
+        self.category_ids = category_ids(config)
+        self._preprocess = build_preprocess(config)
+
+    @abstractmethod
+    def detect(self, batch: np.ndarray) -> DetectionArrays:
+        """What the network finds in prepared images, float32 [N, 3, H, W] with H and W multiples of 32."""
+
+    @overload
+    def __call__(self, images: Source, *, batch_size: int = 4) -> Instances: ...
+
+    @overload
+    def __call__(self, images: Sequence[Source], *, batch_size: int = 4) -> list[Instances]: ...
+
+    def __call__(self, images: Source | Sequence[Source], *, batch_size: int = 4) -> Instances | list[Instances]:
+        """The instances of an image, or of each image of a list.
+
+        Args:
+            images: a path or a uint8 [H, W, 3] RGB array; or a list of them, which gives a list.
+            batch_size: images to run through the network at once. Only images whose padded sizes agree share
+                a forward, since padding changes what the network sees: a batch answers as one by one would.
+
+        Raises:
+            ImageError: an image cannot be read; its path is named.
+            PredictionError: the network's output is not finite.
+        """
+        if batch_size < 1:
+            raise ValueError(f"batch_size is {batch_size}, it must be at least 1")
+        if isinstance(images, str | os.PathLike | np.ndarray):
+            return self._predict([read_image(images)])[0]
+        results = []
+        for start in range(0, len(images), batch_size):
+            results += self._predict([read_image(image) for image in images[start : start + batch_size]])
+        return results
+
+    def _predict(self, images: list[np.ndarray]) -> list[Instances]:
+        """uint8 RGB images -> their instances, one forward for each padded size that occurs."""
+        inputs, sizes = zip(*map(self._preprocess, images), strict=True)
+        groups: dict[tuple[int, int], list[int]] = {}
+        for index, size in enumerate(sizes):
+            groups.setdefault(size.padded, []).append(index)
+        results: dict[int, Instances] = {}
+        for members in groups.values():
+            detections = self.detect(np.stack([inputs[index] for index in members]))
+            for index, found in zip(members, detections.images(), strict=True):
+                results[index] = self._instances(found, sizes[index])
+        return [results[index] for index in range(len(images))]
+
+    def _instances(self, detections: DetectionArrays, size: ImageSize) -> Instances:
+        return Instances(
+            rles=resize_masks(
+                detections.masks,
+                resized=size.resized,
+                original=size.original,
+                threshold=self.config.postprocess.mask_threshold,
+            ),
+            scores=detections.scores,
+            labels=detections.labels,
+            size=size.original,
+            class_names=self.class_names,
+            category_ids=self.category_ids,
+        )
