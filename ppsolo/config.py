@@ -19,6 +19,7 @@ from ppsolo.schema import Config, check_config
 def load_config(path: str | Path, overrides: Sequence[str] | Mapping[str, Any] = ()) -> Config:
     """Read a configuration file, its `_BASE_` files first, and apply overrides.
 
+    A base is a file beside the one that names it, or the name of a configuration that comes with ppsolo.
     path: a YAML file, or the name of a configuration that comes with ppsolo ("solov2_r50_fpn_1x").
     overrides: "section.key=value" strings as `-o` takes them (the value is read as YAML), or a mapping of
         dotted keys to values. Mappings merge, lists replace.
@@ -56,12 +57,16 @@ def find_config(path: str | Path) -> Path:
     except (OSError, ValueError):  # too long, or with a NUL
         raise ConfigError(f"{str(path)[:100]!r}... cannot be the name of a file") from None
     if path.suffix == "" and path.name == str(path):
-        for folder in _config_folders():
-            if (folder / f"{path}.yml").is_file():
-                return folder / f"{path}.yml"
-        known = sorted({file.stem for folder in _config_folders() for file in folder.glob("*.yml")})
-        raise ConfigError(f"no configuration named '{path}'{_nearest(str(path), known)}; there are: {', '.join(known)}")
+        return _shipped_config(path.name)
     raise ConfigError(f"{path}: no such configuration file")
+
+
+def _shipped_config(name: str) -> Path:
+    for folder in _config_folders():
+        if (folder / f"{name}.yml").is_file():
+            return folder / f"{name}.yml"
+    known = sorted({file.stem for folder in _config_folders() for file in folder.glob("*.yml")})
+    raise ConfigError(f"no configuration named '{name}'{_nearest(name, known)}; there are: {', '.join(known)}")
 
 
 def _config_folders() -> list[Path]:
@@ -71,6 +76,8 @@ def _config_folders() -> list[Path]:
 
 
 DEEPEST_BASE = 3  # files above one another
+MOST_BASES = 10  # beside one another
+MAX_FILE_BYTES = 1 << 20  # 20 seconds of YAML; the names of 100 000 classes fit
 
 
 class _Loader(yaml.SafeLoader):
@@ -109,9 +116,13 @@ def _read_with_bases(file: Path, above: tuple[Path, ...]) -> dict[str, Any]:
     if len(above) > DEEPEST_BASE:
         raise ConfigError(f"{file.name}: _BASE_ leads through more than {DEEPEST_BASE} files; merge some")
     try:
-        text = file.read_text(encoding="utf-8")
+        with file.open("rb") as stream:
+            content = stream.read(MAX_FILE_BYTES + 1)
+        text = content.decode("utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{file}: cannot be read as a configuration ({error})") from None
+    if len(content) > MAX_FILE_BYTES:
+        raise ConfigError(f"{file}: more than {MAX_FILE_BYTES} bytes, which no configuration needs")
     tree = _parse_yaml(text, file.name)
     if tree is None:
         tree = {}
@@ -121,14 +132,29 @@ def _read_with_bases(file: Path, above: tuple[Path, ...]) -> dict[str, Any]:
     bases = [bases] if isinstance(bases, str) else bases
     if not isinstance(bases, list) or not all(isinstance(base, str) for base in bases):
         raise ConfigError(f"{file.name}: _BASE_ takes a file name or a list of file names")
-    if len(set(bases)) < len(bases):
+    if len(bases) > MOST_BASES:
+        raise ConfigError(f"{file.name}: _BASE_ names more than {MOST_BASES} files; merge some")
+    files = [_find_base(base, file) for base in bases]
+    if len(set(files)) < len(files):
         raise ConfigError(f"{file.name}: _BASE_ names a file twice; keep one")
     merged: dict[str, Any] = {}
-    for base in bases:
-        if not (file.parent / base).is_file():
-            raise ConfigError(f"{file.name}: _BASE_ file {base} does not exist beside it")
-        merged = _merge(merged, _read_with_bases(file.parent / base, (*above, file)))
+    for base in files:
+        merged = _merge(merged, _read_with_bases(base, (*above, file)))
     return _merge(merged, tree)
+
+
+def _find_base(base: str, file: Path) -> Path:
+    """The file that `_BASE_` names: one beside `file`, else a configuration that comes with ppsolo."""
+    beside = file.parent / base
+    try:
+        if beside.is_file():
+            return beside.resolve()
+        if Path(base).suffix == "" and Path(base).name == base:
+            return _shipped_config(base).resolve()
+    except (ConfigError, OSError) as error:  # too long a name
+        reason = error if isinstance(error, ConfigError) else error.strerror
+        raise ConfigError(f"{file.name}: _BASE_ {base[:100]}: {reason}") from None
+    raise ConfigError(f"{file.name}: _BASE_ file {base} does not exist beside it")
 
 
 def _merge(base: Any, change: Any) -> Any:
@@ -161,7 +187,7 @@ def _nearest(word: str, known: Sequence[str]) -> str:
 
 def _to_dataclass(kind: type, tree: Any, where: str, prefix: str) -> Any:
     if not isinstance(tree, Mapping):
-        raise ConfigError(f"{where}: {prefix[:-1]} takes a mapping of keys, got {tree!r}")
+        raise ConfigError(f"{where}: {prefix[:-1]} takes a mapping of keys, got {_shown(tree)}")
     hints = typing.get_type_hints(kind)
     for key in tree:
         if not isinstance(key, str):
@@ -183,14 +209,14 @@ def _convert(hint: Any, value: Any, where: str, key: str) -> Any:
     if origin is Literal:
         choices = typing.get_args(hint)
         if not any(value == choice and type(value) is type(choice) for choice in choices):
-            raise ConfigError(f"{where}: {key} is {value!r}, choose one of {', '.join(map(repr, choices))}")
+            raise ConfigError(f"{where}: {key} is {_shown(value)}, choose one of {', '.join(map(repr, choices))}")
         return value
     if origin is types.UnionType:  # only "X | None" occurs
         inner = next(arg for arg in typing.get_args(hint) if arg is not type(None))
         return None if value is None else _convert(inner, value, where, key)
     if origin is tuple:
         if not isinstance(value, list | tuple):
-            raise ConfigError(f"{where}: {key} takes a list, got {value!r}")
+            raise ConfigError(f"{where}: {key} takes a list, got {_shown(value)}")
         item = typing.get_args(hint)[0]
         return tuple(_convert(item, entry, where, f"{key}[{i}]") for i, entry in enumerate(value))
     return _convert_scalar(hint, value, where, key)
@@ -205,7 +231,14 @@ def _convert_scalar(hint: Any, value: Any, where: str, key: str) -> Any:
     elif isinstance(value, hint) and (hint is bool or not isinstance(value, bool)):
         return value
     names = {int: "a whole number", float: "a finite number", bool: "true or false", str: "text"}
-    raise ConfigError(f"{where}: {key} takes {names[hint]}, got {value!r}")
+    raise ConfigError(f"{where}: {key} takes {names[hint]}, got {_shown(value)}")
+
+
+def _shown(value: Any) -> str:
+    try:
+        return repr(value)
+    except ValueError:  # Python prints no number of more than 4300 digits
+        return "a number without end"
 
 
 def _plain(value: Any) -> Any:

@@ -5,6 +5,8 @@ from typing import Literal
 
 from ppsolo.errors import ConfigError
 
+MAX_NAME_BYTES = 255  # of a directory
+
 
 @dataclass(frozen=True)
 class BackboneConfig:
@@ -335,7 +337,8 @@ def _check_training(config: Config, where: str) -> None:
             raise ConfigError(f"{where}: {key} must be above zero, got {value!r}")
     if not train.augment.short_sides:
         raise ConfigError(f"{where}: train.augment.short_sides takes one size or more")
-    if "/" in config.name or config.name in ("", ".", ".."):
+    plain = config.name.isprintable() and "/" not in config.name and len(config.name.encode()) <= MAX_NAME_BYTES
+    if not plain or config.name in ("", ".", ".."):
         raise ConfigError(f"{where}: name {config.name!r} cannot be the name of a run's directory")
     _check_scale_ranges(config, where)
 

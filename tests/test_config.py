@@ -32,6 +32,14 @@ def test_bases_merge_in_order_and_the_file_comes_last(tmp_path):
     assert config.name == "mine"
 
 
+def test_a_base_may_be_a_shipped_configuration(tmp_path):
+    path = written(tmp_path, "_BASE_: solov2_light_r50_vd_fpn_dcn_512_3x\nnum_classes: 3")
+    shipped = load_config("solov2_light_r50_vd_fpn_dcn_512_3x")
+    assert load_config(path) == dataclasses.replace(shipped, name="mine", num_classes=3)
+    written(tmp_path, "num_classes: 5", "solov2_light_r50_vd_fpn_dcn_512_3x")  # a file beside it comes first
+    assert load_config(path).model == Config().model
+
+
 def test_overrides_merge_and_lists_are_replaced(tmp_path):
     path = written(tmp_path, "num_classes: 4")
     config = load_config(
@@ -92,12 +100,17 @@ def test_shipped_configurations_are_found_by_name():
         ("a: !!python/object/apply:os.system [ls]", "is not valid YAML"),
         ("num_classes: 3\nnum_classes: 4", "key 'num_classes' is given twice (line 2)"),
         ("_BASE_: other.yml", "_BASE_ file other.yml does not exist"),
+        ("_BASE_: solov2_r50_fpn1x", "no configuration named 'solov2_r50_fpn1x', did you mean 'solov2_r50_fpn_1x'?"),
+        ("_BASE_: " + "x" * 5000, "File name too long"),
+        ("_BASE_: [" + "a.yml, " * 11 + "]", "_BASE_ names more than 10 files"),
         ("_BASE_: mine.yml", "_BASE_ leads back to the file itself"),
         ("_BASE_: 3", "_BASE_ takes a file name"),
-        ("_BASE_: [a.yml, a.yml]", "_BASE_ names a file twice"),
+        ("_BASE_: [solov2_r50_fpn_1x, solov2_r50_fpn_1x]", "_BASE_ names a file twice"),
         ("a: &a [1]\nb: *a", "aliases (*name) are not read"),
         ("num_classes: !!bool maybe", "is not valid YAML"),
         ("num_classes: 0x" + "f" * 5000, "num_classes is a number of more than 63 bits"),
+        ("num_classes: [0x" + "f" * 5000 + "]", "num_classes takes a whole number, got a number without end"),
+        ("num_classes: 3" + " " * (1 << 20), "more than 1048576 bytes"),
         ("3: 4", "are words, one is a number"),
         ("postprocess: {score_threshold: high}", "score_threshold takes a finite number, got 'high'"),
         ("postprocess: {score_threshold: '0.5'}", "score_threshold takes a finite number, got '0.5'"),
@@ -146,6 +159,8 @@ def test_missing_files_and_names():
         ("train: {targets: {scale_ranges: [[1, 2], [2], [1, 2], [1, 2], [1, 2]]}}", "scale_ranges[1] takes"),
         ("train: {targets: {scale_ranges: [[2, 1], [1, 2], [1, 2], [1, 2], [1, 2]]}}", "scale_ranges[0] takes"),
         ("train: {augment: {short_sides: []}}", "short_sides takes one size or more"),
+        ('name: "a\\0b"', "cannot be the name of a run's directory"),
+        ("name: " + "x" * 300, "cannot be the name of a run's directory"),
         ("name: a/b", "name 'a/b' cannot be the name of a run's directory"),
     ],
 )
