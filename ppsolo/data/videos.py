@@ -1,6 +1,5 @@
 """Videos: read and written frame by frame as uint8 RGB arrays, or refused with a reason."""
 
-import logging
 import math
 import os
 from pathlib import Path
@@ -12,9 +11,13 @@ from ppsolo.atomic import discard, put_in_place, temporary_name
 from ppsolo.data.images import checked_array, regular_file
 from ppsolo.errors import ImageError
 
-logger = logging.getLogger(__name__)
-
 VIDEO_SUFFIXES = (".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg")
+_ESTIMATING = (
+    ".mkv",
+    ".webm",
+    ".mpg",
+    ".mpeg",
+)  # containers without a count of frames: OpenCV takes rate times duration
 
 
 def is_video(path: str | os.PathLike) -> bool:
@@ -32,8 +35,9 @@ def _check_name(path: Path) -> None:
 class VideoFrames:
     """Iterates once over the frames of a video, each uint8 [H, W, 3] RGB, decoded when it is asked for.
 
-    `size` is (height, width) of the first frame; `fps` (frames per second) and `frame_count` are what the
-    container says, None where it does not. If fewer frames than it says can be read, a warning is logged.
+    `size` is (height, width) of all frames; `fps` (frames per second) and `frame_count` are what the container
+    says, None where it does not. A video that is damaged ends early: `damage`, None before, then says in one
+    line what is wrong. Damage that the codec conceals is not noticed.
 
     Close it, or use it in a `with`. Raises ImageError if the file holds no frame that OpenCV can decode.
     """
@@ -47,12 +51,13 @@ class VideoFrames:
         count = self._capture.get(cv2.CAP_PROP_FRAME_COUNT)
         self.fps: float | None = fps if math.isfinite(fps) and fps > 0 else None
         self.frame_count: int | None = int(count) if math.isfinite(count) and count > 0 else None
-        first = self._decode()
-        if first is None:
+        self.damage: str | None = None
+        self._first = self._decode()
+        if self._first is None:
             self._capture.release()
-            raise ImageError(f"{path}: OpenCV finds no video frame in it (damaged, cut short, unknown codec?)")
-        self.size: tuple[int, int] = (first.shape[0], first.shape[1])
-        self._first: np.ndarray | None = first
+            reason = "OpenCV finds no video frame in it (damaged, cut short, unknown codec?)"
+            raise ImageError(self.damage or f"{path}: {reason}")
+        self.size: tuple[int, int] = (self._first.shape[0], self._first.shape[1])
         self._frames_read = 0
 
     def __iter__(self) -> "VideoFrames":
@@ -60,23 +65,34 @@ class VideoFrames:
 
     def __next__(self) -> np.ndarray:
         frame, self._first = self._first, None
-        if frame is None:
+        if frame is None and self._capture.isOpened():
             frame = self._decode()
+            if frame is None:
+                self._check_count()
+            elif frame.shape[:2] != self.size:
+                self.damage = f"{self._path}: frame {self._frames_read} has another size than those before it"
+                frame = None
         if frame is None:
-            said = self.frame_count or 0
-            if self._capture.isOpened() and self._frames_read < said:
-                logger.warning("%s: only %d of %d frames could be read", self._path, self._frames_read, said)
             self.close()
             raise StopIteration
         self._frames_read += 1
         return frame
 
     def _decode(self) -> np.ndarray | None:
+        """The next frame; None at the end, and where OpenCV gives up."""
         try:
             decoded, frame = self._capture.read()
+            return cv2.cvtColor(frame, cv2.COLOR_BGR2RGB, dst=frame) if decoded else None
         except cv2.error as error:
-            raise ImageError(f"{self._path}: OpenCV cannot decode a frame ({error.err})") from None
-        return cv2.cvtColor(frame, cv2.COLOR_BGR2RGB, dst=frame) if decoded else None
+            self.damage = f"{self._path}: OpenCV cannot decode a frame ({error.err})"
+            return None
+
+    def _check_count(self) -> None:
+        """Notice at the end whether frames are missing."""
+        said = self.frame_count or 0
+        slack = max(2, said // 50) if self._path.suffix.lower() in _ESTIMATING else 0
+        if self.damage is None and self._frames_read < said - slack:
+            self.damage = f"{self._path}: damaged or cut short, {self._frames_read} of {said} frames could be read"
 
     def close(self) -> None:
         self._first = None

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
@@ -23,7 +24,7 @@ Callback = Callable[[int, int | None], None]
 
 @dataclass
 class InferenceSummary:
-    """What an inference run did. failures: a line for each picture that could not be read, or not be drawn."""
+    """What an inference run did. failures: a line for each picture or video that could not be read, or not be drawn."""
 
     images: int = 0
     instances: int = 0
@@ -50,6 +51,7 @@ def infer_images(
     make_output_dir(output_dir, apart_from=paths)
     drawings = _drawing_paths(output_dir, paths)
     ids = dict(zip(paths, image_ids(paths), strict=True))
+    names = _file_names(paths)
     summary = InferenceSummary()
     with contextlib.ExitStack() as stack:
         write = stack.enter_context(_results_file(output_dir)) if save_results else None
@@ -60,7 +62,7 @@ def infer_images(
             summary.failures += [str(error) for _, error in batch if isinstance(error, ImageError)]
             predictions = predictor([image for _, image in readable], batch_size=batch_size)
             for (path, image), instances in zip(readable, predictions, strict=True):
-                _count(summary, instances, write, image_id=ids[path], file_name=path.name)
+                _count(summary, instances, write, image_id=ids[path], file_name=names[path])
                 try:
                     write_image(drawings[path], instances.draw(image, score_threshold=draw_threshold))
                 except ImageError as error:  # JPEG ends at 65500 pixels a side
@@ -84,6 +86,7 @@ def infer_video(
     """Predict on every frame of a video; leaves an .mp4 with drawings and, on request, `predictions.json`.
 
     In the results `image_id` is the frame's number from 0 on. Classes keep their colours from frame to frame.
+    Where the video is damaged, the frames before that are kept and the summary says so.
     """
     make_output_dir(output_dir, apart_from=[path])
     summary = InferenceSummary()
@@ -98,6 +101,8 @@ def infer_video(
                 _count(summary, instances, write, image_id=summary.images, file_name=path.name)
             if progress is not None:
                 progress(summary.images, frames.frame_count)
+        if frames.damage is not None:
+            summary.failures.append(frames.damage)
     return summary
 
 
@@ -142,6 +147,12 @@ def _count(
     if write is not None:
         for entry in instances.to_coco(image_id):
             write({**entry, "file_name": file_name})
+
+
+def _file_names(paths: Sequence[Path]) -> dict[Path, str]:
+    """What results call each picture: its file's name, or its whole path where another file has that name too."""
+    count = Counter(path.name for path in paths)
+    return {path: path.name if count[path.name] == 1 else path.as_posix() for path in paths}
 
 
 def _drawing_paths(output_dir: Path, paths: Sequence[Path]) -> dict[Path, Path]:

@@ -78,14 +78,34 @@ class ThreeFrames:
 
 
 @pytest.mark.parametrize(("said", "known"), [(20.0, 20), (3.0, 3), (0.0, None), (-9e15, None), (np.nan, None)])
-def test_missing_frames_are_warned_about_where_the_count_is_known(tmp_path, monkeypatch, caplog, said, known):
+def test_missing_frames_are_noticed_where_the_count_is_known(tmp_path, monkeypatch, said, known):
     path = saved(tmp_path, b"", "a.avi")
     monkeypatch.setattr(videos.cv2, "VideoCapture", lambda name: ThreeFrames(said and 25.0, said))
     with VideoFrames(path) as video:
         assert video.frame_count == known and video.fps == (25.0 if said else None)
         assert [int(frame[0, 0, 0]) for frame in video] == [1, 2, 3]
-    expected = [f"{path}: only 3 of 20 frames could be read"] if known == 20 else []
-    assert [record.getMessage() for record in caplog.records] == expected
+    expected = f"{path}: damaged or cut short, 3 of 20 frames could be read" if known == 20 else None
+    assert video.damage == expected
+
+
+@pytest.mark.parametrize(("said", "damaged"), [(5.0, False), (6.0, True)])
+def test_a_container_that_only_estimates_its_frames_is_given_some_slack(tmp_path, monkeypatch, said, damaged):
+    path = saved(tmp_path, b"", "a.webm")
+    monkeypatch.setattr(videos.cv2, "VideoCapture", lambda name: ThreeFrames(25.0, said))
+    video = VideoFrames(path)
+    assert len(list(video)) == 3 and (video.damage is not None) == damaged
+
+
+def test_a_frame_that_cannot_be_decoded_or_is_of_another_size_ends_the_video(tmp_path, monkeypatch):
+    path = saved(tmp_path, b"", "a.avi")
+    three = ThreeFrames(25.0, 3.0)
+    three.frames[1] = np.zeros((6, 4, 3), np.uint8)
+    monkeypatch.setattr(videos.cv2, "VideoCapture", lambda name: three)
+    video = VideoFrames(path)
+    assert len(list(video)) == 1 and "frame 1 has another size" in video.damage
+    three.frames = [np.zeros((4, 6, 3), np.uint8), np.zeros((4, 6, 2), np.uint8)]  # cv2.cvtColor refuses the second
+    video = VideoFrames(path)
+    assert len(list(video)) == 1 and "cannot decode a frame" in video.damage
 
 
 def test_what_is_no_video_is_refused(tmp_path):

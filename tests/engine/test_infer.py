@@ -1,6 +1,7 @@
 """Prediction over directories, patterns and videos: results, drawings, failures, exit codes."""
 
 import json
+import re
 
 import cv2
 import numpy as np
@@ -112,9 +113,14 @@ def test_nothing_found_is_an_empty_list(system, folder, tmp_path):
 def test_a_pattern_and_two_files_of_one_name(system, folder, tmp_path):
     (folder / "more").mkdir()
     write_image(folder / "more" / "a.png", picture(9))
-    arguments = ["--infer_img", str(folder / "**" / "a.png"), "--output_dir", str(tmp_path / "out")]
+    arguments = ["--infer_img", str(folder / "**" / "*.png"), "--output_dir", str(tmp_path / "out"), "--save_results"]
+    write_image(folder / "more" / "c.png", picture(8))
     assert main(["infer", *system, *arguments]) == 0
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a.png", "a_2.png"]
+    drawings = ["a.png", "a_2.png", "c.png", "predictions.json"]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == drawings
+    named = {(entry["image_id"], entry["file_name"]) for entry in results_of(tmp_path / "out")}
+    assert {name for _, name in named} == {str(folder / "a.png"), str(folder / "more" / "a.png"), "c.png"}
+    assert len(named) == 3
 
 
 def test_a_video(system, tmp_path, capsys):
@@ -127,6 +133,27 @@ def test_a_video(system, tmp_path, capsys):
     assert (output / "clip.mp4").stat().st_size > 0
     assert {entry["image_id"] for entry in results_of(output)} <= {0, 1, 2}
     assert "in 3 images" in capsys.readouterr().out
+
+
+def test_a_damaged_video_keeps_what_was_read(system, tmp_path, capsys):
+    """The last three frames are overwritten: FFmpeg drops them."""
+    with VideoWriter(tmp_path / "clip.mp4", fps=5, size=(60, 90)) as video:
+        for seed in range(6):
+            video.write(picture(seed))
+    data = bytearray((tmp_path / "clip.mp4").read_bytes())
+    frames = [found.start() for found in re.finditer(rb"\x00\x00\x01\xb6", data)]
+    assert len(frames) == 6
+    end = data.index(b"moov") - 4
+    data[frames[3] : end] = bytes(end - frames[3])
+    (tmp_path / "clip.mp4").write_bytes(data)
+    output = tmp_path / "out"
+    arguments = ["--infer_img", str(tmp_path / "clip.mp4"), "--output_dir", str(output), "--save_results"]
+    assert main(["infer", *system, *arguments]) == 1
+    captured = capsys.readouterr()
+    errors = [line for line in captured.err.splitlines() if line.startswith("ppsolo: error")]
+    assert errors == [f"ppsolo: error: {tmp_path / 'clip.mp4'}: damaged or cut short, 3 of 6 frames could be read"]
+    assert "in 3 images" in captured.out and (output / "clip.mp4").exists()
+    assert {entry["image_id"] for entry in results_of(output)} <= {0, 1, 2}
 
 
 @pytest.mark.parametrize(
@@ -147,6 +174,12 @@ def test_refusals_are_one_line(system, folder, tmp_path, monkeypatch, capsys, ar
     error = capsys.readouterr().err.strip()
     assert expected in error and "\n" not in error and error.startswith("ppsolo: error: ")
     assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_the_output_directory_is_looked_at_before_the_weights(folder, capsys):
+    arguments = ["-c", "solov2_r50_fpn_1x", "-o", "weights=gone.pdparams", "--infer_dir", str(folder)]
+    assert main(["infer", *arguments, "--output_dir", str(folder)]) == 2
+    assert "choose another --output_dir" in capsys.readouterr().err
 
 
 def test_a_wrong_configuration_or_checkpoint_is_one_line(folder, tmp_path, capsys):
