@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import ppsolo
 from ppsolo.config import load_config
 from ppsolo.errors import ConfigError, PpsoloError
 
@@ -50,20 +51,22 @@ def infer(options: argparse.Namespace) -> int:
     _import_paddle()
     from ppsolo.data.images import expand_images, list_images
     from ppsolo.data.videos import is_video
-    from ppsolo.engine.infer import infer_images, infer_video
+    from ppsolo.engine.infer import infer_images, infer_video, make_output_dir
     from ppsolo.predictor import Predictor
     from ppsolo.progress import Progress
 
-    # What is to be read is looked for before the weights are loaded: a wrong path is found at once.
+    # What is to be read and where to write is looked for before the weights are loaded: a wrong path is found at once.
     source = options.infer_img or options.infer_dir
     video = options.infer_dir is None and is_video(source) and Path(source).is_file()
     paths = [] if video else list_images(source) if options.infer_dir else expand_images(source)
+    output_dir = Path(options.output_dir)
+    make_output_dir(output_dir, apart_from=[Path(source)] if video else paths)
 
     with Progress("download", unit="B") as progress:
         predictor = Predictor(config, progress=progress.update)
     _say(str(predictor.load_report))
     settings = {
-        "output_dir": Path(options.output_dir),
+        "output_dir": output_dir,
         "draw_threshold": options.draw_threshold,
         "batch_size": options.batch_size,
         "save_results": options.save_results,
@@ -262,6 +265,7 @@ def convert(options: argparse.Namespace) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="ppsolo", description="SOLOv2 instance segmentation, native to PaddlePaddle.")
+    parser.add_argument("--version", action="version", version=f"ppsolo {ppsolo.__version__}")
     commands = parser.add_subparsers(title="commands", required=True, metavar="command")
 
     command = _command(commands, "infer", infer)

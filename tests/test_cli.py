@@ -9,6 +9,7 @@ from pathlib import Path
 import paddle
 import pytest
 
+import ppsolo
 from ppsolo import build_model, load_config, save_weights
 from ppsolo.checkpoint.zoo import ZOO
 from ppsolo.cli import main
@@ -72,6 +73,12 @@ def test_help_needs_no_paddle():
         "except SystemExit: assert 'paddle' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, cwd=ROOT)
+
+
+def test_the_package_itself_is_the_command():
+    command = [sys.executable, "-m", "ppsolo", "--version"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    assert (done.returncode, done.stdout) == (0, f"ppsolo {ppsolo.__version__}\n")
 
 
 def test_an_interrupt_is_one_line(monkeypatch, capsys):

@@ -15,6 +15,7 @@ FLOORS = (
     ("build", "checkpoint"),
     ("pipeline", "engine", "predictor", "deploy", "progress"),
     ("cli",),
+    ("__main__",),
 )
 FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 APART = {("models", "data"), ("data", "models"), ("config", "models"), ("config", "data"), ("config", "masks")}
