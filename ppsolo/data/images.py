@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 import cv2
 import numpy as np
@@ -51,7 +51,7 @@ def read_image(source: Source) -> np.ndarray:
         raise ImageError(f"expected a path or a uint8 [H, W, 3] RGB array, got {type(source).__name__}")
     data = _file_bytes(Path(source))
     try:
-        return _decode(data)
+        return decode_image(data, max_pixels=MAX_PIXELS)
     except ImageError as error:
         raise ImageError(f"{source}: {error}") from None
 
@@ -59,7 +59,7 @@ def read_image(source: Source) -> np.ndarray:
 def checked_array(image: np.ndarray) -> np.ndarray:
     """The array itself, or a copy if it is not C-contiguous; ImageError if it is not uint8 [H, W, 3]."""
     if image.dtype == np.uint8 and image.ndim == 3 and image.shape[2] == 3 and image.size > 0:
-        _check_size(image.shape[0], image.shape[1])
+        _check_size(image.shape[0], image.shape[1], MAX_PIXELS)
         return np.ascontiguousarray(image)
     if image.size == 0:
         remedy = "it has no pixels"
@@ -108,14 +108,16 @@ def regular_file(path: Path) -> os.stat_result:
     return found
 
 
-def _decode(data: bytes) -> np.ndarray:
-    """The bytes of an image file -> uint8 [H, W, 3] RGB; its ImageErrors leave the path to the caller."""
+def decode_image(data: bytes, *, max_pixels: int) -> np.ndarray:
+    """The bytes of an image file -> the pixels, as `read_image` gives them; more than `max_pixels` are refused.
+
+    The size that the file states is looked at before a pixel is decoded. ImageErrors do not know the file's name.
+    """
     name, check = next(((name, check) for name, magic, check in _FORMATS if magic.match(data)), (None, None))
-    if name is None:
+    if name is None or check is None:
         names = ", ".join(name for name, _, _ in _FORMATS)
         raise ImageError(f"not an image that can be read ({names}): it begins with {data[:12]!r}")
-    if check is not None:
-        check(data)
+    check(data, max_pixels)
     flags = cv2.IMREAD_COLOR | (cv2.IMREAD_IGNORE_ORIENTATION if name == "WebP" else 0)
     try:
         image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
@@ -123,15 +125,15 @@ def _decode(data: bytes) -> np.ndarray:
         raise ImageError(f"OpenCV cannot decode this {name} ({error.err})") from None
     if image is None:
         raise ImageError(f"OpenCV cannot decode this {name}: it is damaged, cut short or of an unusual kind")
-    _check_size(image.shape[0], image.shape[1])
+    _check_size(image.shape[0], image.shape[1], max_pixels)
     if name == "WebP":
         image = _upright(image, _webp_orientation(data))
     return cv2.cvtColor(image, cv2.COLOR_BGR2RGB, dst=image)
 
 
-def _check_size(height: int, width: int) -> None:
-    if height * width > MAX_PIXELS:
-        raise ImageError(f"{height} x {width} pixels are too many (at most {MAX_PIXELS}): cut up or shrink")
+def _check_size(height: int, width: int, max_pixels: int) -> None:
+    if height * width > max_pixels:
+        raise ImageError(f"{height} x {width} pixels are too many (at most {max_pixels}): cut up or shrink")
 
 
 # A marker that opens a segment or ends the file (ITU-T T.81, table B.1): not stuffing (FF00), filling (FFFF),
@@ -140,7 +142,7 @@ _JPEG_MARKER = re.compile(rb"\xff[\x02-\xcf\xd8-\xfe]")
 _JPEG_FRAME_MARKERS = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 
 
-def _check_jpeg(data: bytes) -> None:
+def _check_jpeg(data: bytes, max_pixels: int) -> None:
     """Walks the segments (ITU-T T.81, annex B) to the end-of-image marker, which a file cut short lacks."""
     at, scans = 2, 0
     while found := _JPEG_MARKER.search(data, at):
@@ -155,17 +157,17 @@ def _check_jpeg(data: bytes) -> None:
             raise ImageError(f"the JPEG is damaged: impossible marker 0x{marker:02X} at byte {at - 1}")
         if marker in _JPEG_FRAME_MARKERS:
             height, width = (int.from_bytes(data[at + i : at + i + 2], "big") for i in (3, 5))
-            _check_size(height, width)
+            _check_size(height, width, max_pixels)
         at += int.from_bytes(data[at : at + 2], "big")
     raise ImageError(f"the JPEG is cut short: no end-of-image marker in its {len(data)} bytes")
 
 
-def _check_png(data: bytes) -> None:
+def _check_png(data: bytes, max_pixels: int) -> None:
     """Walks the chunks (PNG specification, chunk layout) to IEND and sums each one.
 
     Those of an animation are refused: where they are damaged, OpenCV 4.11 overruns its memory.
     """
-    _check_size(int.from_bytes(data[20:24], "big"), int.from_bytes(data[16:20], "big"))
+    _check_size(int.from_bytes(data[20:24], "big"), int.from_bytes(data[16:20], "big"), max_pixels)
     view = memoryview(data)
     at, kind = 8, b""
     while kind != b"IEND":
@@ -180,29 +182,56 @@ def _check_png(data: bytes) -> None:
         at = end
 
 
-def _check_webp(data: bytes) -> None:
+def _check_webp(data: bytes, max_pixels: int) -> None:
     expected = 8 + int.from_bytes(data[4:8], "little")
     if len(data) < expected:
         raise ImageError(f"the WebP is cut short: {len(data)} bytes of {expected}")
     if data[12:16] == b"VP8X":
         width, height = (1 + int.from_bytes(data[at : at + 3], "little") for at in (24, 27))
-        _check_size(height, width)
+    elif data[12:16] == b"VP8L":
+        packed = int.from_bytes(data[21:25], "little")
+        width, height = 1 + (packed & 0x3FFF), 1 + (packed >> 14 & 0x3FFF)
+    else:
+        width, height = (int.from_bytes(data[at : at + 2], "little") & 0x3FFF for at in (26, 28))
+    _check_size(height, width, max_pixels)
 
 
-def _check_bmp(data: bytes) -> None:
+def _check_bmp(data: bytes, max_pixels: int) -> None:
     width, height = (abs(int.from_bytes(data[at : at + 4], "little", signed=True)) for at in (18, 22))
-    _check_size(height, width)
+    _check_size(height, width, max_pixels)
 
 
-# Name, first bytes, check: what is cut short is named so, before OpenCV's libraries complain on stderr. For
-# the last ones the decoder's own refusal must do.
-_FORMATS: tuple[tuple[str, re.Pattern[bytes], Callable[[bytes], None] | None], ...] = (
+def _check_tiff(data: bytes, max_pixels: int) -> None:
+    """Looks up the sizes of the first page, and of its tiles, in its directory (TIFF 6.0, section 2)."""
+    order: Literal["little", "big"] = "little" if data[:2] == b"II" else "big"
+    sides = dict.fromkeys((256, 257, 322, 323), 0)  # width and length of the page, of a tile
+    directory = int.from_bytes(data[4:8], order)
+    entries = int.from_bytes(data[directory : directory + 2], order)
+    for at in range(directory + 2, min(directory + 2 + 12 * entries, len(data)), 12):
+        tag, kind = (int.from_bytes(data[i : i + 2], order) for i in (at, at + 2))
+        if tag in sides:
+            sides[tag] = int.from_bytes(data[at + 8 : at + (10 if kind == 3 else 12)], order)
+    _check_size(sides[257], sides[256], max_pixels)
+    _check_size(sides[323], sides[322], max_pixels)
+
+
+_PNM_SIZE = re.compile(rb"P[1-6](?:\s|#[^\n]*\n)+(\d{1,9})(?:\s|#[^\n]*\n)+(\d{1,9})")
+
+
+def _check_pnm(data: bytes, max_pixels: int) -> None:
+    if found := _PNM_SIZE.match(data):
+        _check_size(int(found[2]), int(found[1]), max_pixels)
+
+
+# Name, first bytes, check: what is too large is refused before it is decoded, and what is cut short is named so,
+# before OpenCV's libraries complain on stderr. For the last two the decoder's own refusal of the latter must do.
+_FORMATS: tuple[tuple[str, re.Pattern[bytes], Callable[[bytes, int], None]], ...] = (
     ("JPEG", re.compile(rb"\xff\xd8\xff"), _check_jpeg),
     ("PNG", re.compile(rb"\x89PNG\r\n\x1a\n"), _check_png),
     ("WebP", re.compile(rb"RIFF....WEBP", re.DOTALL), _check_webp),
     ("BMP", re.compile(rb"BM"), _check_bmp),
-    ("TIFF", re.compile(rb"II\*\0|MM\0\*"), None),
-    ("PNM", re.compile(rb"P[1-6]\s"), None),
+    ("TIFF", re.compile(rb"II\*\0|MM\0\*"), _check_tiff),
+    ("PNM", re.compile(rb"P[1-6]\s"), _check_pnm),
 )
 
 

@@ -354,6 +354,29 @@ def test_limits_are_inclusive(tmp_path, photo, monkeypatch):
         assert "24 x 32 pixels are too many" in refusal(path)
 
 
+@pytest.mark.parametrize(
+    ("suffix", "options"),
+    [
+        *((suffix, []) for suffix in (".jpg", ".png", ".webp", ".bmp", ".tiff", ".ppm", ".pgm")),
+        (".webp", [cv2.IMWRITE_WEBP_QUALITY, 101]),
+    ],
+)
+def test_a_limit_of_ones_own_holds_before_anything_is_decoded(monkeypatch, photo, suffix, options):
+    data = encoded(suffix, photo[..., 0] if suffix == ".pgm" else photo, *options)
+    np.testing.assert_array_equal(images.decode_image(data, max_pixels=24 * 32), opencv(data))
+    monkeypatch.setattr(cv2, "imdecode", lambda *arguments: pytest.fail("decoded"))
+    with pytest.raises(ImageError, match="24 x 32 pixels are too many"):
+        images.decode_image(data, max_pixels=24 * 32 - 1)
+
+
+def test_the_tiles_of_a_tiff_are_measured_too(photo):
+    data = tiff(photo)
+    entry = data.index(struct.pack("<HHII", 278, 4, 1, 24))
+    tiles = struct.pack("<HHIIHHIHH", 322, 4, 1, 40000, 323, 3, 1, 50000, 0)
+    with pytest.raises(ImageError, match="50000 x 40000 pixels are too many"):
+        images.decode_image(data[:entry] + tiles + data[entry + len(tiles) :], max_pixels=2**28)
+
+
 def test_a_huge_file_is_not_loaded(tmp_path):
     path = saved(tmp_path, b"\xff\xd8\xff")
     os.truncate(path, 2**31)  # sparse
