@@ -1,0 +1,1 @@
+"""What ships a model: the service that answers over HTTP."""
