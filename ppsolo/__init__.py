@@ -11,6 +11,7 @@ from ppsolo.errors import (
     DownloadError,
     ImageError,
     PpsoloError,
+    UnavailableError,
 )
 
 # Paddle 2.6 brings a zlib of its own whose symbols clash with the system's; loading Python's first avoids a crash.
@@ -36,6 +37,7 @@ __all__ = [
     "LoadReport",
     "PpsoloError",
     "Predictor",
+    "UnavailableError",
     "build_model",
     "load_config",
     "load_weights",

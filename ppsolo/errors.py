@@ -42,3 +42,7 @@ class TrainingError(PpsoloError):
 
 class DownloadError(PpsoloError):
     """A published file could not be fetched, or what arrived is not what was expected."""
+
+
+class UnavailableError(DownloadError):
+    """A published file is not here and cannot be fetched now; what is here and wrong is a plain DownloadError."""

@@ -24,12 +24,14 @@ from collections.abc import Callable, Generator, Iterator
 
 from ppsolo.checkpoint.lock import sole_holder
 from ppsolo.checkpoint.zoo import zoo_entry
-from ppsolo.errors import DownloadError
+from ppsolo.errors import DownloadError, UnavailableError
 
 Progress = Callable[[int, int | None], None]
 """Called as progress(done, total) in bytes; total is None where the server does not tell the size."""
 
 _CHUNK = 1 << 16
+_LEAST_RATE = 1024  # bytes a second: the largest published file would take two days
+_MOST_BYTES = 1 << 30  # of a file: four times the largest published one
 _PAGE_TYPES = ("text/html", "application/xhtml+xml")
 _PAGE_STARTS = (b"<!doctype html", b"<html")
 
@@ -92,7 +94,7 @@ def weights_directory() -> pathlib.Path:
         cache = pathlib.Path(os.environ.get("XDG_CACHE_HOME", ""))
         return (cache if cache.is_absolute() else pathlib.Path.home() / ".cache") / "ppsolo" / "weights"
     except (OSError, RuntimeError) as error:  # no current directory, no home directory
-        raise DownloadError(f"no place for weights: {error}; set PPSOLO_WEIGHTS to a directory") from error
+        raise UnavailableError(f"no place for weights: {error}; set PPSOLO_WEIGHTS to a directory") from error
 
 
 def download(
@@ -114,13 +116,15 @@ def download(
         url: An http or https address.
         destination: The file to end up with; missing folders are made.
         progress: Called with the bytes so far and in all.
-        timeout: Seconds allowed for connecting, and for each wait without a byte.
+        timeout: Seconds allowed for connecting, for each wait without a byte, and for every 1024 bytes a second:
+            what drips more slowly is given up, and kept for another call.
         attempts: Failures in a row, none of which brought new bytes, before giving up.
         backoff: Seconds before the second attempt; doubled before each further one.
 
     Raises:
-        DownloadError: The address cannot be fetched, what arrives or what is there is no file or not the
-            recorded one, or the disk refuses. One line with the remedy.
+        UnavailableError: The address cannot be fetched.
+        DownloadError: What arrives or what is there is no file or not the recorded one, or the disk refuses.
+            One line with the remedy.
     """
     _check_address(url)
     destination = pathlib.Path(os.path.abspath(pathlib.Path(destination).expanduser()))
@@ -151,9 +155,11 @@ def _fetch(
     try:
         _transfer_with_retries(url, part, progress, timeout, attempts, backoff)
     except _Cut as cut:
-        raise DownloadError(f"cannot download {url}: {cut}; try again when the connection works, or {by_hand}") from cut
+        raise UnavailableError(
+            f"cannot download {url}: {cut}; try again when the connection works, or {by_hand}"
+        ) from cut
     except _Refusal as refusal:
-        raise DownloadError(f"cannot download {url}: {refusal}; {by_hand}") from refusal
+        raise UnavailableError(f"cannot download {url}: {refusal}; {by_hand}") from refusal
     try:
         _accept(part, destination, f"what {url} delivers")
     except DownloadError:
@@ -210,9 +216,12 @@ def _transfer(url: str, part: pathlib.Path, timeout: float) -> Generator[tuple[i
         with _file_errors(part), open(part, mode) as file:
             if version is not earlier:  # the old bytes are gone: only now may the note tell of new ones
                 _beside(part, ".json").write_text(json.dumps(dataclasses.asdict(version)), encoding="utf-8")
-            for chunk in _chunks(response, length):
-                file.write(chunk)
+            for chunk in _chunks(response, length, timeout):
                 done += len(chunk)
+                if done > _MOST_BYTES:
+                    _discard(part)
+                    raise _Refusal(_too_large("more"))
+                file.write(chunk)
                 yield done, version.size
             file.flush()
             os.fsync(file.fileno())
@@ -261,11 +270,17 @@ def _body_length(response: http.client.HTTPResponse) -> int | None:
     if headers.get("Transfer-Encoding", "").lower() == "chunked":
         return None
     stated = headers.get("Content-Length", "")
-    if not re.fullmatch("[0-9]+", stated):
+    if not re.fullmatch("[0-9]{1,18}", stated):
         raise _Refusal("it does not say how long the file is, so that a cut would go unnoticed")
     if int(stated) == 0:
         raise _Refusal("it sent an empty file")
+    if int(stated) > _MOST_BYTES:
+        raise _Refusal(_too_large(f"{stated} bytes, more"))
     return int(stated)
+
+
+def _too_large(amount: str) -> str:
+    return f"it sends {amount} than the {_MOST_BYTES >> 20} MiB that a published file may have"
 
 
 def _continues(response: http.client.HTTPResponse, offset: int, earlier: _Version) -> bool:
@@ -275,7 +290,7 @@ def _continues(response: http.client.HTTPResponse, offset: int, earlier: _Versio
     partial answer need not repeat the date (RFC 9110, section 15.3.7).
     """
     sent = response.headers
-    place = re.fullmatch(r"bytes ([0-9]+)-[0-9]+/([0-9]+)", sent.get("Content-Range", ""))
+    place = re.fullmatch(r"bytes ([0-9]{1,18})-[0-9]+/([0-9]{1,18})", sent.get("Content-Range", ""))
     return (
         place is not None
         and (int(place[1]), int(place[2])) == (offset, earlier.size)
@@ -284,18 +299,25 @@ def _continues(response: http.client.HTTPResponse, offset: int, earlier: _Versio
     )
 
 
-def _chunks(response: http.client.HTTPResponse, length: int | None) -> Iterator[bytes]:
-    remaining = length
+def _chunks(response: http.client.HTTPResponse, length: int | None, timeout: float) -> Iterator[bytes]:
+    """The body as it comes. Only the time spent waiting for it counts towards the least rate."""
+    remaining, waited, received = length, 0.0, 0
     while remaining is None or remaining > 0:
+        started = time.monotonic()
         try:
             chunk = response.read1(_CHUNK if remaining is None else min(_CHUNK, remaining))
         except (OSError, http.client.HTTPException) as error:
             raise _Cut(_one_line(error)) from error
         if not chunk:
             return
+        waited, received = waited + time.monotonic() - started, received + len(chunk)
         if remaining is not None:
             remaining -= len(chunk)
         yield chunk
+        if waited >= timeout:
+            if received < _LEAST_RATE * waited:
+                raise _Refusal(f"it sent {received} bytes in {waited:.0f} seconds; what came is kept, try again later")
+            waited, received = 0.0, 0
 
 
 def _resume_point(url: str, part: pathlib.Path) -> tuple[int, _Version | None]:
@@ -306,8 +328,8 @@ def _resume_point(url: str, part: pathlib.Path) -> tuple[int, _Version | None]:
         version = _Version(note["url"], note["etag"], note["modified"], note["size"])
     except (OSError, ValueError, KeyError, TypeError):
         return 0, None
-    resumable = version.url == url and version.validator() is not None and 0 < size <= (version.size or 0)
-    return (size, version) if resumable else (0, None)
+    known = version.url == url and version.validator() is not None and isinstance(version.size, int)
+    return (size, version) if known and 0 < size <= version.size else (0, None)
 
 
 def _accept(path: pathlib.Path, destination: pathlib.Path, subject: str) -> None:
@@ -385,7 +407,9 @@ def _file_errors(path: pathlib.Path) -> Iterator[None]:
         yield
     except OSError as error:
         why = _one_line(error)
-        raise DownloadError(f"cannot use {path}: {why}; mend that, or choose another directory") from error
+        raise DownloadError(
+            f"cannot use {path}: {why}; mend that, or set PPSOLO_WEIGHTS to another directory"
+        ) from error
 
 
 def _one_line(error: object) -> str:

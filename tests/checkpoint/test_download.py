@@ -22,7 +22,7 @@ import pytest
 from ppsolo.checkpoint import download as module
 from ppsolo.checkpoint.download import download, fetch_published, weights_directory
 from ppsolo.checkpoint.zoo import ZOO
-from ppsolo.errors import ConfigError, DownloadError
+from ppsolo.errors import ConfigError, DownloadError, UnavailableError
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 CONTENT = b"\x80\x02" + bytes(range(256)) * 1200  # five reads long
@@ -43,6 +43,7 @@ class Reply:
     cut_after: int | None = None
     pause: float = 0.0
     linger: float = 0.0
+    pieces: int = 2
     shift: int = 0
     length: bool = True
     chunked: bool = False
@@ -77,8 +78,9 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
     def send_body(self, reply, body):
         sent = body if reply.cut_after is None else body[: reply.cut_after]
-        pieces = [sent[: len(sent) // 2], sent[len(sent) // 2 :]]
-        for piece in filter(None, pieces):
+        step = max(1, -(-len(sent) // reply.pieces))
+        for start in range(0, len(sent), step):
+            piece = sent[start : start + step]
             self.wfile.write(b"%x\r\n%s\r\n" % (len(piece), piece) if reply.chunked else piece)
             self.wfile.flush()
             self.server.released.wait(reply.pause)
@@ -313,11 +315,13 @@ def test_a_part_that_is_whole_needs_no_server(server, destination):
     assert len(server.asked) == 1
 
 
-@pytest.mark.parametrize("note", ["", "[]", "{}", '{"url": 1}'])
+@pytest.mark.parametrize(
+    "note", ["", "[]", "{}", '{"url": 1}', '{"url": "URL", "etag": "1", "modified": "", "size": "1"}']
+)
 def test_a_part_with_a_broken_note_is_begun_anew(server, destination, note):
     destination.parent.mkdir()
     beside(destination, ".part").write_bytes(b"junk")
-    beside(destination, ".part.json").write_text(note)
+    beside(destination, ".part.json").write_text(note.replace("URL", server.url))
     get(server, destination)
     assert_whole(destination)
 
@@ -342,6 +346,30 @@ def test_a_body_that_is_always_short_fails_and_keeps_what_came(server, destinati
     assert not destination.exists()
     assert beside(destination, ".part").stat().st_size == HALF
     assert len(server.asked) == 3
+
+
+@pytest.mark.parametrize("chunked", [False, True])
+def test_a_dripping_server_is_given_up_and_what_came_is_kept(server, destination, chunked):
+    drip = Reply(body=CONTENT[:20], pieces=20, pause=0.05, chunked=chunked)
+    server.replies = [drip, Reply(body=CONTENT[:20])]
+    started = time.monotonic()
+    message = refusal(get, server, destination, timeout=0.3)
+    assert re.search(r"it sent \d+ bytes in 0 seconds; what came is kept, try again later; put the file", message)
+    assert time.monotonic() - started < 3 and len(server.asked) == 1
+    size = beside(destination, ".part").stat().st_size
+    assert 0 < size < 20
+    get(server, destination)
+    assert_whole(destination, CONTENT[:20])
+    assert server.asked[1].get("Range") == (None if chunked else f"bytes={size}-")
+
+
+def test_a_body_without_end_is_given_up_and_removed(server, destination, monkeypatch):
+    monkeypatch.setattr(module, "_MOST_BYTES", len(CONTENT) // 4)
+    server.replies = [Reply(chunked=True)]
+    assert "it sends more than the 0 MiB that a published file may have" in refusal(get, server, destination)
+    server.replies = [Reply()]
+    assert f"it sends {len(CONTENT)} bytes, more than" in refusal(get, server, destination)
+    assert len(server.asked) == 2 and list(destination.parent.iterdir()) == []
 
 
 def test_not_found_is_not_asked_twice(server, destination):
@@ -371,6 +399,7 @@ def test_an_error_of_the_server_that_stays_is_reported(server, destination):
         (Reply(body=b""), "empty"),
         (Reply(body=b"", chunked=True), "empty"),
         (Reply(length=False), "how long"),
+        (Reply(length=False, headers=(("Content-Length", "9" * 5000),)), "how long"),
         (Reply(headers=(("Content-Encoding", "gzip"),)), "encoded as gzip"),
         (Reply(status=204, body=b"x"), "204"),
         (Reply(status=206), "206"),
@@ -401,6 +430,18 @@ def test_a_web_page_does_not_cost_the_part(server, destination):
     get(server, destination)
     assert_whole(destination)
     assert server.asked[2]["Range"] == f"bytes={HALF}-"
+
+
+def test_what_cannot_be_fetched_is_told_from_what_is_wrong(server, destination):
+    server.replies = [Reply(status=404)]
+    with pytest.raises(UnavailableError):
+        get(server, destination)
+    server.replies = [Reply()]
+    get(server, destination)
+    destination.write_bytes(OTHER)
+    with pytest.raises(DownloadError) as caught:
+        get(server, destination)
+    assert not isinstance(caught.value, UnavailableError)
 
 
 def test_offline_says_what_failed_and_where_to_put_the_file(destination):
@@ -516,7 +557,11 @@ def test_a_folder_without_permission_is_one_line(server, tmp_path):
 
 def start(server, destination):
     """A process of its own that downloads."""
-    script = "import sys; from ppsolo.checkpoint.download import download; print(download(*sys.argv[1:]))"
+    # Where the tests run in the background, an interrupt may be ignored, and that is inherited.
+    script = (
+        "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "from ppsolo.checkpoint.download import download; print(download(*sys.argv[1:]))"
+    )
     command = [sys.executable, "-c", script, server.url, str(destination)]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     # A test run in the background ignores SIGINT, and what it starts would inherit that.
