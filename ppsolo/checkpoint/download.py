@@ -30,8 +30,8 @@ Progress = Callable[[int, int | None], None]
 """Called as progress(done, total) in bytes; total is None where the server does not tell the size."""
 
 _CHUNK = 1 << 16
-_LEAST_RATE = 1024  # bytes a second: the largest published file would take two days
-_MOST_BYTES = 1 << 30  # of a file: four times the largest published one
+_LEAST_RATE = 1024  # bytes a second: the largest published file would take three days
+_MOST_BYTES = 1 << 30  # of a file; the largest published one has 282 MB
 _PAGE_TYPES = ("text/html", "application/xhtml+xml")
 _PAGE_STARTS = (b"<!doctype html", b"<html")
 
