@@ -7,6 +7,8 @@ from setuptools import find_packages, setup
 
 HERE = Path(__file__).parent
 VERSION = re.search(r'__version__ = "(.+)"', (HERE / "ppsolo" / "__init__.py").read_text())
+# Deformable convolution runs in onnxruntime from 1.25 on.
+ONNX = ["onnx>=1.16", "onnxruntime>=1.25"]
 
 setup(
     name="ppsolo",
@@ -25,8 +27,9 @@ setup(
     extras_require={
         "cpu": ["paddlepaddle>=2.6.2"],
         "gpu": ["paddlepaddle-gpu>=2.6.2"],
-        "test": ["pytest"],
-        "dev": ["pytest", "ruff", "pyright[nodejs]"],
+        "onnx": ONNX,
+        "test": ["pytest", *ONNX],
+        "dev": ["pytest", "ruff", "pyright[nodejs]", *ONNX],
     },
     entry_points={"console_scripts": ["ppsolo = ppsolo.cli:main"]},
 )

@@ -46,3 +46,7 @@ class DownloadError(PpsoloError):
 
 class UnavailableError(DownloadError):
     """A published file is not here and cannot be fetched now; what is here and wrong is a plain DownloadError."""
+
+
+class ExportError(PpsoloError):
+    """A model cannot be exported, or an exported one cannot be loaded or trusted."""

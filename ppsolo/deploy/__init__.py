@@ -1,1 +1,1 @@
-"""What ships a model: the service that answers over HTTP."""
+"""Exported models: static graphs that answer without ppsolo's model code, and the service that answers over HTTP."""

@@ -1,0 +1,159 @@
+"""The layers of `ppsolo.models.layers` as ONNX nodes: one function per layer, tensors by name.
+
+Every tensor is float32 NCHW unless said otherwise; N, H and W are known only when the graph runs.
+"""
+
+from typing import Any, cast
+
+import numpy as np
+import paddle
+import paddle.nn.functional as F
+from paddle import nn
+
+from ppsolo.deploy.onnx_writer import OnnxWriter
+from ppsolo.models.layers import ConvNorm, DeformableConv
+
+BATCH_NORMS = (nn.BatchNorm2D, nn.SyncBatchNorm)
+ACTIVATIONS = {F.relu: "Relu", F.hardswish: "HardSwish"}
+
+
+def conv_norm(writer: OnnxWriter, x: str, layer: ConvNorm, at: str) -> str:
+    """Convolution, normalisation, activation; batch norm is folded into the convolution."""
+    scale, shift = folded_batch_norm(layer.norm) if isinstance(layer.norm, BATCH_NORMS) else (None, None)
+    if isinstance(layer.conv, DeformableConv):
+        x = deformable_conv(writer, x, layer.conv, f"{at}.conv", scale=scale, shift=shift)
+    else:
+        x = conv(writer, x, layer.conv, f"{at}.conv", scale=scale, shift=shift)
+    if isinstance(layer.norm, nn.GroupNorm):
+        x = group_norm(writer, x, layer.norm, f"{at}.norm")
+    return writer.op(ACTIVATIONS[layer.activation], [x], at=at) if layer.activation else x
+
+
+def folded_batch_norm(norm: nn.Layer) -> tuple[np.ndarray, np.ndarray]:
+    """What a batch norm with its running statistics does to each channel: (scale, shift), float64 [C]."""
+    mean, variance, weight, bias = (
+        array(cast(paddle.Tensor, tensor)) for tensor in (norm._mean, norm._variance, norm.weight, norm.bias)
+    )
+    scale = weight / np.sqrt(variance + norm._epsilon)
+    return scale, bias - mean * scale
+
+
+def array(tensor: paddle.Tensor) -> np.ndarray:
+    """The values of a tensor, float64."""
+    return tensor.numpy().astype(np.float64)
+
+
+def kernel_weights(
+    writer: OnnxWriter,
+    layer: nn.Conv2D | paddle.vision.ops.DeformConv2D,
+    at: str,
+    scale: np.ndarray | None,
+    shift: np.ndarray | None,
+) -> list[str]:
+    """Names of a convolution's weight and, where there is one, bias, followed by scale and shift per channel."""
+    weight = array(layer.weight)
+    bias = None if layer.bias is None else array(layer.bias)
+    if scale is not None and shift is not None:
+        weight = weight * scale[:, None, None, None]
+        bias = shift if bias is None else bias * scale + shift
+    names = [writer.weight(f"{at}.weight", weight.astype(np.float32))]
+    return names if bias is None else [*names, writer.weight(f"{at}.bias", bias.astype(np.float32))]
+
+
+def window(layer: nn.Conv2D | paddle.vision.ops.DeformConv2D) -> dict[str, Any]:
+    """The attributes of a convolution of square kernels."""
+    strides, pads = (
+        [value] * 2 if isinstance(value, int) else list(value) for value in (layer._stride, layer._padding)
+    )
+    return {"kernel_shape": list(layer.weight.shape[2:]), "strides": strides, "pads": pads * 2}
+
+
+def conv(
+    writer: OnnxWriter,
+    x: str,
+    layer: nn.Conv2D,
+    at: str,
+    *,
+    scale: np.ndarray | None = None,
+    shift: np.ndarray | None = None,
+    to: str | None = None,
+) -> str:
+    """A convolution, its outputs scaled and shifted per channel."""
+    weights = kernel_weights(writer, layer, at, scale, shift)
+    return writer.op("Conv", [x, *weights], {**window(layer), "group": layer._groups}, at=at, to=to)
+
+
+def deformable_conv(
+    writer: OnnxWriter,
+    x: str,
+    layer: DeformableConv,
+    at: str,
+    *,
+    scale: np.ndarray | None = None,
+    shift: np.ndarray | None = None,
+) -> str:
+    """A modulated deformable convolution, its outputs scaled and shifted per channel."""
+    offset = conv(writer, x, layer.offset, f"{at}.offset")
+    split = writer.constant([2 * layer.taps, layer.taps])
+    displacement, modulation = writer.ops("Split", [offset, split], {"axis": 1}, outputs=2, at=at)
+    modulation = writer.op("Sigmoid", [modulation], at=at)
+    weight, *bias = kernel_weights(writer, layer.conv, f"{at}.conv", scale, shift)
+    inputs = [x, weight, displacement, bias[0] if bias else "", modulation]
+    return writer.op("DeformConv", inputs, window(layer.conv), at=at)
+
+
+def group_norm(writer: OnnxWriter, x: str, norm: nn.GroupNorm, at: str) -> str:
+    """Group norm: each group of channels is one instance of an instance norm."""
+    groups = norm._num_groups
+    grouped = writer.op("Reshape", [x, writer.constant([0, groups, -1])], at=at)
+    ones, zeros = (writer.constant(np.full(groups, value, np.float32)) for value in (1.0, 0.0))
+    normal = writer.op("InstanceNormalization", [grouped, ones, zeros], {"epsilon": norm._epsilon}, at=at)
+    normal = writer.op("Reshape", [normal, writer.op("Shape", [x], at=at)], at=at)
+    weight, bias = (
+        writer.weight(f"{at}.{name}", value.numpy().reshape([-1, 1, 1]))
+        for name, value in (("weight", norm.weight), ("bias", norm.bias))
+    )
+    return writer.op("Add", [writer.op("Mul", [normal, weight], at=at), bias], at=at)
+
+
+def size_of(writer: OnnxWriter, x: str, at: str) -> str:
+    """int64 [2]: height and width of x."""
+    return writer.op("Shape", [x], {"start": 2, "end": 4}, at=at)
+
+
+def resize(writer: OnnxWriter, x: str, size: str, at: str) -> str:
+    """Bilinear resize to `size` (int64 [2]: height and width), half-pixel centres."""
+    attributes = {"axes": [2, 3], "mode": "linear", "coordinate_transformation_mode": "half_pixel"}
+    return writer.op("Resize", [x, "", "", size], attributes, at=at)
+
+
+def double(writer: OnnxWriter, x: str, at: str, *, mode: str) -> str:
+    """Twice the height and width; mode is "nearest" or "linear" (half-pixel centres)."""
+    attributes = {"mode": mode, "coordinate_transformation_mode": "half_pixel"}
+    if mode == "nearest":
+        attributes = {"mode": mode, "coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}
+    scales = writer.constant(np.array([1, 1, 2, 2], np.float32))
+    return writer.op("Resize", [x, "", scales], attributes, at=at)
+
+
+def coordinates(writer: OnnxWriter, size: str, at: str) -> str:
+    """[1, 2, H, W] for size = (H, W): x then y, each from -1 to 1 inclusive."""
+    axes = []
+    for index, shape in ((1, [1, 1, 1, -1]), (0, [1, 1, -1, 1])):
+        count = writer.op("Gather", [size, writer.constant(index)], {"axis": 0}, at=at)
+        steps = writer.op("Range", [writer.constant(0), count, writer.constant(1)], at=at)
+        last = writer.op("Max", [writer.op("Sub", [count, writer.constant(1)], at=at), writer.constant(1)], at=at)
+        steps, last = (writer.op("Cast", [value], {"to": 1}, at=at) for value in (steps, last))
+        fraction = writer.op("Mul", [writer.op("Div", [steps, last], at=at), writer.constant(2.0)], at=at)
+        centred = writer.op("Sub", [fraction, writer.constant(1.0)], at=at)
+        centred = writer.op("Reshape", [centred, writer.constant(shape)], at=at)
+        whole = writer.op("Concat", [writer.constant([1, 1]), size], {"axis": 0}, at=at)
+        axes.append(writer.op("Expand", [centred, whole], at=at))
+    return writer.op("Concat", axes, {"axis": 1}, at=at)
+
+
+def append(writer: OnnxWriter, x: str, channels: str, at: str) -> str:
+    """x [N, C, H, W] and channels [1, K, H, W], the same for every image -> [N, C + K, H, W]."""
+    batch = writer.op("Shape", [x], {"start": 0, "end": 1}, at=at)
+    shape = writer.op("Concat", [batch, writer.constant([1, 1, 1])], {"axis": 0}, at=at)
+    return writer.op("Concat", [x, writer.op("Expand", [channels, shape], at=at)], {"axis": 1}, at=at)

@@ -1,0 +1,135 @@
+"""Engines over onnxruntime: a model written by `onnx_graph`, on a CPU or a GPU."""
+
+import os
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from ppsolo.errors import ExportError
+
+PROVIDERS = {"cpu": "CPUExecutionProvider", "gpu": "CUDAExecutionProvider"}
+
+
+class DetectionArrays(NamedTuple):
+    """The M instances of a batch of N images, image by image, best first; masks at a quarter of the padded input.
+
+    scores: float32 [M], in [0, 1]. labels: int64 [M], 0-based. masks: float32 [M, H/4, W/4], probabilities.
+    counts: int64 [N], the instances of each image; their sum is M.
+    """
+
+    scores: np.ndarray
+    labels: np.ndarray
+    masks: np.ndarray
+    counts: np.ndarray
+
+
+class RawArrays(NamedTuple):
+    """`RawPredictions` as numpy arrays, all float32.
+
+    category_logits: per level [N, C, S, S]. kernels: per level [N, E, S, S]. mask_features: [N, E, H/4, W/4].
+    """
+
+    category_logits: list[np.ndarray]
+    kernels: list[np.ndarray]
+    mask_features: np.ndarray
+
+
+class OnnxSession:
+    """A graph in onnxruntime: image batch in, the graph's outputs out.
+
+    description: the runtime, its version, device and threads, in one line.
+    """
+
+    def __init__(
+        self,
+        model: str | os.PathLike[str] | bytes,
+        outputs: Sequence[str],
+        *,
+        device: str = "cpu",
+        threads: int | None = None,
+    ):
+        """Load a model for which `outputs` are to be computed.
+
+        Args:
+            model: the file, or its content.
+            device: "cpu" or "gpu".
+            threads: CPU threads for one batch; as many as the process may use if None.
+
+        Raises ExportError: onnxruntime or the device is missing, or this is no such model.
+        """
+        try:
+            import onnxruntime
+        except ImportError as error:
+            raise ExportError("this needs the package onnxruntime: pip install 'ppsolo[onnx]'") from error
+        if device not in PROVIDERS:
+            raise ValueError(f"device is {device!r}, choose one of {', '.join(PROVIDERS)}")
+        if PROVIDERS[device] not in onnxruntime.get_available_providers():
+            raise ExportError("this onnxruntime has no CUDA: pip install onnxruntime-gpu in its place, or take the CPU")
+        threads = threads or len(os.sched_getaffinity(0))
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.log_severity_level = 3
+        source = model if isinstance(model, bytes) else os.fspath(model)
+        name = "the model" if isinstance(model, bytes) else source
+        try:
+            self._session = onnxruntime.InferenceSession(source, options, providers=[PROVIDERS[device]])
+        except Exception as error:  # onnxruntime's errors have no base class of their own
+            raise ExportError(f"{name} cannot be loaded by onnxruntime {onnxruntime.__version__}: {error}") from error
+        missing = set(outputs) - {output.name for output in self._session.get_outputs()}
+        if missing or [value.name for value in self._session.get_inputs()] != ["image"]:
+            raise ExportError(f"{name} is no such graph of ppsolo: it lacks {', '.join(sorted(missing) or ['image'])}")
+        self._outputs = list(outputs)
+        self.description = f"onnxruntime {onnxruntime.__version__}, {device}, {threads} threads"
+
+    def __call__(self, images: np.ndarray) -> list[np.ndarray]:
+        """images: float32 [N, 3, H, W], preprocessed, H and W multiples of 32 -> the outputs in order."""
+        return [np.asarray(output) for output in self._session.run(self._outputs, {"image": images})]
+
+
+class OnnxEngine:
+    """The whole model, postprocessing included.
+
+    description: the runtime, its version, device and threads, in one line.
+    """
+
+    def __init__(
+        self,
+        model: str | os.PathLike[str] | bytes,
+        *,
+        device: str = "cpu",
+        threads: int | None = None,
+    ):
+        """As `OnnxSession`."""
+        self._session = OnnxSession(model, DetectionArrays._fields, device=device, threads=threads)
+        self.description = self._session.description
+
+    def run(self, images: np.ndarray) -> DetectionArrays:
+        """images: float32 [N, 3, H, W], preprocessed, H and W multiples of 32 -> their instances."""
+        return DetectionArrays(*self._session(images))
+
+
+class OnnxNetwork:
+    """The network alone.
+
+    description: the runtime, its version, device and threads, in one line.
+    """
+
+    LEVELS = 5
+
+    def __init__(
+        self,
+        model: str | os.PathLike[str] | bytes,
+        *,
+        device: str = "cpu",
+        threads: int | None = None,
+    ):
+        """As `OnnxSession`."""
+        names = [f"{kind}{level}" for kind in ("category_logits", "kernels") for level in range(self.LEVELS)]
+        self._session = OnnxSession(model, [*names, "mask_features"], device=device, threads=threads)
+        self.description = self._session.description
+
+    def run(self, images: np.ndarray) -> RawArrays:
+        """images: float32 [N, 3, H, W], preprocessed, H and W multiples of 32 -> raw predictions."""
+        *heads, features = self._session(images)
+        return RawArrays(heads[: self.LEVELS], heads[self.LEVELS :], features)

@@ -1,0 +1,109 @@
+"""A writer of ONNX graphs: nodes and weights in the order in which they are written."""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ppsolo.errors import ExportError
+
+if TYPE_CHECKING:
+    import onnx
+
+# DeformConv came with 19; Reduce operators of one form (axes as an input) with 18.
+OPSET = 20
+# What belongs to that operator set; older runtimes refuse newer containers.
+IR_VERSION = 9
+
+
+class OnnxWriter:
+    """One graph being written. Tensors are known by their names, plain strings.
+
+    Nodes are named after the layer that writes them (`at`), so that profiles and errors can be read.
+    """
+
+    def __init__(self) -> None:
+        try:
+            import onnx.helper
+            import onnx.numpy_helper
+        except ImportError as error:
+            raise ExportError("writing ONNX needs the package onnx: pip install 'ppsolo[onnx]'") from error
+        self._make_node = onnx.helper.make_node
+        self._from_array = onnx.numpy_helper.from_array
+        self._nodes: list[onnx.NodeProto] = []
+        self._weights: list[onnx.TensorProto] = []
+        self._constants: dict[tuple[str, tuple[int, ...], bytes], str] = {}
+        self._names: set[str] = set()
+
+    def op(
+        self,
+        kind: str,
+        inputs: Sequence[str],
+        attributes: Mapping[str, Any] | None = None,
+        *,
+        at: str = "",
+        to: str | None = None,
+    ) -> str:
+        """Write a node with one output and give that output's name.
+
+        kind: the ONNX operator. inputs: names, "" for one left out. at: the layer's name. to: the output's name.
+        """
+        return self.ops(kind, inputs, attributes, outputs=1, at=at, to=None if to is None else (to,))[0]
+
+    def ops(
+        self,
+        kind: str,
+        inputs: Sequence[str],
+        attributes: Mapping[str, Any] | None = None,
+        *,
+        outputs: int,
+        at: str = "",
+        to: Sequence[str] | None = None,
+    ) -> tuple[str, ...]:
+        """As `op`, with several outputs."""
+        name = self._unique(f"{at}.{kind}" if at else kind)
+        results = tuple(to) if to else (name, *(f"{name}:{index}" for index in range(1, outputs)))
+        self._nodes.append(self._make_node(kind, list(inputs), list(results), name=name, **(attributes or {})))
+        return results
+
+    def weight(self, name: str, array: np.ndarray) -> str:
+        """A learned array by its name, which the layer's path makes unique; a layer used twice stores it once."""
+        if name not in self._names:
+            self._weights.append(self._from_array(np.ascontiguousarray(array), self._unique(name)))
+        return name
+
+    def constant(self, value: np.ndarray | Sequence[int] | int | float) -> str:
+        """A constant: an array as it is, integers as int64, a float as float32; equal ones are stored once."""
+        array = np.asarray(value)
+        if not isinstance(value, np.ndarray):
+            array = array.astype(np.float32 if array.dtype.kind == "f" else np.int64)
+        key = (array.dtype.str, array.shape, array.tobytes())
+        if key not in self._constants:
+            self._constants[key] = self.weight(f"constant{len(self._constants)}", array)
+        return self._constants[key]
+
+    def model(
+        self,
+        *,
+        name: str,
+        inputs: Sequence["onnx.ValueInfoProto"],
+        outputs: Sequence["onnx.ValueInfoProto"],
+        metadata: Mapping[str, str],
+    ) -> "onnx.ModelProto":
+        """The graph as a checked model. `metadata` is stored as its properties."""
+        import onnx
+
+        graph = onnx.helper.make_graph(self._nodes, name, list(inputs), list(outputs), initializer=self._weights)
+        opsets = [onnx.helper.make_opsetid("", OPSET)]
+        model = onnx.helper.make_model(graph, opset_imports=opsets, ir_version=IR_VERSION, producer_name="ppsolo")
+        onnx.helper.set_model_props(model, dict(metadata))
+        onnx.checker.check_model(model)
+        return model
+
+    def _unique(self, name: str) -> str:
+        unique, count = name, 1
+        while unique in self._names:
+            count += 1
+            unique = f"{name}.{count}"
+        self._names.add(unique)
+        return unique
