@@ -44,5 +44,5 @@ def build_onnx(model: SOLOv2, postprocess: SOLOv2Postprocess | None = None) -> "
         name="solov2",
         inputs=[image],
         outputs=outputs,
-        metadata={"ppsolo": ppsolo.__version__, "paddle": paddle.version.full_version},
+        metadata={"ppsolo": ppsolo.__version__, "paddle": paddle.__version__},  # pyright: ignore[reportPrivateImportUsage]
     )

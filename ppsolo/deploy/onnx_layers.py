@@ -62,9 +62,7 @@ def kernel_weights(
 
 def window(layer: nn.Conv2D | paddle.vision.ops.DeformConv2D) -> dict[str, Any]:
     """The attributes of a convolution of square kernels."""
-    strides, pads = (
-        [value] * 2 if isinstance(value, int) else list(value) for value in (layer._stride, layer._padding)
-    )
+    strides, pads = ([side] * 2 if isinstance(side, int) else list(side) for side in (layer._stride, layer._padding))
     return {"kernel_shape": list(layer.weight.shape[2:]), "strides": strides, "pads": pads * 2}
 
 
