@@ -7,21 +7,9 @@ from typing import NamedTuple
 import numpy as np
 
 from ppsolo.errors import ExportError
+from ppsolo.pipeline import DetectionArrays
 
 PROVIDERS = {"cpu": "CPUExecutionProvider", "gpu": "CUDAExecutionProvider"}
-
-
-class DetectionArrays(NamedTuple):
-    """The M instances of a batch of N images, image by image, best first; masks at a quarter of the padded input.
-
-    scores: float32 [M], in [0, 1]. labels: int64 [M], 0-based. masks: float32 [M, H/4, W/4], probabilities.
-    counts: int64 [N], the instances of each image; their sum is M.
-    """
-
-    scores: np.ndarray
-    labels: np.ndarray
-    masks: np.ndarray
-    counts: np.ndarray
 
 
 class RawArrays(NamedTuple):
