@@ -10,6 +10,9 @@ VERSION = re.search(r'__version__ = "(.+)"', (HERE / "ppsolo" / "__init__.py").r
 # Deformable convolution runs in onnxruntime from 1.25 on.
 ONNX = ["onnx>=1.16", "onnxruntime>=1.25"]
 
+SERVE = ["fastapi>=0.115", "uvicorn>=0.30", "python-multipart>=0.0.20", "prometheus-client>=0.20"]
+TEST = ["pytest", *ONNX, *SERVE, "httpx", "selenium"]  # selenium drives the page, where Chromium is installed
+
 setup(
     name="ppsolo",
     version=VERSION[1],
@@ -21,15 +24,20 @@ setup(
     # The shipped configurations live beside the package in a checkout and inside it once installed.
     packages=[*find_packages(include=["ppsolo", "ppsolo.*"]), "ppsolo.configs"],
     package_dir={"ppsolo.configs": "configs"},
-    package_data={"ppsolo.checkpoint": ["manifests/*.json"], "ppsolo.configs": ["*.yml", "_base_/*.yml"]},
+    package_data={
+        "ppsolo.checkpoint": ["manifests/*.json"],
+        "ppsolo.configs": ["*.yml", "_base_/*.yml"],
+        "ppsolo.deploy": ["page.html"],
+    },
     # numpy 2.4 refuses one-element tensors as shapes, which Paddle 3.3 still makes.
     install_requires=["numpy<2.4", "opencv-python", "pycocotools", "pyyaml", "visualdl"],
     extras_require={
         "cpu": ["paddlepaddle>=2.6.2"],
         "gpu": ["paddlepaddle-gpu>=2.6.2"],
         "onnx": ONNX,
-        "test": ["pytest", *ONNX],
-        "dev": ["pytest", "ruff", "pyright[nodejs]", *ONNX],
+        "serve": SERVE,
+        "test": TEST,
+        "dev": [*TEST, "ruff", "pyright[nodejs]"],
     },
     entry_points={"console_scripts": ["ppsolo = ppsolo.cli:main"]},
 )

@@ -2,11 +2,13 @@
 
 import argparse
 import contextlib
+import dataclasses
 import importlib
 import io
 import json
 import logging
 import os
+import signal
 import sys
 import warnings
 from collections.abc import Callable, Sequence
@@ -93,6 +95,31 @@ def demo(options: argparse.Namespace) -> int:
         lines = run_demo(output_dir=Path(options.output_dir), image=options.image, progress=progress.update)
     for line in lines:
         _say(line)
+    return OK
+
+
+def serve(options: argparse.Namespace) -> int:
+    """Answer over HTTP: POST a picture to /predict, or try the page at /."""
+    config = load_config(options.config, options.override)
+    try:
+        from ppsolo.deploy.server import Server, listen
+        from ppsolo.deploy.service import Limits, create_app
+    except ModuleNotFoundError as error:
+        raise ConfigError(f"{error.name} is not installed: pip install 'ppsolo[serve]'") from None
+    limits = Limits(**{field.name: getattr(options, field.name) for field in dataclasses.fields(Limits)})
+    listener = listen(options.host, options.port)  # before the weights are loaded: a wrong port is found at once
+    _import_paddle()
+    from ppsolo.predictor import Predictor
+    from ppsolo.progress import Progress
+
+    with Progress("download", unit="B") as progress:
+        predictor = Predictor(config, progress=progress.update)
+    _say(str(predictor.load_report))
+    host, port = listener.getsockname()[:2]
+    _say(f"{config.name} answers on http://{f'[{host}]' if ':' in host else host}:{port}/")
+    sys.stdout.flush()
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(OK))  # what follows the server's orderly end
+    Server(create_app(predictor, model=config.name, limits=limits)).run(sockets=[listener])
     return OK
 
 
@@ -287,6 +314,21 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument(
         "--save_results", action="store_true", help="write predictions.json (COCO results) to the output"
     )
+
+    command = _command(commands, "serve", serve)
+    _add_config(command)
+    command.add_argument("--host", default="127.0.0.1", metavar="H", help="where to listen, default: %(default)s")
+    command.add_argument("--port", type=int, default=8000, metavar="P", help="0: any free one, default: %(default)s")
+    for name, value, meaning in (
+        ("batch_size", 4, "pictures predicted together"),
+        ("queue", 32, "requests that wait; further ones get 503"),
+        ("timeout", 30.0, "seconds for a picture to arrive (408), and again for its answer (504)"),
+        ("max_bytes", 20 * 2**20, "of a request's body (413)"),
+        ("max_pixels", 2**25, "of a picture (422)"),
+    ):
+        command.add_argument(
+            f"--{name}", type=type(value), default=value, metavar="N", help=f"{meaning}, default: %(default)s"
+        )
 
     command = _command(commands, "train", train)
     _add_config(command)

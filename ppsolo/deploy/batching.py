@@ -70,17 +70,16 @@ class Batcher:
         with self._changed:
             if self._stopping:
                 raise Stopped("the service is stopping")
-            self._drop_cancelled()
             if len(self._waiting) >= self._queue_size:
                 raise QueueFull(f"{len(self._waiting)} requests are waiting already")
             self._waiting.append(job)
             self._changed.notify_all()
+        job.future.add_done_callback(self._drop_cancelled)
         return job.future
 
     def waiting(self) -> int:
         """The requests that wait, prepared or not; those being answered are not counted."""
         with self._changed:
-            self._drop_cancelled()
             return len(self._waiting) + len(self._preparing) + len(self._ready)
 
     def expected_wait(self) -> float:
@@ -105,8 +104,14 @@ class Batcher:
             for job in left:
                 _settle(job, error=Stopped("the service stopped before it came to this request"))
 
-    def _drop_cancelled(self) -> None:
-        self._waiting = deque(job for job in self._waiting if not job.future.cancelled())
+    def _drop_cancelled(self, future: "Future[Any]") -> None:
+        if not future.cancelled():
+            return
+        with self._changed:
+            for queue in (self._waiting, self._ready):
+                for job in [job for job in queue if job.future is future]:
+                    queue.remove(job)
+            self._changed.notify_all()
 
     def _run_preparation(self) -> None:
         while (job := self._next_to_prepare()) is not None:

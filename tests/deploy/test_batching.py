@@ -101,6 +101,7 @@ def test_a_cancelled_request_is_dropped_before_its_batch_begins(batcher):
     ready, kept = queue.submit(2), queue.submit(3)
     wait_until(lambda: len(queue._ready) == 2)
     assert ready.cancel() and not first.cancel()  # the first one's batch has begun
+    assert queue.waiting() == 1
     gate.open.set()
     assert (first.result(SOON), kept.result(SOON)) == (10, 30)
     assert gate.batches == [[1], [3]]

@@ -1,0 +1,75 @@
+"""What the service counts, for Prometheus."""
+
+import time
+from collections.abc import Callable
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
+
+
+class Metrics:
+    """The counters of one service.
+
+    waiting: how many requests wait.
+    """
+
+    def __init__(self, waiting: Callable[[], int]):
+        self._registry = CollectorRegistry()
+        self.requests = Counter(
+            "ppsolo_requests",
+            "Requests to /predict, by status (499: the client went away)",
+            ["status"],
+            registry=self._registry,
+        )
+        self.request_seconds = Histogram(
+            "ppsolo_request_seconds",
+            "From a request's head to the end of its answer",
+            buckets=SECONDS,
+            registry=self._registry,
+        )
+        self.batch_seconds = Histogram(
+            "ppsolo_batch_seconds", "Prediction of one batch", buckets=SECONDS, registry=self._registry
+        )
+        self.batch_size = Histogram(
+            "ppsolo_batch_size", "Images predicted together", buckets=(1, 2, 4, 8, 16, 32, 64), registry=self._registry
+        )
+        self.instances = Counter("ppsolo_instances", "Instances found", registry=self._registry)
+        queue = Gauge("ppsolo_queue_length", "Requests that wait for prediction", registry=self._registry)
+        queue.set_function(waiting)
+        ProcessCollector(registry=self._registry)
+
+    def observe_batch(self, size: int, seconds: float) -> None:
+        self.batch_size.observe(size)
+        self.batch_seconds.observe(seconds)
+
+    def text(self) -> bytes:
+        """Everything, in Prometheus's text format."""
+        return generate_latest(self._registry)
+
+
+class CountRequests:
+    """ASGI middleware: the status and the time of every request to /predict."""
+
+    def __init__(self, app: ASGIApp, *, metrics: Metrics):
+        self._app = app
+        self._metrics = metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or scope["path"] != "/predict":
+            await self._app(scope, receive, send)
+            return
+        started, status = time.perf_counter(), 500
+
+        async def counted(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            await send(message)
+
+        try:
+            await self._app(scope, receive, counted)
+        finally:
+            self._metrics.requests.labels(str(status)).inc()
+            self._metrics.request_seconds.observe(time.perf_counter() - started)

@@ -1,0 +1,8 @@
+"""Answer over HTTP: the same as `ppsolo serve`."""
+
+import sys
+
+from ppsolo.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main(["serve", *sys.argv[1:]]))
