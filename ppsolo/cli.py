@@ -30,6 +30,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code: 0, 1 (some inputs failed), 2 (refused), 130 (interrupted)."""
     options = _parser().parse_args(arguments)
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
+    # A line of our own says what is wrong with a picture or a video; those of the libraries would drown it.
+    os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")
+    os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
     try:
         return options.run(options)
     except PpsoloError as error:

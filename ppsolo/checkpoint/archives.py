@@ -14,6 +14,7 @@ TAR_BLOCK = 512
 _MAX_DESCRIPTION = 1024
 _PAX_RECORD = re.compile(rb"([1-9][0-9]{0,5}) ([^=\n]{1,100})=")
 _MAX_EXTENSION = 1 << 16
+_MAX_ENTRIES = 10_000  # a published archive has a few hundred
 
 # data types of the variable description, as paddle numbers them
 _DTYPES = {
@@ -147,8 +148,13 @@ def _varint(data: bytes) -> tuple[int, bytes]:
 
 def _members(source: Source) -> Iterator[_Member]:
     """The files of a tar; the caller consumes content and padding of each before asking for the next."""
-    longer_name = ""
+    longer_name, entries = "", 0
     while any(block := source.take(TAR_BLOCK)):
+        entries += 1
+        if entries > _MAX_ENTRIES:
+            raise source.fail(
+                f"has more than {_MAX_ENTRIES} entries, more than weights need; unpack it, give the folder"
+            )
         member = _header(source, block)
         if member.kind in b"xgL":
             extension = _extension(source, member)

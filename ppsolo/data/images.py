@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import TypeVar
 
 import cv2
 import numpy as np
@@ -203,16 +203,8 @@ def _check_bmp(data: bytes, max_pixels: int) -> None:
 
 def _check_tiff(data: bytes, max_pixels: int) -> None:
     """Looks up the sizes of the first page, and of its tiles, in its directory (TIFF 6.0, section 2)."""
-    order: Literal["little", "big"] = "little" if data[:2] == b"II" else "big"
-    sides = dict.fromkeys((256, 257, 322, 323), 0)  # width and length of the page, of a tile
-    directory = int.from_bytes(data[4:8], order)
-    entries = int.from_bytes(data[directory : directory + 2], order)
-    for at in range(directory + 2, min(directory + 2 + 12 * entries, len(data)), 12):
-        tag, kind = (int.from_bytes(data[i : i + 2], order) for i in (at, at + 2))
-        if tag in sides:
-            sides[tag] = int.from_bytes(data[at + 8 : at + (10 if kind == 3 else 12)], order)
-    _check_size(sides[257], sides[256], max_pixels)
-    _check_size(sides[323], sides[322], max_pixels)
+    for width, length in ((0x0100, 0x0101), (0x0142, 0x0143)):
+        _check_size(_tiff_value(data, length), _tiff_value(data, width), max_pixels)
 
 
 _PNM_SIZE = re.compile(rb"P[1-6](?:\s|#[^\n]*\n)+(\d{1,9})(?:\s|#[^\n]*\n)+(\d{1,9})")
@@ -243,17 +235,22 @@ def _webp_orientation(data: bytes) -> int:
     while at + 8 <= len(data) and data[at : at + 4] != b"EXIF":
         size = int.from_bytes(data[at + 4 : at + 8], "little")
         at += 8 + size + size % 2
-    exif = data[at + 8 :].removeprefix(b"Exif\0\0")
-    order = "little" if exif[:2] == b"II" else "big"
+    orientation = _tiff_value(data[at + 8 :].removeprefix(b"Exif\0\0"), 0x0112)
+    return orientation if 1 <= orientation <= 8 else 1
+
+
+def _tiff_value(tiff: bytes, tag: int) -> int:
+    """The first value of a tag in the first directory of a TIFF, which EXIF is too; 0 where it is not there."""
+    order = "little" if tiff[:2] == b"II" else "big"
 
     def number(position: int, width: int) -> int:
-        return int.from_bytes(exif[position : position + width], order)
+        return int.from_bytes(tiff[position : position + width], order)
 
     directory = number(4, 4)
     for entry in range(directory + 2, directory + 2 + 12 * number(directory, 2), 12):
-        if number(entry, 2) == 0x0112 and 1 <= number(entry + 8, 2) <= 8:
-            return number(entry + 8, 2)
-    return 1
+        if number(entry, 2) == tag:
+            return number(entry + 8, 4 if number(entry + 2, 2) == 4 else 2)
+    return 0
 
 
 def _upright(image: np.ndarray, orientation: int) -> np.ndarray:

@@ -293,6 +293,7 @@ def archives() -> dict[str, tuple[bytes, str]]:
         "same_name": (tar_of(("w", variable, {}), ("w", variable, {})), "'w' twice"),
         "no_variable": (tar_of(("w", b"x" * 100, {})), "no raw paddle variable"),
         "too_short": (tar_of(("w", b"x", {})), "no raw paddle variable"),
+        "entries": (tar_of(("a/", b"", {"type": tarfile.DIRTYPE}))[:512] * 10_001, "more than 10000 entries"),
         "claims_more": (tar_of(("w", raw_variable(1 << 30, bytes(4)), {})), "shape"),
         "huge_size": (size_field(b"77777777777\0"), "cut off"),
         "binary_size": (size_field(b"\x80" + bytes(10) + b"\x01"), "usable size"),
@@ -303,7 +304,11 @@ def archives() -> dict[str, tuple[bytes, str]]:
         "gzip_tar_bomb": (gzip.compress(bomb), "4 times"),
         "gzip_tar_claim": (gzip.compress(size_field(b"77777777777\0")), "4 times"),
         "gzip_cut": (gzip.compress(good)[:-30], "cannot be read"),
-        "safetensors_huge": (struct.pack("<Q", 1 << 31) + b'{"w":1}', "8 MiB"),
+        "safetensors_huge": (struct.pack("<Q", 1 << 31) + b'{"w":1}', "1 MiB"),
+        "safetensors_lists": (
+            struct.pack("<Q", 1 << 20) + b'{"w":[' + b"[]," * ((1 << 20) // 3 - 3) + b"[]]}  ",
+            "does not describe",
+        ),
         "safetensors_cut": (struct.pack("<Q", 1000) + b'{"w":1}', "cut off"),
     }
 

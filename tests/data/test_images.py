@@ -343,6 +343,10 @@ def test_too_many_pixels_are_refused_before_they_are_decoded(tmp_path, photo):
     bmp = bytearray(encoded(".bmp", photo))
     bmp[18:26] = struct.pack("<ii", 40000, -41000)  # rows from the top
     assert "41000 x 40000 pixels are too many" in refusal(saved(tmp_path, bytes(bmp)))
+    page = bytearray(tiff(photo))
+    page[18:22], page[30:34] = struct.pack("<I", 32000), struct.pack("<I", 31000)
+    assert "31000 x 32000 pixels are too many" in refusal(saved(tmp_path, bytes(page)))
+    assert "31000 x 32000 pixels are too many" in refusal(saved(tmp_path, b"P4 #\n# a 1\n32000\n31000\n" + bytes(99)))
 
 
 def test_limits_are_inclusive(tmp_path, photo, monkeypatch):
