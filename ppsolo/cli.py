@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import ppsolo
 from ppsolo.config import load_config
+from ppsolo.cpu import available_cores
 from ppsolo.errors import ConfigError, PpsoloError
 
 if TYPE_CHECKING:
@@ -431,8 +432,7 @@ def _import_paddle() -> None:
 
     What it prints about that, and about compilers that it will not need, is not for our users.
     """
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    os.environ.setdefault("OMP_NUM_THREADS", str(cores))
+    os.environ.setdefault("OMP_NUM_THREADS", str(available_cores()))
     with contextlib.redirect_stderr(io.StringIO()), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:

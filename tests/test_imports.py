@@ -8,7 +8,7 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "ppsolo"
 # From the ground up; a module may import what lies below its own floor, and its own room.
 FLOORS = (
-    ("errors", "atomic", "rle"),
+    ("errors", "atomic", "rle", "cpu"),
     ("models", "data", "config", "schema", "masks"),
     ("visualize",),
     ("instances", "legacy"),

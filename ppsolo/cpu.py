@@ -1,0 +1,67 @@
+"""The processor's cores: how many of them Paddle's kernels use, and which matrix product an AMD one gets."""
+
+import os
+from pathlib import Path
+
+_MKL_KERNELS = "MKL_DEBUG_CPU_TYPE"
+_AVX2_KERNELS = "5"
+
+
+def available_cores() -> int:
+    """How many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def default_threads() -> int:
+    """How many threads kernels get: OMP_NUM_THREADS where the user has set it, else all cores of this process.
+
+    Paddle sets the variable to 1 when it is imported; that is not the user's word. On Linux it is known from the
+    environment that the process started with; a program that sets 1 itself says so with `threads=1`.
+    """
+    stated = os.environ.get("OMP_NUM_THREADS", "")
+    if stated.isdigit() and int(stated) > 0 and (stated != "1" or _started_with("OMP_NUM_THREADS")):
+        return int(stated)
+    return available_cores()
+
+
+def use_threads(threads: int) -> None:
+    """Let Paddle's CPU kernels take `threads` threads from here on, whatever was set when Paddle was imported."""
+    from paddle.base import core
+
+    core.set_num_threads(threads)
+
+
+def use_avx2_products() -> None:
+    """Have the matrix product library that Paddle brings (MKL of 2019) use AVX2 on CPUs of other makers too.
+
+    It gives those its slowest kernels, a quarter of what AVX2 reaches, and convolutions are its products. Works until
+    the first product is computed; a value that the user has set stays.
+    """
+    if _MKL_KERNELS not in os.environ and _is_foreign_avx2(_cpu_info()):
+        os.environ[_MKL_KERNELS] = _AVX2_KERNELS
+
+
+def _is_foreign_avx2(cpu_info: str) -> bool:
+    """Whether /proc/cpuinfo tells of a CPU that is not Intel's and has AVX2 and fused multiply-add."""
+    lines = cpu_info.split("\n\n")[0].splitlines()
+    facts = {key.strip(): value.split() for key, _, value in (line.partition(":") for line in lines)}
+    foreign = facts.get("vendor_id", ["GenuineIntel"]) != ["GenuineIntel"]
+    return foreign and {"avx2", "fma"} <= set(facts.get("flags", []))
+
+
+def _cpu_info() -> str:
+    """What Linux says of the first core."""
+    try:
+        with open("/proc/cpuinfo") as stream:
+            return stream.read(8192)
+    except OSError:
+        return ""
+
+
+def _started_with(variable: str) -> bool:
+    """Whether the environment that this process started with had the variable; True where that cannot be known."""
+    try:
+        start = Path("/proc/self/environ").read_bytes().split(b"\0")
+    except OSError:
+        return True
+    return any(entry.startswith(variable.encode() + b"=") for entry in start)
