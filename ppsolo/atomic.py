@@ -1,6 +1,7 @@
-"""Files that appear whole under their name or not at all."""
+"""Files and folders that appear whole under their name or not at all."""
 
 import contextlib
+import ctypes
 import os
 import secrets
 from collections.abc import Iterator
@@ -52,6 +53,22 @@ def put_in_place(temporary: Path, path: Path) -> None:
         raise
 
 
+def put_folder_in_place(temporary: Path, path: Path) -> None:
+    """Makes a finished folder of files, under a `temporary_name`, the folder `path`.
+
+    Nothing, or an empty folder, may be at `path`; another folder there changes places with the new one, in one step
+    where the system has such a step (Linux), and is then found under the temporary name. OSError propagates.
+    """
+    for file in temporary.iterdir():
+        with file.open("r+b") as stream:
+            _sync(stream)
+    if path.is_dir() and any(path.iterdir()):
+        _exchange(temporary, path)
+    else:
+        os.rename(temporary, path)
+    _sync_folder(path.parent)
+
+
 def discard(temporary: Path) -> None:
     """Removes the file if it is there and can be removed."""
     with contextlib.suppress(OSError):
@@ -66,9 +83,29 @@ def _sync(stream: IO[Any]) -> None:
 def _rename(temporary: Path, path: Path) -> None:
     """Renames, and makes that last where the file system can sync a folder; the content is safe already."""
     os.replace(temporary, path)
+    _sync_folder(path.parent)
+
+
+def _sync_folder(folder: Path) -> None:
     with contextlib.suppress(OSError):
-        descriptor = os.open(path.parent, os.O_RDONLY)
+        descriptor = os.open(folder, os.O_RDONLY)
         try:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
+
+
+def _exchange(one: Path, other: Path) -> None:
+    """Two folders change places."""
+    here, exchange = -100, 2  # AT_FDCWD and RENAME_EXCHANGE of renameat2(2)
+    renameat2 = getattr(ctypes.CDLL(None), "renameat2", None) if os.name == "posix" else None
+    if renameat2 is not None and renameat2(here, os.fsencode(one), here, os.fsencode(other), exchange) == 0:
+        return
+    aside = temporary_name(other)
+    os.rename(other, aside)
+    try:
+        os.rename(one, other)
+    except OSError:
+        os.rename(aside, other)
+        raise
+    os.rename(aside, one)

@@ -294,6 +294,33 @@ def convert(options: argparse.Namespace) -> int:
     return OK
 
 
+def export(options: argparse.Namespace) -> int:
+    """Write a model for Paddle Inference or onnxruntime, and verify what was written."""
+    config = load_config(options.config, options.override)
+    _import_paddle()
+    from ppsolo.deploy.directory import check_place
+    from ppsolo.deploy.export import checkpoint_facts, export_model
+    from ppsolo.predictor import Predictor
+    from ppsolo.progress import Progress
+
+    check_place(Path(options.output_dir))  # before minutes of work
+    with Progress("download", unit="B") as progress:
+        predictor = Predictor(config, progress=progress.update)
+    _say(str(predictor.load_report))
+    written = export_model(
+        predictor.model,
+        config,
+        options.output_dir,
+        format=options.format,
+        graph=options.graph,
+        input_shape=options.input_shape,
+        checkpoint=checkpoint_facts(str(config.weights)),
+        verify_export=options.verify,
+    )
+    _say(str(written))
+    return OK
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="ppsolo", description="SOLOv2 instance segmentation, native to PaddlePaddle.")
     parser.add_argument("--version", action="version", version=f"ppsolo {ppsolo.__version__}")
@@ -395,6 +422,39 @@ def _parser() -> argparse.ArgumentParser:
         default="dygraph-2.x",
         help="whose parameter names, default: %(default)s",
     )
+
+    command = _command(commands, "export", export)
+    _add_config(command)
+    command.add_argument(
+        "--output_dir",
+        required=True,
+        metavar="DIR",
+        help="appears whole or not at all; an export there is replaced, anything else refused",
+    )
+    command.add_argument(
+        "--format", choices=("paddle", "onnx"), default="paddle", help="whose runtime, default: %(default)s"
+    )
+    command.add_argument(
+        "--graph",
+        choices=("whole", "network"),
+        default="whole",
+        help="with postprocessing, or raw predictions, default: %(default)s",
+    )
+    command.add_argument(
+        "--input_shape",
+        type=int,
+        nargs=4,
+        default=(-1, 3, -1, -1),
+        metavar=("N", "3", "H", "W"),
+        help="fix sides of the prepared images; -1, the default, leaves one open",
+    )
+    command.add_argument(
+        "--verify",
+        action="store_true",
+        default=True,
+        help="compare with the model on drawn scenes; what differs is not kept (default)",
+    )
+    command.add_argument("--no_verify", dest="verify", action="store_false", help="write without comparing")
     return parser
 
 

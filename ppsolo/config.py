@@ -100,7 +100,8 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep=deep)
 
 
-def _parse_yaml(text: str, where: str) -> Any:
+def parse_yaml(text: str, where: str) -> Any:
+    """YAML text as plain values; ConfigError in one line for what is not YAML, aliases and keys given twice."""
     try:
         return yaml.load(text, Loader=_Loader)
     except ConfigError as error:
@@ -123,7 +124,7 @@ def _read_with_bases(file: Path, above: tuple[Path, ...]) -> dict[str, Any]:
         raise ConfigError(f"{file}: cannot be read as a configuration ({error})") from None
     if len(content) > MAX_FILE_BYTES:
         raise ConfigError(f"{file}: more than {MAX_FILE_BYTES} bytes, which no configuration needs")
-    tree = _parse_yaml(text, file.name)
+    tree = parse_yaml(text, file.name)
     if tree is None:
         tree = {}
     if not isinstance(tree, dict):
@@ -171,7 +172,7 @@ def _split(override: str) -> tuple[str, Any]:
     key, equals, text = override.partition("=")
     if not equals or not key.strip() or key.count(".") > 9:
         raise ConfigError(f"-o {override}: expected key=value, for example -o weights=model.pdparams")
-    return key.strip(), _parse_yaml(text, f"-o {override}")
+    return key.strip(), parse_yaml(text, f"-o {override}")
 
 
 def _nest(key: str, value: Any) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import paddle
 from paddle import nn
 
-from ppsolo.models.layers import ConvNorm, DropBlock, append_coordinates, rescale, resize
+from ppsolo.models.layers import ConvNorm, DropBlock, append_coordinates, rescale, resize, sides
 
 
 class SOLOv2Head(nn.Layer):
@@ -80,7 +80,7 @@ class SOLOv2Head(nn.Layer):
             p3,
             p4,
             p5,
-            resize(p6, (p5.shape[2], p5.shape[3])),
+            resize(p6, sides(p5)[2:]),
         ]
         category_logits, kernels = [], []
         for level, grid in enumerate(self.num_grids):

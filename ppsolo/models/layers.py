@@ -4,6 +4,7 @@ All tensors are float32 NCHW unless said otherwise.
 """
 
 import math
+from collections.abc import Sequence
 
 import paddle
 import paddle.nn.functional as F
@@ -122,16 +123,24 @@ class ConvNorm(nn.Layer):
         return self.activation(x) if self.activation else x
 
 
+def sides(x: paddle.Tensor) -> list[int]:
+    """The shape of `x`. While a static graph is traced, sides that are open in it are tensors, the others numbers."""
+    if paddle.in_dynamic_mode():
+        return x.shape
+    shape = paddle.shape(x)
+    return [side if side >= 0 else shape[axis] for axis, side in enumerate(x.shape)]
+
+
 def append_coordinates(x: paddle.Tensor) -> paddle.Tensor:
     """[N, C, H, W] -> [N, C + 2, H, W]: adds x then y, each from -1 to 1 inclusive (SOLO, sec. 3.3 CoordConv)."""
-    batch, _, height, width = x.shape
+    batch, _, height, width = sides(x)
     xs = paddle.linspace(-1, 1, width, dtype=x.dtype).reshape([1, 1, 1, width])
     ys = paddle.linspace(-1, 1, height, dtype=x.dtype).reshape([1, 1, height, 1])
     shape = [batch, 1, height, width]
     return paddle.concat([x, xs.expand(shape), ys.expand(shape)], axis=1)
 
 
-def resize(x: paddle.Tensor, size: tuple[int, int]) -> paddle.Tensor:
+def resize(x: paddle.Tensor, size: Sequence[int]) -> paddle.Tensor:
     """Bilinear resize to size = (height, width), half-pixel centres, no antialiasing."""
     return F.interpolate(x, size=list(size), mode="bilinear", align_corners=False, align_mode=0)
 

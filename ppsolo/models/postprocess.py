@@ -5,6 +5,7 @@ from typing import NamedTuple
 import paddle
 import paddle.nn.functional as F
 
+from ppsolo.models.layers import sides
 from ppsolo.models.solov2 import RawPredictions
 
 # The published systems call two scores equal when they differ by less than this.
@@ -107,7 +108,7 @@ class SOLOv2Postprocess:
         pairs = scores * self._mask_scores(probabilities, strides).unsqueeze(2)
 
         # The best pairs of slot and class: [N, P].
-        classes = pairs.shape[2]
+        classes = raw.category_logits[0].shape[1]
         pairs = pairs.flatten(start_axis=1)
         scores, best = _best(pairs, pairs > 0.0, self.pre_nms_top_n)
         slots, labels = best // classes, best % classes
@@ -123,7 +124,7 @@ class SOLOv2Postprocess:
         return Detections(
             scores=paddle.gather(scores.flatten(), kept),
             labels=paddle.gather(_pick(labels, best).flatten(), kept),
-            masks=masks.reshape([masks.shape[0], raw.mask_features.shape[2], raw.mask_features.shape[3]]),
+            masks=masks.reshape([sides(masks)[0], *sides(raw.mask_features)[2:]]),
             counts=(scores >= 0.0).astype("int64").sum(axis=1),
         )
 
@@ -142,7 +143,7 @@ class SOLOv2Postprocess:
         _, cells = _best(highest, highest > self.score_threshold, scores.shape[1])
         scores = _pick(scores, cells)
         scores = scores * (scores > self.score_threshold).astype(scores.dtype)
-        return scores, _pick(kernels, cells), paddle.gather(strides, cells.flatten()).reshape(cells.shape)
+        return scores, _pick(kernels, cells), paddle.gather(strides, cells.flatten()).reshape(sides(cells))
 
     def _mask_scores(self, probabilities: paddle.Tensor, strides: paddle.Tensor) -> paddle.Tensor:
         """Maskness (SOLOv2 sec. 3.3) [N, K]: the mean probability inside the mask, zero where that is too small."""
@@ -169,10 +170,10 @@ def _best(values: paddle.Tensor, taken: paddle.Tensor, limit: int) -> tuple[padd
 def _pick(x: paddle.Tensor, index: paddle.Tensor) -> paddle.Tensor:
     """x [N, X, ...] at the positions index [N, Y] of each image: [N, Y, ...]."""
     picked = paddle.gather(x.flatten(stop_axis=1), _rows(index, x))
-    return picked.reshape([*index.shape, *x.shape[2:]])
+    return picked.reshape([*sides(index), *sides(x)[2:]])
 
 
 def _rows(index: paddle.Tensor, x: paddle.Tensor) -> paddle.Tensor:
     """Positions [N, Y] within the images of x [N, X, ...] -> [N Y], those in all images one after the other."""
-    images, size = x.shape[0], x.shape[1]
+    images, size = sides(x)[:2]
     return (index + size * paddle.arange(images, dtype=index.dtype).unsqueeze(1)).flatten()

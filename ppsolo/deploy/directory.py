@@ -1,0 +1,217 @@
+"""An export's directory: infer_cfg.yml and the model's files, written whole or not at all, checked when read."""
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+from ppsolo.atomic import put_folder_in_place, temporary_name
+from ppsolo.build import class_names
+from ppsolo.config import Config, config_from_dict, config_to_dict, parse_yaml
+from ppsolo.errors import ConfigError, ExportError
+
+Format = Literal["paddle", "onnx"]
+Graph = Literal["whole", "network"]
+
+CONFIG_FILE = "infer_cfg.yml"
+LAYOUT = 1  # of the block `ppsolo`; a reader refuses others
+_MOST_CONFIG_BYTES = 16 << 20
+_CHUNK = 1 << 20
+
+
+@dataclass(frozen=True)
+class TensorFact:
+    """One input or output of the graph. shape: sides in words where they are open, such as "N" and "H / 4"."""
+
+    name: str
+    dtype: str
+    shape: tuple[int | str, ...]
+    meaning: str
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a directory says of itself.
+
+    config: the resolved configuration. input_shape: N, 3, H, W with -1 for open sides. checkpoint: "file" and
+    "sha256", none where the weights came from no file. ppsolo, paddle: versions that wrote it. verified: what
+    verification found, in words; None where it was left out. files: name -> SHA-256.
+    """
+
+    format: Format
+    graph: Graph
+    config: Config
+    input_shape: tuple[int, int, int, int]
+    inputs: tuple[TensorFact, ...]
+    outputs: tuple[TensorFact, ...]
+    checkpoint: Mapping[str, str]
+    ppsolo: str
+    paddle: str
+    verified: str | None
+    files: Mapping[str, str]
+
+
+class _Dumper(yaml.SafeDumper):
+    """YAML without aliases, which readers of configurations refuse."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+
+def write_facts(directory: Path, facts: Facts) -> None:
+    """Write infer_cfg.yml: what PaddleDetection's deploy tools read, and the block `ppsolo` that ours read."""
+    block = {
+        **asdict(facts),
+        "layout": LAYOUT,
+        "config": config_to_dict(facts.config),
+        "input_shape": list(facts.input_shape),
+        "inputs": [_plain(fact) for fact in facts.inputs],
+        "outputs": [_plain(fact) for fact in facts.outputs],
+        "checkpoint": dict(facts.checkpoint),
+        "files": dict(facts.files),
+    }
+    content = {**_for_paddledetection(facts), "ppsolo": {**block, "sha256": _digest(block)}}
+    with (directory / CONFIG_FILE).open("w", encoding="utf-8") as stream:
+        yaml.dump(content, stream, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=1000)
+
+
+def read_facts(directory: str | os.PathLike[str]) -> Facts:
+    """What an export's infer_cfg.yml says; its files are not looked at. ExportError names what is wrong."""
+    path = Path(directory) / CONFIG_FILE
+    if not Path(directory).is_dir():
+        raise ExportError(f"{directory}: no such directory; give one that `ppsolo export` wrote")
+    try:
+        if path.stat().st_size > _MOST_CONFIG_BYTES:
+            raise ExportError(f"{path} is too large to be an export's; export again")
+        tree = parse_yaml(path.read_text(encoding="utf-8"), str(path))
+    except FileNotFoundError:
+        raise ExportError(f"{path} is missing: give a directory that `ppsolo export` wrote") from None
+    except (OSError, UnicodeDecodeError, ConfigError) as error:
+        raise ExportError(f"{path} cannot be read ({error}); export again") from None
+    block = tree.pop("ppsolo", None) if isinstance(tree, dict) else None
+    if not isinstance(block, dict) or "sha256" not in block:
+        raise ExportError(f"{path} is of another program: it has no block 'ppsolo'; export with `ppsolo export`")
+    if block.pop("sha256") != _digest(block):
+        raise ExportError(f"{path} was cut off or changed after the export: its block 'ppsolo' has another sha256")
+    if block.pop("layout", None) != LAYOUT:
+        raise ExportError(f"{path} is of another version of ppsolo; export again")
+    try:
+        config = config_from_dict(block["config"], str(path))
+    except ConfigError as error:
+        raise ExportError(f"{error}; it is of another version of ppsolo, export again") from None
+    return Facts(
+        **{
+            **block,
+            "config": config,
+            "input_shape": tuple(block["input_shape"]),
+            "inputs": tuple(TensorFact(**{**fact, "shape": tuple(fact["shape"])}) for fact in block["inputs"]),
+            "outputs": tuple(TensorFact(**{**fact, "shape": tuple(fact["shape"])}) for fact in block["outputs"]),
+        }
+    )
+
+
+def check_files(directory: str | os.PathLike[str], facts: Facts) -> None:
+    """Compare every file of the model with its checksum; ExportError names one that is missing or differs."""
+    for name, expected in facts.files.items():
+        path = Path(directory) / name
+        if not path.is_file():
+            raise ExportError(f"{path} is missing; export again, or copy the whole directory")
+        if file_sha256(path) != expected:
+            raise ExportError(f"{path} was cut off or changed after the export: its sha256 is not the recorded one")
+
+
+def file_sha256(path: Path) -> str:
+    """The SHA-256 of a file's content, in hexadecimal. OSError propagates."""
+    digest = hashlib.sha256()
+    with path.open("rb") as stream:
+        while chunk := stream.read(_CHUNK):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def checksums(directory: Path) -> dict[str, str]:
+    """name -> SHA-256 of every file of a directory but infer_cfg.yml."""
+    return {path.name: file_sha256(path) for path in sorted(directory.iterdir()) if path.name != CONFIG_FILE}
+
+
+@contextlib.contextmanager
+def new_directory(path: Path) -> Iterator[Path]:
+    """Yields an empty hidden directory beside `path` that takes its place when the `with` ends well, else vanishes.
+
+    An export of ours that stands at `path` is replaced in one step; see `check_place` for what is refused.
+    """
+    check_place(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = temporary_name(path.absolute())
+        temporary.mkdir()
+    except OSError as error:
+        raise ExportError(f"{path} cannot be made ({error.strerror}); choose another folder") from None
+    try:
+        yield temporary
+        check_place(path)
+        put_folder_in_place(temporary, path.absolute())
+    except OSError as error:
+        raise ExportError(f"{path} cannot be written ({error.strerror or error})") from None
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def check_place(path: Path) -> None:
+    """ExportError unless nothing is at `path`, or an empty directory, or an export of ours and nothing else."""
+    if not os.path.lexists(path):
+        return
+    if path.is_symlink() or not path.is_dir():
+        raise ExportError(f"{path} is there already and no export of ppsolo's; choose another --output_dir")
+    names = {entry.name for entry in path.iterdir()}
+    if not names:
+        return
+    try:
+        facts = read_facts(path)
+    except ExportError:
+        raise ExportError(f"{path} holds something else than an export; choose another --output_dir") from None
+    if foreign := sorted(names - {CONFIG_FILE, *facts.files}):
+        raise ExportError(f"{path} holds {foreign[0]} besides an export; choose another --output_dir")
+
+
+def _plain(fact: TensorFact) -> dict[str, Any]:
+    return {**asdict(fact), "shape": list(fact.shape)}
+
+
+def _digest(block: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(block, sort_keys=True).encode()).hexdigest()
+
+
+def _for_paddledetection(facts: Facts) -> dict[str, Any]:
+    """The keys that PaddleDetection's deploy tools read, in its order and with its names for our steps."""
+    preprocess = facts.config.preprocess
+    resize = {
+        "type": "Resize",
+        "target_size": [preprocess.short_side, preprocess.long_side],
+        "keep_ratio": True,
+        "interp": 1,
+    }
+    normalize = {
+        "type": "NormalizeImage",
+        "is_scale": True,
+        "mean": list(preprocess.mean),
+        "std": list(preprocess.std),
+    }
+    first = [normalize, resize] if preprocess.normalize_first else [resize, normalize]
+    return {
+        "mode": "paddle",
+        "draw_threshold": 0.5,
+        "metric": "COCO",
+        "use_dynamic_shape": -1 in facts.input_shape[2:],
+        "arch": "SOLOv2",
+        "min_subgraph_size": 60,
+        "Preprocess": [*first, {"type": "Permute"}, {"type": "PadStride", "stride": 32}],
+        "label_list": list(class_names(facts.config)),
+    }

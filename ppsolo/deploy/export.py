@@ -1,0 +1,188 @@
+"""Export: a model written for Paddle Inference or as ONNX into a directory that says what it is and was verified."""
+
+import dataclasses
+import os
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import paddle
+from paddle import nn
+
+import ppsolo
+from ppsolo.build import build_postprocess
+from ppsolo.checkpoint.download import fetch_published
+from ppsolo.checkpoint.zoo import ZOO
+from ppsolo.config import Config
+from ppsolo.deploy.directory import Facts, Format, Graph, TensorFact, checksums, file_sha256, new_directory, write_facts
+from ppsolo.deploy.graph import RAW_OUTPUTS, NetworkGraph, WholeGraph, fold_norms
+from ppsolo.deploy.paddle_inference import PaddleSession
+from ppsolo.deploy.runtime import ONNX_FILE, load
+from ppsolo.deploy.verify import Verification, verify
+from ppsolo.errors import ExportError
+from ppsolo.models.solov2 import SOLOv2
+
+OPEN_SHAPE = (-1, 3, -1, -1)
+DIVISOR = 32  # of the sides of a prepared image
+
+
+class Export(NamedTuple):
+    """What was written. verification: None where it was left out."""
+
+    directory: Path
+    facts: Facts
+    verification: Verification | None
+
+    def __str__(self) -> str:
+        files = ", ".join(self.facts.files)
+        found = f"verified, {self.verification}" if self.verification else "not verified"
+        return f"{self.directory}: {files}; {found}"
+
+
+def export_model(
+    model: SOLOv2,
+    config: Config,
+    directory: str | os.PathLike[str],
+    *,
+    format: Format = "paddle",
+    graph: Graph = "whole",
+    input_shape: Sequence[int] = OPEN_SHAPE,
+    checkpoint: dict[str, str] | None = None,
+    verify_export: bool = True,
+) -> Export:
+    """Write `model`, which is left as it is, into `directory`.
+
+    Args:
+        model: built from `config` and loaded.
+        directory: appears whole or not at all; an export that stands there is replaced, anything else refused.
+        format: "paddle" for Paddle Inference (of this version of Paddle and later ones), "onnx" for onnxruntime.
+        graph: "whole", images to instances, or "network", images to raw predictions.
+        input_shape: N, 3, H, W of the prepared images; -1 leaves a side open.
+        checkpoint: "file" and "sha256" of the weights, to be recorded.
+        verify_export: compare with the model; an export that is beyond its bounds is not kept.
+
+    Raises:
+        ExportError: the shape or the place is refused, or the export is not to be trusted.
+    """
+    shape = _checked_shape(input_shape)
+    directory = Path(directory)
+    model.eval()
+    with new_directory(directory) as place:
+        if format == "onnx":
+            _write_onnx(model, config, graph, shape, place / ONNX_FILE)
+        else:
+            _write_paddle(model, config, graph, shape, place)
+        facts = Facts(
+            format=format,
+            graph=graph,
+            config=config,
+            input_shape=shape,
+            inputs=(_input(shape),),
+            outputs=_outputs(config, graph),
+            checkpoint=checkpoint or {},
+            ppsolo=ppsolo.__version__,
+            paddle=paddle.__version__,
+            verified=None,
+            files=checksums(place),
+        )
+        write_facts(place, facts)
+        verification = None
+        if verify_export:
+            verification = _verify(model, facts, place)
+            if not verification.trusted:
+                raise ExportError(f"the export is not to be trusted and was not kept: {verification}")
+            facts = dataclasses.replace(facts, verified=str(verification))
+            write_facts(place, facts)
+    return Export(directory, facts, verification)
+
+
+def checkpoint_facts(weights: str) -> dict[str, str]:
+    """ "file" and "sha256" of a checkpoint: a file, or a published name whose file has been fetched."""
+    path = fetch_published(weights) if weights in ZOO else Path(weights)
+    return {"file": path.name, "sha256": file_sha256(path)}
+
+
+def _verify(model: SOLOv2, facts: Facts, place: Path) -> Verification:
+    """Compare what lies in `place`; the heads of a whole graph, which it does not put out, by a graph of their own."""
+    config, shape = facts.config, facts.input_shape
+    with tempfile.TemporaryDirectory(prefix="ppsolo-") as scratch:
+        network = place
+        if facts.graph == "whole":
+            network = Path(scratch)
+            if facts.format == "onnx":
+                _write_onnx(model, config, "network", shape, network / ONNX_FILE)
+            else:
+                _write_paddle(model, config, "network", shape, network)
+        detect = load(place).detect if facts.graph == "whole" else None
+        if facts.format == "onnx":
+            from ppsolo.deploy.onnx_runtime import OnnxSession
+
+            heads = OnnxSession(network / ONNX_FILE, RAW_OUTPUTS)
+        else:
+            heads = PaddleSession(network)
+        return verify(model, config, shape, heads=heads, detect=detect)
+
+
+def _write_paddle(model: SOLOv2, config: Config, graph: Graph, shape: Sequence[int], place: Path) -> None:
+    """model.json (Paddle 3) or model.pdmodel (Paddle 2), and model.pdiparams."""
+    folded = fold_norms(model)
+    layer: nn.Layer = NetworkGraph(folded) if graph == "network" else WholeGraph(folded, build_postprocess(config))
+    layer.eval()
+    spec = paddle.static.InputSpec([side if side > 0 else None for side in shape], "float32", "image")
+    paddle.jit.save(paddle.jit.to_static(layer, input_spec=[spec], full_graph=True), str(place / "model"))
+    (place / "model.pdiparams.info").unlink(missing_ok=True)  # names of parameters, which only training needs
+
+
+def _write_onnx(model: SOLOv2, config: Config, graph: Graph, shape: Sequence[int], file: Path) -> None:
+    try:
+        import onnx
+    except ImportError:
+        raise ExportError("this needs the package onnx: pip install 'ppsolo[onnx]'") from None
+    from ppsolo.deploy.onnx_graph import build_onnx
+
+    proto = build_onnx(model, build_postprocess(config) if graph == "whole" else None)
+    for dimension, side in zip(proto.graph.input[0].type.tensor_type.shape.dim, shape, strict=True):
+        if side > 0:
+            dimension.dim_value = side
+    onnx.save(proto, str(file))
+
+
+def _checked_shape(shape: Sequence[int]) -> tuple[int, int, int, int]:
+    given = " ".join(map(str, shape))
+    if len(shape) != 4 or shape[1] != 3:
+        raise ExportError(f"--input_shape {given}: give N 3 H W, with -1 for what is to stay open")
+    if any(side != -1 and side < 1 for side in shape):
+        raise ExportError(f"--input_shape {given}: sides are -1 or at least 1")
+    if any(side > 0 and side % DIVISOR for side in shape[2:]):
+        raise ExportError(f"--input_shape {given}: H and W are multiples of {DIVISOR}, or -1")
+    return (shape[0], shape[1], shape[2], shape[3])
+
+
+def _input(shape: Sequence[int]) -> TensorFact:
+    names = ("N", "3", "H", "W")
+    sides = tuple(side if side > 0 else name for side, name in zip(shape, names, strict=True))
+    return TensorFact("image", "float32", sides, "prepared RGB images, H and W multiples of 32")
+
+
+def _outputs(config: Config, graph: Graph) -> tuple[TensorFact, ...]:
+    """The outputs in the order of the graph; engines know them by their position."""
+    features = config.model.mask_feature_head.out_channels
+    if graph == "whole":
+        return (
+            TensorFact("scores", "float32", ("M",), "of all instances, image by image, best first within an image"),
+            TensorFact("labels", "int64", ("M",), "classes, counted from 0"),
+            TensorFact("masks", "float32", ("M", "H / 4", "W / 4"), "probabilities on the padded input, at stride 4"),
+            TensorFact("counts", "int64", ("N",), "instances of each image, their sum is M; -1: output not finite"),
+        )
+    grids = enumerate(config.model.head.num_grids)
+    logits = [
+        TensorFact(f"category_logits{level}", "float32", ("N", config.num_classes, grid, grid), "before the sigmoid")
+        for level, grid in grids
+    ]
+    kernels = [
+        TensorFact(f"kernels{level}", "float32", ("N", features, grid, grid), "a 1x1 mask kernel for every cell")
+        for level, grid in enumerate(config.model.head.num_grids)
+    ]
+    masks = TensorFact("mask_features", "float32", ("N", features, "H / 4", "W / 4"), "what kernels are applied to")
+    return (*logits, *kernels, masks)

@@ -1,0 +1,166 @@
+"""Engines over Paddle Inference: a graph that `paddle.jit` wrote, on a CPU or a GPU."""
+
+import tempfile
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import paddle
+from paddle import inference
+
+from ppsolo.errors import ExportError
+from ppsolo.pipeline import DetectionArrays
+
+PRECISIONS = ("fp32", "fp16", "bf16")
+MODEL_FILES = ("model.json", "model.pdmodel")  # of Paddle 3 and 2
+WEIGHTS_FILE = "model.pdiparams"
+_GPU_POOL_MB = 500
+_TENSORRT_WORKSPACE = 1 << 30
+_ONEDNN_SHAPES = 16  # whose compiled kernels are kept; without a bound, memory grows with every new size
+
+
+class PaddleSession:
+    """A graph in Paddle Inference: image batch in, the graph's outputs out, in its order.
+
+    description: the runtime, its version, device, precision and threads, in one line.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        device: str = "cpu",
+        precision: str = "fp32",
+        threads: int = 1,
+        onednn: bool = False,
+        tensorrt: bool = False,
+        tensorrt_shapes: Sequence[tuple[int, int, int]] = (),
+    ):
+        """Load model.json or model.pdmodel, with model.pdiparams, of a directory.
+
+        Arguments are as for `ppsolo.deploy.load`. Raises ExportError: what is asked for cannot be had here.
+        """
+        _check_request(device, precision, onednn, tensorrt)
+        program = next((directory / name for name in MODEL_FILES if (directory / name).is_file()), None)
+        if program is None:
+            raise ExportError(f"{directory} holds no {' or '.join(MODEL_FILES)}; export again")
+        if program.suffix == ".json" and int(paddle.__version__.split(".")[0]) < 3:
+            raise ExportError(f"{program} needs Paddle 3, this is {paddle.__version__}: export it with this Paddle")
+        if tensorrt and program.suffix == ".json":
+            raise ExportError(
+                f"{program}: Paddle Inference takes TensorRT for model.pdmodel only: export with Paddle 2.6"
+            )
+        self._lock = threading.Lock()  # a predictor serves one batch at a time
+        self._scratch = tempfile.TemporaryDirectory(prefix="ppsolo-")
+        config = self._config(program, device, precision, threads, onednn)
+        if tensorrt:
+            ranges = str(Path(self._scratch.name) / "shape_ranges.pbtxt")
+            self._collect_ranges(self._config(program, device, "fp32", threads, False), ranges, tensorrt_shapes)
+            config.enable_tensorrt_engine(
+                workspace_size=_TENSORRT_WORKSPACE,
+                max_batch_size=max((shape[0] for shape in tensorrt_shapes), default=1),
+                min_subgraph_size=60,
+                precision_mode=inference.PrecisionType.Half if precision == "fp16" else inference.PrecisionType.Float32,
+                use_static=False,
+                use_calib_mode=False,
+            )
+            config.enable_tuned_tensorrt_dynamic_shape(ranges, True)
+        self._predictor = _create(config, program)
+        parts = [f"Paddle Inference {paddle.__version__}", device, precision]
+        parts += [f"{threads} threads"] if device == "cpu" else []
+        parts += [name for name, used in (("oneDNN", onednn), ("TensorRT", tensorrt)) if used]
+        self.description = ", ".join(parts)
+
+    def __call__(self, images: np.ndarray) -> list[np.ndarray]:
+        """images: float32 [N, 3, H, W], preprocessed, H and W multiples of 32 -> the outputs in order."""
+        with self._lock:
+            return _run(self._predictor, images)
+
+    def _config(self, program: Path, device: str, precision: str, threads: int, onednn: bool) -> inference.Config:
+        config = inference.Config(str(program), str(program.with_name(WEIGHTS_FILE)))
+        config.disable_glog_info()
+        config.enable_memory_optim(False)  # it fails in 3.3, and saves little where most sides are open
+        if device == "gpu":
+            half = inference.PrecisionType.Half if precision == "fp16" else inference.PrecisionType.Float32
+            config.enable_use_gpu(_GPU_POOL_MB, 0, half)
+            return config
+        config.disable_gpu()
+        config.set_cpu_math_library_num_threads(threads)
+        if onednn:
+            config.enable_mkldnn()
+            config.set_mkldnn_cache_capacity(_ONEDNN_SHAPES)
+            if program.suffix == ".json":
+                # It would hand bilinear resizing to oneDNN, whose kernel cannot read the scale; fused convolutions
+                # are placed by passes of their own.
+                config.delete_pass("onednn_placement_pass")
+            if precision == "bf16":
+                config.enable_mkldnn_bfloat16()
+        else:
+            config.disable_mkldnn()
+        return config
+
+    @staticmethod
+    def _collect_ranges(config: inference.Config, file: str, shapes: Sequence[tuple[int, int, int]]) -> None:
+        """Run a batch of every shape, (N, H, W), so that TensorRT knows between what each tensor's sides lie."""
+        config.collect_shape_range_info(file)
+        predictor = inference.create_predictor(config)
+        random = np.random.default_rng(0)
+        for batch, height, width in shapes:
+            _run(predictor, random.standard_normal((batch, 3, height, width), np.float32))
+
+
+class PaddleEngine:
+    """The whole model, postprocessing included. description: see `PaddleSession`."""
+
+    def __init__(self, session: PaddleSession):
+        self._session = session
+        self.description = session.description
+
+    def run(self, images: np.ndarray) -> DetectionArrays:
+        """images: float32 [N, 3, H, W], preprocessed, H and W multiples of 32 -> their instances."""
+        return DetectionArrays(*self._session(images))
+
+
+def _run(predictor: inference.Predictor, images: np.ndarray) -> list[np.ndarray]:
+    handle = predictor.get_input_handle("image")
+    handle.reshape(list(images.shape))
+    handle.copy_from_cpu(np.ascontiguousarray(images, np.float32))
+    predictor.run()
+    return [predictor.get_output_handle(name).copy_to_cpu() for name in predictor.get_output_names()]
+
+
+def _create(config: inference.Config, program: Path) -> inference.Predictor:
+    try:
+        predictor = inference.create_predictor(config)
+    except Exception as error:  # Paddle raises what its C++ side says, of many kinds
+        raise ExportError(f"{program} cannot be loaded by Paddle {paddle.__version__}: {error}") from None
+    if predictor.get_input_names() != ["image"]:
+        raise ExportError(f"{program} is a foreign graph: its inputs are {predictor.get_input_names()}, not 'image'")
+    return predictor
+
+
+def _check_request(device: str, precision: str, onednn: bool, tensorrt: bool) -> None:
+    if device not in ("cpu", "gpu"):
+        raise ExportError(f"device is {device!r}, choose 'cpu' or 'gpu'")
+    if precision not in PRECISIONS:
+        raise ExportError(f"precision is {precision!r}, choose one of {', '.join(PRECISIONS)}")
+    if device == "gpu" and not paddle.is_compiled_with_cuda():
+        raise ExportError("this Paddle has no CUDA: install paddlepaddle-gpu, or take device='cpu'")
+    if tensorrt and device != "gpu":
+        raise ExportError("TensorRT runs on a GPU: add device='gpu'")
+    if precision == "fp16" and device != "gpu":
+        raise ExportError("fp16 runs on a GPU: add device='gpu', or take precision='fp32'")
+    if precision == "bf16":
+        if device != "cpu" or not onednn:
+            raise ExportError("bf16 runs on a CPU through oneDNN: take device='cpu', onednn=True")
+        if not _has_bfloat16():
+            raise ExportError("this CPU has no bfloat16 (avx512_bf16 or amx_bf16): take precision='fp32'")
+
+
+def _has_bfloat16() -> bool:
+    try:
+        flags = Path("/proc/cpuinfo").read_text().split()
+    except OSError:
+        return False
+    return not {"avx512_bf16", "amx_bf16"}.isdisjoint(flags)

@@ -1,0 +1,154 @@
+"""The exported model as a predictor: `load` a directory, then images in, instances out."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal, Protocol
+
+import numpy as np
+
+from ppsolo.deploy.directory import Facts, check_files, read_facts
+from ppsolo.errors import ExportError, PredictionError
+from ppsolo.pipeline import DetectionArrays, Pipeline
+
+ONNX_FILE = "model.onnx"
+# (N, H, W) that TensorRT is prepared for where the export leaves them open.
+TENSORRT_SHAPES = ((1, 64, 64), (1, 800, 1344), (1, 1344, 800), (4, 1344, 1344))
+
+
+class Engine(Protocol):
+    """What runs a whole graph. description: which runtime, version, device, precision and threads, in one line."""
+
+    description: str
+
+    def run(self, images: np.ndarray) -> DetectionArrays:
+        """images: float32 [N, 3, H, W], preprocessed, H and W multiples of 32 -> their instances."""
+        ...
+
+
+class ExportedPredictor(Pipeline):
+    """An exported model with the face of `ppsolo.Predictor`.
+
+    Attributes:
+        config: the resolved configuration that it was exported with.
+        class_names, category_ids: one per label.
+        facts: what the export says of itself.
+        description: which runtime, version, device, precision and threads, in one line.
+    """
+
+    def __init__(self, facts: Facts, engine: Engine):
+        """facts and engine of one directory; `load` puts them together."""
+        super().__init__(facts.config)
+        self.facts = facts
+        self.description = engine.description
+        self._engine = engine
+
+    def detect(self, batch: np.ndarray) -> DetectionArrays:
+        """What the graph finds in prepared images, float32 [N, 3, H, W].
+
+        Where sides of the export are fixed, images are padded with zeros up to them, and batches cut and filled.
+        Raises PredictionError where the network's output is not finite or an image is larger than the export's.
+        """
+        size, _, height, width = self.facts.input_shape
+        if size < 0:
+            return self._run(pad_batch(batch, height, width))
+        parts = [self._run_filled(batch[at : at + size], size) for at in range(0, len(batch), size)]
+        return DetectionArrays(*(np.concatenate(arrays) for arrays in zip(*parts, strict=True)))
+
+    def _run_filled(self, batch: np.ndarray, size: int) -> DetectionArrays:
+        """The instances of at most `size` images by a graph that takes exactly so many."""
+        _, _, height, width = self.facts.input_shape
+        filling = np.zeros((size - len(batch), *batch.shape[1:]), np.float32)
+        found = self._run(pad_batch(np.concatenate([batch, filling]), height, width))
+        counts = found.counts[: len(batch)]
+        return DetectionArrays(*(array[: counts.sum()] for array in found[:3]), counts)
+
+    def _run(self, batch: np.ndarray) -> DetectionArrays:
+        found = self._engine.run(batch)
+        if (found.counts < 0).any():
+            raise PredictionError("the network's output is not finite: check its weights, or take precision='fp32'")
+        return found
+
+
+def load(
+    directory: str | os.PathLike[str],
+    *,
+    engine: Literal["paddle", "onnxruntime"] | None = None,
+    device: Literal["cpu", "gpu"] = "cpu",
+    precision: Literal["fp32", "fp16", "bf16"] = "fp32",
+    threads: int | None = None,
+    onednn: bool | None = None,
+    tensorrt: bool = False,
+    tensorrt_shapes: Sequence[tuple[int, int, int]] = TENSORRT_SHAPES,
+) -> ExportedPredictor:
+    """The model in a directory that `ppsolo export` wrote, checked against its checksums.
+
+    Args:
+        directory: with infer_cfg.yml and the model's files.
+        engine: the runtime; by default the one that the files are for.
+        device, precision: fp16 takes a GPU, bf16 a CPU that has it. Both change results beyond rounding.
+        threads: of the CPU; all cores that the process may use if None.
+        onednn: oneDNN kernels, of Paddle Inference on a CPU; if None, where they are known to work and to be faster.
+        tensorrt: of Paddle Inference on a GPU, for a model.pdmodel. Building takes minutes.
+        tensorrt_shapes: (N, H, W) of batches, small and large, between which TensorRT is to work.
+
+    Raises:
+        ExportError: a file is missing, cut off, changed or foreign, or what is asked for cannot be had here.
+    """
+    directory = Path(directory)
+    facts = read_facts(directory)
+    check_files(directory, facts)
+    if facts.graph != "whole":
+        raise ExportError(f"{directory} holds the network without postprocessing; export the whole graph to predict")
+    runtime = {"paddle": "paddle", "onnx": "onnxruntime"}[facts.format]
+    if engine not in (None, runtime):
+        raise ExportError(f"{directory} holds a model for the engine {runtime!r}, not {engine!r}; export another")
+    threads = threads if threads is not None else _cores()
+    if threads < 1:
+        raise ExportError(f"threads is {threads}, give at least 1")
+    if runtime == "onnxruntime":
+        return ExportedPredictor(facts, _onnx_engine(directory, device, precision, threads, onednn, tensorrt))
+    from ppsolo.deploy.paddle_inference import PaddleEngine, PaddleSession
+
+    size, _, height, width = facts.input_shape
+    session = PaddleSession(
+        directory,
+        device=device,
+        precision=precision,
+        threads=threads,
+        onednn=onednn,
+        tensorrt=tensorrt,
+        tensorrt_shapes=[
+            tuple(fixed if fixed > 0 else side for fixed, side in zip((size, height, width), shape, strict=True))
+            for shape in tensorrt_shapes
+        ],
+    )
+    return ExportedPredictor(facts, PaddleEngine(session))
+
+
+def _onnx_engine(
+    directory: Path, device: str, precision: str, threads: int, onednn: bool | None, tensorrt: bool
+) -> Engine:
+    if precision != "fp32":
+        raise ExportError(f"an ONNX export runs in fp32 here, not {precision}; export for Paddle, or take fp32")
+    if onednn or tensorrt:
+        raise ExportError("oneDNN and TensorRT are options of a Paddle export: leave them out")
+    from ppsolo.deploy.onnx_runtime import OnnxEngine
+
+    return OnnxEngine(directory / ONNX_FILE, device=device, threads=threads)
+
+
+def pad_batch(batch: np.ndarray, height: int, width: int) -> np.ndarray:
+    """The batch with zeros at its right and lower edge, up to the sides that are not -1."""
+    extra = [max(0, fixed - side) for fixed, side in zip((height, width), batch.shape[2:], strict=True)]
+    for fixed, side in zip((height, width), batch.shape[2:], strict=True):
+        if fixed > 0 and side > fixed:
+            raise PredictionError(
+                f"an image becomes {batch.shape[2]} x {batch.shape[3]} pixels, the export takes {height} x {width}: "
+                "export with open sides (--input_shape -1 3 -1 -1)"
+            )
+    return np.pad(batch, ((0, 0), (0, 0), (0, extra[0]), (0, extra[1]))) if any(extra) else batch
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

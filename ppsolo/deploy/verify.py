@@ -1,0 +1,160 @@
+"""Verification of an export: what it computes beside what the model in Python computes, on drawn scenes."""
+
+import dataclasses
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import paddle
+
+from ppsolo.build import build_postprocess, build_preprocess
+from ppsolo.config import Config
+from ppsolo.data.synthetic import draw_scene
+from ppsolo.deploy.runtime import pad_batch
+from ppsolo.models.postprocess import SOLOv2Postprocess
+from ppsolo.models.solov2 import SOLOv2
+from ppsolo.pipeline import DetectionArrays
+
+# Two runtimes that are right differ by rounding: about 1e-5 of a head's scale. Beyond these an export is wrong.
+HEADS_BOUND = 2e-4  # of the largest magnitude of the head
+SCORES_BOUND = 1e-4
+PIXELS_BOUND = 1e-4  # of all pixels of all masks
+# Scenes (height, width) per batch; None is an image with nothing in it. Small: each is computed several times.
+SCENES: tuple[tuple[tuple[int, int] | None, ...], ...] = (
+    ((240, 320),),
+    ((240, 320),) * 4,
+    ((320, 200),),
+    ((64, 64),),
+    (None,),
+)
+EMPTY_SIZE = (192, 256)
+SHORT_SIDE, LONG_SIDE = 224, 320
+
+Heads = Callable[[np.ndarray], Sequence[np.ndarray]]
+Detect = Callable[[np.ndarray], DetectionArrays]
+
+
+class Verification(NamedTuple):
+    """How far an export is from its model.
+
+    images, instances: what was compared. heads: largest difference, of the scale of the head. scores: largest
+    difference. pixels: share of all mask pixels (at stride 4) that differ. lost, added: instances that only the
+    model or only the export has.
+    """
+
+    images: int
+    instances: int
+    heads: float
+    scores: float
+    pixels: float
+    lost: int
+    added: int
+
+    @property
+    def trusted(self) -> bool:
+        """Whether everything is within its bound; a figure that is no number is not."""
+        within = self.heads <= HEADS_BOUND and self.scores <= SCORES_BOUND and self.pixels <= PIXELS_BOUND
+        return within and self.lost == 0 and self.added == 0
+
+    def __str__(self) -> str:
+        return (
+            f"{self.images} images, {self.instances} instances: heads differ by {self.heads:.1e} of their scale "
+            f"(bound {HEADS_BOUND:.0e}), scores by {self.scores:.1e} (bound {SCORES_BOUND:.0e}), {self.pixels:.1e} of "
+            f"all mask pixels (bound {PIXELS_BOUND:.0e}); {self.lost} instances lost, {self.added} added"
+        )
+
+
+def verify(
+    model: SOLOv2, config: Config, input_shape: Sequence[int], *, heads: Heads | None, detect: Detect | None
+) -> Verification:
+    """Compare an exported network (`heads`) and an exported whole (`detect`) with the model, batch by batch.
+
+    input_shape: N, 3, H, W of the export, -1 for open sides. Scenes are drawn from a fixed seed.
+    heads: prepared images -> the arrays of `RawPredictions`, flat. detect: prepared images -> instances.
+    """
+    postprocess = build_postprocess(config)
+    total = Verification(0, 0, 0.0, 0.0, 0.0, 0, 0)
+    wrong_pixels = all_pixels = 0
+    for batch in _batches(config, input_shape):
+        with paddle.no_grad():
+            raw = model(paddle.to_tensor(batch))
+            expected = DetectionArrays(*(tensor.numpy() for tensor in postprocess(raw)))
+        total = total._replace(images=total.images + len(batch), instances=total.instances + len(expected.scores))
+        if heads is not None:
+            ours = [tensor.numpy() for tensor in (*raw.category_logits, *raw.kernels, raw.mask_features)]
+            total = total._replace(heads=_worst(total.heads, *map(_relative, heads(batch), ours)))
+        if detect is None:
+            continue
+        for one, other in zip(expected.images(), detect(batch).images(), strict=True):
+            pairs, lost, added = match(one, other, postprocess)
+            total = total._replace(
+                scores=_worst(total.scores, *(abs(float(one.scores[i]) - float(other.scores[j])) for i, j in pairs)),
+                lost=total.lost + len(lost),
+                added=total.added + len(added),
+            )
+            for i, j in pairs:
+                wrong_pixels += _differing(one.masks[i], other.masks[j], postprocess.mask_threshold)
+                all_pixels += one.masks[i].size
+    return total._replace(pixels=wrong_pixels / max(all_pixels, 1))
+
+
+def match(
+    one: DetectionArrays, other: DetectionArrays, postprocess: SOLOv2Postprocess
+) -> tuple[list[tuple[int, int]], list[int], list[int]]:
+    """Pairs of instances of one image that are the same, and what is left of either side.
+
+    The same: of one label, scores within the bound, and of those the nearest mask. What rounding may decide is not
+    left over: an instance whose score is that of the threshold or, where the most are kept, that of the last.
+    """
+    free = set(range(len(other.scores)))
+    pairs, lost = [], []
+    for i, (score, label) in enumerate(zip(one.scores, one.labels, strict=True)):
+        alike = [j for j in free if other.labels[j] == label and abs(other.scores[j] - score) <= SCORES_BOUND]
+        if not alike:
+            lost.append(i)
+            continue
+        best = min(alike, key=lambda j: _differing(one.masks[i], other.masks[j], postprocess.mask_threshold))
+        free.remove(best)
+        pairs.append((i, best))
+    return pairs, _clear(lost, one.scores, postprocess), _clear(sorted(free), other.scores, postprocess)
+
+
+def _clear(left: list[int], scores: np.ndarray, postprocess: SOLOv2Postprocess) -> list[int]:
+    cuts = [postprocess.update_threshold]
+    if len(scores) == postprocess.max_instances:
+        cuts.append(float(scores.min()))
+    return [i for i in left if min(abs(float(scores[i]) - cut) for cut in cuts) > SCORES_BOUND]
+
+
+def _differing(one: np.ndarray, other: np.ndarray, threshold: float) -> int:
+    return int(np.count_nonzero((one > threshold) != (other > threshold)))
+
+
+def _relative(one: np.ndarray, other: np.ndarray) -> float:
+    """The largest difference of two arrays, of the largest magnitude of the second; not a number if either has one."""
+    if one.shape != other.shape:
+        return float("inf")
+    return float(np.abs(one - other).max() / max(float(np.abs(other).max()), 1e-6))
+
+
+def _worst(*values: float) -> float:
+    """The largest, or not a number if one is none."""
+    return float(np.max(values))
+
+
+def _batches(config: Config, input_shape: Sequence[int]) -> Iterator[np.ndarray]:
+    """Prepared batches that the export takes: float32 [N, 3, H, W]."""
+    size, _, height, width = input_shape
+    fixed = [side for side in (height, width) if side > 0]
+    smaller = dataclasses.replace(
+        config.preprocess, short_side=min([SHORT_SIDE, *fixed]), long_side=min([LONG_SIDE, *fixed])
+    )
+    preprocess = build_preprocess(dataclasses.replace(config, preprocess=smaller))
+    rng = np.random.default_rng(0)
+    for scenes in SCENES:
+        images = [
+            np.full((*EMPTY_SIZE, 3), 128, np.uint8) if scene is None else draw_scene(rng, scene).image
+            for scene in scenes
+        ]
+        batch = pad_batch(np.stack([preprocess(image)[0] for image in images]), height, width)
+        yield batch[np.arange(size) % len(batch)] if size > 0 else batch
