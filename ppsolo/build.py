@@ -3,7 +3,16 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from ppsolo.data.augment import ColorDistort, Normalize, RandomCrop, RandomFlip, RandomTurn, Resize, Transform
+from ppsolo.data.augment import (
+    ColorDistort,
+    DistortAndCrop,
+    Normalize,
+    RandomCrop,
+    RandomFlip,
+    RandomTurn,
+    Resize,
+    Transform,
+)
 from ppsolo.data.classes import default_category_ids, default_class_names
 from ppsolo.data.coco import CocoDataset, ImageRecord
 from ppsolo.data.loader import BatchMaker, TrainingLoader
@@ -124,20 +133,18 @@ def build_dataset(config: Config) -> CocoDataset:
 
 
 def build_transforms(config: Config) -> tuple[Transform, ...]:
-    """What happens to a training sample, in order."""
+    """What happens to a training sample before it is normalised, in order."""
     recipe, boxes = config.train.augment, config.data.box_convention
-    (r_mean, g_mean, b_mean), (r_std, g_std, b_std) = config.preprocess.mean, config.preprocess.std
-    transforms: list[Transform] = []
-    if recipe.color != "none":
-        transforms.append(ColorDistort(recipe.color))
-    if recipe.crop != "none":
-        transforms.append(RandomCrop(drop_empty_masks=recipe.crop == "drop_empty_masks"))
+    color = None if recipe.color == "none" else ColorDistort(recipe.color)
+    crop = None if recipe.crop == "none" else RandomCrop(drop_empty_masks=recipe.crop == "drop_empty_masks")
+    transforms: list[Transform] = [transform for transform in (color, crop) if transform is not None]
+    if color is not None and crop is not None:
+        transforms = [DistortAndCrop(color, crop)]
     transforms.append(Resize(recipe.short_sides, recipe.long_side, config.preprocess.round_sides, boxes))
     if recipe.flip:
         transforms.append(RandomFlip(boxes))
     if recipe.turn:
         transforms.append(RandomTurn(boxes))
-    transforms.append(Normalize((r_mean, g_mean, b_mean), (r_std, g_std, b_std)))
     return tuple(transforms)
 
 
@@ -146,9 +153,11 @@ def build_loader(
 ) -> TrainingLoader:
     """Batches of the records for the process `rank` of `world_size`. Raises DatasetError for too few records."""
     train = config.train
+    (r_mean, g_mean, b_mean), (r_std, g_std, b_std) = config.preprocess.mean, config.preprocess.std
     make_batch = BatchMaker(
         records=records,
         transforms=build_transforms(config),
+        normalize=Normalize((r_mean, g_mean, b_mean), (r_std, g_std, b_std)),
         num_grids=config.model.head.num_grids,
         scale_ranges=tuple((lowest, highest) for lowest, highest in train.targets.scale_ranges),
         sampling_radius=train.targets.sampling_radius,

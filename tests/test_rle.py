@@ -9,6 +9,7 @@ from pycocotools import mask as pycocotools_mask
 from ppsolo.rle import (
     MAX_COORDINATE,
     decode_mask,
+    decode_masks,
     decode_window,
     encode_mask,
     encode_runs,
@@ -142,3 +143,10 @@ def test_an_outline_or_image_beyond_bounds_is_refused():
         read_segmentation([zigzag], (10, 10))
     with pytest.raises(ValueError, match="pixels"):
         read_segmentation([[1, 1, 5, 1, 5, 5]], (2**32, 12))
+
+
+def test_masks_of_one_size_are_decoded_together():
+    masks = np.random.default_rng(0).random((3, 7, 5)) < 0.4
+    decoded = decode_masks([encode_mask(mask) for mask in masks], (7, 5))
+    assert decoded.dtype == np.uint8 and np.array_equal(decoded, masks)
+    assert decode_masks([], (7, 5)).shape == (0, 7, 5)

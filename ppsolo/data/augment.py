@@ -1,6 +1,8 @@
 """Random changes of a training sample: colour, crop, size, flip and turn, each decided first and then applied."""
 
-from collections.abc import Sequence
+import functools
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, Protocol
 
@@ -84,11 +86,34 @@ class ColorDistort:
 
     def apply(self, sample: TrainingSample, decision: tuple[tuple[Adjustment, float], ...]) -> TrainingSample:
         """-> image float32; with "yiq" and no adjustment it stays uint8. "hsv" takes uint8 images only."""
+        return self._ended(self._adjusted(sample, decision))
+
+    def apply_cropped(
+        self,
+        sample: TrainingSample,
+        decision: tuple[tuple[Adjustment, float], ...],
+        crop: Callable[[TrainingSample], TrainingSample],
+    ) -> TrainingSample:
+        """The same as `crop(self.apply(sample, decision))`, with less work on pixels that are cut off.
+
+        In 8 bits all adjustments look at one pixel at a time, but for the contrast, which needs the mean of all. In
+        float32 the last bit depends on where in a row of the image a pixel stands: there nothing is spared.
+        """
+        names = [name for name, _ in decision]
+        whole = names.index("contrast") + 1 if "contrast" in names else 0
+        if self.arithmetic == "yiq":
+            whole = len(decision)
+        return self._ended(self._adjusted(crop(self._adjusted(sample, decision[:whole])), decision[whole:]))
+
+    def _adjusted(self, sample: TrainingSample, adjustments: Sequence[tuple[Adjustment, float]]) -> TrainingSample:
         adjust = adjust_in_8_bits if self.arithmetic == "hsv" else adjust_in_float
         image = sample.image
-        for name, amount in decision:
+        for name, amount in adjustments:
             image = adjust(image, name, amount)
-        return replace(sample, image=image if self.arithmetic == "yiq" else image.astype(np.float32))
+        return replace(sample, image=image)
+
+    def _ended(self, sample: TrainingSample) -> TrainingSample:
+        return sample if self.arithmetic == "yiq" else replace(sample, image=sample.image.astype(np.float32))
 
 
 @dataclass(frozen=True)
@@ -142,8 +167,8 @@ class RandomCrop:
         scale = rng.uniform(*self.scales)
         low, high = self.aspect_ratios
         aspect = rng.uniform(max(low, scale**2), min(high, scale**-2))
-        height = int(size[0] * (scale / np.sqrt(aspect)))
-        width = int(size[1] * (scale * np.sqrt(aspect)))
+        height = int(size[0] * (scale / math.sqrt(aspect)))
+        width = int(size[1] * (scale * math.sqrt(aspect)))
         top = int(rng.integers(0, max(1, size[0] - height)))
         left = int(rng.integers(0, max(1, size[1] - width)))
         return left, top, left + width, top + height
@@ -154,6 +179,26 @@ class RandomCrop:
             left, top, right, bottom = window
             kept = kept & sample.masks[:, top:bottom, left:right].any(axis=(1, 2))
         return kept
+
+
+@dataclass(frozen=True)
+class DistortAndCrop:
+    """`ColorDistort`, then `RandomCrop`: the same random numbers and the same sample, in less time."""
+
+    color: ColorDistort
+    crop: RandomCrop
+
+    def decide(
+        self, sample: TrainingSample, rng: np.random.Generator
+    ) -> tuple[tuple[tuple[Adjustment, float], ...], Window | None]:
+        """The decisions of both."""
+        return self.color.decide(sample, rng), self.crop.decide(sample, rng)
+
+    def apply(
+        self, sample: TrainingSample, decision: tuple[tuple[tuple[Adjustment, float], ...], Window | None]
+    ) -> TrainingSample:
+        colours, window = decision
+        return self.color.apply_cropped(sample, colours, lambda part: self.crop.apply(part, window))
 
 
 @dataclass(frozen=True)
@@ -265,27 +310,44 @@ class Normalize:
 
     def apply(self, sample: TrainingSample, decision: None) -> TrainingSample:
         image = np.empty((3, *sample.size), np.float32)
-        for channel, (mean, std) in enumerate(zip(self.mean, self.std, strict=True)):
-            if sample.image.dtype == np.uint8:
-                image[channel] = _normalized(np.arange(256), mean, std)[sample.image[:, :, channel]]
-            else:
-                image[channel] = _normalized(sample.image[:, :, channel], mean, std)
+        self.fill(image, sample.image)
         return replace(sample, image=image)
 
+    def fill(self, normalized: np.ndarray, image: np.ndarray) -> None:
+        """Write what becomes of `image`, [h, w, 3], to `normalized`, float32 [3, h, w]."""
+        tables = np.empty((3, 256), np.float32)
+        for table, mean, std in zip(tables, self.mean, self.std, strict=True):
+            _normalize(np.arange(256, dtype=np.float32), mean, std, table, np.empty(256))
+        exact = np.empty((STRIP_ROWS, image.shape[1]))
+        for top in range(0, len(image), STRIP_ROWS):
+            planes = cv2.split(image[top : top + STRIP_ROWS])
+            for plane, table, mean, std, channel in zip(planes, tables, self.mean, self.std, normalized, strict=True):
+                strip = channel[top : top + STRIP_ROWS]
+                if plane.dtype == np.uint8:
+                    strip[:] = cv2.LUT(plane, table)
+                else:
+                    _normalize(plane, mean, std, strip, exact[: len(strip)])
 
-def _normalized(values: np.ndarray, mean: float, std: float) -> np.ndarray:
-    """Each step is computed in float64, with the mean and std unrounded, and stored as float32."""
-    scaled = values.astype(np.float32) * np.float32(1 / 255)
-    centred = np.subtract(scaled, mean, dtype=np.float64).astype(np.float32)
-    return np.divide(centred, std, dtype=np.float64).astype(np.float32)
+
+def _normalize(values: np.ndarray, mean: float, std: float, result: np.ndarray, exact: np.ndarray) -> None:
+    """Float32 `values` to float32 `result`; `exact` is room for as many float64.
+
+    Each step is computed in float64, with the mean and std unrounded, and stored as float32.
+    """
+    np.multiply(values, np.float32(1 / 255), out=result)
+    np.subtract(result, mean, out=exact, dtype=np.float64)
+    result[:] = exact
+    np.divide(result, std, out=exact, dtype=np.float64)
+    result[:] = exact
 
 
 def box_ious(boxes: np.ndarray, window: Window) -> np.ndarray:
     """IoU float32 [n] of boxes float32 [n, 4] xyxy with one window; 0 where they only touch."""
-    crop = np.array(window, np.float32)
-    overlap = np.minimum(boxes[:, 2:], crop[2:]) - np.maximum(boxes[:, :2], crop[:2])
-    shared = overlap.prod(axis=1) * (overlap > 0).all(axis=1)
-    union = (boxes[:, 2:] - boxes[:, :2]).prod(axis=1) + (crop[2:] - crop[:2]).prod() - shared
+    x1, y1, x2, y2 = boxes.T
+    left, top, right, bottom = window
+    width = np.maximum(np.minimum(x2, right) - np.maximum(x1, left), 0)
+    shared = width * np.maximum(np.minimum(y2, bottom) - np.maximum(y1, top), 0)
+    union = (x2 - x1) * (y2 - y1) + np.float32((right - left) * (bottom - top)) - shared
     return shared / (union + np.float32(1e-10))
 
 
@@ -348,38 +410,77 @@ def _blend(base: np.ndarray | np.uint8, image: np.ndarray, factor: float) -> np.
 def _turn_hsv_hue(image: np.ndarray, amount: float) -> np.ndarray:
     """Add `amount` to the hue, 0 .. 255 for the full circle: truncated to a whole number, then modulo 256."""
     turned = np.trunc(np.arange(256) + amount).astype(np.int64) % 256
-    parts, kept = _hue_tables()
+    hues, parts, kept = _hue_tables()
+    hues = turned.astype(np.uint8).take(hues)
     result = np.empty_like(image)
     for top in range(0, len(image), STRIP_ROWS):
         strip = slice(top, top + STRIP_ROWS)
-        hue, saturation, value = _hsv(image[strip])
-        result[strip] = _rgb(turned.take(hue), saturation, value, parts, kept)
+        result[strip] = _rgb_of_hues(image[strip], hues, parts, kept)
     return result
 
 
-def _hsv(image: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Hue, saturation and value of uint8 RGB, each uint8 [h, w], truncated; float64 steps kept as float32."""
+def _rgb_of_hues(image: np.ndarray, hues: np.ndarray, parts: np.ndarray, kept: np.ndarray) -> np.ndarray:
+    """uint8 RGB [h, w, 3] with other hues, the same value and saturation; the tables are those of `_hue_tables`."""
     red, green, blue = cv2.split(image)
-    value = np.maximum(np.maximum(red, green), blue)
-    chroma = value - np.minimum(np.minimum(red, green), blue)
-    is_red, is_green = red == value, green == value
-    # Distances from the largest channel in units of the chroma; grey has distances 0, hence hue 0.
-    unit = np.maximum(chroma, 1).astype(np.float32)
-    before = (value - np.where(is_red, blue, np.where(is_green, red, green))) / unit
-    after = (value - np.where(is_red, green, np.where(is_green, blue, red))) / unit
-    sixths = (np.where(is_red, 0.0, np.where(is_green, 2.0, 4.0)) + before - after).astype(np.float32)
-    turns = sixths.astype(np.float64) / 6.0 + 1.0
-    hue = (turns - np.floor(turns)).astype(np.float32).astype(np.float64) * 255.0
+    value = cv2.max(cv2.max(red, green), blue)
+    least = cv2.min(cv2.min(red, green), blue)
+    middle = red ^ green ^ blue ^ value ^ least
+    chroma = value - least
+    # Which channel is the largest (red goes before green, green before blue), and whether the one before is the least.
+    sector = (least == green) + np.uint8(4)
+    cv2.copyTo((least == red) + np.uint8(2), (green == value).view(np.uint8), sector)
+    cv2.copyTo((least == blue).view(np.uint8), (red == value).view(np.uint8), sector)
+    hue = hues.take(_index(sector, chroma, value - middle))
+    saturation, least = _grey_share().take(_index(chroma, value), axis=1)
+    middle = (value * kept.take(_index(hue, saturation)) + 0.5).astype(np.uint8)
+    channels = []
+    for table in parts:
+        part, channel = cv2.LUT(hue, table), least.copy()
+        cv2.copyTo(middle, (part == 1).view(np.uint8), channel)
+        channels.append(cv2.copyTo(value, (part == 0).view(np.uint8), channel))
+    return cv2.merge(channels)
+
+
+def _index(*digits: np.ndarray) -> np.ndarray:
+    """int64 positions in a table of 256 x 256 x ... from uint8 digits, the first one largest."""
+    index = digits[0].astype(np.int64)
+    for digit in digits[1:]:
+        index <<= 8
+        index |= digit
+    return index
+
+
+@functools.cache
+def _grey_share() -> np.ndarray:
+    """uint8 [2, 65536] by 256 chroma + value: the saturation, truncated, and the least channel that it stands for."""
+    chroma, value = np.arange(256)[:, None], np.arange(256)
     saturation = (chroma / np.maximum(value, 1).astype(np.float32)).astype(np.float64) * 255.0
-    return hue.astype(np.uint8), saturation.astype(np.uint8), value
+    saturation = np.minimum(saturation, 255.0).astype(np.uint8)  # there is no chroma above the value
+    share = (np.arange(256) / 255.0).astype(np.float32).astype(np.float64)
+    least = (value * (1.0 - share[saturation]) + 0.5).astype(np.uint8)
+    return np.stack([saturation, least]).reshape(2, -1)
 
 
-def _hue_tables() -> tuple[np.ndarray, np.ndarray]:
-    """What a hue means for red, green and blue: parts uint8 [3, 256] and kept float64 [257, 256].
+@functools.cache
+def _hue_tables() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """What stands for a hue, and what a hue means.
 
+    hues: uint8 [6, 256, 256]. parts: uint8 [3, 256]. kept: float64 [65536].
+    `hues[2 largest + before, chroma, value - middle]` is the hue, truncated: largest is 0, 1 or 2 for red, green or
+        blue, before is 1 where the channel before the largest in the circle is the least, else 0.
     `parts[channel, hue]` tells whether the channel is the largest (0), the middle (1) or the least (2).
-    `kept[hue, saturation]` times the value is the middle one, `kept[256, saturation]` times it the least.
+    `kept[256 hue + saturation]` times the value is the middle one.
     """
+    # Distances from the largest channel in units of the chroma; grey has distances 0, hence hue 0. float64 steps kept
+    # as float32, as in the recordings.
+    chroma = np.arange(256)[:, None]
+    unit = np.maximum(chroma, 1).astype(np.float32)
+    to_middle = (np.arange(256, dtype=np.uint8) / unit).astype(np.float64)
+    to_least = np.tile((chroma / unit).astype(np.float64), 256)
+    pairs = ((to_middle, to_least), (to_least, to_middle))
+    sixths = np.stack([base + before - after for base in (0.0, 2.0, 4.0) for before, after in pairs]).astype(np.float32)
+    turns = sixths.astype(np.float64) / 6.0 + 1.0
+    hues = ((turns - np.floor(turns)).astype(np.float32).astype(np.float64) * 255.0).astype(np.uint8)
     position = np.arange(256) * 6.0 / 255.0
     sector = np.floor(position).astype(np.int64)
     fraction = (position - sector).astype(np.float32)[:, None]
@@ -388,15 +489,4 @@ def _hue_tables() -> tuple[np.ndarray, np.ndarray]:
     rising = share * (1.0 - fraction.astype(np.float64))
     middle = np.where(sector[:, None] % 2 == 1, falling, rising)
     order = np.array([[0, 1, 2, 2, 1, 0], [1, 0, 0, 1, 2, 2], [2, 2, 1, 0, 0, 1]], np.uint8)
-    return order[:, sector % 6], 1.0 - np.concatenate([middle, share[None].astype(np.float64)])
-
-
-def _rgb(hue: np.ndarray, saturation: np.ndarray, value: np.ndarray, parts: np.ndarray, kept: np.ndarray) -> np.ndarray:
-    """uint8 RGB [h, w, 3] of int64 hue, uint8 saturation and value, rounded; parts, kept: `_hue_tables`."""
-    middle = (value * kept.take(hue * 256 + saturation) + 0.5).astype(np.uint8)
-    least = (value * kept[256].take(saturation) + 0.5).astype(np.uint8)
-    channels = []
-    for table in parts:
-        part = table.take(hue)
-        channels.append(np.where(part == 0, value, np.where(part == 1, middle, least)))
-    return cv2.merge(channels)
+    return hues, order[:, sector % 6], (1.0 - middle).ravel()

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from ppsolo.data.augment import TrainingSample, Transform, augment
+from ppsolo.data.augment import Normalize, TrainingSample, Transform, augment
 from ppsolo.data.coco import ImageRecord, load_sample
 from ppsolo.data.targets import BatchTargets, collate_targets, make_targets
 from ppsolo.errors import DatasetError, PpsoloError
@@ -38,13 +38,14 @@ class TrainingBatch(NamedTuple):
 class BatchMaker:
     """Image records and everything that turns some of them into a batch.
 
-    records: the data set. transforms: applied to each sample; the last one gives float32 [3, h, w].
+    records: the data set. transforms, normalize: applied to each sample, in this order.
     num_grids, scale_ranges, sampling_radius: see `make_targets`.
     largest_side: no sample is larger after the transforms, in pixels.
     """
 
     records: Sequence[ImageRecord]
     transforms: tuple[Transform, ...]
+    normalize: Normalize
     num_grids: tuple[int, ...]
     scale_ranges: tuple[tuple[float, float], ...]
     sampling_radius: float
@@ -54,18 +55,17 @@ class BatchMaker:
     def __call__(self, epoch: int, indices: Sequence[int]) -> TrainingBatch:
         """The batch of these records; every sample's randomness comes from (seed, epoch, index) alone."""
         samples = [self._sample(epoch, int(index)) for index in indices]
-        height = _round_up(max(sample.size[0] for sample in samples))
-        width = _round_up(max(sample.size[1] for sample in samples))
-        images = np.zeros((len(samples), 3, height, width), np.float32)
+        size = padded_size(samples)
+        images = np.zeros((len(samples), 3, *size), np.float32)
         targets = []
         for image, sample in zip(images, samples, strict=True):
-            image[:, : sample.size[0], : sample.size[1]] = sample.image
+            self.normalize.fill(image[:, : sample.size[0], : sample.size[1]], sample.image)
             targets.append(
                 make_targets(
                     sample.boxes,
                     sample.labels,
                     sample.masks,
-                    (height, width),
+                    size,
                     num_grids=self.num_grids,
                     scale_ranges=self.scale_ranges,
                     sampling_radius=self.sampling_radius,
@@ -245,6 +245,11 @@ def _serve(make_batch: BatchMaker, theirs: Connection, mine: Connection, slots: 
             mine.send(result)
         except OSError:
             return
+
+
+def padded_size(samples: Sequence[TrainingSample]) -> tuple[int, int]:
+    """(height, width) of a batch of the samples: the largest of them, and a multiple of 32."""
+    return _round_up(max(sample.size[0] for sample in samples)), _round_up(max(sample.size[1] for sample in samples))
 
 
 def _round_up(side: int) -> int:

@@ -9,6 +9,7 @@ import pytest
 
 from ppsolo.data.augment import (
     ColorDistort,
+    DistortAndCrop,
     Normalize,
     RandomCrop,
     RandomFlip,
@@ -145,6 +146,22 @@ def test_recorded_static_image(data, golden):
     with np.load(golden / "static__solov2_r50_fpn_1x__batch_small.npz") as arrays:
         # That release divided by 255, this code multiplies with 1 / 255: three float32 roundings below 2.7.
         np.testing.assert_allclose(Normalize().apply(squashed, None).image, arrays["image"][0], rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("arithmetic", ["hsv", "yiq"])
+def test_colours_of_the_crop_alone_are_those_of_the_whole(arithmetic):
+    color, crop = ColorDistort(arithmetic), RandomCrop(drop_empty_masks=False)
+    both = DistortAndCrop(color, crop)
+    names = set()
+    for seed in range(40):
+        sample = drawn_sample(seed=seed)
+        rng, other = np.random.default_rng(seed), np.random.default_rng(seed)
+        decision = both.decide(sample, rng)
+        assert decision == (color.decide(sample, other), crop.decide(sample, other))
+        expected = crop.apply(color.apply(sample, decision[0]), decision[1])
+        assert same(both.apply(sample, decision), expected)
+        names.update(name for name, _ in decision[0] if decision[1] is not None)
+    assert len(names) == 4
 
 
 @pytest.mark.parametrize("name", ["brightness", "contrast", "saturation", "hue"])

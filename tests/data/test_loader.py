@@ -33,11 +33,11 @@ def maker(folder, *, seed: int = 0, keep_empty: bool = False) -> BatchMaker:
         RandomCrop(drop_empty_masks=False),
         Resize((32, 48), 80, round_sides=True, box_convention="exclusive"),
         RandomFlip("exclusive"),
-        Normalize(),
     )
     return BatchMaker(
         records=[dataset[index] for index in range(len(dataset))],
         transforms=transforms,
+        normalize=Normalize(),
         num_grids=(8, 4),
         scale_ranges=((1.0, 24.0), (16.0, 2048.0)),
         sampling_radius=0.2,
