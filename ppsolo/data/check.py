@@ -30,7 +30,6 @@ from ppsolo.data.grid_fit import (
 from ppsolo.data.images import MAX_PIXELS, read_ahead
 from ppsolo.data.targets import MASK_STRIDE
 from ppsolo.errors import DatasetError, ImageError
-from ppsolo.rle import MAX_COORDINATE
 
 Progress = Callable[[int, int | None], None]
 Ranges = tuple[tuple[float, float], ...]
@@ -245,9 +244,6 @@ def _checked_box(
         return None
     if box is None:
         findings.add("zero-area", annotation["id"])
-    elif max(map(abs, box)) > MAX_COORDINATE:
-        findings.add("bad-number", annotation["id"], f"{where}: bbox {annotation['bbox']} is far outside the image")
-        return None
     return box
 
 

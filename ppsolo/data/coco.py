@@ -15,7 +15,7 @@ import numpy as np
 from ppsolo import rle
 from ppsolo.data.augment import BoxConvention, TrainingSample
 from ppsolo.data.images import read_image
-from ppsolo.errors import DatasetError
+from ppsolo.errors import DatasetError, ImageError
 
 logger = logging.getLogger(__name__)
 
@@ -91,7 +91,7 @@ class CocoDataset:
             shown = ", ".join(map(str, left_out[:10])) + (", ..." if len(left_out) > 10 else "")
             logger.warning("%s: left out for an area or box of zero: annotations %s", annotations_path, shown)
         if not records:
-            raise DatasetError(f"{annotations_path}: no image has an instance to train on")
+            raise DatasetError(f"{annotations_path}: no image has an instance to train on; annotate some")
         self._records: list[ImageRecord] = records
 
     def __len__(self) -> int:
@@ -106,21 +106,23 @@ def load_sample(record: ImageRecord) -> TrainingSample:
 
     Raises ImageError for an unreadable image, DatasetError for one of another size than its annotations.
     """
-    image = read_image(record.path)
+    try:
+        image = read_image(record.path)
+    except ImageError as error:
+        raise ImageError(
+            f"image {record.image_id}: {error}; replace the file, or remove the image from the annotations"
+        ) from None
     size = (image.shape[0], image.shape[1])
     if size != record.size:
         raise DatasetError(
-            f"{record.path}: the image is {size[0]} x {size[1]} (height x width), its annotations are for "
-            f"{record.size[0]} x {record.size[1]}; correct the annotation file or the image's rotation"
+            f"image {record.image_id}: {record.path} is {size[0]} x {size[1]} (height x width), its annotations are "
+            f"for {record.size[0]} x {record.size[1]}; correct the annotation file or the image's rotation"
         )
-    masks = np.empty((len(record.outlines), *size), np.uint8)
-    for index, outline in enumerate(record.outlines):
-        masks[index] = decode_mask(outline, size)
     return TrainingSample(
         image=image,
         boxes=record.boxes,
         labels=record.labels,
-        masks=masks,
+        masks=rle.decode_masks([_run_lengths(outline, size) for outline in record.outlines], size),
         image_id=record.image_id,
         original_size=size,
     )
@@ -128,8 +130,11 @@ def load_sample(record: ImageRecord) -> TrainingSample:
 
 def decode_mask(outline: Outline, size: tuple[int, int]) -> np.ndarray:
     """The pixels of an outline, as pycocotools draws them: uint8 [height, width], 0 or 1."""
-    mask = rle.draw_polygons(outline, size) if isinstance(outline, tuple) else outline
-    return rle.decode_mask(mask).view(np.uint8)
+    return rle.decode_masks([_run_lengths(outline, size)], size)[0]
+
+
+def _run_lengths(outline: Outline, size: tuple[int, int]) -> rle.Rle:
+    return rle.draw_polygons(outline, size) if isinstance(outline, tuple) else outline
 
 
 def _read_annotations(path: Path) -> dict[str, Any]:
@@ -138,7 +143,7 @@ def _read_annotations(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise DatasetError(f"{path}: cannot be read ({error.strerror})") from None
     except (ValueError, RecursionError) as error:
-        raise DatasetError(f"{path}: not a JSON file ({error})") from None
+        raise DatasetError(f"{path}: not a JSON file ({error}); write it anew") from None
     for key in ("images", "annotations", "categories"):
         entries = content.get(key) if isinstance(content, dict) else None
         if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
@@ -244,9 +249,11 @@ def _box(
     try:
         x, y, width, height = map(float, bbox)
     except (TypeError, ValueError):
-        raise DatasetError(f"{where}: bbox {bbox!r} is not [x, y, width, height]") from None
+        raise DatasetError(f"{where}: bbox {bbox!r} is not [x, y, width, height]; correct or remove it") from None
     if not all(map(math.isfinite, (x, y, width, height))):
         raise DatasetError(f"{where}: bbox {bbox!r} is not finite; correct or remove it")
+    if max(map(abs, (x, y, x + width, y + height))) > rle.MAX_COORDINATE:
+        raise DatasetError(f"{where}: bbox {bbox!r} is far outside the image; correct or remove it")
     if box_convention == "exclusive":
         fits = width > MIN_BOX_SIDE and height > MIN_BOX_SIDE
         return [round(value, 3) for value in (x, y, x + width, y + height)] if fits else None

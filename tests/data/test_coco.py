@@ -317,5 +317,5 @@ def test_unreadable_files(tmp_path):
 def test_image_of_another_size(dataset_of):
     record = dataset_of(content([annotation(5)]))[0]
     cv2.imwrite(str(record.path), np.zeros((WIDTH, HEIGHT, 3), np.uint8))
-    with pytest.raises(DatasetError, match=r"1\.png: the image is 32 x 24 .* 24 x 32"):
+    with pytest.raises(DatasetError, match=r"image 1: .*1\.png is 32 x 24 .* 24 x 32"):
         load_sample(record)
