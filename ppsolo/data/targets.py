@@ -148,6 +148,12 @@ def collate_targets(samples: Sequence[SampleTargets]) -> BatchTargets:
     )
 
 
+def positive_counts(targets: BatchTargets) -> tuple[int, int]:
+    """What the losses of a batch are divided by: positives with a mask that is not empty, and distinct cells."""
+    drawn = targets.masks.any(axis=(1, 2))
+    return int(drawn[targets.mask_index].sum()), int(targets.num_positive_cells.sum())
+
+
 def _check_shapes(boxes, labels, masks, padded_size, num_grids, scale_ranges) -> None:
     if boxes.shape != (len(masks), 4) or labels.shape != (len(masks),) or masks.ndim != 3:
         raise ValueError(

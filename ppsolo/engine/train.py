@@ -13,6 +13,7 @@ import paddle
 from paddle.optimizer.lr import LRScheduler
 
 from ppsolo.data.loader import TrainingBatch, TrainingLoader
+from ppsolo.data.targets import positive_counts
 from ppsolo.engine.distributed import ALONE, Processes
 from ppsolo.engine.ema import ExponentialMovingAverage
 from ppsolo.engine.logging import Metrics, Sink
@@ -87,7 +88,9 @@ class Trainer:
         self.best_ap = -1.0
         self._without_gain = self._skipped = 0
         self._trained = [parameter for parameter in model.parameters() if not parameter.stop_gradient]
-        self._recent: list[tuple[np.ndarray, float, float]] = []  # losses, seconds, seconds of them for data
+        # Since the last record: losses, and seconds with those of them for data.
+        self._recent_losses: list[np.ndarray] = []
+        self._recent_seconds: list[tuple[float, float]] = []
 
     def fit(self) -> None:
         """Train from where the state is to the last epoch, or until `patience` is used up."""
@@ -110,26 +113,29 @@ class Trainer:
                 data_seconds = time.perf_counter() - start
                 losses = self.train_step(group)
                 self.step, self.step_in_epoch = self.step + 1, self.step_in_epoch + 1
+                self._recent_seconds.append((time.perf_counter() - start, data_seconds))
                 if losses is not None:
-                    self._recent.append((losses, time.perf_counter() - start, data_seconds))
+                    self._recent_losses.append(losses)
                 if self.step % self.log_every == 0:
                     self._log()
                 if self.step % self.checkpoint_steps == 0 and self.step_in_epoch < self.steps_per_epoch:
                     self._checkpoint(best=False)
 
     def train_step(self, batches: Sequence[TrainingBatch]) -> np.ndarray | None:
-        """One step of the optimizer -> mean mask, category and total loss over all batches and processes.
+        """One step of the optimizer -> mask, category and total loss of all batches and processes together.
 
         None if the loss was not finite and the step is passed over; the learning rate goes on anyway.
         """
         seed_step(self.seed, self.step, self.processes.rank)
         found = []
-        for batch in batches:
+        for batch, (mask_share, category_share) in zip(batches, self._shares(batches), strict=True):
             with self.precision.forward():
                 raw = self.model(paddle.to_tensor(batch.images))
             losses = self.criterion(raw, Targets.from_arrays(batch.targets))
-            self.precision.backward(losses.total / len(batches))
-            found.append(paddle.stack(list(losses)).detach())
+            mask, category = losses.mask * mask_share, losses.category * category_share
+            total = mask + category
+            self.precision.backward(total / len(batches))
+            found.append(paddle.stack([mask, category, total]).detach())
         self.processes.average_gradients(self._trained)
         means = self.processes.mean(paddle.stack(found).mean(axis=0)).numpy()
         finite = bool(np.isfinite(means).all()) and self._gradients_finite()
@@ -165,6 +171,7 @@ class Trainer:
             "best_ap": self.best_ap,
             "without_gain": self._without_gain,
             "skipped": self._skipped,
+            "recent_losses": [losses.tolist() for losses in self._recent_losses],
             "precision": self.precision.state(),
             "ema": None,
         }
@@ -193,11 +200,25 @@ class Trainer:
             self.epoch, self.step_in_epoch, self.step = (record[k] for k in ("epoch", "step_in_epoch", "step"))
             self.best_ap, self._without_gain = record["best_ap"], record["without_gain"]
             self._skipped = record["skipped"]
+            self._recent_losses = [np.array(losses, np.float32) for losses in record["recent_losses"]]
         except (KeyError, ValueError) as error:
             raise TrainingError(f"cannot resume: {error}; nothing is resumed in part") from None
         for name, value in model.items():
             value.set_value(weights[name])
         self.schedule.step(self.step)
+
+    def _shares(self, batches: Sequence[TrainingBatch]) -> paddle.Tensor:
+        """float32 [batches, 2]: the weights of each batch's mask and category loss in the mean over the step.
+
+        With them the step's losses are sums over what is positive in all its batches and processes, divided by how
+        much that is: the same, however its images are shared out. Where there is one batch they are 1.
+        """
+        counts = paddle.to_tensor([positive_counts(batch.targets) for batch in batches], dtype="float32")
+        parts = len(batches) * self.processes.world_size
+        masks, cells = self.processes.mean(counts.mean(axis=0))
+        mask_shares = counts[:, 0] / masks.clip(min=1 / parts)
+        category_shares = (counts[:, 1] + 1) / (cells + 1 / parts)
+        return paddle.stack([mask_shares, category_shares], axis=1)
 
     def _gave_up(self) -> bool:
         return self.patience > 0 and self._without_gain >= self.patience
@@ -224,19 +245,21 @@ class Trainer:
             self.checkpoint(self, best)
 
     def _log(self) -> None:
-        if not self._recent:
+        if not self._recent_losses:
             return
-        mask, category, total = np.mean([losses for losses, _, _ in self._recent], axis=0)
+        mask, category, total = np.mean(self._recent_losses, axis=0)
+        step_seconds, data_seconds = np.mean(self._recent_seconds, axis=0)
         metrics = {
             "train/loss": float(total),
             "train/loss_mask": float(mask),
             "train/loss_category": float(category),
             "train/learning_rate": float(self.optimizer.get_lr()),
-            "train/step_seconds": float(np.mean([seconds for _, seconds, _ in self._recent])),
-            "train/data_seconds": float(np.mean([seconds for _, _, seconds in self._recent])),
+            "train/step_seconds": float(step_seconds),
+            "train/data_seconds": float(data_seconds),
             "train/epoch": self.epoch + 1,
         }
-        self._recent.clear()
+        self._recent_losses.clear()
+        self._recent_seconds.clear()
         for sink in self.sinks:
             sink.log(metrics, self.step)
 
