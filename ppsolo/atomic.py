@@ -75,6 +75,12 @@ def discard(temporary: Path) -> None:
         temporary.unlink()
 
 
+def remove_leftovers(folder: Path) -> None:
+    """Removes what writers that were killed left in the folder; no other writer may be at work in it."""
+    for temporary in folder.glob(".ppsolo-*.part"):
+        discard(temporary)
+
+
 def _sync(stream: IO[Any]) -> None:
     stream.flush()
     os.fsync(stream.fileno())

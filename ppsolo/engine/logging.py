@@ -7,6 +7,7 @@ from typing import Protocol, TextIO
 
 import numpy as np
 
+from ppsolo.atomic import atomic_writer
 from ppsolo.progress import Progress
 
 # A number, or a picture: uint8 RGB [H, W, 3].
@@ -65,9 +66,9 @@ class JsonLinesSink:
     """
 
     def __init__(self, path: Path, *, first_step: int):
-        kept = [line for line in _lines(path) if _step_of(line) <= first_step]
-        self._stream = path.open("w", encoding="utf-8")
-        self._stream.writelines(kept)
+        with atomic_writer(path, "w") as stream:  # a run that is killed here keeps the lines that it had
+            stream.writelines(line for line in _lines(path) if _step_of(line) <= first_step)
+        self._stream = path.open("a", encoding="utf-8")
 
     def log(self, metrics: Metrics, step: int) -> None:
         self._stream.write(json.dumps({"step": step, **_numbers(metrics)}) + "\n")

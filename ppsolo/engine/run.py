@@ -124,10 +124,11 @@ class CheckpointWriter:
         if best:
             write_checkpoint(trainer.published_weights(), self.run.best_weights)
             return
+        # Weights first: what a state is there for has its weights, wherever the run is killed.
+        write_checkpoint(trainer.published_weights(), self.run.last_weights)
         state = trainer.state()
         state = TrainingState(state.arrays, {**state.record, **self.identity})
         self.run.add_state(state, step=trainer.step, keep=self.keep)
-        write_checkpoint(trainer.published_weights(), self.run.last_weights)
 
 
 def build_trainer(

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import yaml
 
-from ppsolo.atomic import atomic_writer
+from ppsolo.atomic import atomic_writer, remove_leftovers
 from ppsolo.checkpoint.reader import read_checkpoint
 from ppsolo.checkpoint.writer import write_checkpoint
 from ppsolo.config import config_to_dict
@@ -117,6 +117,8 @@ class RunDirectory:
         """Make the directory, and write what describes the run. Raises TrainingError if that is impossible."""
         try:
             self._checkpoints.mkdir(parents=True, exist_ok=True)
+            for folder in (self.path, self._checkpoints):
+                remove_leftovers(folder)
             with atomic_writer(self.config_file, "w") as stream:
                 yaml.safe_dump(config_to_dict(config), stream, sort_keys=False, allow_unicode=True)
             with atomic_writer(self.path / "class_names.txt", "w") as stream:
