@@ -122,8 +122,10 @@ def evaluate(
     states = processes.gather(evaluator.state())
     evaluator.merge(state for rank, state in enumerate(states) if rank != processes.rank)
     shares = processes.gather(results) if keep_results else [results]
+    place = {image_id: number for number, (image_id, _) in enumerate(dataset.images)}
+    results = sorted((entry for entries in shares for entry in entries), key=lambda entry: place[entry["image_id"]])
     report = {**evaluator.summarize(), "annotations": str(dataset.source)}
-    return Evaluation(report, [entry for entries in shares for entry in entries], predictor.load_report)
+    return Evaluation(report, results, predictor.load_report)
 
 
 def evaluate_config(

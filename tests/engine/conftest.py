@@ -1,6 +1,10 @@
 """Fixtures of the training tests: a drawn data set, and overrides that make training on it tiny."""
 
-from collections.abc import Mapping
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -8,6 +12,40 @@ from typing import Any
 import pytest
 
 from ppsolo.data.synthetic import draw_dataset
+
+ROOT = Path(__file__).parents[2]
+TIMEOUT = 240  # seconds; a hang would be a failure
+
+Launched = subprocess.CompletedProcess[str]
+
+
+@pytest.fixture(scope="session")
+def launch() -> Callable[..., Launched]:
+    """Runs a script in several processes through Paddle's launcher; their output is in `log`."""
+
+    def run(script: Path, *arguments: str, log: Path, processes: int = 2) -> Launched:
+        environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+        launcher = [sys.executable, "-m", "paddle.distributed.launch", "--nproc_per_node", str(processes)]
+        command = [*launcher, "--log_dir", str(log), str(script), *arguments]
+        return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=TIMEOUT)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def free_endpoints() -> Callable[[int], list[str]]:
+    """Gives so many addresses of this machine that nobody listens at."""
+
+    def find(count: int) -> list[str]:
+        sockets = [socket.socket() for _ in range(count)]
+        for each in sockets:
+            each.bind(("127.0.0.1", 0))
+        endpoints = [f"127.0.0.1:{each.getsockname()[1]}" for each in sockets]
+        for each in sockets:
+            each.close()
+        return endpoints
+
+    return find
 
 
 @pytest.fixture(scope="session")

@@ -80,28 +80,35 @@ def test_the_truth_itself_has_full_marks(dataset):
     assert [report[kind]["stats"][0] for kind in ("segm", "bbox", "boundary")] == [1, 1, 1]
 
 
-class Others(Processes):
-    """The process 0 of 2; what the other one sends was made before."""
+class Sender(Processes):
+    """A process that keeps what it has to send."""
 
     def gather(self, value):
-        return [value, self.sent.pop(0)]
+        self.sent.append(value)
+        return [value] * (self.rank + 1)
 
 
-def test_shares_merge_to_the_whole(dataset):
+class Receiver(Processes):
+    """The process 0; what the others send was made before."""
+
+    def gather(self, value):
+        return [value, *(sent.pop(0) for sent in self.sent)]
+
+
+@pytest.mark.parametrize("world_size", [2, 3, 4])
+def test_shares_merge_to_the_whole(dataset, world_size):
+    """9 images, so that not all shares are equal."""
     whole = evaluate(Oracle(dataset, shift=2), dataset, keep_results=True)
-    sent = []
-
-    class Second(Processes):
-        def gather(self, value):
-            sent.append(value)
-            return [value]
-
-    evaluate(Oracle(dataset, shift=2), dataset, keep_results=True, processes=Second(rank=1, world_size=2))
-    first = Others(rank=0, world_size=2)
-    object.__setattr__(first, "sent", sent)
-    merged = evaluate(Oracle(dataset, shift=2), dataset, keep_results=True, processes=first)
+    sent = [[] for _ in range(1, world_size)]
+    for rank, kept in enumerate(sent, start=1):
+        sender = Sender(rank=rank, world_size=world_size)
+        object.__setattr__(sender, "sent", kept)
+        evaluate(Oracle(dataset, shift=2), dataset, keep_results=True, processes=sender)
+    receiver = Receiver(rank=0, world_size=world_size)
+    object.__setattr__(receiver, "sent", sent)
+    merged = evaluate(Oracle(dataset, shift=2), dataset, keep_results=True, processes=receiver)
     assert merged.report == whole.report
-    assert sorted(map(repr, merged.results)) == sorted(map(repr, whole.results))
+    assert merged.results == whole.results
 
 
 def test_progress_counts_images(dataset):
