@@ -122,6 +122,7 @@ def serve(options: argparse.Namespace) -> int:
     host, port = listener.getsockname()[:2]
     _say(f"{config.name} answers on http://{f'[{host}]' if ':' in host else host}:{port}/")
     sys.stdout.flush()
+    logging.getLogger("python_multipart").setLevel(logging.ERROR)  # it warns of what is refused anyway
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(OK))  # what follows the server's orderly end
     Server(create_app(predictor, model=config.name, limits=limits)).run(sockets=[listener])
     return OK

@@ -58,6 +58,7 @@ class Batcher:
         self._ready: deque[_Job] = deque()
         self._answering: list[_Job] = []
         self._stopping = False
+        self._began = 0.0  # the batch that is being answered
         self._seconds_each = 0.0  # a running mean
         targets = [self._run_preparation] * prepare_threads + [self._run_answers]
         self._threads = [threading.Thread(target=target, name="batcher", daemon=True) for target in targets]
@@ -83,10 +84,12 @@ class Batcher:
             return len(self._waiting) + len(self._preparing) + len(self._ready)
 
     def expected_wait(self) -> float:
-        """Seconds until a request that is submitted now would be answered, judged by the batches before."""
+        """Seconds until a request that is submitted now would be answered, as the batches before and this one go."""
         with self._changed:
             each = self._seconds_each
-        return each * (self.waiting() + 1)
+            if self._answering:
+                each = max(each, (time.monotonic() - self._began) / len(self._answering))
+            return each * (self.waiting() + 1)
 
     def stop(self, timeout: float) -> None:
         """Take nothing more in, answer what waits for up to `timeout` seconds, and end the rest with Stopped."""
@@ -148,9 +151,8 @@ class Batcher:
 
     def _run_answers(self) -> None:
         while batch := self._next_batch():
-            started = time.monotonic()
             self._answer_together(batch)
-            seconds = time.monotonic() - started
+            seconds = time.monotonic() - self._began
             with self._changed:
                 self._answering = []
                 share = 0.2 if self._seconds_each else 1.0
@@ -173,6 +175,7 @@ class Batcher:
                     if job.future.set_running_or_notify_cancel():
                         self._answering.append(job)
                 self._changed.notify_all()
+            self._began = time.monotonic()
             return self._answering
 
     def _answer_together(self, batch: list[_Job]) -> None:

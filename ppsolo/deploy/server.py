@@ -43,7 +43,7 @@ class Server(uvicorn.Server):
                 access_log=False,
                 server_header=False,
                 timeout_graceful_shutdown=round(stop_seconds) + 5,
-                log_level="warning",
+                log_level="error",
             )
         )
 

@@ -7,8 +7,8 @@ import math
 import platform
 import sys
 import time
-from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, Protocol, TypeVar
@@ -180,18 +180,19 @@ class Service:
             data = await _in_time(
                 read_upload(request, max_bytes=self.limits.max_bytes, take=take),
                 seconds=timeout,
-                late=HTTPException(408, f"the picture took more than {timeout:g} s to arrive"),
+                late=lambda: HTTPException(408, f"the picture took more than {timeout:g} s to arrive"),
                 ends={self._stopping: _stopping()},
             )
             if not data:
                 raise HTTPException(422, "the picture is empty (0 bytes)")
+            job = self._submit(data)
             gone = asyncio.ensure_future(_departure(request))
             self._answering += 1
             try:
                 return await _in_time(
-                    self._answer(data, wish, started),
+                    self._answer(job, data, wish, started),
                     seconds=timeout,
-                    late=HTTPException(504, f"there was no answer within {timeout:g} s", self._retry_after()),
+                    late=lambda: self._late(job),
                     ends={self._stopped: _stopping(), gone: ClientDisconnect()},
                 )
             finally:
@@ -208,12 +209,27 @@ class Service:
         wait = self._batcher.expected_wait() if self._batcher else 0.0
         return {"Retry-After": str(max(1, min(LONGEST_RETRY, math.ceil(wait))))}
 
-    async def _instances(self, data: bytes) -> Instances:
-        assert self._batcher is not None
+    def _submit(self, data: bytes) -> "Future[Instances]":
+        if self._batcher is None:
+            raise _stopping()
         try:
-            instances = await asyncio.wrap_future(self._batcher.submit(data))
+            return self._batcher.submit(data)
         except QueueFull as error:
             raise HTTPException(503, f"{error}: try again", self._retry_after()) from None
+        except Stopped as error:
+            raise _stopping(str(error)) from None
+
+    def _late(self, job: "Future[Instances]") -> HTTPException:
+        """Busy, where the job never left the queue; else it is the prediction that takes too long."""
+        if job.cancelled():
+            reason = f"others were answered for {self.limits.timeout:g} s: try again"
+            return HTTPException(503, reason, self._retry_after())
+        return HTTPException(504, f"the prediction was not done within {self.limits.timeout:g} s", self._retry_after())
+
+    async def _answer(self, job: "Future[Instances]", data: bytes, wish: Wish, started: float) -> Response:
+        """Await the prediction, and write the response on another thread."""
+        try:
+            instances = await asyncio.wrap_future(job)
         except Stopped as error:
             raise _stopping(str(error)) from None
         except ImageError as error:
@@ -225,11 +241,6 @@ class Service:
             logger.exception("a prediction failed")
             raise HTTPException(500, "the prediction failed: the log of the service says why") from None
         self.metrics.instances.inc(len(instances))
-        return instances
-
-    async def _answer(self, data: bytes, wish: Wish, started: float) -> Response:
-        """Predict, and write the response on another thread."""
-        instances = await self._instances(data)
 
         def write() -> bytes:
             if wish.form == "png":
@@ -253,9 +264,13 @@ def _stopping(reason: str = "the service is stopping") -> HTTPException:
 
 
 async def _in_time(
-    work: Awaitable[Work], *, seconds: float, late: Exception, ends: Mapping["asyncio.Future[None]", Exception]
+    work: Awaitable[Work],
+    *,
+    seconds: float,
+    late: Callable[[], Exception],
+    ends: Mapping["asyncio.Future[None]", Exception],
 ) -> Work:
-    """What the work comes to. Raises `late` after so many seconds, or the exception of an end that comes before."""
+    """What the work comes to. It is cancelled, and the exception raised, where an end comes first, or it is late."""
     task = asyncio.ensure_future(work)
     try:
         await asyncio.wait({task, *ends}, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
@@ -263,7 +278,7 @@ async def _in_time(
             return task.result()
         task.cancel()
         await asyncio.wait({task})  # what it waited for is given up before anybody is told
-        raise next((error for end, error in ends.items() if end.done()), late)
+        raise next((error for end, error in ends.items() if end.done()), None) or late()
     finally:
         task.cancel()
 
