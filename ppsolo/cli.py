@@ -497,7 +497,8 @@ def _import_paddle() -> None:
     with contextlib.redirect_stderr(io.StringIO()), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            importlib.import_module("paddle")
+            # Whoever ends a command wants no trace of Paddle's kernels.
+            importlib.import_module("paddle").disable_signal_handler()
         except ModuleNotFoundError as error:
             if error.name != "paddle":
                 raise

@@ -31,6 +31,7 @@ class Progress:
         self._live = self._stream.isatty()
         self._every = 0.1 if self._live else interval
         self._start = self._shown = time.monotonic()
+        self._shown_done: int | None = None
 
     def __enter__(self) -> "Progress":
         return self
@@ -49,7 +50,8 @@ class Progress:
     def close(self) -> None:
         """Show the end; nothing is shown of work that never started."""
         if self.done > self._before:
-            self._show()
+            if self._live or self.done != self._shown_done:
+                self._show()
             if self._live:
                 self._stream.write("\n")
                 self._stream.flush()
@@ -62,7 +64,7 @@ class Progress:
         if self.total is not None:
             amount += f"/{self._amount(self.total)}"
         unit = "MB" if self._unit == "B" else self._unit
-        text = f"{self.label}: {amount} {unit}, {self._amount(rate, 1)}/s"
+        text = f"{self.label}: {amount} {unit}, {self._amount(rate, 1 if rate >= 1 else 2)}/s"
         if self.total and self._before < self.done < self.total:
             left = (self.total - self.done) / rate
             text += f", {int(left) // 60}:{int(left) % 60:02d} left"
@@ -80,4 +82,5 @@ class Progress:
             self._stream.write(f"\r\x1b[K{bar}{self.line()}")
         else:
             self._stream.write(self.line() + "\n")
+            self._shown_done = self.done
         self._stream.flush()

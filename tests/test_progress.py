@@ -16,6 +16,7 @@ def test_plain_lines_end_with_the_total():
         for done in range(1, 4):
             progress.update(done, 3)
     lines = stream.getvalue().splitlines()
+    assert len(lines) == 3  # the end is not said twice
     assert lines[0].startswith("predict: 1/3 images, ") and "left" in lines[0]
     assert lines[-1].startswith("predict: 3/3 images, ") and "left" not in lines[-1]
     assert "\r" not in stream.getvalue()

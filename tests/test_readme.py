@@ -1,0 +1,65 @@
+"""The README's snippets run, on a tiny system, and its commands are understood."""
+
+import re
+import shlex
+from pathlib import Path
+
+import numpy as np
+import paddle
+import pytest
+
+import ppsolo
+from ppsolo import build, cli
+from ppsolo.data.images import write_image
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+
+
+def blocks(language: str, text: str = README) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+
+
+def section(heading: str) -> str:
+    return README.split(f"## {heading}\n")[1].split("\n## ")[0]
+
+
+def commands() -> list[list[str]]:
+    """The arguments of every command of ours, without what starts it."""
+    lines = "".join(blocks("sh")).replace("\\\n", " ").splitlines()
+    found = []
+    for line in lines:
+        line = re.sub(r".*&& \S*bin/(?=ppsolo)", "", line)
+        line = re.sub(r"^python (-m paddle.distributed.launch )?scripts/(\w+)\.py", r"ppsolo \2", line)
+        if line.startswith("ppsolo "):
+            found.append(shlex.split(line, comments=True)[1:])
+    return found
+
+
+def test_there_is_something_to_try():
+    assert {command[0] for command in commands()} >= {"infer", "train", "eval", "check-data", "demo"}
+
+
+@pytest.mark.parametrize("arguments", commands(), ids=" ".join)
+def test_every_command_is_understood(arguments, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    options = cli._parser().parse_args(arguments)
+    if getattr(options, "config", None) and not options.config.startswith("output/"):
+        ppsolo.load_config(options.config, options.override)
+
+
+@pytest.mark.parametrize("heading", ["Predict", "Load and convert weights"])
+def test_every_snippet_runs(heading, tmp_path, monkeypatch, tiny):
+    paddle.seed(0)
+    config = ppsolo.load_config("solov2_r50_fpn_3x", {**tiny, "num_classes": 80})
+    model = build.build_model(config)
+    paddle.nn.initializer.Normal(0.0, 0.6)(model.head.category.weight)
+    predictor = ppsolo.Predictor(config, model=model)
+    ppsolo.save_weights(model, tmp_path / "solov2_r50_fpn_3x.pdparams")
+    write_image(tmp_path / "street.jpg", np.random.default_rng(0).integers(0, 256, (60, 90, 3), np.uint8))
+    monkeypatch.setattr(ppsolo.Predictor, "from_pretrained", lambda name, **options: predictor)
+    monkeypatch.setattr(build, "build_model", lambda config: model)
+    (tmp_path / "configs").symlink_to(ROOT / "configs")
+    monkeypatch.chdir(tmp_path)
+    (snippet,) = blocks("python", section(heading))
+    exec(snippet, {"ppsolo": ppsolo})
