@@ -226,7 +226,7 @@ def _image_file(image: dict[str, Any], image_dir: Path) -> tuple[Path, tuple[int
     if not (isinstance(name, str) and isinstance(height, int) and isinstance(width, int) and min(height, width) > 0):
         raise DatasetError(f"image {image['id']}: needs a 'file_name' and whole 'height' and 'width' above zero")
     path = image_dir / name
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise DatasetError(f"image {image['id']}: {path} does not exist; check the image folder and 'file_name'")
     return path, (height, width)
 
@@ -248,7 +248,7 @@ def _box(
         bbox = _surrounding_box(outline)
     try:
         x, y, width, height = map(float, bbox)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise DatasetError(f"{where}: bbox {bbox!r} is not [x, y, width, height]; correct or remove it") from None
     if not all(map(math.isfinite, (x, y, width, height))):
         raise DatasetError(f"{where}: bbox {bbox!r} is not finite; correct or remove it")

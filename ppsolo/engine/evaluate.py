@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -49,7 +50,7 @@ class EvaluationSet:
             raise DatasetError(f"{annotations}: there are no images to evaluate on")
         self.images = tuple((image_id, image_dir / str(files[image_id])) for image_id in truth.image_ids)
         for image_id, path in self.images:
-            if not path.is_file():
+            if not os.path.isfile(path):
                 raise DatasetError(f"{annotations}: image {image_id}: {path} does not exist; check the image folder")
         self.category_ids = tuple(category["id"] for category in self.content["categories"])
         self.class_names = tuple(str(c.get("name", c["id"])) for c in self.content["categories"])

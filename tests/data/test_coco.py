@@ -232,6 +232,7 @@ PIXELS = HEIGHT * WIDTH
         ({"segmentation": [[1, 2, 3, 4, 5, float("nan")]]}, "annotation 5 of image 1: a polygon has a coordinate"),
         ({"segmentation": [[1, 2, 3, 4, 5, 1e300]]}, "annotation 5 of image 1: a polygon has a coordinate"),
         ({"bbox": [1, 2, 3]}, "annotation 5 of image 1: bbox [1, 2, 3] is not"),
+        ({"bbox": [1, 2, 3, 10**400]}, "annotation 5 of image 1: bbox"),
         ({"bbox": [1, 2, 3, float("inf")]}, "annotation 5 of image 1: bbox"),
         ({"area": "large"}, "annotation 5 of image 1: area 'large' is not a number"),
         (
@@ -295,6 +296,7 @@ def change(tree: dict, path: str, value) -> dict:
         ("annotations.0.id", ..., "every entry of 'annotations' needs a whole number as 'id'"),
         ("images.1.height", ..., "image 1: needs a 'file_name'"),
         ("images.1.width", 0, "image 1: needs a 'file_name'"),
+        ("images.1.file_name", "x" * 5000, "does not exist"),
         ("images.1.file_name", "gone.png", "gone.png does not exist"),
         ("annotations", [], "no image has an instance to train on"),
     ],

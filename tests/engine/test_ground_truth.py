@@ -116,6 +116,7 @@ def test_boxes_and_areas_of_results():
         ({"category_id": [4]}, r"annotations has no category \[4\]"),
         ({"score": None}, "no finite 'score'"),
         ({"score": "0.5"}, "no finite 'score'"),
+        ({"score": 10**400}, "no finite 'score'"),
         ({"score": float("inf")}, "no finite 'score'"),
         ({"bbox": [0, 0, 1]}, "its 'bbox' is not left, top, width, height"),
         ({"bbox": 7}, "its 'bbox' is not left, top, width, height"),
