@@ -1,6 +1,5 @@
 """A check of a data set in COCO's format before training: all faults at once, and grids that fit."""
 
-import json
 import os
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -17,7 +16,7 @@ from ppsolo.data.check_report import (
     LevelReport,
     SettingsReport,
 )
-from ppsolo.data.coco import ImageRecord, Outline, _area, _box, _outline
+from ppsolo.data.coco import ImageRecord, Outline, annotation_area, annotation_box, annotation_outline, read_lists
 from ppsolo.data.grid_fit import (
     GRID_CHOICES,
     GridFit,
@@ -111,7 +110,7 @@ def _read_records(
     annotations: Path, image_dir: Path, box_convention: BoxConvention, findings: Findings
 ) -> tuple[dict[int, str], list[ImageRecord]]:
     """The names of the categories by id, and the usable images by ascending id with their usable annotations."""
-    lists = _read_lists(annotations)
+    lists = read_lists(annotations)
     if not image_dir.is_dir():
         raise DatasetError(f"{image_dir}: no such image folder; give the one that 'file_name' is relative to")
     categories = _by_id("categories", lists["categories"], findings)
@@ -130,19 +129,6 @@ def _read_records(
         if (size := _listed_size(images[image_id], findings)) is not None
     ]
     return {identity: str(entry.get("name", identity)) for identity, entry in categories.items()}, records
-
-
-def _read_lists(path: Path) -> dict[str, list[Any]]:
-    try:
-        content = json.loads(path.read_bytes())
-    except OSError as error:
-        raise DatasetError(f"{path}: cannot be read ({error.strerror})") from None
-    except (ValueError, RecursionError) as error:
-        raise DatasetError(f"{path}: not a JSON file ({error})") from None
-    for key in ("images", "annotations", "categories"):
-        if not isinstance(content, dict) or not isinstance(content.get(key), list):
-            raise DatasetError(f"{path}: not in COCO's format, it has no list '{key}'")
-    return content
 
 
 def _by_id(name: str, entries: list[Any], findings: Findings) -> dict[int, dict[str, Any]]:
@@ -218,12 +204,12 @@ def _checked_outline(
     try:
         if not isinstance(category_id, int) or category_id not in labels:
             findings.add("unknown-category", annotation["id"], f"{where}: category {category_id!r}")
-        elif not _area(annotation, where) > 0:
+        elif not annotation_area(annotation, where) > 0:
             findings.add("zero-area", annotation["id"])
         else:
             broken = {list: "broken-polygon", dict: "broken-run-lengths"}
             kind = broken.get(type(segmentation), "no-outline") if segmentation else "no-outline"
-            return _outline(segmentation, size, where)
+            return annotation_outline(segmentation, size, where)
     except DatasetError as error:
         findings.add(kind, annotation["id"], str(error))
     return None
@@ -238,7 +224,7 @@ def _checked_box(
 ) -> list[float] | None:
     where = f"annotation {annotation['id']} of image {annotation['image_id']}"
     try:
-        box = _box(annotation.get("bbox"), outline, size, box_convention, where)
+        box = annotation_box(annotation.get("bbox"), outline, size, box_convention, where)
     except DatasetError as error:
         findings.add("bad-number", annotation["id"], str(error))
         return None

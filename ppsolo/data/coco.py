@@ -137,7 +137,8 @@ def _run_lengths(outline: Outline, size: tuple[int, int]) -> rle.Rle:
     return rle.draw_polygons(outline, size) if isinstance(outline, tuple) else outline
 
 
-def _read_annotations(path: Path) -> dict[str, Any]:
+def read_lists(path: Path) -> dict[str, list[Any]]:
+    """The images, annotations and categories of a COCO file, their entries unchecked. Raises DatasetError."""
     try:
         content = json.loads(path.read_bytes())
     except OSError as error:
@@ -145,9 +146,18 @@ def _read_annotations(path: Path) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise DatasetError(f"{path}: not a JSON file ({error}); write it anew") from None
     for key in ("images", "annotations", "categories"):
-        entries = content.get(key) if isinstance(content, dict) else None
-        if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
-            raise DatasetError(f"{path}: not in COCO's format, it has no list of objects '{key}'")
+        if not isinstance(content, dict) or not isinstance(content.get(key), list):
+            raise DatasetError(f"{path}: not in COCO's format, it has no list '{key}'")
+    return content
+
+
+def _read_annotations(path: Path) -> dict[str, list[dict[str, Any]]]:
+    """The lists of a COCO file, every entry with an id of its own and every annotation with an image."""
+    content = read_lists(path)
+    for key in ("images", "annotations", "categories"):
+        entries = content[key]
+        if not all(isinstance(entry, dict) for entry in entries):
+            raise DatasetError(f"{path}: not in COCO's format, '{key}' is not a list of objects")
         ids = [entry.get("id") for entry in entries]
         if not all(isinstance(identity, int) for identity in ids):
             raise DatasetError(f"{path}: every entry of '{key}' needs a whole number as 'id'")
@@ -192,14 +202,14 @@ def _record(
                 f"{where}: category {category_id} is not among the file's categories; "
                 "add it there or remove the annotation"
             )
-        if not _area(annotation, where) > 0:
+        if not annotation_area(annotation, where) > 0:
             left_out.append(annotation["id"])
             continue
-        outline = _outline(annotation.get("segmentation"), size, where)
+        outline = annotation_outline(annotation.get("segmentation"), size, where)
         if annotation.get("iscrowd") or annotation.get("ignore"):
             crowds.append(outline)
             continue
-        box = _box(annotation.get("bbox"), outline, size, box_convention, where)
+        box = annotation_box(annotation.get("bbox"), outline, size, box_convention, where)
         if box is None:
             left_out.append(annotation["id"])
             continue
@@ -231,7 +241,8 @@ def _image_file(image: dict[str, Any], image_dir: Path) -> tuple[Path, tuple[int
     return path, (height, width)
 
 
-def _area(annotation: dict[str, Any], where: str) -> float:
+def annotation_area(annotation: dict[str, Any], where: str) -> float:
+    """The stated area; 1 where there is none. Raises DatasetError for what is no number."""
     area = annotation.get("area")
     if area is None:
         return 1.0
@@ -240,7 +251,7 @@ def _area(annotation: dict[str, Any], where: str) -> float:
     return area
 
 
-def _box(
+def annotation_box(
     bbox: Any, outline: Outline, size: tuple[int, int], box_convention: BoxConvention, where: str
 ) -> list[float] | None:
     """[x1, y1, x2, y2], or None where nothing is left of it."""
@@ -271,7 +282,7 @@ def _surrounding_box(outline: Outline) -> list[float]:
     return [float(value) for value in (x.min(), y.min(), np.ptp(x), np.ptp(y))]
 
 
-def _outline(segmentation: Any, size: tuple[int, int], where: str) -> Outline:
+def annotation_outline(segmentation: Any, size: tuple[int, int], where: str) -> Outline:
     """Check a `segmentation` and keep it compact."""
     if not segmentation:
         raise DatasetError(f"{where}: has no segmentation; add its outline or remove the annotation")

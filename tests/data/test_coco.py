@@ -287,9 +287,9 @@ def change(tree: dict, path: str, value) -> dict:
 @pytest.mark.parametrize(
     ("path", "value", "message"),
     [
-        ("categories", ..., "no list of objects 'categories'"),
-        ("annotations", {}, "no list of objects 'annotations'"),
-        ("images", [3], "no list of objects 'images'"),
+        ("categories", ..., "no list 'categories'"),
+        ("annotations", {}, "no list 'annotations'"),
+        ("images", [3], "'images' is not a list of objects"),
         ("images.0.id", 1, "'images' has the id 1 twice"),
         ("categories.0.id", 7, "'categories' has the id 7 twice"),
         ("annotations.0.id", [4], "every entry of 'annotations' needs a whole number as 'id'"),
