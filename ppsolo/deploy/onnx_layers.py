@@ -141,7 +141,7 @@ def coordinates(writer: OnnxWriter, size: str, at: str) -> str:
         count = writer.op("Gather", [size, writer.constant(index)], {"axis": 0}, at=at)
         steps = writer.op("Range", [writer.constant(0), count, writer.constant(1)], at=at)
         last = writer.op("Max", [writer.op("Sub", [count, writer.constant(1)], at=at), writer.constant(1)], at=at)
-        steps, last = (writer.op("Cast", [value], {"to": 1}, at=at) for value in (steps, last))
+        steps, last = (writer.op("Cast", [value], {"to": writer.types.FLOAT}, at=at) for value in (steps, last))
         fraction = writer.op("Mul", [writer.op("Div", [steps, last], at=at), writer.constant(2.0)], at=at)
         centred = writer.op("Sub", [fraction, writer.constant(1.0)], at=at)
         centred = writer.op("Reshape", [centred, writer.constant(shape)], at=at)

@@ -68,7 +68,7 @@ class OnnxSession:
         if missing or [value.name for value in self._session.get_inputs()] != ["image"]:
             raise ExportError(f"{name} is no such graph of ppsolo: it lacks {', '.join(sorted(missing) or ['image'])}")
         self._outputs = list(outputs)
-        self.description = f"onnxruntime {onnxruntime.__version__}, {device}, {threads} threads"
+        self.description = f"onnxruntime {onnxruntime.__version__}, {device}, {threads} thread{'s'[: threads > 1]}"
 
     def __call__(self, images: np.ndarray) -> list[np.ndarray]:
         """images: float32 [N, 3, H, W], preprocessed, H and W multiples of 32 -> the outputs in order."""

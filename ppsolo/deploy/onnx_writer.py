@@ -1,6 +1,6 @@
 """A writer of ONNX graphs: nodes and weights in the order in which they are written."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,6 +20,9 @@ class OnnxWriter:
     """One graph being written. Tensors are known by their names, plain strings.
 
     Nodes are named after the layer that writes them (`at`), so that profiles and errors can be read.
+
+    types: the element types by name, `types.FLOAT`. value: makes the description of an input or output from its
+        name, type and shape.
     """
 
     def __init__(self) -> None:
@@ -28,6 +31,8 @@ class OnnxWriter:
             import onnx.numpy_helper
         except ImportError as error:
             raise ExportError("writing ONNX needs the package onnx: pip install 'ppsolo[onnx]'") from error
+        self.types = onnx.TensorProto
+        self.value = onnx.helper.make_tensor_value_info
         self._make_node = onnx.helper.make_node
         self._from_array = onnx.numpy_helper.from_array
         self._nodes: list[onnx.NodeProto] = []
@@ -81,6 +86,22 @@ class OnnxWriter:
         if key not in self._constants:
             self._constants[key] = self.weight(f"constant{len(self._constants)}", array)
         return self._constants[key]
+
+    def body(
+        self,
+        name: str,
+        inputs: Sequence["onnx.ValueInfoProto"],
+        outputs: Sequence["onnx.ValueInfoProto"],
+        write: Callable[[], None],
+    ) -> "onnx.GraphProto":
+        """The nodes that `write` writes, as the body of a loop; it may use tensors written before it."""
+        import onnx.helper
+
+        outer, self._nodes = self._nodes, []
+        write()
+        graph = onnx.helper.make_graph(self._nodes, name, list(inputs), list(outputs))
+        self._nodes = outer
+        return graph
 
     def model(
         self,

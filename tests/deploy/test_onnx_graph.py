@@ -6,7 +6,8 @@ import pytest
 
 from ppsolo import build_model, load_config
 from ppsolo.deploy.onnx_graph import build_onnx
-from ppsolo.deploy.onnx_runtime import OnnxNetwork
+from ppsolo.deploy.onnx_runtime import OnnxEngine, OnnxNetwork
+from ppsolo.models.postprocess import SOLOv2Postprocess
 from ppsolo.models.solov2 import SOLOv2
 
 SYSTEMS = {
@@ -53,7 +54,7 @@ def pictures(*shape: int) -> np.ndarray:
 @pytest.mark.parametrize("system", SYSTEMS)
 def test_network(tiny, system):
     model = tiny_model(tiny, system)
-    engine = OnnxNetwork(build_onnx(model).SerializeToString())
+    engine = OnnxNetwork(build_onnx(model).SerializeToString(), threads=1)
     for shape in ((1, 3, 64, 64), (3, 3, 96, 160), (2, 3, 32, 224)):
         images = pictures(*shape)
         raw = engine.run(images)
@@ -62,3 +63,79 @@ def test_network(tiny, system):
             assert ours.shape == theirs.shape
             # float32 sums in another order
             assert np.abs(ours - theirs).max() <= 1e-4 * np.abs(theirs).max()
+
+
+def assert_same_instances(model: SOLOv2, postprocess: SOLOv2Postprocess, images: np.ndarray, device: str) -> np.ndarray:
+    """The graph's instances are the model's; gives their numbers."""
+    ours = OnnxEngine(build_onnx(model, postprocess, device=device).SerializeToString(), threads=1).run(images)
+    with paddle.no_grad():
+        expected = [tensor.numpy() for tensor in postprocess(model(paddle.to_tensor(images)))]
+    for values, theirs in zip(ours, expected, strict=True):
+        assert values.shape == theirs.shape and values.dtype == theirs.dtype
+    scores, labels, masks, counts = expected
+    assert ours.counts.tolist() == counts.tolist()
+    # In no defined order where scores are equal, to rounding.
+    np.testing.assert_allclose(ours.scores, scores, atol=1e-5)
+    ends = np.cumsum(counts)
+    for start, end in zip(ends - counts, ends, strict=True):
+        free = set(range(start, end))
+        for row in range(start, end):
+            same = [
+                other
+                for other in free
+                if labels[other] == ours.labels[row]
+                and abs(scores[other] - ours.scores[row]) < 1e-5
+                and np.abs(masks[other] - ours.masks[row]).max() < 1e-4
+            ]
+            assert same, f"row {row} is no instance of the model"
+            free.remove(same[0])
+    return counts
+
+
+@pytest.mark.parametrize("device", ["cpu", "gpu"])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"pre_nms_top_n": 20},
+        {"max_instances": 7},
+        {"nms_kernel": "linear", "mask_threshold": 0.4, "nms_sigma": 1.0},
+        {"score_threshold": 0.999},
+        {"update_threshold": 2.0},
+    ],
+    ids=str,
+)
+def test_instances(tiny, settings, device):
+    model = tiny_model(tiny, "plain")
+    counts = assert_same_instances(model, SOLOv2Postprocess(**settings), pictures(1, 3, 64, 96), device)
+    nothing = "update_threshold" in settings or "score_threshold" in settings
+    assert (counts == 0).all() if nothing else (counts > 5).all()
+
+
+def test_batch_with_different_numbers_of_instances(tiny):
+    model = tiny_model(tiny, "light")
+    images = pictures(8, 3, 64, 64) * np.linspace(0, 1, 8, dtype="float32").reshape([8, 1, 1, 1])
+    with paddle.no_grad():
+        highest = paddle.nn.functional.sigmoid(model(paddle.to_tensor(images)).category_logits[0]).max(axis=[1, 2, 3])
+    threshold = float(np.median(highest.numpy()))
+    counts = assert_same_instances(model, SOLOv2Postprocess(score_threshold=threshold), images, "cpu")
+    assert len(set(counts.tolist())) > 3
+
+
+@pytest.mark.parametrize("size", [(32, 32), (32, 480), (480, 32)])
+def test_extreme_shapes(tiny, size):
+    assert_same_instances(tiny_model(tiny, "plain"), SOLOv2Postprocess(), pictures(1, 3, *size), "cpu")
+
+
+def test_what_a_graph_says_of_itself(tiny):
+    import onnx
+
+    model = tiny_model(tiny, "plain")
+    graph = build_onnx(model, SOLOv2Postprocess())
+    onnx.checker.check_model(graph, full_check=True)
+    assert graph.graph.name == "solov2"
+    assert [output.name for output in graph.graph.output] == ["scores", "labels", "masks", "counts"]
+    assert {entry.key for entry in graph.metadata_props} == {"ppsolo", "paddle"}
+    assert not any(node.op_type == "BatchNormalization" for node in graph.graph.node)
+    with pytest.raises(ValueError, match="'tpu'"):
+        build_onnx(model, device="tpu")

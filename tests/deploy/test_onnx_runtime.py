@@ -1,0 +1,65 @@
+"""The engines over onnxruntime: what they refuse, and how they say so."""
+
+import sys
+
+import numpy as np
+import pytest
+
+from ppsolo.deploy.onnx_runtime import OnnxEngine, OnnxNetwork
+from ppsolo.deploy.onnx_writer import OnnxWriter
+from ppsolo.errors import ExportError
+
+
+def foreign_graph(input_name: str) -> bytes:
+    writer = OnnxWriter()
+    value = writer.value(input_name, writer.types.FLOAT, ["N"])
+    writer.op("Relu", [input_name], to="scores")
+    outputs = [writer.value("scores", writer.types.FLOAT, ["N"])]
+    return writer.model(name="foreign", inputs=[value], outputs=outputs, metadata={}).SerializeToString()
+
+
+@pytest.mark.parametrize("engine", [OnnxEngine, OnnxNetwork])
+def test_what_is_no_model_is_refused(engine, tmp_path):
+    file = tmp_path / "model.onnx"
+    file.write_bytes(b"no model at all")
+    for source, name in ((file, "model.onnx"), (str(file), "model.onnx"), (b"no model at all", "the model")):
+        with pytest.raises(ExportError, match=name):
+            engine(source)
+    with pytest.raises(ExportError, match=r"gone\.onnx"):
+        engine(tmp_path / "gone.onnx")
+
+
+@pytest.mark.parametrize(("name", "lack"), [("image", "labels, masks"), ("picture", "image")])
+def test_a_foreign_graph_is_refused(name, lack):
+    with pytest.raises(ExportError, match=lack):
+        OnnxEngine(foreign_graph(name))
+
+
+def test_devices():
+    with pytest.raises(ValueError, match="'tpu'"):
+        OnnxEngine(foreign_graph("image"), device="tpu")
+    import onnxruntime
+
+    if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
+        with pytest.raises(ExportError, match="onnxruntime-gpu"):
+            OnnxEngine(foreign_graph("image"), device="gpu")
+
+
+@pytest.mark.parametrize("missing", ["onnx", "onnxruntime"])
+def test_a_missing_package_is_named(missing, monkeypatch):
+    for module in [name for name in sys.modules if name == missing or name.startswith(f"{missing}.")]:
+        monkeypatch.delitem(sys.modules, module)
+    monkeypatch.setitem(sys.modules, missing, None)
+    with pytest.raises(ExportError, match=r"pip install 'ppsolo\[onnx\]'"):
+        if missing == "onnx":
+            OnnxWriter()
+        else:
+            OnnxEngine(b"")
+
+
+def test_description():
+    from ppsolo.deploy.onnx_runtime import OnnxSession
+
+    session = OnnxSession(foreign_graph("image"), ["scores"], threads=1)
+    assert session.description.startswith("onnxruntime ") and session.description.endswith("cpu, 1 thread")
+    assert session(np.float32([-1, 2]))[0].tolist() == [0, 2]
