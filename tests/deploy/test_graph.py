@@ -38,14 +38,14 @@ class StandIn(nn.Layer):
     """In place of a network: the image's three channels, resized, are class scores, kernels and mask features."""
 
     def forward(self, image: paddle.Tensor) -> RawPredictions:
-        def grid(channel: int, size: int, copies: int) -> paddle.Tensor:
+        def grid(channel: int, size: int, copies: int, step: float) -> paddle.Tensor:
             cells = F.interpolate(image[:, channel : channel + 1], size=[size, size], mode="nearest")
-            return paddle.concat([cells * (1.0 - 0.1 * copy) for copy in range(copies)], axis=1)
+            return paddle.concat([cells - step * copy for copy in range(copies)], axis=1)
 
         features = F.relu(F.avg_pool2d(image[:, 2:], 4, stride=4))
         return RawPredictions(
-            [grid(0, size, CLASSES) for size in GRIDS],
-            [grid(1, size, KERNELS) for size in GRIDS],
+            [grid(0, size, CLASSES, 4.0) for size in GRIDS],
+            [grid(1, size, KERNELS, 0.1) for size in GRIDS],
             paddle.concat([features * weight for weight in (1.0, 0.5, -0.5, 0.25)], axis=1),
         )
 
@@ -92,8 +92,8 @@ def test_nothing_something_and_too_much_in_one_batch(engine):
     assert assert_as_in_python(engine, np.stack([nothing])) == [0]
     assert assert_as_in_python(engine, np.stack([nothing, nothing])) == [0, 0]
     single = image(3, scores=-50.0)
-    single[:, 60:, 90:] = 3.0  # one cell of the finest grid
-    single[2] = 1.0
+    single[0, 12, 19] = 1.0  # the one pixel that a cell of the grid of 5 takes
+    single[1:] = 1.0
     assert assert_as_in_python(engine, np.stack([single])) == [1]
 
 

@@ -1,0 +1,129 @@
+"""The directory of an export: what it says, how it appears, and what it refuses to replace or read."""
+
+import dataclasses
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+import yaml
+
+from ppsolo.config import parse_yaml
+from ppsolo.deploy.directory import check_files, check_place, new_directory, read_facts, write_facts
+from ppsolo.errors import ExportError
+
+
+@pytest.fixture
+def copied(exported, tmp_path) -> Path:
+    return Path(shutil.copytree(exported.export.directory, tmp_path / "copy"))
+
+
+def test_what_is_written_is_read(exported):
+    directory, facts = exported.export.directory, exported.export.facts
+    assert read_facts(directory) == facts
+    check_files(directory, facts)
+    assert facts.config == exported.config
+    assert {path.name for path in directory.iterdir()} == {"infer_cfg.yml", *facts.files}
+    assert facts.verified is not None and "0 instances lost" in facts.verified
+    assert [fact.name for fact in facts.outputs] == ["scores", "labels", "masks", "counts"]
+
+
+def test_the_layout_is_that_of_paddledetection(exported):
+    tree = parse_yaml((exported.export.directory / "infer_cfg.yml").read_text(), "infer_cfg.yml")
+    assert (tree["mode"], tree["arch"], tree["metric"], tree["use_dynamic_shape"]) == ("paddle", "SOLOv2", "COCO", True)
+    assert tree["draw_threshold"] == 0.5 and tree["min_subgraph_size"] == 60
+    # 2.x normalises first; 0.5 resizes first
+    assert [step["type"] for step in tree["Preprocess"]] == ["NormalizeImage", "Resize", "Permute", "PadStride"]
+    assert tree["Preprocess"][1]["target_size"] == [64, 96]
+    assert tree["label_list"] == ["class 0", "class 1", "class 2"]
+
+
+def test_an_export_is_replaced_in_one_step(exported, copied):
+    before = os.stat(copied).st_ino
+    with new_directory(copied) as place:
+        (place / "model.bin").write_bytes(b"weights")
+        assert (copied / "infer_cfg.yml").exists()
+    assert [path.name for path in copied.iterdir()] == ["model.bin"]
+    assert os.stat(copied).st_ino != before
+    assert [path.name for path in copied.parent.iterdir()] == ["copy"]
+
+
+def test_what_fails_leaves_everything_as_it_was(copied):
+    before = {path.name: path.read_bytes() for path in copied.iterdir()}
+    with pytest.raises(ZeroDivisionError), new_directory(copied) as place:
+        (place / "model.bin").write_bytes(b"weights")
+        raise ZeroDivisionError
+    assert {path.name: path.read_bytes() for path in copied.iterdir()} == before
+    assert [path.name for path in copied.parent.iterdir()] == ["copy"]
+
+
+def test_what_is_no_export_is_not_replaced(copied, tmp_path):
+    check_place(tmp_path / "nothing")
+    (tmp_path / "empty").mkdir()
+    check_place(tmp_path / "empty")
+    (tmp_path / "file").write_text("mine")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "photo.jpg").write_text("mine")
+    (tmp_path / "link").symlink_to(copied)
+    for name in ("file", "folder", "link"):
+        with pytest.raises(ExportError, match=f"{name} .*--output_dir"):
+            check_place(tmp_path / name)
+    (copied / "notes.txt").write_text("mine")
+    with pytest.raises(ExportError, match=r"notes\.txt"):
+        check_place(copied)
+
+
+def test_files_that_are_missing_cut_or_changed_are_named(copied):
+    facts = read_facts(copied)
+    for name in facts.files:
+        content = (copied / name).read_bytes()
+        for damaged in (content[:-7], content[:20] + b"?" + content[21:], b""):
+            (copied / name).write_bytes(damaged)
+            with pytest.raises(ExportError, match=f"{name} was cut off or changed"):
+                check_files(copied, facts)
+        (copied / name).unlink()
+        with pytest.raises(ExportError, match=f"{name} is missing"):
+            check_files(copied, facts)
+        (copied / name).write_bytes(content)
+    check_files(copied, facts)
+
+
+def test_a_configuration_that_is_missing_cut_changed_or_foreign_is_named(copied, tmp_path):
+    file = copied / "infer_cfg.yml"
+    text = file.read_text()
+    with pytest.raises(ExportError, match="nowhere: no such directory"):
+        read_facts(tmp_path / "nowhere")
+    for changed in (
+        text[: len(text) // 2],
+        text.replace("mask_threshold: 0.5", "mask_threshold: 0.4"),
+        "\0",
+        "{a: [",
+        "",
+    ):
+        file.write_text(changed)
+        with pytest.raises(ExportError, match=r"infer_cfg\.yml"):
+            read_facts(copied)
+    tree = yaml.safe_load(text)
+    del tree["ppsolo"]
+    file.write_text(yaml.safe_dump(tree))
+    with pytest.raises(ExportError, match="of another program"):
+        read_facts(copied)
+    file.unlink()
+    with pytest.raises(ExportError, match=r"infer_cfg\.yml is missing"):
+        read_facts(copied)
+
+
+def test_what_paddledetection_reads_may_be_changed(copied):
+    file = copied / "infer_cfg.yml"
+    file.write_text(file.read_text().replace("draw_threshold: 0.5", "draw_threshold: 0.3"))
+    read_facts(copied)
+
+
+def test_every_fact_survives(exported, tmp_path):
+    names = ("naïve: 'cafe\u0301'", "yes", "1e3")
+    config = dataclasses.replace(exported.config, class_names=names)
+    facts = dataclasses.replace(
+        exported.export.facts, config=config, checkpoint={"file": "a b.pdparams", "sha256": "0"}
+    )
+    write_facts(tmp_path, facts)
+    assert read_facts(tmp_path) == facts

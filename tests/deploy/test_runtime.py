@@ -1,0 +1,141 @@
+"""The exported model as a predictor: its answers beside the predictor's, its refusals, and verification itself."""
+
+import dataclasses
+import shutil
+
+import numpy as np
+import paddle
+import pytest
+from paddle import nn
+
+from ppsolo import Predictor
+from ppsolo.data.images import write_image
+from ppsolo.deploy import load
+from ppsolo.deploy.directory import checksums, write_facts
+from ppsolo.deploy.verify import SCORES_BOUND, match, verify
+from ppsolo.errors import ExportError, ImageError, PredictionError
+from ppsolo.instances import Instances
+from ppsolo.models.postprocess import SOLOv2Postprocess
+from ppsolo.pipeline import DetectionArrays
+
+
+@pytest.fixture(scope="module")
+def loaded(exported):
+    return load(exported.export.directory, threads=1)
+
+
+@pytest.fixture(scope="module")
+def predictor(exported):
+    return Predictor(exported.config, model=exported.model)
+
+
+def picture(seed: int, height: int = 60, width: int = 90) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, [height, width, 3], dtype=np.uint8)
+
+
+def assert_same(one: Instances, other: Instances) -> None:
+    assert one.size == other.size and len(one) == len(other) > 3
+    np.testing.assert_array_equal(one.labels, other.labels)
+    np.testing.assert_allclose(one.scores, other.scores, atol=1e-5)  # other kernels: float32 rounding
+    assert sum(np.count_nonzero(a != b) for a, b in zip(one.masks, other.masks, strict=True)) <= 2 * len(one)
+
+
+@pytest.mark.parametrize("onednn", [False, True])
+def test_it_answers_as_the_predictor(exported, predictor, onednn):
+    loaded = load(exported.export.directory, threads=1, onednn=onednn)
+    images = [picture(0), picture(1, 64, 64), picture(2), picture(3, 30, 200), picture(4, 300, 200)]
+    for ours, theirs in zip(loaded(images, batch_size=5), predictor(images), strict=True):
+        assert_same(ours, theirs)
+    assert "Paddle Inference" in loaded.description and ("oneDNN" in loaded.description) == onednn
+    assert loaded.class_names == predictor.class_names and loaded.category_ids == predictor.category_ids
+
+
+def test_paths_arrays_lists_and_nothing(loaded, tmp_path):
+    write_image(tmp_path / "a.png", picture(5))
+    assert_same(loaded(tmp_path / "a.png"), loaded(picture(5)))
+    assert loaded([]) == []
+    with pytest.raises(ImageError, match=r"missing\.jpg"):
+        loaded(tmp_path / "missing.jpg")
+
+
+def test_what_is_not_finite_is_refused(loaded):
+    with pytest.raises(PredictionError, match="not finite"):
+        loaded.detect(np.full([1, 3, 64, 64], np.nan, np.float32))
+
+
+def test_what_cannot_be_had_is_refused(exported):
+    directory = exported.export.directory
+    for options, message in (
+        ({"engine": "onnxruntime"}, "for the engine 'paddle'"),
+        ({"threads": 0}, "at least 1"),
+        ({"device": "tpu"}, "'cpu' or 'gpu'"),
+        ({"precision": "int8"}, "fp32, fp16, bf16"),
+        ({"precision": "fp16"}, "runs on a GPU"),
+        ({"precision": "bf16"}, "through oneDNN"),
+        ({"tensorrt": True}, "runs on a GPU"),
+    ):
+        with pytest.raises(ExportError, match=message):
+            load(directory, **options)
+    if not paddle.is_compiled_with_cuda():
+        with pytest.raises(ExportError, match="has no CUDA"):
+            load(directory, device="gpu")
+
+
+def test_damaged_files_are_refused_by_name(exported, tmp_path):
+    copied = shutil.copytree(exported.export.directory, tmp_path / "copy")
+    weights = copied / "model.pdiparams"
+    weights.write_bytes(weights.read_bytes()[:-1])
+    with pytest.raises(ExportError, match=r"model\.pdiparams was cut off"):
+        load(copied)
+    weights.unlink()
+    with pytest.raises(ExportError, match=r"model\.pdiparams is missing"):
+        load(copied)
+
+
+class Twice(nn.Layer):
+    def __init__(self, outputs: int):
+        super().__init__()
+        self.linear = nn.Linear(4, outputs)
+
+    def forward(self, x):
+        return self.linear(x)
+
+
+def test_a_foreign_graph_is_refused(exported, tmp_path):
+    """One with matching checksums, as someone might make who puts another model in its place."""
+    spec = paddle.static.InputSpec([None, 4], "float32", "x")
+    layer = Twice(2)
+    layer.eval()
+    paddle.jit.save(paddle.jit.to_static(layer, input_spec=[spec], full_graph=True), str(tmp_path / "model"))
+    write_facts(tmp_path, dataclasses.replace(exported.export.facts, files=checksums(tmp_path)))
+    with pytest.raises(ExportError, match="foreign graph"):
+        load(tmp_path)
+
+
+def test_verification_sees_what_is_wrong(exported, loaded):
+    config, model = exported.config, exported.model
+
+    def verified(change):
+        def detect(batch):
+            found = loaded.detect(batch)
+            return change(DetectionArrays(*(array.copy() for array in found)))
+
+        return verify(model, config, (-1, 3, -1, -1), heads=None, detect=detect)
+
+    assert verified(lambda found: found).trusted
+    fewer = verified(lambda found: found._replace(counts=found.counts - (np.arange(len(found.counts)) == 0)))
+    assert fewer.lost > 0 and not fewer.trusted
+    assert verified(lambda found: found._replace(labels=found.labels + 1)).lost > 0
+    assert verified(lambda found: found._replace(scores=found.scores + 2 * np.float32(SCORES_BOUND))).added > 0
+    shifted = verified(lambda found: found._replace(masks=np.roll(found.masks, 1, axis=2)))
+    assert shifted.pixels > 1e-3 and not shifted.trusted
+    assert not fewer._replace(lost=0, heads=float("nan")).trusted
+
+
+def test_only_what_rounding_decides_may_be_left_over():
+    masks = np.ones([3, 4, 4], np.float32)
+    one = DetectionArrays(np.array([0.9, 0.5, 0.05]), np.array([0, 1, 1]), masks, np.array([3]))
+    other = DetectionArrays(np.array([0.9, 0.7]), np.array([0, 1]), masks[:2], np.array([2]))
+    assert match(one, other, SOLOv2Postprocess()) == ([(0, 0)], [1], [1])
+    assert match(one, other, SOLOv2Postprocess(max_instances=3, update_threshold=0.0)) == ([(0, 0)], [1], [1])
+    assert match(one, other, SOLOv2Postprocess(update_threshold=0.01)) == ([(0, 0)], [1, 2], [1])
