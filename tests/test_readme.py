@@ -11,6 +11,7 @@ import pytest
 import ppsolo
 from ppsolo import build, cli
 from ppsolo.data.images import write_image
+from ppsolo.deploy.export import export_model
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -37,7 +38,7 @@ def commands() -> list[list[str]]:
 
 
 def test_there_is_something_to_try():
-    assert {command[0] for command in commands()} >= {"infer", "train", "eval", "check-data", "demo"}
+    assert {command[0] for command in commands()} >= {"infer", "train", "eval", "export", "check-data", "demo"}
 
 
 @pytest.mark.parametrize("arguments", commands(), ids=" ".join)
@@ -48,7 +49,7 @@ def test_every_command_is_understood(arguments, monkeypatch):
         ppsolo.load_config(options.config, options.override)
 
 
-@pytest.mark.parametrize("heading", ["Predict", "Load and convert weights"])
+@pytest.mark.parametrize("heading", ["Predict", "Export and serve", "Load and convert weights"])
 def test_every_snippet_runs(heading, tmp_path, monkeypatch, tiny):
     paddle.seed(0)
     config = ppsolo.load_config("solov2_r50_fpn_3x", {**tiny, "num_classes": 80})
@@ -59,6 +60,8 @@ def test_every_snippet_runs(heading, tmp_path, monkeypatch, tiny):
     write_image(tmp_path / "street.jpg", np.random.default_rng(0).integers(0, 256, (60, 90, 3), np.uint8))
     monkeypatch.setattr(ppsolo.Predictor, "from_pretrained", lambda name, **options: predictor)
     monkeypatch.setattr(build, "build_model", lambda config: model)
+    if heading == "Export and serve":
+        export_model(model, config, tmp_path / "output" / "r50", verify_export=False)
     (tmp_path / "configs").symlink_to(ROOT / "configs")
     monkeypatch.chdir(tmp_path)
     (snippet,) = blocks("python", section(heading))

@@ -41,6 +41,21 @@ def test_a_fixed_shape_fills_batches_and_refuses_what_is_larger(exported, tmp_pa
         fixed.detect(random.normal(size=[1, 3, 64, 128]).astype("float32"))
 
 
+def test_onnx_finds_the_same(exported, tmp_path):
+    export = export_model(exported.model, exported.config, tmp_path / "onnx", format="onnx")
+    assert (
+        export.verification is not None and export.verification.trusted and list(export.facts.files) == ["model.onnx"]
+    )
+    images = [np.random.default_rng(seed).integers(0, 256, [60, 90, 3], np.uint8) for seed in range(2)]
+    predictor = Predictor(exported.config, model=exported.model)
+    for ours, theirs in zip(load(tmp_path / "onnx", threads=1)(images), predictor(images), strict=True):
+        assert ours.labels.tolist() == theirs.labels.tolist() and len(ours) > 3
+        np.testing.assert_allclose(ours.scores, theirs.scores, atol=1e-5)  # other kernels: float32 rounding
+    for options, message in (({"engine": "paddle"}, "onnxruntime"), ({"precision": "fp16"}, "fp32")):
+        with pytest.raises(ExportError, match=message):
+            load(tmp_path / "onnx", **options)
+
+
 @pytest.mark.parametrize(
     ("shape", "message"),
     [
