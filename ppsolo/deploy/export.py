@@ -15,6 +15,7 @@ from ppsolo.build import build_postprocess
 from ppsolo.checkpoint.download import fetch_published
 from ppsolo.checkpoint.zoo import ZOO
 from ppsolo.config import Config
+from ppsolo.cpu import default_threads
 from ppsolo.deploy.directory import Facts, Format, Graph, TensorFact, checksums, file_sha256, new_directory, write_facts
 from ppsolo.deploy.graph import RAW_OUTPUTS, NetworkGraph, WholeGraph, fold_norms
 from ppsolo.deploy.paddle_inference import PaddleSession
@@ -120,7 +121,7 @@ def _verify(model: SOLOv2, facts: Facts, place: Path) -> Verification:
 
             heads = OnnxSession(network / ONNX_FILE, RAW_OUTPUTS)
         else:
-            heads = PaddleSession(network)
+            heads = PaddleSession(network, threads=default_threads())
         return verify(model, config, shape, heads=heads, detect=detect)
 
 

@@ -7,6 +7,7 @@ from typing import Literal, Protocol
 
 import numpy as np
 
+from ppsolo.cpu import default_threads
 from ppsolo.deploy.directory import Facts, check_files, read_facts
 from ppsolo.errors import ExportError, PredictionError
 from ppsolo.pipeline import DetectionArrays, Pipeline
@@ -87,7 +88,7 @@ def load(
         directory: with infer_cfg.yml and the model's files.
         engine: the runtime; by default the one that the files are for.
         device, precision: fp16 takes a GPU, bf16 a CPU that has it. Both change results beyond rounding.
-        threads: of the CPU; all cores that the process may use if None.
+        threads: of the CPU; what OMP_NUM_THREADS says, else all cores that the process may use, if None.
         onednn: oneDNN kernels, of Paddle Inference on a CPU; if None, where they are known to work and to be faster.
         tensorrt: of Paddle Inference on a GPU, for a model.pdmodel. Building takes minutes.
         tensorrt_shapes: (N, H, W) of batches, small and large, between which TensorRT is to work.
@@ -103,7 +104,7 @@ def load(
     runtime = {"paddle": "paddle", "onnx": "onnxruntime"}[facts.format]
     if engine not in (None, runtime):
         raise ExportError(f"{directory} holds a model for the engine {runtime!r}, not {engine!r}; export another")
-    threads = threads if threads is not None else _cores()
+    threads = threads if threads is not None else default_threads()
     if threads < 1:
         raise ExportError(f"threads is {threads}, give at least 1")
     if runtime == "onnxruntime":
@@ -116,7 +117,7 @@ def load(
         device=device,
         precision=precision,
         threads=threads,
-        onednn=onednn,
+        onednn=precision == "bf16" if onednn is None else onednn,
         tensorrt=tensorrt,
         tensorrt_shapes=[
             tuple(fixed if fixed > 0 else side for fixed, side in zip((size, height, width), shape, strict=True))
@@ -148,7 +149,3 @@ def pad_batch(batch: np.ndarray, height: int, width: int) -> np.ndarray:
                 "export with open sides (--input_shape -1 3 -1 -1)"
             )
     return np.pad(batch, ((0, 0), (0, 0), (0, extra[0]), (0, extra[1]))) if any(extra) else batch
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -71,7 +71,7 @@ def test_what_cannot_be_had_is_refused(exported):
         ({"device": "tpu"}, "'cpu' or 'gpu'"),
         ({"precision": "int8"}, "fp32, fp16, bf16"),
         ({"precision": "fp16"}, "runs on a GPU"),
-        ({"precision": "bf16"}, "through oneDNN"),
+        ({"precision": "bf16", "onednn": False}, "through oneDNN"),
         ({"tensorrt": True}, "runs on a GPU"),
     ):
         with pytest.raises(ExportError, match=message):
