@@ -104,7 +104,10 @@ def demo(options: argparse.Namespace) -> int:
 
 def serve(options: argparse.Namespace) -> int:
     """Answer over HTTP: POST a picture to /predict, or try the page at /."""
-    config = load_config(options.config, options.override)
+    if (options.config is None) == (options.model_dir is None):
+        raise ConfigError("what is to be served? Give a configuration (-c) or an exported directory (--model_dir)")
+    config = None if options.config is None else load_config(options.config, options.override)
+    _import_paddle()
     try:
         from ppsolo.deploy.server import Server, listen
         from ppsolo.deploy.service import Limits, create_app
@@ -112,19 +115,25 @@ def serve(options: argparse.Namespace) -> int:
         raise ConfigError(f"{error.name} is not installed: pip install 'ppsolo[serve]'") from None
     limits = Limits(**{field.name: getattr(options, field.name) for field in dataclasses.fields(Limits)})
     listener = listen(options.host, options.port)  # before the weights are loaded: a wrong port is found at once
-    _import_paddle()
-    from ppsolo.predictor import Predictor
-    from ppsolo.progress import Progress
+    if config is not None:
+        from ppsolo.predictor import Predictor
+        from ppsolo.progress import Progress
 
-    with Progress("download", unit="B") as progress:
-        predictor = Predictor(config, progress=progress.update)
-    _say(str(predictor.load_report))
+        with Progress("download", unit="B") as progress:
+            predictor = Predictor(config, progress=progress.update)
+        _say(str(predictor.load_report))
+    else:
+        from ppsolo.deploy import load
+
+        predictor = load(options.model_dir)
+        _say(predictor.description)
+    name = predictor.config.name
     host, port = listener.getsockname()[:2]
-    _say(f"{config.name} answers on http://{f'[{host}]' if ':' in host else host}:{port}/")
+    _say(f"{name} answers on http://{f'[{host}]' if ':' in host else host}:{port}/")
     sys.stdout.flush()
     logging.getLogger("python_multipart").setLevel(logging.ERROR)  # it warns of what is refused anyway
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(OK))  # what follows the server's orderly end
-    Server(create_app(predictor, model=config.name, limits=limits)).run(sockets=[listener])
+    Server(create_app(predictor, model=name, limits=limits)).run(sockets=[listener])
     return OK
 
 
@@ -348,7 +357,8 @@ def _parser() -> argparse.ArgumentParser:
     )
 
     command = _command(commands, "serve", serve)
-    _add_config(command)
+    _add_config(command, required=False)
+    command.add_argument("--model_dir", metavar="DIR", help="what `ppsolo export` wrote, in place of a configuration")
     command.add_argument("--host", default="127.0.0.1", metavar="H", help="where to listen, default: %(default)s")
     command.add_argument("--port", type=int, default=8000, metavar="P", help="0: any free one, default: %(default)s")
     for name, value, meaning in (
