@@ -11,7 +11,7 @@ VERSION = re.search(r'__version__ = "(.+)"', (HERE / "ppsolo" / "__init__.py").r
 ONNX = ["onnx>=1.16", "onnxruntime>=1.25"]
 
 SERVE = ["fastapi>=0.115", "uvicorn>=0.30", "python-multipart>=0.0.20", "prometheus-client>=0.20"]
-TEST = ["pytest", *ONNX, *SERVE, "httpx", "selenium"]  # selenium drives the page, where Chromium is installed
+TEST = ["pytest", "pytest-xdist", *ONNX, *SERVE, "httpx", "selenium"]  # selenium drives the page
 
 setup(
     name="ppsolo",

@@ -10,8 +10,10 @@ from typing import Any
 
 import pytest
 
-# On machines with little to do the kernels may have all cores; Paddle takes one unless told before its import.
-os.environ.setdefault("OMP_NUM_THREADS", str(os.cpu_count() or 1))
+# On machines with little to do the kernels may have all cores, shared among the processes that run tests; Paddle takes
+# one unless told before its import.
+WORKERS = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // WORKERS)))
 
 TESTS = Path(__file__).parent
 
