@@ -14,7 +14,7 @@ import pytest
 from ppsolo.data.synthetic import draw_dataset
 
 ROOT = Path(__file__).parents[2]
-TIMEOUT = 240  # seconds; a hang would be a failure
+TIMEOUT = 600  # seconds; a hang would be a failure
 
 Launched = subprocess.CompletedProcess[str]
 

@@ -18,7 +18,7 @@ from ppsolo.config import load_config
 from ppsolo.data.synthetic import draw_dataset
 
 ROOT = Path(__file__).parents[2]
-TIMEOUT = 240  # seconds; a hang would be the failure that these tests are about
+TIMEOUT = 600  # seconds; a hang would be the failure that these tests are about
 
 
 def logs(folder: Path) -> str:
