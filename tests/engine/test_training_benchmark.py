@@ -1,0 +1,80 @@
+"""The benchmark of training: what is measured, and how it is put beside a baseline."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from ppsolo.config import load_config
+from ppsolo.engine import training_benchmark
+from ppsolo.engine.training_benchmark import (
+    NETS,
+    READER,
+    SMALL_SIZES,
+    STEP,
+    benchmark,
+    cases,
+    format_measurement,
+    measure_reader,
+    measure_step,
+    measure_targets,
+    read_baseline,
+)
+from ppsolo.errors import DatasetError
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.mark.parametrize(
+    ("measure", "count"), [(measure_reader, "batches"), (measure_targets, "batches"), (measure_step, "steps")]
+)
+def test_what_is_measured(training, measure, count):
+    figures = measure(load_config("solov2_r50_enhance_coco", training), **{count: 3})
+    seconds = figures["seconds"]
+    assert seconds["n"] == 3 and 0 < seconds["min"] <= seconds["median"] <= seconds["max"]
+    assert figures["peak_rss_mb"] > 50
+
+
+def test_ratios(monkeypatch, training):
+    """A machine of half the speed that takes twice the time is as good."""
+    measured = {"seconds": {"median": 0.2, "min": 0.1, "max": 0.3, "n": 5}, "peak_rss_mb": 100.0}
+    monkeypatch.setattr(training_benchmark, "in_new_process", lambda function, *_: function())
+    monkeypatch.setattr(training_benchmark, "matrix_product", lambda: 50.0)
+    monkeypatch.setattr(training_benchmark, "MEASURES", dict.fromkeys(("reader", "targets", "step"), lambda: measured))
+    net = NETS["solov2_r50_fpn_1x_coco"]
+    baseline = {
+        "machine": "some machine; a matrix product takes 100.0 GFLOP/s",
+        "measurements": [
+            {"path": READER + SMALL_SIZES, "net": net, "batch_s": {"median": 0.1}, "peak_rss_mb": 200.0},
+            {"path": f"{STEP}1 thread", "net": net, "step_s": {"median": 0.4}, "peak_rss_mb": 400.0},
+        ],
+    }
+    lines = []
+    result = benchmark({}, baseline=baseline, progress=lines.append)
+    assert len(lines) == len(result["measurements"]) == len(cases(("reader", "targets", "step")))
+    found = {entry["figure"]: entry for entry in result["measurements"] if entry["ratio"] is not None}
+    assert {figure: entry["ratio"] for figure, entry in found.items()} == pytest.approx({"reader": 2, "step": 0.5})
+    assert found["reader"]["normalized_ratio"] == pytest.approx(1)
+    assert found["reader"]["memory_ratio"] == pytest.approx(0.5) and found["step"]["memory_ratio"] == pytest.approx(
+        0.25
+    )
+    assert "2.00 of the baseline's time" in format_measurement(found["reader"])
+    assert all(entry["ratio"] is None for entry in benchmark({}, progress=lines.append)["measurements"])
+    assert json.loads(json.dumps(result)) == result
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"machine": "x", "measurements": []}'])
+def test_other_files_are_no_baseline(tmp_path, text):
+    (tmp_path / "b.json").write_text(text)
+    with pytest.raises(DatasetError, match=r"b\.json: is no baseline"):
+        read_baseline(tmp_path / "b.json")
+
+
+def test_the_script_says_what_is_wrong(tmp_path):
+    command = [sys.executable, str(ROOT / "scripts" / "benchmark_training.py"), "--annotations", "a", "--images", "b"]
+    command += ["--baseline", str(tmp_path / "gone.json")]
+    done = subprocess.run(command, cwd=ROOT, env={"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1].startswith("benchmark_training: error: ") and "gone.json" in done.stderr
