@@ -103,7 +103,7 @@ def test_a_killed_run_goes_on_from_its_newest_whole_checkpoint(training, run, tm
     arguments = options(
         training, tmp_path, train__checkpoint_steps=1, train__evaluate_every=1, train__keep_checkpoints=3
     )
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": str(os.cpu_count() or 1)}
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}  # as many threads as here: they decide about the last bits
     command = [sys.executable, str(ROOT / "scripts" / "train.py"), *arguments]
     process = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
     checkpoints = tmp_path / "tiny" / "checkpoints"
@@ -152,6 +152,22 @@ def test_fine_tuning_takes_other_classes_and_says_so(training, run, tmp_path, ca
     with caplog.at_level("INFO"):
         assert main(["train", *options(training, tmp_path, **changes)]) == 0
     assert "the class layer starts anew" in caplog.text
+
+
+def test_the_preset_for_fine_tuning_goes_on_a_system(training, tmp_path, caplog):
+    """As the preset's own comment says, but for the size: weights with other classes, and a gentle schedule."""
+    own = {key: value for key, value in training.items() if "schedule" not in key and "clip_norm" not in key}
+    own |= {"train.epochs": 1, "train.output_dir": str(tmp_path), "weights": str(tmp_path / "others.pdparams")}
+    others = build_model(load_config(SYSTEM, {**training, "num_classes": 7}))
+    save_weights(others, tmp_path / "others.pdparams", generation="ppsolo")
+    (tmp_path / "mine.yml").write_text(f"_BASE_: [{SYSTEM}, finetune]\n")
+    arguments = ["train", "-c", str(tmp_path / "mine.yml"), "-o"]
+    with caplog.at_level("INFO"):
+        assert main([*arguments, *(f"{key}={json.dumps(value)}" for key, value in own.items())]) == 0
+    assert "the class layer starts anew" in caplog.text
+    assert "learning rate 0.000625: 0.005 is for 16 images a step, here are 2" in caplog.text
+    config = load_config(tmp_path / "tiny" / "config.yml")
+    assert config.train.schedule.type == "cosine" and config.train.patience == 4 and config.num_classes == 3
 
 
 def test_the_learning_rate_is_scaled_in_one_line(training, tmp_path, caplog):
