@@ -150,7 +150,7 @@ def collate_targets(samples: Sequence[SampleTargets]) -> BatchTargets:
 
 def positive_counts(targets: BatchTargets) -> tuple[int, int]:
     """What the losses of a batch are divided by: positives with a mask that is not empty, and distinct cells."""
-    drawn = targets.masks.any(axis=(1, 2))
+    drawn = np.asarray(targets.masks.any(axis=(1, 2)))
     return int(drawn[targets.mask_index].sum()), int(targets.num_positive_cells.sum())
 
 
