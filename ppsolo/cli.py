@@ -504,6 +504,7 @@ def _import_paddle() -> None:
     What it prints about that, and about compilers that it will not need, is not for our users.
     """
     os.environ.setdefault("OMP_NUM_THREADS", str(available_cores()))
+    os.environ.setdefault("GLOG_minloglevel", "2")  # of its C++ side, errors and worse
     with contextlib.redirect_stderr(io.StringIO()), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:

@@ -3,6 +3,7 @@
 import dataclasses
 import os
 import tempfile
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -131,7 +132,9 @@ def _write_paddle(model: SOLOv2, config: Config, graph: Graph, shape: Sequence[i
     layer: nn.Layer = NetworkGraph(folded) if graph == "network" else WholeGraph(folded, build_postprocess(config))
     layer.eval()
     spec = paddle.static.InputSpec([side if side > 0 else None for side in shape], "float32", "image")
-    paddle.jit.save(paddle.jit.to_static(layer, input_spec=[spec], full_graph=True), str(place / "model"))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of what tracing does not need
+        paddle.jit.save(paddle.jit.to_static(layer, input_spec=[spec], full_graph=True), str(place / "model"))
     (place / "model.pdiparams.info").unlink(missing_ok=True)  # names of parameters, which only training needs
 
 

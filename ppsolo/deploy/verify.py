@@ -65,6 +65,7 @@ class Verification(NamedTuple):
             f"(bound {HEADS_BOUND:.0e}), scores by {self.scores:.1e} (bound {SCORES_BOUND:.0e}), {self.pixels:.1e} of "
             f"all mask pixels (bound {PIXELS_BOUND:.0e}); {self.lost} instances lost, {self.added} added, "
             f"rounding decided in {self.rounding} images"
+            + ("" if self.instances else "; nothing was found, so that postprocessing was hardly tried")
         )
 
 
