@@ -37,7 +37,15 @@ CLASSES, KERNELS = 3, 4
 class StandIn(nn.Layer):
     """In place of a network: the image's three channels, resized, are class scores, kernels and mask features."""
 
+    def __init__(self):
+        super().__init__()
+        # Paddle 2.6 does not load a graph without parameters.
+        self.gain = self.create_parameter([1], default_initializer=nn.initializer.Constant(1.0))
+
+    @paddle.no_grad()
     def forward(self, image: paddle.Tensor) -> RawPredictions:
+        image = image * self.gain
+
         def grid(channel: int, size: int, copies: int, step: float) -> paddle.Tensor:
             cells = F.interpolate(image[:, channel : channel + 1], size=[size, size], mode="nearest")
             return paddle.concat([cells - step * copy for copy in range(copies)], axis=1)

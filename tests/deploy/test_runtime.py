@@ -10,7 +10,7 @@ from paddle import nn
 
 from ppsolo import Predictor
 from ppsolo.data.images import write_image
-from ppsolo.deploy import load
+from ppsolo.deploy import ExportedPredictor, load
 from ppsolo.deploy.directory import checksums, write_facts
 from ppsolo.deploy.verify import SCORES_BOUND, match, verify
 from ppsolo.errors import ExportError, ImageError, PredictionError
@@ -58,9 +58,19 @@ def test_paths_arrays_lists_and_nothing(loaded, tmp_path):
         loaded(tmp_path / "missing.jpg")
 
 
-def test_what_is_not_finite_is_refused(loaded):
+class Broken:
+    """An engine whose network computed no numbers."""
+
+    description = "none"
+
+    def run(self, images: np.ndarray) -> DetectionArrays:
+        nothing = np.zeros([0], np.float32)
+        return DetectionArrays(nothing, nothing.astype(np.int64), nothing.reshape(0, 16, 16), np.full(len(images), -1))
+
+
+def test_what_is_not_finite_is_refused(exported):
     with pytest.raises(PredictionError, match="not finite"):
-        loaded.detect(np.full([1, 3, 64, 64], np.nan, np.float32))
+        ExportedPredictor(exported.export.facts, Broken())(picture(0))
 
 
 def test_what_cannot_be_had_is_refused(exported):
@@ -92,10 +102,10 @@ def test_damaged_files_are_refused_by_name(exported, tmp_path):
         load(copied)
 
 
-class Twice(nn.Layer):
-    def __init__(self, outputs: int):
+class Foreign(nn.Layer):
+    def __init__(self):
         super().__init__()
-        self.linear = nn.Linear(4, outputs)
+        self.linear = nn.Linear(4, 2)
 
     def forward(self, x):
         return self.linear(x)
@@ -104,7 +114,7 @@ class Twice(nn.Layer):
 def test_a_foreign_graph_is_refused(exported, tmp_path):
     """One with matching checksums, as someone might make who puts another model in its place."""
     spec = paddle.static.InputSpec([None, 4], "float32", "x")
-    layer = Twice(2)
+    layer = Foreign()
     layer.eval()
     paddle.jit.save(paddle.jit.to_static(layer, input_spec=[spec], full_graph=True), str(tmp_path / "model"))
     write_facts(tmp_path, dataclasses.replace(exported.export.facts, files=checksums(tmp_path)))
@@ -122,14 +132,22 @@ def test_verification_sees_what_is_wrong(exported, loaded):
 
         return verify(model, config, (-1, 3, -1, -1), heads=None, detect=detect)
 
-    assert verified(lambda found: found).trusted
+    right = verified(lambda found: found)
+    assert right.trusted and not right._replace(heads=float("nan")).trusted
     fewer = verified(lambda found: found._replace(counts=found.counts - (np.arange(len(found.counts)) == 0)))
     assert fewer.lost > 0 and not fewer.trusted
-    assert verified(lambda found: found._replace(labels=found.labels + 1)).lost > 0
-    assert verified(lambda found: found._replace(scores=found.scores + 2 * np.float32(SCORES_BOUND))).added > 0
     shifted = verified(lambda found: found._replace(masks=np.roll(found.masks, 1, axis=2)))
     assert shifted.pixels > 1e-3 and not shifted.trusted
-    assert not fewer._replace(lost=0, heads=float("nan")).trusted
+
+
+def test_only_one_label_and_nearly_one_score_make_a_pair():
+    masks = np.ones([2, 4, 4], np.float32)
+    one = DetectionArrays(np.array([0.9, 0.5]), np.array([0, 1]), masks, np.array([2]))
+    other_label = one._replace(labels=np.array([0, 2]))
+    assert match(one, other_label, SOLOv2Postprocess()) == ([(0, 0)], [1], [1])
+    for step, pairs in ((0.5, [(0, 0), (1, 1)]), (2.0, [])):
+        moved = one._replace(scores=one.scores + step * SCORES_BOUND)
+        assert match(one, moved, SOLOv2Postprocess())[0] == pairs
 
 
 def test_only_what_rounding_decides_may_be_left_over():
