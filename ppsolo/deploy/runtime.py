@@ -111,7 +111,6 @@ def load(
         return ExportedPredictor(facts, _onnx_engine(directory, device, precision, threads, onednn, tensorrt))
     from ppsolo.deploy.paddle_inference import PaddleEngine, PaddleSession
 
-    size, _, height, width = facts.input_shape
     session = PaddleSession(
         directory,
         device=device,
@@ -119,10 +118,7 @@ def load(
         threads=threads,
         onednn=precision == "bf16" if onednn is None else onednn,
         tensorrt=tensorrt,
-        tensorrt_shapes=[
-            tuple(fixed if fixed > 0 else side for fixed, side in zip((size, height, width), shape, strict=True))
-            for shape in tensorrt_shapes
-        ],
+        tensorrt_shapes=[_with_fixed_sides(shape, facts.input_shape) for shape in tensorrt_shapes],
     )
     return ExportedPredictor(facts, PaddleEngine(session))
 
@@ -137,6 +133,17 @@ def _onnx_engine(
     from ppsolo.deploy.onnx_runtime import OnnxEngine
 
     return OnnxEngine(directory / ONNX_FILE, device=device, threads=threads)
+
+
+def _with_fixed_sides(shape: tuple[int, int, int], input_shape: tuple[int, int, int, int]) -> tuple[int, int, int]:
+    """(N, H, W) with the sides that an export fixes in place of those given."""
+    size, _, height, width = input_shape
+    batch, rows, columns = shape
+    return (
+        size if size > 0 else batch,
+        height if height > 0 else rows,
+        width if width > 0 else columns,
+    )
 
 
 def pad_batch(batch: np.ndarray, height: int, width: int) -> np.ndarray:

@@ -5,6 +5,7 @@ All tensors are float32 NCHW unless said otherwise.
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import paddle
 import paddle.nn.functional as F
@@ -127,7 +128,7 @@ def sides(x: paddle.Tensor) -> list[int]:
     """The shape of `x`. While a static graph is traced, sides that are open in it are tensors, the others numbers."""
     if paddle.in_dynamic_mode():
         return x.shape
-    shape = paddle.shape(x)
+    shape: Any = paddle.shape(x)
     return [side if side >= 0 else shape[axis] for axis, side in enumerate(x.shape)]
 
 
