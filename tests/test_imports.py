@@ -10,7 +10,7 @@ PACKAGE = Path(__file__).parent.parent / "ppsolo"
 FLOORS = (
     ("errors", "atomic", "rle", "cpu"),
     ("models", "data", "config", "schema", "masks"),
-    ("visualize",),
+    ("visualize", "plot"),
     ("instances", "legacy"),
     ("build", "checkpoint"),
     ("pipeline", "engine", "predictor", "deploy", "progress"),
