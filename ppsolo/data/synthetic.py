@@ -20,8 +20,8 @@ CATEGORY_IDS = (1, 2, 3)
 HUES = (15, 75, 135)  # middle of each class's hues, of 180: orange, green, blue
 HUE_SPREAD = 28  # to either side
 
-SHAPES = (3, 8)  # per scene, both included
-RADII = (0.12, 0.22)  # of shapes, in shorter sides of the image
+SHAPES = (2, 6)  # per scene, both included
+RADII = (0.16, 0.28)  # of shapes, in shorter sides of the image
 TINY_RADIUS = 0.03
 TINY_SHARE = 0.05  # of the shapes
 CROWD_SHARE = 0.1  # of the scenes
@@ -67,7 +67,7 @@ def draw_dataset(
 
 
 def draw_scene(rng: np.random.Generator, size: tuple[int, int]) -> Scene:
-    """3 to 8 shapes of random place, size, turn, colours and texture, on a textured ground; fewer if there is no room.
+    """2 to 6 shapes of random place, size, turn, colours and texture, on a textured ground; fewer if there is no room.
 
     Each class has its outline and a third of all hues, so that a small network can tell classes apart in minutes;
     textures are the same for all. A shape hides what was painted before it, but never more than two fifths
