@@ -27,7 +27,7 @@ def build_onnx(
     Input: `image` float32 [N, 3, H, W], preprocessed.
 
     Outputs with `postprocess`, as in `Detections`: `scores` float32 [M], `labels` int64 [M],
-    `masks` float32 [M, H/4, W/4], `counts` int64 [N].
+    `masks` float32 [M, H/4, W/4], `counts` int64 [N]; every count is -1 where the network's output is not finite.
 
     Outputs without, as in `RawPredictions`: `category_logits0` to `4` float32 [N, C, S, S], `kernels0` to `4`
     float32 [N, E, S, S], `mask_features` float32 [N, E, H/4, W/4].

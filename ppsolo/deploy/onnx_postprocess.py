@@ -1,5 +1,6 @@
 """`SOLOv2Postprocess` as ONNX nodes: raw predictions of a batch in, its instances out."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -33,6 +34,8 @@ def postprocess(
     writer: OnnxWriter, raw: RawNames, settings: SOLOv2Postprocess, num_grids: tuple[int, ...], *, integer_masks: bool
 ) -> None:
     """Write the outputs `scores`, `labels`, `masks`, `counts`, by the steps of `SOLOv2Postprocess`.
+
+    Where the raw predictions are not finite, every count is -1.
 
     integer_masks: overlaps are counted in products of integers, which CPUs do faster and GPUs not at all.
     """
@@ -70,7 +73,9 @@ def postprocess(
     scores, survivors = best(writer, decayed, survives, settings.max_instances, f"{at}.survivors")
     taken = writer.op("GreaterOrEqual", [scores, writer.constant(0.0)], at=at)
     counted = writer.op("Cast", [taken], {"to": writer.types.INT64}, at=at)
-    writer.op("ReduceSum", [counted, writer.constant([1])], {"keepdims": 0}, at=at, to="counts")
+    counts = writer.op("ReduceSum", [counted, writer.constant([1])], {"keepdims": 0}, at=at)
+    finite = all_finite(writer, [*raw.category_logits, *raw.kernels, raw.mask_features], f"{at}.finite")
+    writer.op("Where", [finite, counts, writer.constant(-1)], at=at, to="counts")
     flat = writer.constant([-1])
     kept = writer.op(
         "Reshape", [writer.op("NonZero", [writer.op("Reshape", [taken, flat], at=at)], at=at), flat], at=at
@@ -89,6 +94,13 @@ def postprocess(
     # A zero keeps the number of rows, which may be zero.
     shape = writer.op("Concat", [writer.constant([0]), size], {"axis": 0}, at=at)
     writer.op("Reshape", [probabilities, shape], at=at, to="masks")
+
+
+def all_finite(writer: OnnxWriter, tensors: Sequence[str], at: str) -> str:
+    """bool []: whether every value is finite. Sums of what is not are not, and only their differences are not 0."""
+    sums = [writer.op("ReduceSum", [tensor], {"keepdims": 0}, at=at) for tensor in tensors]
+    total = writer.op("Sum", sums, at=at)
+    return writer.op("Equal", [writer.op("Sub", [total, total], at=at), writer.constant(0.0)], at=at)
 
 
 def split_size(writer: OnnxWriter, x: str, at: str) -> tuple[str, str]:

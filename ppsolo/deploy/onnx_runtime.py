@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ppsolo.deploy.graph import LEVELS, OUTPUTS, RAW_OUTPUTS
 from ppsolo.errors import ExportError
 from ppsolo.pipeline import DetectionArrays
 
@@ -89,11 +90,12 @@ class OnnxEngine:
         threads: int | None = None,
     ):
         """As `OnnxSession`."""
-        self._session = OnnxSession(model, DetectionArrays._fields, device=device, threads=threads)
+        self._session = OnnxSession(model, OUTPUTS, device=device, threads=threads)
         self.description = self._session.description
 
     def run(self, images: np.ndarray) -> DetectionArrays:
-        """images: float32 [N, 3, H, W], preprocessed, H and W multiples of 32 -> their instances."""
+        """images: float32 [N, 3, H, W], preprocessed, H and W multiples of 32 -> their instances; every count
+        is -1 where the network's output is not finite."""
         return DetectionArrays(*self._session(images))
 
 
@@ -103,8 +105,6 @@ class OnnxNetwork:
     description: the runtime, its version, device and threads, in one line.
     """
 
-    LEVELS = 5
-
     def __init__(
         self,
         model: str | os.PathLike[str] | bytes,
@@ -113,11 +113,10 @@ class OnnxNetwork:
         threads: int | None = None,
     ):
         """As `OnnxSession`."""
-        names = [f"{kind}{level}" for kind in ("category_logits", "kernels") for level in range(self.LEVELS)]
-        self._session = OnnxSession(model, [*names, "mask_features"], device=device, threads=threads)
+        self._session = OnnxSession(model, RAW_OUTPUTS, device=device, threads=threads)
         self.description = self._session.description
 
     def run(self, images: np.ndarray) -> RawArrays:
         """images: float32 [N, 3, H, W], preprocessed, H and W multiples of 32 -> raw predictions."""
         *heads, features = self._session(images)
-        return RawArrays(heads[: self.LEVELS], heads[self.LEVELS :], features)
+        return RawArrays(heads[:LEVELS], heads[LEVELS:], features)

@@ -29,7 +29,7 @@ def test_what_is_no_model_is_refused(engine, tmp_path):
         engine(tmp_path / "gone.onnx")
 
 
-@pytest.mark.parametrize(("name", "lack"), [("image", "labels, masks"), ("picture", "image")])
+@pytest.mark.parametrize(("name", "lack"), [("image", "counts, labels, masks"), ("picture", "counts")])
 def test_a_foreign_graph_is_refused(name, lack):
     with pytest.raises(ExportError, match=lack):
         OnnxEngine(foreign_graph(name))
