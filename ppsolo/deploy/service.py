@@ -220,8 +220,8 @@ class Service:
             raise _stopping(str(error)) from None
 
     def _late(self, job: "Future[Instances]") -> HTTPException:
-        """Busy, where the job never left the queue; else it is the prediction that takes too long."""
-        if job.cancelled():
+        """Too slow is the prediction that runs; of a job that waits, or has just been done, the service is too busy."""
+        if not job.running():
             reason = f"others were answered for {self.limits.timeout:g} s: try again"
             return HTTPException(503, reason, self._retry_after())
         return HTTPException(504, f"the prediction was not done within {self.limits.timeout:g} s", self._retry_after())
