@@ -17,8 +17,11 @@ BATCH_NORMS = (nn.BatchNorm2D, nn.SyncBatchNorm)
 ACTIVATIONS = {F.relu: "Relu", F.hardswish: "HardSwish"}
 
 
-def conv_norm(writer: OnnxWriter, x: str, layer: ConvNorm, at: str) -> str:
-    """Convolution, normalisation, activation; batch norm is folded into the convolution."""
+def conv_norm(writer: OnnxWriter, x: str, layer: ConvNorm, at: str, *, to: str | None = None) -> str:
+    """Convolution, normalisation, activation; batch norm is folded into the convolution.
+
+    to: the output's name, where there is an activation.
+    """
     scale, shift = folded_batch_norm(layer.norm) if isinstance(layer.norm, BATCH_NORMS) else (None, None)
     if isinstance(layer.conv, DeformableConv):
         x = deformable_conv(writer, x, layer.conv, f"{at}.conv", scale=scale, shift=shift)
@@ -26,7 +29,7 @@ def conv_norm(writer: OnnxWriter, x: str, layer: ConvNorm, at: str) -> str:
         x = conv(writer, x, layer.conv, f"{at}.conv", scale=scale, shift=shift)
     if isinstance(layer.norm, nn.GroupNorm):
         x = group_norm(writer, x, layer.norm, f"{at}.norm")
-    return writer.op(ACTIVATIONS[layer.activation], [x], at=at) if layer.activation else x
+    return writer.op(ACTIVATIONS[layer.activation], [x], at=at, to=to) if layer.activation else x
 
 
 def folded_batch_norm(norm: nn.Layer) -> tuple[np.ndarray, np.ndarray]:

@@ -126,15 +126,18 @@ def mask_feature_head(writer: OnnxWriter, pyramid: Sequence[str], head: MaskFeat
     """P2..P5 -> mask features, under the name `to`."""
     *finer, coarsest = pyramid
     coarsest = layers.append(writer, coarsest, layers.coordinates(writer, layers.size_of(writer, coarsest, at), at), at)
+    finest, *towers = head.levels
+    # What comes to P3's size is added there and doubled once: both are linear.
     total = ""
-    for level, (x, tower) in enumerate(zip([*finer, coarsest], head.levels, strict=True)):
+    for level, (x, tower) in enumerate(zip([*finer[1:], coarsest], towers, strict=True), start=1):
         for index, block in enumerate(tower.children()):
-            x = layers.conv_norm(writer, x, cast(ConvNorm, block), f"{at}.levels.{level}.{index}")
-            if level > 0:
+            if index > 0:
                 x = layers.double(writer, x, f"{at}.levels.{level}.{index}", mode="linear")
+            x = layers.conv_norm(writer, x, cast(ConvNorm, block), f"{at}.levels.{level}.{index}")
         total = writer.op("Add", [total, x], at=at) if total else x
-    features = layers.conv_norm(writer, total, head.output, f"{at}.output")
-    writer.op("Identity", [features], at=at, to=to)
+    total = layers.double(writer, total, at, mode="linear")
+    total = writer.op("Add", [sequence(writer, finer[0], finest, f"{at}.levels.0"), total], at=at)
+    layers.conv_norm(writer, total, head.output, f"{at}.output", to=to)
 
 
 def solov2_head(writer: OnnxWriter, pyramid: Sequence[str], head: SOLOv2Head, to: RawNames, at: str) -> None:
