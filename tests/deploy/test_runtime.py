@@ -12,6 +12,8 @@ from ppsolo import Predictor
 from ppsolo.data.images import write_image
 from ppsolo.deploy import ExportedPredictor, load
 from ppsolo.deploy.directory import checksums, write_facts
+from ppsolo.deploy.export import export_model
+from ppsolo.deploy.paddle_inference import PaddleSession
 from ppsolo.deploy.verify import SCORES_BOUND, match, verify
 from ppsolo.errors import ExportError, ImageError, PredictionError
 from ppsolo.instances import Instances
@@ -122,15 +124,17 @@ def test_a_foreign_graph_is_refused(exported, tmp_path):
         load(tmp_path)
 
 
-def test_verification_sees_what_is_wrong(exported, loaded):
+def test_verification_sees_what_is_wrong(exported, loaded, tmp_path):
     config, model = exported.config, exported.model
+    export_model(model, config, tmp_path / "network", graph="network", verify_export=False)
+    heads = PaddleSession(tmp_path / "network")
 
     def verified(change):
         def detect(batch):
             found = loaded.detect(batch)
             return change(DetectionArrays(*(array.copy() for array in found)))
 
-        return verify(model, config, (-1, 3, -1, -1), heads=None, detect=detect)
+        return verify(model, config, (-1, 3, -1, -1), heads=heads, detect=detect)
 
     right = verified(lambda found: found)
     assert right.trusted and not right._replace(heads=float("nan")).trusted
