@@ -90,13 +90,16 @@ def infer(options: argparse.Namespace) -> int:
 
 
 def demo(options: argparse.Namespace) -> int:
-    """Predict on a drawn scene, or on a photograph, and leave a picture."""
+    """Draw a data set, train a small network on it, measure it, and leave numbers and pictures."""
     _import_paddle()
     from ppsolo.engine.demo import run_demo
     from ppsolo.progress import Progress
 
+    logging.getLogger("ppsolo").setLevel(logging.INFO)
     with Progress("download", unit="B") as progress:
-        lines = run_demo(output_dir=Path(options.output_dir), image=options.image, progress=progress.update)
+        lines = run_demo(
+            output_dir=Path(options.output_dir), console=sys.stderr, image=options.image, progress=progress.update
+        )
     for line in lines:
         _say(line)
     return OK
@@ -407,7 +410,7 @@ def _parser() -> argparse.ArgumentParser:
 
     command = _command(commands, "demo", demo)
     command.add_argument("--output_dir", default="output/demo", metavar="DIR", help="default: %(default)s")
-    command.add_argument("--image", metavar="PATH", help="a photograph to predict on, else a scene is drawn")
+    command.add_argument("--image", metavar="PATH", help="a photograph to predict on too, with a published system")
 
     command = _command(commands, "zoo", zoo)
     actions = command.add_subparsers(dest="action", required=True, metavar="action")

@@ -126,6 +126,12 @@ class RunDirectory:
         except OSError as error:
             raise TrainingError(f"{self.path}: cannot be written to ({error.strerror}); set train.output_dir") from None
 
+    def clear(self) -> None:
+        """Remove what an earlier run has written, and nothing else that lies there. Raises OSError."""
+        written = [self.config_file, self.path / "class_names.txt", self.log_file, self.best_weights, self.last_weights]
+        for file in (*written, *self.states(), *self.visualdl.glob("vdlrecords.*")):
+            file.unlink(missing_ok=True)
+
     def states(self) -> list[Path]:
         """The files of all training states, newest first."""
         return sorted(self._checkpoints.glob("*.safetensors"), key=lambda path: path.stem, reverse=True)
