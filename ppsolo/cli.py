@@ -71,6 +71,7 @@ def infer(options: argparse.Namespace) -> int:
     with Progress("download", unit="B") as progress:
         predictor = Predictor(config, progress=progress.update)
     _say(str(predictor.load_report))
+    _say(predictor.description)
     settings = {
         "output_dir": output_dir,
         "draw_threshold": options.draw_threshold,
@@ -87,6 +88,32 @@ def infer(options: argparse.Namespace) -> int:
     where = f"those of at least {options.draw_threshold} are drawn in {options.output_dir}"
     _say(f"{summary.instances} instances in {summary.images} images; {where}")
     return SOME_FAILED if summary.failures else OK
+
+
+def benchmark(options: argparse.Namespace) -> int:
+    """Time predictors, exported directories and peers side by side on one picture."""
+    config = load_config(options.config, options.override)
+    if options.repeats < 1 or options.warm_up < 0:
+        raise ConfigError("--repeats takes at least 1, --warm_up at least 0")
+    _import_paddle()
+    from ppsolo.cpu import default_threads
+    from ppsolo.engine.benchmark import Side, benchmark_curve, write_benchmark
+    from ppsolo.progress import Progress
+
+    points = [
+        [
+            Side(name, config, options.image, batch=batch, threads=threads, height=height)
+            for name in [*options.sides, *options.peer]
+        ]
+        for batch in options.batch
+        for threads in options.threads or [default_threads()]
+        for height in options.height or [None]
+    ]
+    with Progress("benchmark", unit="points") as progress:
+        reports = benchmark_curve(points, repeats=options.repeats, warm_up=options.warm_up, progress=progress.update)
+    for line in write_benchmark(reports, Path(options.output)):
+        _say(line)
+    return OK
 
 
 def demo(options: argparse.Namespace) -> int:
@@ -129,7 +156,7 @@ def serve(options: argparse.Namespace) -> int:
         from ppsolo.deploy import load
 
         predictor = load(options.model_dir)
-        _say(predictor.description)
+    _say(predictor.description)
     name = predictor.config.name
     host, port = listener.getsockname()[:2]
     _say(f"{name} answers on http://{f'[{host}]' if ':' in host else host}:{port}/")
@@ -200,6 +227,7 @@ def _evaluate_model(config: "Config", options: argparse.Namespace) -> dict[str, 
     if not processes.is_main:
         return None
     _say(str(evaluation.load_report))
+    _say(evaluation.description)
     if options.save_results:
         path = Path(options.output_dir) / "predictions.json"
         write_results(evaluation.results, path)
@@ -407,6 +435,22 @@ def _parser() -> argparse.ArgumentParser:
         "--images", required=True, metavar="DIR", help="the folder that its file names are relative to"
     )
     command.add_argument("--json", metavar="FILE", help="write everything, all ids included, as JSON")
+
+    command = _command(commands, "benchmark", benchmark)
+    _add_config(command)
+    command.add_argument("--image", required=True, metavar="FILE", help="the picture")
+    command.add_argument(
+        "--sides", nargs="+", default=["dygraph"], metavar="SIDE", help="dygraph, onnxruntime, exported directories"
+    )
+    command.add_argument(
+        "--peer", nargs="+", default=[], metavar="PATH", help="ONNX files, directories that PaddleDetection exported"
+    )
+    command.add_argument("--batch", nargs="+", type=int, default=[1], metavar="N", help="images a batch, or a curve")
+    command.add_argument("--threads", nargs="+", type=int, metavar="N", help="default: all cores; or a curve")
+    command.add_argument("--height", nargs="+", type=int, metavar="N", help="scale the picture to it first, or a curve")
+    command.add_argument("--repeats", type=int, default=7, metavar="N", help="rounds that count, default: %(default)s")
+    command.add_argument("--warm_up", type=int, default=1, metavar="N", help="rounds before, default: %(default)s")
+    command.add_argument("--output", default="output/benchmark.json", metavar="FILE", help="JSON, default: %(default)s")
 
     command = _command(commands, "demo", demo)
     command.add_argument("--output_dir", default="output/demo", metavar="DIR", help="default: %(default)s")

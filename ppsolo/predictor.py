@@ -1,8 +1,10 @@
 """The predictor: images in, instances out."""
 
+import importlib.util
 import logging
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import paddle
@@ -12,12 +14,20 @@ from ppsolo.checkpoint.download import Progress
 from ppsolo.checkpoint.load import LoadReport, load_pretrained
 from ppsolo.checkpoint.zoo import ZOO, zoo_entry
 from ppsolo.config import Config, load_config
+from ppsolo.cpu import default_threads, keep_freed_memory, use_threads
 from ppsolo.errors import ConfigError, PredictionError
 from ppsolo.legacy.names import DYGRAPH, NATIVE, STATIC
 from ppsolo.models.solov2 import RawPredictions, SOLOv2
 from ppsolo.pipeline import DetectionArrays, Pipeline
 
+if TYPE_CHECKING:
+    from ppsolo.deploy.onnx_runtime import OnnxEngine
+
 logger = logging.getLogger(__name__)
+
+Engine = Literal["auto", "dygraph", "onnxruntime"]
+NOT_FINITE = "the network's output is not finite: check its weights and preprocess.mean and std"
+ENGINES = ("auto", "dygraph", "onnxruntime")
 
 
 class Predictor(Pipeline):
@@ -25,7 +35,9 @@ class Predictor(Pipeline):
 
     Attributes:
         config: the resolved configuration.
-        model: the network, in eval mode.
+        model: the network, in eval mode. Whoever takes it may change its weights: where the engine was chosen by
+            "auto", dygraph answers from then on.
+        description: what runs the network: which runtime, version, device and threads, in one line.
         class_names, category_ids: one per label.
         load_report: what was loaded, None where the model was given.
     """
@@ -36,6 +48,8 @@ class Predictor(Pipeline):
         weights: str | os.PathLike[str] | None = None,
         *,
         model: SOLOv2 | None = None,
+        engine: Engine = "auto",
+        threads: int | None = None,
         progress: Progress | None = None,
     ):
         """Build the model and load its weights.
@@ -44,11 +58,21 @@ class Predictor(Pipeline):
             config: a configuration, its file, or the name of one that comes with ppsolo.
             weights: a checkpoint file or a published name; the configuration's own `weights` if None.
             model: a model that is built and loaded already, in place of `weights`.
+            engine: "dygraph", Paddle as the model is written; "onnxruntime", the same computed by onnxruntime on a CPU
+                (`pip install 'ppsolo[onnx]'`), with the weights as they are at the first image; "auto", the latter
+                where it is installed, no GPU is used and no `model` given.
+            threads: CPU threads of the network; by default what the user set OMP_NUM_THREADS to, else all cores of
+                the process.
             progress: called with (bytes so far, bytes in all or None) while a published file is fetched.
 
         Raises:
             ConfigError, CheckpointError, DownloadError: one line that names the thing and the remedy.
+            ExportError: the engine is not installed.
         """
+        if engine not in ENGINES:
+            raise ConfigError(f"engine is {engine!r}, choose one of {', '.join(ENGINES)}")
+        if threads is not None and threads < 1:
+            raise ConfigError(f"threads is {threads}, give at least 1")
         super().__init__(config if isinstance(config, Config) else load_config(config))
         self.load_report: LoadReport | None = None
         self._postprocess = build_postprocess(self.config)
@@ -62,8 +86,38 @@ class Predictor(Pipeline):
             model = build_model(self.config)
             self.load_report = load_pretrained(model, source, progress=progress)
             self._compare_generations(self.load_report)
-        self.model = model
-        self.model.eval()
+        self._model = model
+        self._model.eval()
+        self._automatic = engine == "auto"
+        self._uses_onnxruntime = engine == "onnxruntime" or (
+            engine == "auto" and self.load_report is not None and _on_cpu() and _onnxruntime_installed()
+        )
+        self._onnx_engine: OnnxEngine | None = None
+        self.threads = threads if threads is not None else default_threads()
+
+    @property
+    def model(self) -> SOLOv2:
+        if self._automatic:
+            self._uses_onnxruntime, self._onnx_engine = False, None
+        return self._model
+
+    @property
+    def description(self) -> str:
+        if self._uses_onnxruntime:
+            return self._onnxruntime().description
+        device = paddle.device.get_device()
+        threads = f", {self.threads} threads" if device == "cpu" else ""
+        return f"Paddle {paddle.__version__} dygraph, {device}{threads}"  # pyright: ignore[reportPrivateImportUsage]
+
+    def _onnxruntime(self) -> "OnnxEngine":
+        """The engine, made when it is first needed."""
+        if self._onnx_engine is None:
+            from ppsolo.deploy.onnx_graph import build_onnx
+            from ppsolo.deploy.onnx_runtime import OnnxEngine
+
+            graph = build_onnx(self._model, self._postprocess)
+            self._onnx_engine = OnnxEngine(graph.SerializeToString(), threads=self.threads)
+        return self._onnx_engine
 
     def _compare_generations(self, report: LoadReport) -> None:
         """Warn where the images are prepared as the other generation does: results are close, but not the same."""
@@ -83,23 +137,51 @@ class Predictor(Pipeline):
         name: Config | str | Path,
         weights: str | os.PathLike[str] | None = None,
         *,
+        engine: Engine = "auto",
+        threads: int | None = None,
         progress: Progress | None = None,
     ) -> "Predictor":
         """A published system by name, fetched on first use; or a configuration file with its weights."""
+        config = name
         if weights is None and not isinstance(name, Config) and str(name) in ZOO:
-            return cls(zoo_entry(str(name)).config, weights=str(name), progress=progress)
-        return cls(name, weights=weights, progress=progress)
+            config, weights = zoo_entry(str(name)).config, str(name)
+        return cls(config, weights=weights, engine=engine, threads=threads, progress=progress)
 
     def detect(self, batch: np.ndarray) -> DetectionArrays:
         """What is found in prepared images, float32 [N, 3, H, W]; PredictionError where the output is not finite."""
+        if self._uses_onnxruntime:
+            found = self._onnxruntime().run(batch)
+            if (found.counts < 0).any():
+                raise PredictionError(NOT_FINITE)
+            return found
+        return self.postprocess(self.raw(batch))
+
+    def raw(self, batch: np.ndarray) -> RawPredictions:
+        """What the network says of prepared images, in dygraph whatever the engine; errors as for `detect`."""
+        if _on_cpu():
+            use_threads(self.threads)
+            keep_freed_memory()
         with paddle.no_grad():
-            raw = self.model(paddle.to_tensor(batch))
+            raw = self._model(paddle.to_tensor(batch))
             _check_finite(raw)
+        return raw
+
+    def postprocess(self, raw: RawPredictions) -> DetectionArrays:
+        """The instances of raw predictions, by thresholds, points NMS and Matrix NMS."""
+        with paddle.no_grad():
             return DetectionArrays(*(tensor.numpy() for tensor in self._postprocess(raw)))
+
+
+def _on_cpu() -> bool:
+    return paddle.device.get_device() == "cpu"
+
+
+def _onnxruntime_installed() -> bool:
+    return all(importlib.util.find_spec(package) is not None for package in ("onnx", "onnxruntime"))
 
 
 def _check_finite(raw: RawPredictions) -> None:
     """A network that computes no numbers has not found nothing: it cannot answer."""
     for tensor in (*raw.category_logits, *raw.kernels, raw.mask_features):
         if not paddle.isfinite(tensor).all().item():
-            raise PredictionError("the network's output is not finite: check its weights and preprocess.mean and std")
+            raise PredictionError(NOT_FINITE)

@@ -134,6 +134,32 @@ def test_weights_come_from_a_file_or_the_configuration(predictor, tmp_path, tiny
     assert_same(by_config(picture(0)), predictor(picture(0)))
 
 
+def test_the_engine_is_the_best_that_is_exact_and_says_so(predictor, tmp_path, tiny):
+    pytest.importorskip("onnxruntime")
+    assert predictor.description.startswith("Paddle") and "dygraph, cpu" in predictor.description  # the model was given
+    save_weights(predictor.model, tmp_path / "own.safetensors")
+    config = load_config("solov2_r50_fpn_1x", tiny)
+    chosen = Predictor(config, weights=tmp_path / "own.safetensors", threads=1)
+    assert chosen.description.startswith("onnxruntime") and chosen.description.endswith("1 thread")
+    expected = predictor(picture(0))
+    assert_same(chosen(picture(0)), expected)
+    plain = Predictor(config, weights=tmp_path / "own.safetensors", engine="dygraph", threads=2)
+    assert "dygraph" in plain.description and plain.description.endswith("2 threads")
+    assert_same(plain(picture(0)), expected)
+    explicit = Predictor(config, model=predictor.model, engine="onnxruntime")
+    assert explicit.description.startswith("onnxruntime")
+    assert_same(explicit(picture(0)), expected)
+
+
+def test_weights_changed_afterwards_are_not_answered_from_an_old_graph(predictor, tmp_path, tiny):
+    save_weights(predictor.model, tmp_path / "own.safetensors")
+    loaded = Predictor(load_config("solov2_r50_fpn_1x", tiny), weights=tmp_path / "own.safetensors")
+    assert len(loaded(picture(0))) > 0
+    bias = loaded.model.head.category.bias
+    bias.set_value(bias.numpy() - 50)
+    assert len(loaded(picture(0))) == 0 and "dygraph" in loaded.description
+
+
 def test_weights_of_the_other_generation_are_warned_about(predictor, tmp_path, tiny, caplog):
     save_weights(predictor.model, tmp_path / "other.pdparams", generation="dygraph-2.x")
     Predictor(load_config("solov2_r50_fpn_1x", tiny), weights=tmp_path / "other.pdparams")
@@ -146,6 +172,10 @@ def test_refusals(predictor, tmp_path, tiny):
         Predictor(config)
     with pytest.raises(CheckpointError, match=r"nowhere\.pdparams: no such file"):
         Predictor(config, weights="nowhere.pdparams")
+    with pytest.raises(ConfigError, match="choose one of auto"):
+        Predictor(config, model=predictor.model, engine="fastest")  # pyright: ignore[reportArgumentType]
+    with pytest.raises(ConfigError, match="threads is 0"):
+        Predictor(config, model=predictor.model, threads=0)
     with pytest.raises(ConfigError, match="solov2_r50_fpn_1x"):
         Predictor(config, weights="solov2_r50_fpn1x")
     with pytest.raises(ImageError, match=r"missing\.jpg"):

@@ -77,12 +77,13 @@ class Evaluation:
     """report: as `CocoEvaluator.summarize`. results: COCO results of all images, empty if they were not asked for;
     they have no boxes, so that pycocotools takes sizes from the masks, as it does for the published numbers.
 
-    load_report: what was loaded into the predictor.
+    load_report: what was loaded into the predictor. description: what ran its network.
     """
 
     report: dict[str, Any]
     results: list[dict[str, Any]]
     load_report: LoadReport | None
+    description: str
 
 
 def evaluate(
@@ -126,7 +127,7 @@ def evaluate(
     place = {image_id: number for number, (image_id, _) in enumerate(dataset.images)}
     results = sorted((entry for entries in shares for entry in entries), key=lambda entry: place[entry["image_id"]])
     report = {**evaluator.summarize(), "annotations": str(dataset.source)}
-    return Evaluation(report, results, predictor.load_report)
+    return Evaluation(report, results, predictor.load_report, predictor.description)
 
 
 def evaluate_config(

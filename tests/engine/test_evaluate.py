@@ -20,6 +20,7 @@ class Oracle:
     """Stands in for a predictor: answers the annotations of an image, shifted by a few pixels."""
 
     load_report = None
+    description = "stub"
 
     def __init__(self, dataset: EvaluationSet, shift: int):
         self.shift = shift

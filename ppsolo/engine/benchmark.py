@@ -1,0 +1,375 @@
+"""A benchmark: several ways to the same answer, alternating in one run, beside what the arithmetic allows."""
+
+import json
+import multiprocessing
+import os
+import platform
+import resource
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any, Protocol
+
+import cv2
+import numpy as np
+
+from ppsolo.atomic import atomic_writer
+from ppsolo.cpu import default_threads
+from ppsolo.data.images import write_image
+from ppsolo.errors import ConfigError, PpsoloError
+from ppsolo.schema import Config
+
+ENGINES = ("dygraph", "onnxruntime")
+FLOOR_PRODUCT = (2048, 2304, 8192)  # rows, inner, columns of the matrix product that tells what the cores reach
+TOTAL = "total"
+# Called with the rounds done and their number.
+Callback = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Side:
+    """One way to be measured, in a process of its own.
+
+    name: "dygraph" or "onnxruntime" (a `Predictor` with that engine), an exported directory of ppsolo, or a peer: an
+    ONNX file or a directory that PaddleDetection exported, of which the run alone is timed.
+    """
+
+    name: str
+    config: Config
+    image: str
+    batch: int = 1
+    threads: int = 1
+    height: int | None = None  # the picture is scaled to this height first
+
+
+class _Runner(Protocol):
+    description: str
+    facts: Mapping[str, Any]
+
+    def run(self) -> dict[str, float]:
+        """Seconds by stage, once."""
+        ...
+
+
+def benchmark(sides: Sequence[Side], *, repeats: int, warm_up: int, progress: Callback | None = None) -> dict[str, Any]:
+    """Measure the sides in turn, `repeats` times after `warm_up` rounds that do not count.
+
+    Returns what goes into the JSON: machine, versions, floor, and per side its description, peak memory and, for
+    each stage and the total, median, p90, p99, least and most seconds; images per second by the median.
+    Raises PpsoloError: a side cannot be had.
+    """
+    context = multiprocessing.get_context("spawn")
+    workers, results = [], []
+    try:
+        for side in sides:
+            here, there = context.Pipe()
+            process = context.Process(target=_work, args=(side, there), daemon=True)
+            process.start()
+            there.close()
+            workers.append((process, here))
+            results.append({"side": side.name, **_said(here, side)})
+        rounds: list[list[dict[str, float]]] = [[] for _ in sides]
+        for number in range(warm_up + repeats):
+            for side, (_, connection), taken in zip(sides, workers, rounds, strict=True):
+                connection.send("run")
+                seconds = _said(connection, side)
+                if number >= warm_up:
+                    taken.append(seconds)
+            if progress is not None:
+                progress(number + 1, warm_up + repeats)
+        for side, (_, connection), taken, result in zip(sides, workers, rounds, results, strict=True):
+            connection.send("memory")
+            result.update(_said(connection, side))
+            result.update(batch=side.batch, threads=side.threads)
+            result["seconds"] = {stage: summary([row[stage] for row in taken]) for stage in taken[0]}
+            result["images_per_second"] = side.batch / result["seconds"][TOTAL]["median"]
+    finally:
+        for process, connection in workers:
+            connection.close()
+            process.join(timeout=5)
+            if process.is_alive():
+                process.terminate()
+    gigaflops = measured_gigaflops()
+    for result in results:
+        if result.get("multiply_adds"):
+            result["floor_seconds"] = 2 * result["multiply_adds"] / (gigaflops * 1e9)
+    return {"machine": machine(), "gigaflops": gigaflops, "repeats": repeats, "warm_up": warm_up, "sides": results}
+
+
+def benchmark_curve(
+    points: Sequence[Sequence[Side]], *, repeats: int, warm_up: int, progress: Callback | None = None
+) -> list[dict[str, Any]]:
+    """`benchmark` at several points: of batch size, threads or picture size. progress: told of the points."""
+    reports = []
+    for sides in points:
+        reports.append({"height": sides[0].height, **benchmark(sides, repeats=repeats, warm_up=warm_up)})
+        if progress is not None:
+            progress(len(reports), len(points))
+    return reports
+
+
+def write_benchmark(reports: Sequence[Mapping[str, Any]], file: Path) -> list[str]:
+    """Write the JSON, and the last point's chart as PNG beside it; returns a line for each side of each point."""
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_writer(file, "w") as stream:
+            json.dump(reports, stream, indent=1)
+    except OSError as error:
+        raise PpsoloError(f"cannot write {file}: {error.strerror or error}") from None
+    write_image(file.with_suffix(".png"), chart(reports[-1]))
+    lines = []
+    for side in (side for report in reports for side in report["sides"]):
+        total = side["seconds"][TOTAL]
+        spread = f"{total['median']:.3f} s ({total['least']:.3f} .. {total['most']:.3f})"
+        lines.append(f"{spread}, {side['peak_memory_mb']:.0f} MB, batch {side['batch']}: {side['description']}")
+    return lines
+
+
+def summary(seconds: Sequence[float]) -> dict[str, float]:
+    """Median, p90, p99, least and most of some measurements."""
+    values = np.asarray(seconds)
+    points = {"median": 50, "p90": 90, "p99": 99}
+    return {
+        **{name: float(np.percentile(values, at)) for name, at in points.items()},
+        "least": float(values.min()),
+        "most": float(values.max()),
+    }
+
+
+def machine() -> dict[str, Any]:
+    """What was measured on: CPU, cores of this process, its load, Python."""
+    model = platform.processor() or platform.machine()
+    if os.path.exists("/proc/cpuinfo"):
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        model = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), model)
+    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
+    return {"cpu": model, "threads": default_threads(), "load": load, "python": platform.python_version()}
+
+
+def measured_gigaflops(size: tuple[int, int, int] = FLOOR_PRODUCT, repeats: int = 5) -> float:
+    """The best of some large float32 matrix products on all cores, 10^9 operations a second (two a multiply-add)."""
+    rows, inner, columns = size
+    random = np.random.default_rng(0)
+    left, right = random.random((rows, inner), np.float32), random.random((inner, columns), np.float32)
+    out = np.empty((rows, columns), np.float32)
+    seconds = min(_timed(lambda: np.matmul(left, right, out=out))[0] for _ in range(repeats + 1))
+    return 2 * rows * inner * columns / seconds / 1e9
+
+
+def count_multiply_adds(model: Any, images: Any) -> int:
+    """The multiply-adds of a model's convolutions for one batch, by running it."""
+    from paddle import nn
+    from paddle.vision.ops import DeformConv2D
+
+    counts: list[int] = []
+
+    def count(layer: Any, inputs: Any, output: Any) -> None:
+        counts.append(int(np.prod(output.shape)) * int(np.prod(layer.weight.shape[1:])))
+
+    layers = [layer for layer in model.sublayers() if isinstance(layer, nn.Conv2D | DeformConv2D)]
+    hooks = [layer.register_forward_post_hook(count) for layer in layers]
+    model(images)
+    for hook in hooks:
+        hook.remove()
+    return sum(counts)
+
+
+def chart(report: Mapping[str, Any], *, width: int = 960) -> np.ndarray:
+    """A bar for each side's median total, its spread and its floor: uint8 RGB [H, W, 3]."""
+    sides = report["sides"]
+    longest = max(side["seconds"][TOTAL]["most"] for side in sides)
+    image = np.full((60 + 64 * len(sides), width, 3), 255, np.uint8)
+    write = partial(cv2.putText, image, fontFace=cv2.FONT_HERSHEY_SIMPLEX, color=(30, 30, 30), lineType=cv2.LINE_AA)
+    write(f"seconds a batch, median; {report['machine']['cpu']}", org=(16, 28), fontScale=0.55, thickness=1)
+    for index, side in enumerate(sides):
+        top = 56 + 64 * index
+        seconds = side["seconds"][TOTAL]
+
+        def at(value: float) -> int:
+            return 16 + round((width - 120) * value / longest)
+
+        write(side["description"][:110], org=(16, top), fontScale=0.45, thickness=1)
+        cv2.rectangle(image, (16, top + 8), (at(seconds["median"]), top + 30), (70, 120, 190), -1)
+        cv2.line(image, (at(seconds["least"]), top + 19), (at(seconds["most"]), top + 19), (30, 30, 30), 2)
+        if "floor_seconds" in side:
+            cv2.line(
+                image, (at(side["floor_seconds"]), top + 4), (at(side["floor_seconds"]), top + 34), (200, 60, 40), 2
+            )
+        write(f"{seconds['median']:.3f}", org=(width - 88, top + 25), fontScale=0.5, thickness=1)
+    return image
+
+
+class _PredictorRunner:
+    """A `Pipeline`: reading, preprocessing, detecting (network and postprocessing apart in dygraph), masks."""
+
+    def __init__(self, side: Side):
+        from ppsolo.data.images import read_image
+
+        self._batch, self._image, self._height = side.batch, side.image, side.height
+        self._read, self._apart = read_image, side.name == "dygraph"
+        self._pipeline = _pipeline(side)
+        self.description = self._pipeline.description
+        self.facts = self._count() if side.name in ENGINES else {}
+
+    def _picture(self) -> np.ndarray:
+        image = self._read(self._image)
+        if self._height is None:
+            return image
+        scale = self._height / image.shape[0]
+        return cv2.resize(image, (max(1, round(scale * image.shape[1])), self._height))
+
+    def _count(self) -> dict[str, Any]:
+        import paddle
+
+        prepared, _ = self._pipeline._preprocess(self._picture())
+        with paddle.no_grad():
+            images = paddle.to_tensor(np.stack([prepared] * self._batch))
+            return {"input": list(images.shape), "multiply_adds": count_multiply_adds(self._pipeline._model, images)}
+
+    def run(self) -> dict[str, float]:
+        seconds = {}
+        seconds["reading"], images = _timed(lambda: [self._picture() for _ in range(self._batch)])
+        seconds["preprocessing"], prepared = _timed(lambda: [self._pipeline._preprocess(image) for image in images])
+        batch = np.stack([image for image, _ in prepared])
+        if self._apart:
+            seconds["network"], raw = _timed(lambda: self._pipeline.raw(batch))
+            seconds["postprocessing"], found = _timed(lambda: self._pipeline.postprocess(raw))
+        else:
+            seconds["network and postprocessing"], found = _timed(lambda: self._pipeline.detect(batch))
+        seconds["masks at the original size, as run lengths"], instances = _timed(
+            lambda: [
+                self._pipeline._instances(one, size) for one, (_, size) in zip(found.images(), prepared, strict=True)
+            ]
+        )
+        self.facts = {**self.facts, "instances": [len(one) for one in instances]}
+        seconds[TOTAL] = sum(seconds.values())
+        return seconds
+
+
+def _pipeline(side: Side) -> Any:
+    if side.name in ENGINES:
+        from ppsolo.predictor import Predictor
+
+        return Predictor(side.config, engine=side.name, threads=side.threads)
+    from ppsolo.deploy import load
+
+    return load(side.name, threads=side.threads)
+
+
+class _OnnxRunner:
+    """Any ONNX model with image-like inputs, fed with noise: its run alone."""
+
+    facts: Mapping[str, Any] = {}
+
+    def __init__(self, side: Side):
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = side.threads
+        self._session = onnxruntime.InferenceSession(side.name, options, providers=["CPUExecutionProvider"])
+        padded = _padded(side)
+        self._feeds = {
+            value.name: _peer_input(value.name, len(value.shape), padded, side.batch)
+            for value in self._session.get_inputs()
+        }
+        self.description = f"{Path(side.name).name} in onnxruntime {onnxruntime.__version__}, {side.threads} threads"
+
+    def run(self) -> dict[str, float]:
+        return {TOTAL: _timed(lambda: self._session.run(None, self._feeds))[0]}
+
+
+class _PaddlePeerRunner:
+    """A directory that PaddleDetection exported, in Paddle Inference as its deploy script has it: its run alone."""
+
+    facts: Mapping[str, Any] = {}
+
+    def __init__(self, side: Side):
+        import paddle
+        from paddle import inference
+
+        directory = Path(side.name)
+        program = next(path for path in (directory / "model.json", directory / "model.pdmodel") if path.is_file())
+        config = inference.Config(str(program), str(directory / "model.pdiparams"))
+        config.disable_gpu()
+        config.disable_mkldnn()
+        config.disable_glog_info()
+        config.set_cpu_math_library_num_threads(side.threads)
+        self._predictor = inference.create_predictor(config)
+        padded = _padded(side)
+        for name in self._predictor.get_input_names():
+            handle = self._predictor.get_input_handle(name)
+            handle.copy_from_cpu(_peer_input(name, 4 if name == "image" else 2, padded, side.batch))
+        version = paddle.__version__  # pyright: ignore[reportPrivateImportUsage]
+        self.description = f"{directory.name} in Paddle Inference {version}, {side.threads} threads"
+
+    def run(self) -> dict[str, float]:
+        return {TOTAL: _timed(self._predictor.run)[0]}
+
+
+def _padded(side: Side) -> tuple[int, int]:
+    from ppsolo.build import build_preprocess
+    from ppsolo.data.images import read_image
+
+    return build_preprocess(side.config)(read_image(side.image))[1].padded
+
+
+def _peer_input(name: str, axes: int, padded: tuple[int, int], batch: int) -> np.ndarray:
+    if axes == 4:
+        return np.random.default_rng(0).standard_normal((batch, 3, *padded), np.float32)
+    return np.array([padded if "shape" in name else (1.0, 1.0)] * batch, np.float32)
+
+
+def _runner(side: Side) -> _Runner:
+    if side.name in ENGINES or ((Path(side.name) / "infer_cfg.yml").is_file() and _is_ours(Path(side.name))):
+        return _PredictorRunner(side)
+    if side.name.endswith(".onnx") and Path(side.name).is_file():
+        return _OnnxRunner(side)
+    if any((Path(side.name) / name).is_file() for name in ("model.json", "model.pdmodel")):
+        return _PaddlePeerRunner(side)
+    raise ConfigError(f"{side.name}: neither {' nor '.join(ENGINES)}, nor an exported directory, nor an ONNX file")
+
+
+def _is_ours(directory: Path) -> bool:
+    from ppsolo.deploy.directory import read_facts
+
+    try:
+        read_facts(directory)
+    except PpsoloError:
+        return False
+    return True
+
+
+def _timed(function: Callable[[], Any]) -> tuple[float, Any]:
+    start = time.perf_counter()
+    result = function()
+    return time.perf_counter() - start, result
+
+
+def _work(side: Side, connection: Connection) -> None:
+    """A side's process: says what it is, then answers "run" and "memory" until the pipe is closed."""
+    try:
+        runner = _runner(side)
+        connection.send({"description": runner.description})
+        while True:
+            if connection.recv() == "run":
+                connection.send(runner.run())
+            else:
+                peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+                connection.send({**runner.facts, "peak_memory_mb": peak})
+    except EOFError:
+        return
+    except (PpsoloError, OSError, RuntimeError, ImportError) as error:
+        connection.send(str(error))
+
+
+def _said(connection: Connection, side: Side) -> dict[str, Any]:
+    try:
+        answer = connection.recv()
+    except EOFError:
+        raise PpsoloError(f"{side.name}: its process died") from None
+    if isinstance(answer, str):
+        raise PpsoloError(f"{side.name}: {answer}")
+    return answer

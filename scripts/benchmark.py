@@ -1,0 +1,8 @@
+"""Time predictors, exported directories and peers side by side: the same as `ppsolo benchmark`."""
+
+import sys
+
+from ppsolo.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main(["benchmark", *sys.argv[1:]]))

@@ -1,0 +1,53 @@
+"""The benchmark: what is counted by hand, sides in turn, a chart, refusals."""
+
+import json
+
+import numpy as np
+import paddle
+import pytest
+
+from ppsolo import build_model, load_config, save_weights
+from ppsolo.data.images import read_image, write_image
+from ppsolo.engine.benchmark import Side, benchmark, count_multiply_adds, measured_gigaflops, summary, write_benchmark
+from ppsolo.errors import PpsoloError
+from ppsolo.models.layers import ConvNorm
+
+
+def test_multiply_adds_are_those_of_the_convolutions():
+    plain = paddle.nn.Sequential(ConvNorm(4, 6, 3), ConvNorm(6, 6, 3, stride=2, groups=3), ConvNorm(6, 2, 1))
+    expected = 6 * 4 * 9 * 80 + 6 * 2 * 9 * 20 + 2 * 6 * 20
+    assert count_multiply_adds(plain, paddle.zeros([1, 4, 8, 10])) == expected
+    deformable = ConvNorm(4, 6, 3, deformable=True)
+    assert count_multiply_adds(deformable, paddle.zeros([2, 4, 8, 10])) == 2 * 80 * (27 * 4 * 9 + 6 * 4 * 9)
+
+
+def test_numbers_of_a_summary():
+    values = summary([3.0, 1.0, 2.0])
+    assert (values["median"], values["least"], values["most"]) == (2.0, 1.0, 3.0)
+    assert 2.0 < values["p90"] < values["p99"] < 3.0
+    assert measured_gigaflops((64, 64, 64), repeats=1) > 0
+
+
+def test_sides_are_measured_stage_by_stage(tmp_path, tiny):
+    config = load_config("solov2_r50_fpn_1x", tiny)
+    save_weights(build_model(config), tmp_path / "own.safetensors")
+    write_image(tmp_path / "a.png", np.random.default_rng(0).integers(0, 256, [60, 90, 3], dtype=np.uint8))
+    config = load_config("solov2_r50_fpn_1x", {**tiny, "weights": str(tmp_path / "own.safetensors")})
+    side = Side("dygraph", config, str(tmp_path / "a.png"), batch=2)
+    report = benchmark([side], repeats=2, warm_up=1)
+    (measured,) = report["sides"]
+    seconds = measured["seconds"]
+    assert {"reading", "preprocessing", "network", "postprocessing", "total"} < set(seconds)
+    parts = sum(values["least"] for stage, values in seconds.items() if stage != "total")
+    assert 0 < parts <= seconds["total"]["most"]
+    assert measured["input"] == [2, 3, 64, 96] and measured["multiply_adds"] > 1e6 and measured["floor_seconds"] > 0
+    assert measured["peak_memory_mb"] > 50 and len(measured["instances"]) == 2
+    (line,) = write_benchmark([report], tmp_path / "out" / "benchmark.json")
+    assert "dygraph" in line and json.loads((tmp_path / "out" / "benchmark.json").read_text())[0]["gigaflops"] > 0
+    assert (read_image(tmp_path / "out" / "benchmark.png") != 255).any()
+
+
+def test_a_side_that_cannot_be_had_is_named(tmp_path, tiny):
+    side = Side(str(tmp_path / "nothing"), load_config("solov2_r50_fpn_1x", tiny), "a.png")
+    with pytest.raises(PpsoloError, match="nothing: neither dygraph nor onnxruntime"):
+        benchmark([side], repeats=1, warm_up=0)
