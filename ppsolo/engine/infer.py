@@ -5,6 +5,7 @@ import json
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -95,7 +96,11 @@ def infer_video(
         drawing = VideoWriter(output_dir / f"{path.stem}.mp4", fps=frames.fps or 25.0, size=frames.size)
         stack.enter_context(drawing)
         write = stack.enter_context(_results_file(output_dir)) if save_results else None
-        while batch := list(islice(frames, batch_size)):
+        # The next frames are decoded while the network works; the reader ends before its video is closed.
+        reader = stack.enter_context(ThreadPoolExecutor(max_workers=1, thread_name_prefix="video"))
+        coming = reader.submit(_next_frames, frames, batch_size)
+        while batch := coming.result():
+            coming = reader.submit(_next_frames, frames, batch_size)
             for frame, instances in zip(batch, predictor(batch, batch_size=batch_size), strict=True):
                 drawing.write(instances.draw(frame, score_threshold=draw_threshold, color_by="class"))
                 _count(summary, instances, write, image_id=summary.images, file_name=path.name)
@@ -104,6 +109,10 @@ def infer_video(
         if frames.damage is not None:
             summary.failures.append(frames.damage)
     return summary
+
+
+def _next_frames(frames: VideoFrames, number: int) -> list[np.ndarray]:
+    return list(islice(frames, number))
 
 
 def make_output_dir(output_dir: Path, *, apart_from: Sequence[Path] = ()) -> None:
