@@ -15,6 +15,7 @@ from ppsolo.checkpoint.download import Progress
 from ppsolo.checkpoint.load import load_backbone, load_pretrained
 from ppsolo.checkpoint.writer import write_checkpoint
 from ppsolo.config import config_to_dict
+from ppsolo.cpu import keep_freed_memory
 from ppsolo.data.coco import CocoDataset
 from ppsolo.data.loader import TrainingLoader
 from ppsolo.engine.distributed import Processes, start_processes
@@ -60,6 +61,8 @@ def train(
     Raises PpsoloError: one line for whatever is missing, broken or does not fit.
     """
     processes = start_processes()
+    if paddle.device.get_device() == "cpu":
+        keep_freed_memory()
     dataset = build_dataset(config)
     config = training_classes(config, dataset)
     validation_set = _validation_set(config)
