@@ -45,12 +45,13 @@ class PaddleSession:
         program = next((directory / name for name in MODEL_FILES if (directory / name).is_file()), None)
         if program is None:
             raise ExportError(f"{directory} holds no {' or '.join(MODEL_FILES)}; export again")
-        if program.suffix == ".json" and int(paddle.__version__.split(".")[0]) < 3:
+        newer = hasattr(inference.Config, "enable_new_ir")  # Paddle 3
+        if onednn and newer and program.suffix == ".pdmodel":
+            raise ExportError(f"{program}: Paddle 3 fails on it with oneDNN: leave onednn out, or export with Paddle 3")
+        if program.suffix == ".json" and not newer:
             raise ExportError(f"{program} needs Paddle 3, this is {paddle.__version__}: export it with this Paddle")
         if tensorrt and program.suffix == ".json":
-            raise ExportError(
-                f"{program}: Paddle Inference takes TensorRT for model.pdmodel only: export with Paddle 2.6"
-            )
+            raise ExportError(f"{program}: TensorRT takes a model.pdmodel only: export with Paddle 2.6")
         self._lock = threading.Lock()  # a predictor serves one batch at a time
         self._scratch = tempfile.TemporaryDirectory(prefix="ppsolo-")
         config = self._config(program, device, precision, threads, onednn)

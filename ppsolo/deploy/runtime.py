@@ -89,8 +89,8 @@ def load(
         engine: the runtime; by default the one that the files are for.
         device, precision: fp16 takes a GPU, bf16 a CPU that has it. Both change results beyond rounding.
         threads: of the CPU; what OMP_NUM_THREADS says, else all cores that the process may use, if None.
-        onednn: oneDNN kernels, of Paddle Inference on a CPU. If None, for bf16 only: in fp32 they take as long as the
-            others (ResNet-50 at 320 x 416 on one core: 3.5 s either way).
+        onednn: oneDNN kernels, of Paddle Inference on a CPU. If None, for bf16 only: in fp32 (ResNet-50 at 320 x 416,
+            one core) they took 2.8 s for 3.4 s with Paddle 2.6, and gained nothing with Paddle 3.3.
         tensorrt: of Paddle Inference on a GPU, for a model.pdmodel. Building takes minutes.
         tensorrt_shapes: (N, H, W) of batches, small and large, between which TensorRT is to work.
 
