@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import paddle
+from paddle.version import full_version as PADDLE_VERSION
 
 from ppsolo.build import build_model, build_postprocess
 from ppsolo.checkpoint.download import Progress
@@ -107,7 +108,7 @@ class Predictor(Pipeline):
             return self._onnxruntime().description
         device = paddle.device.get_device()
         threads = f", {self.threads} threads" if device == "cpu" else ""
-        return f"Paddle {paddle.__version__} dygraph, {device}{threads}"  # pyright: ignore[reportPrivateImportUsage]
+        return f"Paddle {PADDLE_VERSION} dygraph, {device}{threads}"
 
     def _onnxruntime(self) -> "OnnxEngine":
         """The engine, made when it is first needed."""

@@ -328,8 +328,9 @@ def _resume_point(url: str, part: pathlib.Path) -> tuple[int, _Version | None]:
         version = _Version(note["url"], note["etag"], note["modified"], note["size"])
     except (OSError, ValueError, KeyError, TypeError):
         return 0, None
-    known = version.url == url and version.validator() is not None and isinstance(version.size, int)
-    return (size, version) if known and 0 < size <= version.size else (0, None)
+    known = version.url == url and version.validator() is not None
+    fits = isinstance(version.size, int) and 0 < size <= version.size
+    return (size, version) if known and fits else (0, None)
 
 
 def _accept(path: pathlib.Path, destination: pathlib.Path, subject: str) -> None:

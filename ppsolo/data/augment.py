@@ -421,7 +421,7 @@ def _turn_hsv_hue(image: np.ndarray, amount: float) -> np.ndarray:
 
 def _rgb_of_hues(image: np.ndarray, hues: np.ndarray, parts: np.ndarray, kept: np.ndarray) -> np.ndarray:
     """uint8 RGB [h, w, 3] with other hues, the same value and saturation; the tables are those of `_hue_tables`."""
-    red, green, blue = map(np.asarray, cv2.split(image))
+    red, green, blue = (np.asarray(channel, np.uint8) for channel in cv2.split(image))
     value = np.maximum(np.maximum(red, green), blue)
     least = np.minimum(np.minimum(red, green), blue)
     middle = red ^ green ^ blue ^ value ^ least

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import paddle
 from paddle import nn
+from paddle.version import full_version as PADDLE_VERSION
 
 import ppsolo
 from ppsolo.build import build_postprocess
@@ -84,7 +85,7 @@ def export_model(
             outputs=_outputs(config, graph),
             checkpoint=checkpoint or {},
             ppsolo=ppsolo.__version__,
-            paddle=paddle.__version__,
+            paddle=PADDLE_VERSION,
             verified=None,
             files=checksums(place),
         )

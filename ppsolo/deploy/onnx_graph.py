@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING, cast
 
-import paddle
+from paddle.version import full_version as PADDLE_VERSION
 
 import ppsolo
 from ppsolo.deploy.onnx_network import RawNames, network
@@ -52,7 +52,7 @@ def build_onnx(
         name="solov2" if postprocess else "solov2_network",
         inputs=[writer.value("image", writer.types.FLOAT, ["N", 3, "H", "W"])],
         outputs=outputs,
-        metadata={"ppsolo": ppsolo.__version__, "paddle": paddle.__version__},  # pyright: ignore[reportPrivateImportUsage]
+        metadata={"ppsolo": ppsolo.__version__, "paddle": PADDLE_VERSION},
     )
 
 

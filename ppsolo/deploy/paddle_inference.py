@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import paddle
 from paddle import inference
+from paddle.version import full_version as PADDLE_VERSION
 
 from ppsolo.errors import ExportError
 from ppsolo.pipeline import DetectionArrays
@@ -49,7 +50,7 @@ class PaddleSession:
         if onednn and newer and program.suffix == ".pdmodel":
             raise ExportError(f"{program}: Paddle 3 fails on it with oneDNN: leave onednn out, or export with Paddle 3")
         if program.suffix == ".json" and not newer:
-            raise ExportError(f"{program} needs Paddle 3, this is {paddle.__version__}: export it with this Paddle")
+            raise ExportError(f"{program} needs Paddle 3, this is {PADDLE_VERSION}: export it with this Paddle")
         if tensorrt and program.suffix == ".json":
             raise ExportError(f"{program}: TensorRT takes a model.pdmodel only: export with Paddle 2.6")
         self._lock = threading.Lock()  # a predictor serves one batch at a time
@@ -68,7 +69,7 @@ class PaddleSession:
             )
             config.enable_tuned_tensorrt_dynamic_shape(ranges, True)
         self._predictor = _create(config, program)
-        parts = [f"Paddle Inference {paddle.__version__}", device, precision]
+        parts = [f"Paddle Inference {PADDLE_VERSION}", device, precision]
         parts += [f"{threads} threads"] if device == "cpu" else []
         parts += [name for name, used in (("oneDNN", onednn), ("TensorRT", tensorrt)) if used]
         self.description = ", ".join(parts)
@@ -135,7 +136,7 @@ def _create(config: inference.Config, program: Path) -> inference.Predictor:
     try:
         predictor = inference.create_predictor(config)
     except Exception as error:  # Paddle raises what its C++ side says, of many kinds
-        raise ExportError(f"{program} cannot be loaded by Paddle {paddle.__version__}: {error}") from None
+        raise ExportError(f"{program} cannot be loaded by Paddle {PADDLE_VERSION}: {error}") from None
     if predictor.get_input_names() != ["image"]:
         raise ExportError(f"{program} is a foreign graph: its inputs are {predictor.get_input_names()}, not 'image'")
     return predictor
@@ -146,7 +147,7 @@ def _check_request(device: str, precision: str, onednn: bool, tensorrt: bool) ->
         raise ExportError(f"device is {device!r}, choose 'cpu' or 'gpu'")
     if precision not in PRECISIONS:
         raise ExportError(f"precision is {precision!r}, choose one of {', '.join(PRECISIONS)}")
-    if device == "gpu" and not paddle.is_compiled_with_cuda():
+    if device == "gpu" and not paddle.device.is_compiled_with_cuda():
         raise ExportError("this Paddle has no CUDA: install paddlepaddle-gpu, or take device='cpu'")
     if tensorrt and device != "gpu":
         raise ExportError("TensorRT runs on a GPU: add device='gpu'")

@@ -62,7 +62,8 @@ class ExportedPredictor(Pipeline):
         filling = np.zeros((size - len(batch), *batch.shape[1:]), np.float32)
         found = self._run(pad_batch(np.concatenate([batch, filling]), height, width))
         counts = found.counts[: len(batch)]
-        return DetectionArrays(*(array[: counts.sum()] for array in found[:3]), counts)
+        scores, labels, masks = (array[: counts.sum()] for array in found[:3])
+        return DetectionArrays(scores, labels, masks, counts)
 
     def _run(self, batch: np.ndarray) -> DetectionArrays:
         found = self._engine.run(batch)

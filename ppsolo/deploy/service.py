@@ -409,7 +409,7 @@ def _add_pages(app: FastAPI, service: Service, predictor: AnyPredictor, model: s
         limits = service.limits
         versions = {"ppsolo": ppsolo.__version__, "python": platform.python_version()}
         if (paddle := sys.modules.get("paddle")) is not None:
-            versions["paddle"] = paddle.__version__
+            versions["paddle"] = paddle.version.full_version
         return {
             "model": model,
             "classes": list(predictor.class_names),

@@ -166,7 +166,7 @@ def count_multiply_adds(model: Any, images: Any) -> int:
 
     counts: list[int] = []
 
-    def count(layer: Any, inputs: Any, output: Any) -> None:
+    def count(layer: Any, inputs: Any, output: Any) -> Any:
         counts.append(int(np.prod(output.shape)) * int(np.prod(layer.weight.shape[1:])))
 
     layers = [layer for layer in model.sublayers() if isinstance(layer, nn.Conv2D | DeformConv2D)]
@@ -212,7 +212,7 @@ class _PredictorRunner:
         self._read, self._apart = read_image, side.name == "dygraph"
         self._pipeline = _pipeline(side)
         self.description = self._pipeline.description
-        self.facts = self._count() if side.name in ENGINES else {}
+        self.facts: Mapping[str, Any] = self._count() if side.name in ENGINES else {}
 
     def _picture(self) -> np.ndarray:
         image = self._read(self._image)
@@ -287,8 +287,8 @@ class _PaddlePeerRunner:
     facts: Mapping[str, Any] = {}
 
     def __init__(self, side: Side):
-        import paddle
         from paddle import inference
+        from paddle.version import full_version
 
         directory = Path(side.name)
         program = next(path for path in (directory / "model.json", directory / "model.pdmodel") if path.is_file())
@@ -302,8 +302,7 @@ class _PaddlePeerRunner:
         for name in self._predictor.get_input_names():
             handle = self._predictor.get_input_handle(name)
             handle.copy_from_cpu(_peer_input(name, 4 if name == "image" else 2, padded, side.batch))
-        version = paddle.__version__  # pyright: ignore[reportPrivateImportUsage]
-        self.description = f"{directory.name} in Paddle Inference {version}, {side.threads} threads"
+        self.description = f"{directory.name} in Paddle Inference {full_version}, {side.threads} threads"
 
     def run(self) -> dict[str, float]:
         return {TOTAL: _timed(self._predictor.run)[0]}
