@@ -108,12 +108,15 @@ def test_masks_have_the_size_of_the_image(predictor, tiny, height, width):
         assert np.count_nonzero(mask != plain) <= 2
 
 
-def test_an_output_that_is_not_finite_is_refused(predictor, tiny):
+@pytest.mark.parametrize("engine", ["dygraph", "onnxruntime"])
+def test_an_output_that_is_not_finite_is_refused(predictor, tiny, engine):
+    if engine == "onnxruntime":
+        pytest.importorskip("onnxruntime")
     config = load_config("solov2_r50_fpn_1x", tiny)
     model = busy_model(config)
     model.head.category.bias.set_value(model.head.category.bias * float("nan"))
     with pytest.raises(ppsolo.PpsoloError, match="not finite"):
-        Predictor(config, model=model)(picture(0))
+        Predictor(config, model=model, engine=engine)(picture(0))
 
 
 def test_as_many_instances_as_asked_for(predictor, tiny):
