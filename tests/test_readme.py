@@ -31,7 +31,9 @@ def commands() -> list[list[str]]:
     found = []
     for line in lines:
         line = re.sub(r".*&& \S*bin/(?=ppsolo)", "", line)
-        line = re.sub(r"^python (-m paddle.distributed.launch )?scripts/(\w+)\.py", r"ppsolo \2", line)
+        script = re.match(r"python (?:-m paddle.distributed.launch )?scripts/(\w+)\.py", line)
+        if script and "from ppsolo.cli import main" in (ROOT / "scripts" / f"{script[1]}.py").read_text():
+            line = f"ppsolo {script[1]}{line[script.end() :]}"
         if line.startswith("ppsolo "):
             found.append(shlex.split(line, comments=True)[1:])
     return found

@@ -75,15 +75,24 @@ def assert_rows_found(recorded, instances: Instances) -> None:
     assert all(instances.scores[i] <= recorded["score"].min() + 1e-3 for i in free)
 
 
-@pytest.mark.parametrize("case", case_parameters())
-def test_recorded_case(case, reference, data, seeded_weights):
-    _, name, weights, image, *small = case.split("__")
+def model_of(case: str, reference: Path, seeded_weights):
+    """The model of a case, loaded; and the configuration that prepares its images."""
+    _, name, weights, _, *small = case.split("__")
     seed, _, shift = weights.removeprefix("seed").partition("_shift")
     model, category_bias = weights_of(seeded_weights.fill, reference, name, int(seed))
     model.head.category.bias.set_value(category_bias + np.float32(shift or 0.0))
-    recorded = np.load(reference / "golden" / f"{case}.npz")
     sizes = {"preprocess.short_side": 250, "preprocess.long_side": 320} if small else {}
+    return model, load_config(name, sizes)
 
+
+def image_of(case: str, data: Path) -> Path:
+    return data / "coco_permissive" / "val2017" / f"{case.split('__')[3]}.jpg"
+
+
+@pytest.mark.parametrize("case", case_parameters())
+def test_recorded_case(case, reference, data, seeded_weights):
+    model, config = model_of(case, reference, seeded_weights)
+    recorded = np.load(reference / "golden" / f"{case}.npz")
     seen = {}
 
     def record(key: str):
@@ -91,7 +100,7 @@ def test_recorded_case(case, reference, data, seeded_weights):
 
     rooms = ("backbone", "neck", "mask_feature_head", "head")
     hooks = [getattr(model, room).register_forward_post_hook(record(room)) for room in rooms]
-    instances = Predictor(load_config(name, sizes), model=model)(data / "coco_permissive" / "val2017" / f"{image}.jpg")
+    instances = Predictor(config, model=model)(image_of(case, data))
     for hook in hooks:
         hook.remove()
 
@@ -106,3 +115,10 @@ def test_recorded_case(case, reference, data, seeded_weights):
         assert_close(recorded, f"cate_sigmoid{level}", paddle.nn.functional.sigmoid(category_logits[level]))
         assert_close(recorded, f"kernel_pred{level}", kernels[level])
     assert_rows_found(recorded, instances)
+
+
+@pytest.mark.parametrize("case", [case for case in case_parameters() if "shift" not in str(case)])
+def test_recorded_rows_in_onnxruntime(case, reference, data, seeded_weights):
+    model, config = model_of(case, reference, seeded_weights)
+    instances = Predictor(config, model=model, engine="onnxruntime")(image_of(case, data))
+    assert_rows_found(np.load(reference / "golden" / f"{case}.npz"), instances)

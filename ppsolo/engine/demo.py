@@ -22,7 +22,7 @@ from ppsolo.engine.infer import make_output_dir
 from ppsolo.engine.report import write_report
 from ppsolo.engine.run import train
 from ppsolo.engine.state import RunDirectory
-from ppsolo.errors import ConfigError, DownloadError
+from ppsolo.errors import ConfigError, UnavailableError
 from ppsolo.instances import Instances
 from ppsolo.models.solov2 import SOLOv2
 from ppsolo.plot import Curve, Panel, contact_sheet, draw_panels
@@ -186,7 +186,7 @@ def _predict_photo(photo: np.ndarray, target: Path, progress: Progress | None) -
     try:
         predictor = Predictor.from_pretrained(PUBLISHED, progress=progress)
         lines, threshold = [str(predictor.load_report)], DRAWN_FROM
-    except DownloadError as error:
+    except UnavailableError as error:
         predictor, threshold = Predictor(PUBLISHED, model=seeded_model(seed=0)), 0.0
         lines = [
             f"the published weights for the photograph cannot be had: {error}",

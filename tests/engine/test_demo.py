@@ -10,7 +10,7 @@ from ppsolo.config import config_from_dict, config_to_dict
 from ppsolo.data.images import read_image
 from ppsolo.engine import demo
 from ppsolo.engine.demo import read_curve, run_demo
-from ppsolo.errors import ConfigError, DownloadError, ImageError
+from ppsolo.errors import ConfigError, ImageError, UnavailableError
 
 TINY = {
     "model": {
@@ -63,7 +63,7 @@ def test_nothing_of_others_is_touched(tmp_path, capsys):
 
 def test_a_photograph_without_published_weights(tmp_path, monkeypatch):
     def refuse(*args, **kwargs):
-        raise DownloadError("no network here; put the file there")
+        raise UnavailableError("no network here; put the file there")
 
     small = config_from_dict({"name": "small", "preprocess": {"short_side": 64}, "model": TINY["model"]}, "small")
     (tmp_path / "small.yml").write_text(json.dumps(config_to_dict(small)))
