@@ -32,7 +32,7 @@ logger = logging.getLogger(__name__)
 
 CONFIG = "demo"
 PUBLISHED = "solov2_mobilenetv3_fpn_448_3x"
-TRAIN_SCENES, VAL_SCENES = 320, 60
+TRAIN_SCENES, VAL_SCENES = 800, 60
 SHOWN_SEED = 2  # of the scenes in the pictures; those of the data set come from others
 SHOWN_SCENES, SHOWN_SIZE = 4, (360, 450)
 LARGE_SIZE = (480, 640)
