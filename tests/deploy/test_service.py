@@ -97,7 +97,8 @@ def test_concurrent_requests_share_batches_and_get_their_own_answers(predictor):
         for image, answer in zip(images, answers, strict=True):
             counts = [entry["segmentation"] for entry in answer.result().json()["instances"]]
             assert counts == predictor.instances(image).rle()
-        assert sum(predictor.batches) == 24 and predictor.batches.count(4) >= 5
+        # Requests that are still being decoded when a batch is due go with a later one.
+        assert sum(predictor.batches) == 24 and max(predictor.batches) == 4 and len(predictor.batches) <= 12
 
 
 BOUNDARY = {"Content-Type": "multipart/form-data; boundary=b"}

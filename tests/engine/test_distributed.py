@@ -63,8 +63,10 @@ def test_two_processes_train_as_one_with_twice_the_batch(settings, tmp_path, lau
         ours = read_checkpoint(one / "last.pdparams")
         assert theirs.keys() == ours.keys()
         for name, value in ours.items():
-            # float32 sums in another order, which 20 steps carry on.
-            np.testing.assert_allclose(theirs[name], value, rtol=0, atol=1e-5 * np.abs(value).max(), err_msg=name)
+            # float32 sums in another order, which 20 steps carry on; of weights that start at zero and have hardly
+            # moved, what is left is the last bit (1e-7) of the sums of ones that they come from.
+            atol = 1e-5 * np.abs(value).max() + 1e-7
+            np.testing.assert_allclose(theirs[name], value, rtol=0, atol=atol, err_msg=name)
         own_records = [json.loads(line) for line in (one / "log.jsonl").read_text().splitlines()]
         for mine, other in zip(own_records, records, strict=True):
             for key in mine.keys() - {"train/step_seconds", "train/data_seconds"}:
