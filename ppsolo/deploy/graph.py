@@ -1,6 +1,7 @@
 """What is exported: the network with its norms folded, alone or with postprocessing, as one layer that traces."""
 
 import copy
+from typing import cast
 
 import numpy as np
 import paddle
@@ -68,17 +69,24 @@ def fold_norms(model: SOLOv2) -> SOLOv2:
     return folded
 
 
+def folded_batch_norm(norm: nn.Layer) -> tuple[np.ndarray, np.ndarray]:
+    """What a batch norm with its running statistics does to each channel: (scale, shift), float64 [C]."""
+    mean, variance, weight, bias = (
+        cast(paddle.Tensor, tensor).numpy().astype(np.float64)
+        for tensor in (norm._mean, norm._variance, norm.weight, norm.bias)
+    )
+    scale = weight / np.sqrt(variance + norm._epsilon)
+    return scale, bias - mean * scale
+
+
 def _fold(block: ConvNorm) -> None:
     conv, norm = block.conv, block.norm
     conv = conv.conv if isinstance(conv, DeformableConv) else conv
-    mean, variance, scale, shift = (
-        tensor.numpy().astype(np.float64) for tensor in (norm._mean, norm._variance, norm.weight, norm.bias)
-    )
-    scale = scale / np.sqrt(variance + norm._epsilon)
-    bias = np.zeros_like(mean) if conv.bias is None else conv.bias.numpy()
+    scale, shift = folded_batch_norm(norm)
+    bias = 0.0 if conv.bias is None else conv.bias.numpy()
     weight = conv.weight.numpy() * scale[:, None, None, None]
     conv.weight.set_value(weight.astype(np.float32))
     if conv.bias is None:
-        conv.bias = conv.create_parameter([len(mean)], is_bias=True)
-    conv.bias.set_value(((bias - mean) * scale + shift).astype(np.float32))
+        conv.bias = conv.create_parameter([len(shift)], is_bias=True)
+    conv.bias.set_value((bias * scale + shift).astype(np.float32))
     block.norm = nn.Identity()

@@ -3,13 +3,14 @@
 Every tensor is float32 NCHW unless said otherwise; N, H and W are known only when the graph runs.
 """
 
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import paddle
 import paddle.nn.functional as F
 from paddle import nn
 
+from ppsolo.deploy.graph import folded_batch_norm
 from ppsolo.deploy.onnx_writer import OnnxWriter
 from ppsolo.models.layers import ConvNorm, DeformableConv
 
@@ -30,15 +31,6 @@ def conv_norm(writer: OnnxWriter, x: str, layer: ConvNorm, at: str, *, to: str |
     if isinstance(layer.norm, nn.GroupNorm):
         x = group_norm(writer, x, layer.norm, f"{at}.norm")
     return writer.op(ACTIVATIONS[layer.activation], [x], at=at, to=to) if layer.activation else x
-
-
-def folded_batch_norm(norm: nn.Layer) -> tuple[np.ndarray, np.ndarray]:
-    """What a batch norm with its running statistics does to each channel: (scale, shift), float64 [C]."""
-    mean, variance, weight, bias = (
-        array(cast(paddle.Tensor, tensor)) for tensor in (norm._mean, norm._variance, norm.weight, norm.bias)
-    )
-    scale = weight / np.sqrt(variance + norm._epsilon)
-    return scale, bias - mean * scale
 
 
 def array(tensor: paddle.Tensor) -> np.ndarray:

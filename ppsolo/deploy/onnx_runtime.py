@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ppsolo.cpu import available_cores
 from ppsolo.deploy.graph import LEVELS, OUTPUTS, RAW_OUTPUTS
 from ppsolo.errors import ExportError
 from ppsolo.pipeline import DetectionArrays
@@ -55,7 +56,7 @@ class OnnxSession:
             raise ValueError(f"device is {device!r}, choose one of {', '.join(PROVIDERS)}")
         if PROVIDERS[device] not in onnxruntime.get_available_providers():
             raise ExportError("this onnxruntime has no CUDA: pip install onnxruntime-gpu in its place, or take the CPU")
-        threads = threads or len(os.sched_getaffinity(0))
+        threads = threads or available_cores()
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         options.log_severity_level = 3
@@ -76,11 +77,13 @@ class OnnxSession:
         return [np.asarray(output) for output in self._session.run(self._outputs, {"image": images})]
 
 
-class OnnxEngine:
-    """The whole model, postprocessing included.
+class _Engine:
+    """A session for the outputs that a subclass names.
 
     description: the runtime, its version, device and threads, in one line.
     """
+
+    outputs: tuple[str, ...]
 
     def __init__(
         self,
@@ -90,8 +93,14 @@ class OnnxEngine:
         threads: int | None = None,
     ):
         """As `OnnxSession`."""
-        self._session = OnnxSession(model, OUTPUTS, device=device, threads=threads)
+        self._session = OnnxSession(model, self.outputs, device=device, threads=threads)
         self.description = self._session.description
+
+
+class OnnxEngine(_Engine):
+    """The whole model, postprocessing included."""
+
+    outputs = OUTPUTS
 
     def run(self, images: np.ndarray) -> DetectionArrays:
         """images: float32 [N, 3, H, W], preprocessed, H and W multiples of 32 -> their instances; every count
@@ -99,22 +108,10 @@ class OnnxEngine:
         return DetectionArrays(*self._session(images))
 
 
-class OnnxNetwork:
-    """The network alone.
+class OnnxNetwork(_Engine):
+    """The network alone."""
 
-    description: the runtime, its version, device and threads, in one line.
-    """
-
-    def __init__(
-        self,
-        model: str | os.PathLike[str] | bytes,
-        *,
-        device: str = "cpu",
-        threads: int | None = None,
-    ):
-        """As `OnnxSession`."""
-        self._session = OnnxSession(model, RAW_OUTPUTS, device=device, threads=threads)
-        self.description = self._session.description
+    outputs = RAW_OUTPUTS
 
     def run(self, images: np.ndarray) -> RawArrays:
         """images: float32 [N, 3, H, W], preprocessed, H and W multiples of 32 -> raw predictions."""
