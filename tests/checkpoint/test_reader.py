@@ -394,6 +394,7 @@ def zip_bytes() -> bytes:
         (bytes(5000), ["no weights file"]),
         (b"MZ\x90\x00", ["no weights file", "4d 5a 90 00"]),
     ],
+    ids=lambda value: "-".join(value) if isinstance(value, list) else "",  # compressed bytes hold the time of day
 )
 def test_other_files_are_named_with_a_remedy(tmp_path: Path, content: bytes, words: list[str]) -> None:
     path = tmp_path / "weights.pdparams"
