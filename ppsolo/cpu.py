@@ -1,7 +1,11 @@
 """The processor's cores: how many of them Paddle's kernels use, and which matrix product an AMD one gets."""
 
+import contextlib
 import ctypes
+import functools
 import os
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 _MKL_KERNELS = "MKL_DEBUG_CPU_TYPE"
@@ -31,6 +35,59 @@ def use_threads(threads: int) -> None:
     from paddle.base import core
 
     core.set_num_threads(threads)
+
+
+@contextlib.contextmanager
+def single_threaded_products() -> Iterator[None]:
+    """Within it, a matrix product of numpy takes one thread: for work that threads share, each with its products.
+
+    OpenBLAS, which numpy's wheels bring, otherwise has them wait for each other, two to four times as long. Another
+    BLAS is left as it is.
+    """
+    controls = _openblas_threads()
+    if controls is None:
+        yield
+        return
+    get, put = controls
+    with _PRODUCTS.lock:
+        if _PRODUCTS.users == 0:
+            _PRODUCTS.threads = get()
+            put(1)
+        _PRODUCTS.users += 1
+    try:
+        yield
+    finally:
+        with _PRODUCTS.lock:
+            _PRODUCTS.users -= 1
+            if _PRODUCTS.users == 0:
+                put(_PRODUCTS.threads)
+
+
+class _Products:
+    """Who is within `single_threaded_products`, and how many threads products had before the first."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.users = 0
+        self.threads = 1
+
+
+_PRODUCTS = _Products()
+
+
+@functools.cache
+def _openblas_threads() -> tuple[Callable[[], int], Callable[[int], None]] | None:
+    """What tells and sets the threads of the OpenBLAS that lies beside numpy; None where there is none."""
+    import numpy as np  # here, since this module is read before Paddle, which decides numpy's threads
+
+    for file in (Path(np.__file__).parent.parent / "numpy.libs").glob("*openblas*"):
+        library = ctypes.CDLL(str(file))
+        for prefix in ("scipy_", ""):
+            names = (f"{prefix}openblas_{verb}_num_threads64_" for verb in ("get", "set"))
+            get, put = (getattr(library, name, None) for name in names)
+            if get is not None and put is not None:
+                return get, put
+    return None
 
 
 def keep_freed_memory() -> None:

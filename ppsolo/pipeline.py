@@ -2,8 +2,8 @@
 
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
-from typing import NamedTuple, overload
+from collections.abc import Sequence
+from typing import overload
 
 import numpy as np
 
@@ -11,28 +11,9 @@ from ppsolo.build import build_preprocess, category_ids, class_names
 from ppsolo.config import Config
 from ppsolo.data.images import Source, read_image
 from ppsolo.data.preprocess import ImageSize
+from ppsolo.detection import DetectionArrays
 from ppsolo.instances import Instances
 from ppsolo.masks import resize_masks
-
-
-class DetectionArrays(NamedTuple):
-    """`ppsolo.models.postprocess.Detections` as numpy arrays.
-
-    scores: float32 [M]. labels: int64 [M]. masks: float32 [M, H/4, W/4]. counts: int64 [N], their sum is M.
-    """
-
-    scores: np.ndarray
-    labels: np.ndarray
-    masks: np.ndarray
-    counts: np.ndarray
-
-    def images(self) -> "Iterator[DetectionArrays]":
-        """The detections of each image, as a batch of one."""
-        ends = np.cumsum(self.counts)
-        for start, end in zip(ends - self.counts, ends, strict=True):
-            yield DetectionArrays(
-                self.scores[start:end], self.labels[start:end], self.masks[start:end], np.array([end - start])
-            )
 
 
 class Pipeline(ABC):

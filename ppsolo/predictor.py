@@ -16,10 +16,11 @@ from ppsolo.checkpoint.load import LoadReport, load_pretrained
 from ppsolo.checkpoint.zoo import ZOO, zoo_entry
 from ppsolo.config import Config, load_config
 from ppsolo.cpu import default_threads, keep_freed_memory, use_threads
+from ppsolo.detection import NOT_FINITE, DetectionArrays, HostPostprocess, RawArrays
 from ppsolo.errors import ConfigError, PredictionError
 from ppsolo.legacy.names import DYGRAPH, NATIVE, STATIC
 from ppsolo.models.solov2 import RawPredictions, SOLOv2
-from ppsolo.pipeline import DetectionArrays, Pipeline
+from ppsolo.pipeline import Pipeline
 
 if TYPE_CHECKING:
     from ppsolo.deploy.onnx_runtime import OnnxEngine
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 Engine = Literal["auto", "dygraph", "onnxruntime"]
-NOT_FINITE = "the network's output is not finite: check its weights and preprocess.mean and std"
 ENGINES = ("auto", "dygraph", "onnxruntime")
 
 
@@ -95,6 +95,7 @@ class Predictor(Pipeline):
         )
         self._onnx_engine: OnnxEngine | None = None
         self.threads = threads if threads is not None else default_threads()
+        self._host_postprocess = HostPostprocess(self._postprocess, threads=self.threads)
 
     @property
     def model(self) -> SOLOv2:
@@ -158,18 +159,25 @@ class Predictor(Pipeline):
         return self.postprocess(self.raw(batch))
 
     def raw(self, batch: np.ndarray) -> RawPredictions:
-        """What the network says of prepared images, in dygraph whatever the engine; errors as for `detect`."""
+        """What the network says of prepared images, float32 [N, 3, H, W], in dygraph whatever the engine."""
         if _on_cpu():
             use_threads(self.threads)
             keep_freed_memory()
         with paddle.no_grad():
-            raw = self._model(paddle.to_tensor(batch))
-            _check_finite(raw)
-        return raw
+            return self._model(paddle.to_tensor(batch))
 
     def postprocess(self, raw: RawPredictions) -> DetectionArrays:
-        """The instances of raw predictions, by thresholds, points NMS and Matrix NMS."""
+        """The instances of raw predictions, by thresholds, points NMS and Matrix NMS; errors as for `detect`."""
+        if _on_cpu():
+            return self._host_postprocess(
+                RawArrays(
+                    [tensor.numpy() for tensor in raw.category_logits],
+                    [tensor.numpy() for tensor in raw.kernels],
+                    raw.mask_features.numpy(),
+                )
+            )
         with paddle.no_grad():
+            _check_finite(raw)
             return DetectionArrays(*(tensor.numpy() for tensor in self._postprocess(raw)))
 
 

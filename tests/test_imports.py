@@ -9,7 +9,7 @@ PACKAGE = Path(__file__).parent.parent / "ppsolo"
 # From the ground up; a module may import what lies below its own floor, and its own room.
 FLOORS = (
     ("errors", "atomic", "rle", "cpu"),
-    ("models", "data", "config", "schema", "masks"),
+    ("models", "data", "config", "schema", "masks", "detection"),
     ("visualize", "plot"),
     ("instances", "legacy"),
     ("build", "checkpoint"),

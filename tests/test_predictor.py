@@ -95,13 +95,13 @@ def test_masks_have_the_size_of_the_image(predictor, tiny, height, width):
     """2.x divides both sides by the vertical ratio: it gives 100x640 masks of 100x641 pixels."""
     predictor = Predictor(load_config("solov2_r50_fpn_1x_coco", tiny), model=predictor.model)
     detections = []
-    postprocess = predictor._postprocess
-    predictor._postprocess = lambda raw: detections.append(postprocess(raw)) or detections[-1]
+    postprocess = predictor.postprocess
+    predictor.postprocess = lambda raw: detections.append(postprocess(raw)) or detections[-1]
     instances = predictor(picture(0, height, width))
     assert len(instances) > 0 and instances.masks.shape[1:] == (height, width)
     scale = min(64 / min(height, width), 96 / max(height, width))
     rows, columns = int(scale * height + 0.5), int(scale * width + 0.5)
-    for mask, soft in zip(instances.masks, detections[0].masks.numpy(), strict=True):
+    for mask, soft in zip(instances.masks, detections[0].masks, strict=True):
         padded = cv2.resize(soft, (soft.shape[1] * 4, soft.shape[0] * 4), interpolation=cv2.INTER_LINEAR)
         plain = cv2.resize(padded[:rows, :columns], (width, height), interpolation=cv2.INTER_LINEAR) > 0.5
         # where a probability comes within float rounding of the threshold, either answer is right

@@ -117,14 +117,13 @@ def _verify(model: SOLOv2, facts: Facts, place: Path) -> Verification:
                 _write_onnx(model, config, "network", shape, network / ONNX_FILE)
             else:
                 _write_paddle(model, config, "network", shape, network)
-        detect = load(place).detect if facts.graph == "whole" else None
         if facts.format == "onnx":
             from ppsolo.deploy.onnx_runtime import OnnxSession
 
             heads = OnnxSession(network / ONNX_FILE, RAW_OUTPUTS)
         else:
             heads = PaddleSession(network, threads=default_threads())
-        return verify(model, config, shape, heads=heads, detect=detect)
+        return verify(model, config, shape, heads=heads, detect=load(place).detect)
 
 
 def _write_paddle(model: SOLOv2, config: Config, graph: Graph, shape: Sequence[int], place: Path) -> None:

@@ -2,27 +2,15 @@
 
 import os
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import numpy as np
 
 from ppsolo.cpu import available_cores
-from ppsolo.deploy.graph import LEVELS, OUTPUTS, RAW_OUTPUTS
+from ppsolo.deploy.graph import OUTPUTS
+from ppsolo.detection import DetectionArrays
 from ppsolo.errors import ExportError
-from ppsolo.pipeline import DetectionArrays
 
 PROVIDERS = {"cpu": "CPUExecutionProvider", "gpu": "CUDAExecutionProvider"}
-
-
-class RawArrays(NamedTuple):
-    """`RawPredictions` as numpy arrays, all float32.
-
-    category_logits: per level [N, C, S, S]. kernels: per level [N, E, S, S]. mask_features: [N, E, H/4, W/4].
-    """
-
-    category_logits: list[np.ndarray]
-    kernels: list[np.ndarray]
-    mask_features: np.ndarray
 
 
 class OnnxSession:
@@ -77,43 +65,15 @@ class OnnxSession:
         return [np.asarray(output) for output in self._session.run(self._outputs, {"image": images})]
 
 
-class _Engine:
-    """A session for the outputs that a subclass names.
+class OnnxEngine:
+    """The whole model, postprocessing included. description: see `OnnxSession`."""
 
-    description: the runtime, its version, device and threads, in one line.
-    """
-
-    outputs: tuple[str, ...]
-
-    def __init__(
-        self,
-        model: str | os.PathLike[str] | bytes,
-        *,
-        device: str = "cpu",
-        threads: int | None = None,
-    ):
+    def __init__(self, model: str | os.PathLike[str] | bytes, *, device: str = "cpu", threads: int | None = None):
         """As `OnnxSession`."""
-        self._session = OnnxSession(model, self.outputs, device=device, threads=threads)
+        self._session = OnnxSession(model, OUTPUTS, device=device, threads=threads)
         self.description = self._session.description
-
-
-class OnnxEngine(_Engine):
-    """The whole model, postprocessing included."""
-
-    outputs = OUTPUTS
 
     def run(self, images: np.ndarray) -> DetectionArrays:
         """images: float32 [N, 3, H, W], preprocessed, H and W multiples of 32 -> their instances; every count
         is -1 where the network's output is not finite."""
         return DetectionArrays(*self._session(images))
-
-
-class OnnxNetwork(_Engine):
-    """The network alone."""
-
-    outputs = RAW_OUTPUTS
-
-    def run(self, images: np.ndarray) -> RawArrays:
-        """images: float32 [N, 3, H, W], preprocessed, H and W multiples of 32 -> raw predictions."""
-        *heads, features = self._session(images)
-        return RawArrays(heads[:LEVELS], heads[LEVELS:], features)

@@ -10,8 +10,8 @@ import paddle
 from paddle import inference
 from paddle.version import full_version as PADDLE_VERSION
 
+from ppsolo.detection import DetectionArrays
 from ppsolo.errors import ExportError
-from ppsolo.pipeline import DetectionArrays
 
 PRECISIONS = ("fp32", "fp16", "bf16")
 MODEL_FILES = ("model.json", "model.pdmodel")  # of Paddle 3 and 2

@@ -7,10 +7,13 @@ from typing import Literal, Protocol
 
 import numpy as np
 
+from ppsolo.build import build_postprocess
 from ppsolo.cpu import default_threads
 from ppsolo.deploy.directory import Facts, check_files, read_facts
+from ppsolo.deploy.graph import LEVELS, RAW_OUTPUTS
+from ppsolo.detection import DetectionArrays, HostPostprocess, RawArrays
 from ppsolo.errors import ExportError, PredictionError
-from ppsolo.pipeline import DetectionArrays, Pipeline
+from ppsolo.pipeline import Pipeline
 
 ONNX_FILE = "model.onnx"
 # (N, H, W) that TensorRT is prepared for where the export leaves them open.
@@ -18,13 +21,37 @@ TENSORRT_SHAPES = ((1, 64, 64), (1, 800, 1344), (1, 1344, 800), (4, 1344, 1344))
 
 
 class Engine(Protocol):
-    """What runs a whole graph. description: which runtime, version, device, precision and threads, in one line."""
+    """What runs an export. description: which runtime, version, device, precision and threads, in one line."""
 
     description: str
 
     def run(self, images: np.ndarray) -> DetectionArrays:
         """images: float32 [N, 3, H, W], preprocessed, H and W multiples of 32 -> their instances."""
         ...
+
+
+class Session(Protocol):
+    """What runs a graph of the network alone. description: see `Engine`."""
+
+    description: str
+
+    def __call__(self, images: np.ndarray) -> list[np.ndarray]:
+        """images: as for `Engine` -> the arrays of `RawArrays`, flat."""
+        ...
+
+
+class NetworkEngine:
+    """A network without postprocessing, which is done here, on the CPU. description: see `Engine`."""
+
+    def __init__(self, session: Session, postprocess: HostPostprocess):
+        self._session = session
+        self._postprocess = postprocess
+        self.description = f"{session.description}; postprocessing in numpy"
+
+    def run(self, images: np.ndarray) -> DetectionArrays:
+        """As of `Engine`; raises PredictionError where the network's output is not finite."""
+        *heads, features = self._session(images)
+        return self._postprocess(RawArrays(heads[:LEVELS], heads[LEVELS:], features))
 
 
 class ExportedPredictor(Pipeline):
@@ -85,6 +112,8 @@ def load(
 ) -> ExportedPredictor:
     """The model in a directory that `ppsolo export` wrote, checked against its checksums.
 
+    A whole graph answers by itself; a graph of the network is followed by postprocessing on the CPU, `HostPostprocess`.
+
     Args:
         directory: with infer_cfg.yml and the model's files.
         engine: the runtime; by default the one that the files are for.
@@ -101,16 +130,22 @@ def load(
     directory = Path(directory)
     facts = read_facts(directory)
     check_files(directory, facts)
-    if facts.graph != "whole":
-        raise ExportError(f"{directory} holds the network without postprocessing; export the whole graph to predict")
     runtime = {"paddle": "paddle", "onnx": "onnxruntime"}[facts.format]
     if engine not in (None, runtime):
         raise ExportError(f"{directory} holds a model for the engine {runtime!r}, not {engine!r}; export another")
     threads = threads if threads is not None else default_threads()
     if threads < 1:
         raise ExportError(f"threads is {threads}, give at least 1")
+    host = HostPostprocess(build_postprocess(facts.config), threads=threads) if facts.graph == "network" else None
     if runtime == "onnxruntime":
-        return ExportedPredictor(facts, _onnx_engine(directory, device, precision, threads, onednn, tensorrt))
+        _check_onnx_request(precision, onednn, tensorrt)
+        from ppsolo.deploy.onnx_runtime import OnnxEngine, OnnxSession
+
+        file = directory / ONNX_FILE
+        if host is not None:
+            raw = OnnxSession(file, RAW_OUTPUTS, device=device, threads=threads)
+            return ExportedPredictor(facts, NetworkEngine(raw, host))
+        return ExportedPredictor(facts, OnnxEngine(file, device=device, threads=threads))
     from ppsolo.deploy.paddle_inference import PaddleEngine, PaddleSession
 
     session = PaddleSession(
@@ -122,19 +157,14 @@ def load(
         tensorrt=tensorrt,
         tensorrt_shapes=[_with_fixed_sides(shape, facts.input_shape) for shape in tensorrt_shapes],
     )
-    return ExportedPredictor(facts, PaddleEngine(session))
+    return ExportedPredictor(facts, PaddleEngine(session) if host is None else NetworkEngine(session, host))
 
 
-def _onnx_engine(
-    directory: Path, device: str, precision: str, threads: int, onednn: bool | None, tensorrt: bool
-) -> Engine:
+def _check_onnx_request(precision: str, onednn: bool | None, tensorrt: bool) -> None:
     if precision != "fp32":
         raise ExportError(f"an ONNX export runs in fp32 here, not {precision}; export for Paddle, or take fp32")
     if onednn or tensorrt:
         raise ExportError("oneDNN and TensorRT are options of a Paddle export: leave them out")
-    from ppsolo.deploy.onnx_runtime import OnnxEngine
-
-    return OnnxEngine(directory / ONNX_FILE, device=device, threads=threads)
 
 
 def _with_fixed_sides(shape: tuple[int, int, int], input_shape: tuple[int, int, int, int]) -> tuple[int, int, int]:

@@ -11,9 +11,9 @@ from ppsolo.build import build_postprocess, build_preprocess
 from ppsolo.config import Config
 from ppsolo.data.synthetic import draw_scene
 from ppsolo.deploy.runtime import pad_batch
+from ppsolo.detection import DetectionArrays
 from ppsolo.models.postprocess import SOLOv2Postprocess
 from ppsolo.models.solov2 import RawPredictions, SOLOv2
-from ppsolo.pipeline import DetectionArrays
 
 # Two runtimes that are right differ by rounding: about 1e-5 of a head's scale. Beyond these an export is wrong.
 HEADS_BOUND = 2e-4  # of the largest magnitude of the head
@@ -69,10 +69,8 @@ class Verification(NamedTuple):
         )
 
 
-def verify(
-    model: SOLOv2, config: Config, input_shape: Sequence[int], *, heads: Heads | None, detect: Detect | None
-) -> Verification:
-    """Compare an exported network (`heads`) and an exported whole (`detect`) with the model, batch by batch.
+def verify(model: SOLOv2, config: Config, input_shape: Sequence[int], *, heads: Heads, detect: Detect) -> Verification:
+    """Compare an export's network (`heads`) and its whole (`detect`) with the model, batch by batch.
 
     input_shape: N, 3, H, W of the export, -1 for open sides. Scenes are drawn from a fixed seed.
     heads: prepared images -> the arrays of `RawPredictions`, flat. detect: prepared images -> instances.
@@ -84,14 +82,10 @@ def verify(
         with paddle.no_grad():
             raw = model(paddle.to_tensor(batch))
             expected = _found(postprocess, raw)
-            rounded = expected
-            if heads is not None:
-                exported = [paddle.to_tensor(array) for array in heads(batch)]
-                total = total._replace(heads=_worst(total.heads, *map(_relative, exported, _flat(raw))))
-                rounded = _found(postprocess, _raw(exported))
+            exported = [paddle.to_tensor(array) for array in heads(batch)]
+            total = total._replace(heads=_worst(total.heads, *map(_relative, exported, _flat(raw))))
+            rounded = _found(postprocess, _raw(exported))
         total = total._replace(images=total.images + len(batch), instances=total.instances + len(expected.scores))
-        if detect is None:
-            continue
         for one, other, third in zip(expected.images(), detect(batch).images(), rounded.images(), strict=True):
             pairs, lost, added = match(one, other, postprocess)
             if lost or added:

@@ -5,7 +5,7 @@ import sys
 import numpy as np
 import pytest
 
-from ppsolo.deploy.onnx_runtime import OnnxEngine, OnnxNetwork
+from ppsolo.deploy.onnx_runtime import OnnxEngine
 from ppsolo.deploy.onnx_writer import OnnxWriter
 from ppsolo.errors import ExportError
 
@@ -18,15 +18,14 @@ def foreign_graph(input_name: str) -> bytes:
     return writer.model(name="foreign", inputs=[value], outputs=outputs, metadata={}).SerializeToString()
 
 
-@pytest.mark.parametrize("engine", [OnnxEngine, OnnxNetwork])
-def test_what_is_no_model_is_refused(engine, tmp_path):
+def test_what_is_no_model_is_refused(tmp_path):
     file = tmp_path / "model.onnx"
     file.write_bytes(b"no model at all")
     for source, name in ((file, "model.onnx"), (str(file), "model.onnx"), (b"no model at all", "the model")):
         with pytest.raises(ExportError, match=name):
-            engine(source)
+            OnnxEngine(source)
     with pytest.raises(ExportError, match=r"gone\.onnx"):
-        engine(tmp_path / "gone.onnx")
+        OnnxEngine(tmp_path / "gone.onnx")
 
 
 @pytest.mark.parametrize(("name", "lack"), [("image", "counts, labels, masks"), ("picture", "counts")])

@@ -15,10 +15,10 @@ from ppsolo.deploy.directory import checksums, write_facts
 from ppsolo.deploy.export import export_model
 from ppsolo.deploy.paddle_inference import PaddleSession
 from ppsolo.deploy.verify import SCORES_BOUND, match, verify
+from ppsolo.detection import DetectionArrays
 from ppsolo.errors import ExportError, ImageError, PredictionError
 from ppsolo.instances import Instances
 from ppsolo.models.postprocess import SOLOv2Postprocess
-from ppsolo.pipeline import DetectionArrays
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,277 @@
+"""Postprocessing on a CPU: raw predictions in, instances out, without the work that cannot change the answer."""
+
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple, TypeVar
+
+import numpy as np
+
+from ppsolo.cpu import single_threaded_products
+from ppsolo.errors import PredictionError
+from ppsolo.models.postprocess import EQUAL_SCORES, SOLOv2Postprocess
+
+NOT_FINITE = "the network's output is not finite: check its weights and preprocess.mean and std"
+_STRIP = 8192
+
+Job = TypeVar("Job")
+Result = TypeVar("Result")
+
+
+class RawArrays(NamedTuple):
+    """`ppsolo.models.solov2.RawPredictions` as numpy arrays, all float32.
+
+    category_logits: per level [N, C, S, S]. kernels: per level [N, E, S, S]. mask_features: [N, E, H/4, W/4].
+    """
+
+    category_logits: list[np.ndarray]
+    kernels: list[np.ndarray]
+    mask_features: np.ndarray
+
+    def images(self) -> Iterator["RawArrays"]:
+        """The predictions of each image, as a batch of one."""
+        for i in range(len(self.mask_features)):
+            yield RawArrays(
+                [x[i : i + 1] for x in self.category_logits],
+                [x[i : i + 1] for x in self.kernels],
+                self.mask_features[i : i + 1],
+            )
+
+
+class DetectionArrays(NamedTuple):
+    """`ppsolo.models.postprocess.Detections` as numpy arrays.
+
+    scores: float32 [M]. labels: int64 [M]. masks: float32 [M, H/4, W/4]. counts: int64 [N], their sum is M.
+    """
+
+    scores: np.ndarray
+    labels: np.ndarray
+    masks: np.ndarray
+    counts: np.ndarray
+
+    def images(self) -> Iterator["DetectionArrays"]:
+        """The detections of each image, as a batch of one."""
+        ends = np.cumsum(self.counts)
+        for start, end in zip(ends - self.counts, ends, strict=True):
+            yield DetectionArrays(
+                self.scores[start:end], self.labels[start:end], self.masks[start:end], np.array([end - start])
+            )
+
+
+class Pairs(NamedTuple):
+    """The candidates of an image, pairs of a cell and a class. Cells are counted by falling best score.
+
+    cells: int64 [P]. labels: int64 [P]. scores: float32 [P], above the threshold, after points NMS.
+    """
+
+    cells: np.ndarray
+    labels: np.ndarray
+    scores: np.ndarray
+
+
+class Candidates(NamedTuple):
+    """The K cells of an image that have a candidate, the one with the best score first.
+
+    highest: float32 [K], falling. kernels: float32 [K, E]. strides: int64 [K], the area that a mask must exceed.
+    """
+
+    pairs: Pairs
+    highest: np.ndarray
+    kernels: np.ndarray
+    strides: np.ndarray
+
+
+class MaskStatistics(NamedTuple):
+    """inside: bool [K, pixels]. areas: float64 [K]. sums: float64 [K], of the probabilities inside."""
+
+    inside: np.ndarray
+    areas: np.ndarray
+    sums: np.ndarray
+
+
+class HostPostprocess:
+    """`RawArrays` of a batch -> its `DetectionArrays`: the answer of `SOLOv2Postprocess`, by less work.
+
+    An instance's final score is at most the class score of its cell, since maskness and decay are at most 1, and only
+    better ones decay it. So cells are taken by falling class score, a block at a time, until `max_instances` of what
+    is found so far are better than all that is left can become. Overlaps are counted within classes.
+    """
+
+    def __init__(self, settings: SOLOv2Postprocess, *, threads: int = 1):
+        """settings: thresholds and limits. threads: that share the work on an image."""
+        self._settings = settings
+        self._pool = ThreadPoolExecutor(threads) if threads > 1 else None
+        threshold = np.float64(settings.mask_threshold)
+        with np.errstate(divide="ignore"):
+            self._mask_logit = np.float32(np.log(threshold) - np.log1p(-threshold))
+
+    def __call__(self, raw: RawArrays) -> DetectionArrays:
+        """Raises PredictionError where the predictions are not finite."""
+        with single_threaded_products():
+            parts = [self._detect(image) for image in raw.images()]
+        return DetectionArrays(*(np.concatenate(arrays) for arrays in zip(*parts, strict=True)))
+
+    def _detect(self, raw: RawArrays) -> DetectionArrays:
+        """The instances of one image."""
+        features = raw.mask_features[0].reshape(raw.mask_features.shape[1], -1)
+        self._check_finite(raw, features)
+        found = find_candidates(raw, self._settings)
+        pairs, scores = self._best(found, features)
+        masks = self._probabilities(found.kernels[found.pairs.cells[pairs]], features)
+        return DetectionArrays(
+            scores,
+            found.pairs.labels[pairs],
+            masks.reshape(len(masks), *raw.mask_features.shape[2:]),
+            np.array([len(scores)]),
+        )
+
+    def _best(self, found: Candidates, features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The pairs that survive, int64 [M], and their decayed scores, float32 [M], the best first."""
+        settings, cells = self._settings, len(found.highest)
+        statistics: list[MaskStatistics] = []
+        taken = 0
+        while taken < cells:
+            block = slice(taken, min(taken + settings.max_instances, cells))
+            statistics.append(self._mask_statistics(found.kernels[block], features))
+            taken = block.stop
+            # What an instance of a cell not taken has at most, or zero; the others do not depend on anything up to it.
+            bound = found.highest[taken] if taken < cells else np.float32(0.0)
+            scores = self._pair_scores(found, statistics)
+            best = _falling(scores)[: settings.pre_nms_top_n]
+            best = best[scores[best] > bound]
+            if taken < cells and len(best) < settings.max_instances:
+                continue
+            decayed = self._matrix_nms(found.pairs, scores, best, statistics)
+            if taken < cells and np.count_nonzero(decayed > bound) < settings.max_instances:
+                continue
+            survivors = _falling(decayed)[: settings.max_instances]
+            survivors = survivors[decayed[survivors] >= np.float32(settings.update_threshold)]
+            return best[survivors], decayed[survivors]
+        return np.empty(0, np.int64), np.empty(0, np.float32)
+
+    def _check_finite(self, raw: RawArrays, features: np.ndarray) -> None:
+        """A sum of what is not finite is not."""
+        heads = sum(float(x.sum()) for x in (*raw.category_logits, *raw.kernels))
+        sums = [heads, *self._map(lambda row: float(row.sum()), features)]
+        if not np.isfinite(sums).all():
+            raise PredictionError(NOT_FINITE)
+
+    def _pair_scores(self, found: Candidates, statistics: list[MaskStatistics]) -> np.ndarray:
+        """Class score times maskness (SOLOv2 sec. 3.3) of the pairs whose cell has been taken, zero of all others."""
+        areas = np.concatenate([block.areas for block in statistics])
+        sums = np.concatenate([block.sums for block in statistics])
+        maskness = np.zeros(len(found.highest), np.float32)
+        maskness[: len(areas)] = sums / np.maximum(areas, 1.0) * (areas > found.strides[: len(areas)])
+        return found.pairs.scores * maskness[found.pairs.cells]
+
+    def _mask_statistics(self, kernels: np.ndarray, features: np.ndarray) -> MaskStatistics:
+        """Of the masks of kernels [K, E] over features [E, pixels], strip after strip."""
+        inside = np.empty((len(kernels), features.shape[1]), bool)
+
+        def strip(place: slice) -> tuple[np.ndarray, np.ndarray]:
+            logits = kernels @ features[:, place]
+            here = inside[:, place]
+            np.greater(logits, self._mask_logit, out=here)
+            ones = here.astype(np.float32)
+            return ones.sum(axis=1), np.einsum("ij,ij->i", _sigmoid(logits), ones)
+
+        parts = self._map(strip, _strips(features.shape[1]))
+        areas, sums = (np.stack(part).sum(axis=0, dtype=np.float64) for part in zip(*parts, strict=True))
+        return MaskStatistics(inside, areas, sums)
+
+    def _matrix_nms(
+        self, pairs: Pairs, scores: np.ndarray, best: np.ndarray, statistics: list[MaskStatistics]
+    ) -> np.ndarray:
+        """Decayed scores of the pairs `best`, which come by falling score: `ppsolo.models.postprocess.matrix_nms`."""
+        decayed = scores[best]
+        labels, cells = pairs.labels[best], pairs.cells[best]
+        inside = [row for block in statistics for row in block.inside]
+        areas = np.concatenate([block.areas for block in statistics])
+        groups = [group for label in np.unique(labels) if len(group := np.flatnonzero(labels == label)) > 1]
+        strips = _strips(len(inside[0]))
+        jobs = [([inside[cell] for cell in cells[group]], strip) for group in groups for strip in strips]
+        parts = iter(self._map(lambda job: _intersections(*job), jobs))
+        for group in groups:
+            intersections = np.stack([next(parts) for _ in strips]).sum(axis=0, dtype=np.float64)
+            decayed[group] *= self._decay(intersections, areas[cells[group]])
+        return decayed
+
+    def _decay(self, intersections: np.ndarray, areas: np.ndarray) -> np.ndarray:
+        """Factors [n] of n masks of one class, the best first (SOLOv2 sec. 3.3, eq. 4 and 5)."""
+        union = np.maximum(areas[:, None] + areas - intersections, 1.0)
+        iou = np.triu(intersections / union, 1)
+        compensation = iou.max(axis=0)[:, None]
+        if self._settings.nms_kernel == "gaussian":
+            decay = np.exp(self._settings.nms_sigma * (compensation**2 - iou**2))
+        else:
+            decay = (1.0 - iou) / np.maximum(1.0 - compensation, 1e-6)
+        return decay.min(axis=0).astype(np.float32)
+
+    def _probabilities(self, kernels: np.ndarray, features: np.ndarray) -> np.ndarray:
+        """float32 [K, pixels]."""
+        masks = np.empty((len(kernels), features.shape[1]), np.float32)
+
+        def strip(place: slice) -> None:
+            masks[:, place] = _sigmoid(kernels @ features[:, place])
+
+        self._map(strip, _strips(features.shape[1]) if len(kernels) else ())
+        return masks
+
+    def _map(self, function: Callable[[Job], Result], jobs: Iterable[Job]) -> list[Result]:
+        return list((self._pool.map if self._pool else map)(function, jobs))
+
+
+def find_candidates(raw: RawArrays, settings: SOLOv2Postprocess) -> Candidates:
+    """What passes points NMS and the score threshold in a batch of one image."""
+    cells, labels, scores, start = [], [], [], 0
+    for logits in raw.category_logits:
+        peaks = points_nms(_sigmoid(logits[0].copy()))
+        peaks = peaks.reshape(len(peaks), -1)
+        label, cell = np.nonzero(peaks > np.float32(settings.score_threshold))
+        cells.append(start + cell)
+        labels.append(label)
+        scores.append(peaks[label, cell])
+        start += peaks.shape[1]
+    cell, label, score = np.concatenate(cells), np.concatenate(labels), np.concatenate(scores)
+    highest = np.zeros(start, np.float32)
+    np.maximum.at(highest, cell, score)
+    order = _falling(highest)[: np.count_nonzero(highest)]
+    slots = np.empty(start, np.int64)
+    slots[order] = np.arange(len(order))
+    kernels = np.concatenate([x[0].reshape(x.shape[1], -1) for x in raw.kernels], axis=1)
+    strides = np.repeat(settings.strides, [x.shape[2] * x.shape[3] for x in raw.category_logits])
+    return Candidates(
+        Pairs(slots[cell], label, score), highest[order], np.ascontiguousarray(kernels[:, order].T), strides[order]
+    )
+
+
+def points_nms(scores: np.ndarray) -> np.ndarray:
+    """Scores [C, S, S], zero where the upper, left or upper-left neighbour has a higher one (SOLOv2 sec. 3.3)."""
+    columns = scores.copy()
+    np.maximum(scores[:, 1:], scores[:, :-1], out=columns[:, 1:])
+    peaks = columns.copy()
+    np.maximum(columns[:, :, 1:], columns[:, :, :-1], out=peaks[:, :, 1:])
+    return np.where(peaks - scores < np.float32(EQUAL_SCORES), scores, np.float32(0.0))
+
+
+def _sigmoid(x: np.ndarray) -> np.ndarray:
+    """1 / (1 + exp(-x)), in place; float32."""
+    np.negative(x, out=x)
+    with np.errstate(over="ignore"):  # to infinity, whose inverse is 0
+        np.exp(x, out=x)
+    x += np.float32(1.0)
+    return np.reciprocal(x, out=x)
+
+
+def _falling(values: np.ndarray) -> np.ndarray:
+    """Their order, the highest first, equal ones as they come."""
+    return np.argsort(-values, kind="stable")
+
+
+def _strips(pixels: int) -> list[slice]:
+    return [slice(start, min(start + _STRIP, pixels)) for start in range(0, pixels, _STRIP)]
+
+
+def _intersections(masks: list[np.ndarray], place: slice) -> np.ndarray:
+    """Pixels that each two of n masks, bool [pixels], share in a strip: float32 [n, n]."""
+    ones = np.stack([mask[place] for mask in masks]).astype(np.float32)
+    return ones @ ones.T
