@@ -114,6 +114,12 @@ def size_of(writer: OnnxWriter, x: str, at: str) -> str:
     return writer.op("Shape", [x], {"start": 2, "end": 4}, at=at)
 
 
+def split(writer: OnnxWriter, size: str, at: str) -> tuple[str, str]:
+    """int64 [1] each: height and width of size = (H, W)."""
+    height, width = writer.ops("Split", [size, writer.constant([1, 1])], {"axis": 0}, outputs=2, at=at)
+    return height, width
+
+
 def resize(writer: OnnxWriter, x: str, size: str, at: str) -> str:
     """Bilinear resize to `size` (int64 [2]: height and width), half-pixel centres."""
     attributes = {"axes": [2, 3], "mode": "linear", "coordinate_transformation_mode": "half_pixel"}
@@ -129,12 +135,19 @@ def double(writer: OnnxWriter, x: str, at: str, *, mode: str) -> str:
     return writer.op("Resize", [x, "", scales], attributes, at=at)
 
 
+def range_of(writer: OnnxWriter, count: str, at: str) -> str:
+    """int64 [count]: 0, 1, ..., count - 1 for count int64 [1]. `Range` wants a scalar; onnxruntime's optimiser makes a
+    vector of it again where the sides of images are fixed, and then refuses it."""
+    ones = writer.op("Expand", [writer.constant([1]), count], at=at)
+    return writer.op("CumSum", [ones, writer.constant(0)], {"exclusive": 1}, at=at)
+
+
 def coordinates(writer: OnnxWriter, size: str, at: str) -> str:
     """[1, 2, H, W] for size = (H, W): x then y, each from -1 to 1 inclusive."""
+    height, width = split(writer, size, at)
     axes = []
-    for index, shape in ((1, [1, 1, 1, -1]), (0, [1, 1, -1, 1])):
-        count = writer.op("Gather", [size, writer.constant(index)], {"axis": 0}, at=at)
-        steps = writer.op("Range", [writer.constant(0), count, writer.constant(1)], at=at)
+    for count, shape in ((width, [1, 1, 1, -1]), (height, [1, 1, -1, 1])):
+        steps = range_of(writer, count, at)
         last = writer.op("Max", [writer.op("Sub", [count, writer.constant(1)], at=at), writer.constant(1)], at=at)
         steps, last = (writer.op("Cast", [value], {"to": writer.types.FLOAT}, at=at) for value in (steps, last))
         fraction = writer.op("Mul", [writer.op("Div", [steps, last], at=at), writer.constant(2.0)], at=at)

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ppsolo.deploy.onnx_layers import size_of
+from ppsolo.deploy.onnx_layers import range_of, size_of, split
 from ppsolo.deploy.onnx_network import RawNames
 from ppsolo.deploy.onnx_writer import OnnxWriter
 from ppsolo.models.postprocess import EQUAL_SCORES, SOLOv2Postprocess
@@ -42,7 +42,7 @@ def postprocess(
     at = "postprocess"
     found = candidates(writer, raw, settings, num_grids, f"{at}.candidates")
     shape = writer.op("Shape", [raw.mask_features], at=at)
-    height, width = split_size(writer, raw.mask_features, at)
+    height, width = split(writer, size_of(writer, raw.mask_features, at), at)
     statistics = mask_statistics(writer, found.kernels, raw.mask_features, settings.mask_threshold, f"{at}.masks")
 
     # The best pairs of cell and class, by class score times maskness: [N, P].
@@ -101,13 +101,6 @@ def all_finite(writer: OnnxWriter, tensors: Sequence[str], at: str) -> str:
     sums = [writer.op("ReduceSum", [tensor], {"keepdims": 0}, at=at) for tensor in tensors]
     total = writer.op("Sum", sums, at=at)
     return writer.op("Equal", [writer.op("Sub", [total, total], at=at), writer.constant(0.0)], at=at)
-
-
-def split_size(writer: OnnxWriter, x: str, at: str) -> tuple[str, str]:
-    """int64 [1] each: height and width of x."""
-    size = size_of(writer, x, at)
-    height, width = writer.ops("Split", [size, writer.constant([1, 1])], {"axis": 0}, outputs=2, at=at)
-    return height, width
 
 
 def candidates(
@@ -176,7 +169,7 @@ def elements(writer: OnnxWriter, x: str, index: str, at: str) -> str:
 
 def mask_statistics(writer: OnnxWriter, kernels: str, features: str, threshold: float, at: str) -> MaskStatistics:
     """kernels [N, K, E] over features [N, E, h, w], strip after strip, so that no [K, h w] floats ever exist."""
-    height, width = split_size(writer, features, at)
+    height, width = split(writer, size_of(writer, features, at), at)
     rows_at_once = writer.constant([STRIP_ROWS])
     strips = writer.op("Div", [height, rows_at_once], at=at)
     pixels = writer.op("Mul", [width, rows_at_once], at=at)
@@ -212,8 +205,7 @@ def mask_statistics(writer: OnnxWriter, kernels: str, features: str, threshold: 
     )
     slots = writer.op("Shape", [kernels], {"start": 0, "end": 2}, at=at)
     zeros = writer.op("Expand", [writer.constant(0.0), slots], at=at)
-    count = writer.op("Reshape", [strips, writer.constant(np.array([], np.int64))], at=at)
-    indices = writer.op("Range", [writer.constant(0), count, writer.constant(1)], at=at)
+    indices = range_of(writer, strips, at)
     areas, sums, masks = writer.ops(
         "Scan", [zeros, zeros, indices], {"body": body, "num_scan_inputs": 1}, outputs=3, at=at
     )
@@ -245,8 +237,7 @@ def matrix_nms(writer: OnnxWriter, scores: str, labels: str, common: str, at: st
     """Decayed scores [N, P] of pairs sorted by falling score; common: float32 [N, P, P], see `intersections`."""
     row, column = writer.constant([1]), writer.constant([2])
     count = writer.op("Shape", [scores], {"start": 1, "end": 2}, at=at)
-    count = writer.op("Reshape", [count, writer.constant(np.array([], np.int64))], at=at)
-    rank = writer.op("Range", [writer.constant(0), count, writer.constant(1)], at=at)
+    rank = range_of(writer, count, at)
     # areas [N, P], from the diagonal
     diagonal = writer.op("Equal", [writer.op("Unsqueeze", [rank, row], at=at), rank], at=at)
     own = writer.op("Where", [diagonal, common, writer.constant(0.0)], at=at)
