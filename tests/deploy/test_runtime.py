@@ -52,6 +52,23 @@ def test_it_answers_as_the_predictor(exported, predictor, onednn):
     assert loaded.class_names == predictor.class_names and loaded.category_ids == predictor.category_ids
 
 
+@pytest.mark.parametrize("format", ["paddle", "onnx"])
+@pytest.mark.parametrize("graph", ["network", "whole"])
+@pytest.mark.parametrize("input_shape", [(-1, 3, -1, -1), (3, 3, 64, 96)])
+def test_every_form_answers_as_the_predictor(exported, predictor, tmp_path, format, graph, input_shape):
+    if format == "onnx":
+        pytest.importorskip("onnxruntime")
+    export = export_model(
+        exported.model, exported.config, tmp_path / "out", graph=graph, format=format, input_shape=input_shape
+    )
+    assert export.verification is not None and export.verification.instances > 0
+    loaded = load(tmp_path / "out", threads=2)
+    images = [picture(seed) for seed in range(4)]
+    for ours, theirs in zip(loaded(images, batch_size=4), predictor(images), strict=True):
+        assert_same(ours, theirs)
+    assert ("numpy" in loaded.description) == (graph == "network")
+
+
 def test_paths_arrays_lists_and_nothing(loaded, tmp_path):
     write_image(tmp_path / "a.png", picture(5))
     assert_same(loaded(tmp_path / "a.png"), loaded(picture(5)))
