@@ -108,20 +108,24 @@ def use_avx2_products() -> None:
     It gives those its slowest kernels, a quarter of what AVX2 reaches, and convolutions are its products. Works until
     the first product is computed; a value that the user has set stays.
     """
-    if _MKL_KERNELS not in os.environ and _is_foreign_avx2(_cpu_info()):
+    if _MKL_KERNELS not in os.environ and _is_foreign_avx2(cpu_facts()):
         os.environ[_MKL_KERNELS] = _AVX2_KERNELS
 
 
-def _is_foreign_avx2(cpu_info: str) -> bool:
-    """Whether /proc/cpuinfo tells of a CPU that is not Intel's and has AVX2 and fused multiply-add."""
-    lines = cpu_info.split("\n\n")[0].splitlines()
-    facts = {key.strip(): value.split() for key, _, value in (line.partition(":") for line in lines)}
-    foreign = facts.get("vendor_id", ["GenuineIntel"]) != ["GenuineIntel"]
-    return foreign and {"avx2", "fma"} <= set(facts.get("flags", []))
+def cpu_facts() -> dict[str, str]:
+    """What Linux says of the first core: "model name", "vendor_id", "flags" and more; nothing elsewhere."""
+    lines = _cpu_info().split("\n\n")[0].splitlines()
+    return {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
+
+
+def _is_foreign_avx2(facts: dict[str, str]) -> bool:
+    """Whether the CPU is not Intel's and has AVX2 and fused multiply-add."""
+    foreign = facts.get("vendor_id", "GenuineIntel") != "GenuineIntel"
+    return foreign and {"avx2", "fma"} <= set(facts.get("flags", "").split())
 
 
 def _cpu_info() -> str:
-    """What Linux says of the first core."""
+    """The start of /proc/cpuinfo."""
     try:
         with open("/proc/cpuinfo") as stream:
             return stream.read(8192)

@@ -10,6 +10,7 @@ import paddle
 from paddle import inference
 from paddle.version import full_version as PADDLE_VERSION
 
+from ppsolo.cpu import cpu_facts
 from ppsolo.detection import DetectionArrays
 from ppsolo.errors import ExportError
 
@@ -161,8 +162,4 @@ def _check_request(device: str, precision: str, onednn: bool, tensorrt: bool) ->
 
 
 def _has_bfloat16() -> bool:
-    try:
-        flags = Path("/proc/cpuinfo").read_text().split()
-    except OSError:
-        return False
-    return not {"avx512_bf16", "amx_bf16"}.isdisjoint(flags)
+    return not {"avx512_bf16", "amx_bf16"}.isdisjoint(cpu_facts().get("flags", "").split())

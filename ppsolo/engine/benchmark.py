@@ -2,8 +2,6 @@
 
 import json
 import multiprocessing
-import os
-import platform
 import resource
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -17,13 +15,12 @@ import cv2
 import numpy as np
 
 from ppsolo.atomic import atomic_writer
-from ppsolo.cpu import default_threads
 from ppsolo.data.images import write_image
+from ppsolo.engine.machine import machine, matrix_product
 from ppsolo.errors import ConfigError, PpsoloError
 from ppsolo.schema import Config
 
 ENGINES = ("dygraph", "onnxruntime")
-FLOOR_PRODUCT = (2048, 2304, 8192)  # rows, inner, columns of the matrix product that tells what the cores reach
 TOTAL = "total"
 # Called with the rounds done and their number.
 Callback = Callable[[int, int], None]
@@ -92,7 +89,7 @@ def benchmark(sides: Sequence[Side], *, repeats: int, warm_up: int, progress: Ca
             process.join(timeout=5)
             if process.is_alive():
                 process.terminate()
-    gigaflops = measured_gigaflops()
+    gigaflops = matrix_product()
     for result in results:
         if result.get("multiply_adds"):
             result["floor_seconds"] = 2 * result["multiply_adds"] / (gigaflops * 1e9)
@@ -139,26 +136,6 @@ def summary(seconds: Sequence[float]) -> dict[str, float]:
     }
 
 
-def machine() -> dict[str, Any]:
-    """What was measured on: CPU, cores of this process, its load, Python."""
-    model = platform.processor() or platform.machine()
-    if os.path.exists("/proc/cpuinfo"):
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        model = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), model)
-    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
-    return {"cpu": model, "threads": default_threads(), "load": load, "python": platform.python_version()}
-
-
-def measured_gigaflops(size: tuple[int, int, int] = FLOOR_PRODUCT, repeats: int = 5) -> float:
-    """The best of some large float32 matrix products on all cores, 10^9 operations a second (two a multiply-add)."""
-    rows, inner, columns = size
-    random = np.random.default_rng(0)
-    left, right = random.random((rows, inner), np.float32), random.random((inner, columns), np.float32)
-    out = np.empty((rows, columns), np.float32)
-    seconds = min(_timed(lambda: np.matmul(left, right, out=out))[0] for _ in range(repeats + 1))
-    return 2 * rows * inner * columns / seconds / 1e9
-
-
 def count_multiply_adds(model: Any, images: Any) -> int:
     """The multiply-adds of a model's convolutions for one batch, by running it."""
     from paddle import nn
@@ -183,7 +160,7 @@ def chart(report: Mapping[str, Any], *, width: int = 960) -> np.ndarray:
     longest = max(side["seconds"][TOTAL]["most"] for side in sides)
     image = np.full((60 + 64 * len(sides), width, 3), 255, np.uint8)
     write = partial(cv2.putText, image, fontFace=cv2.FONT_HERSHEY_SIMPLEX, color=(30, 30, 30), lineType=cv2.LINE_AA)
-    write(f"seconds a batch, median; {report['machine']['cpu']}", org=(16, 28), fontScale=0.55, thickness=1)
+    write(f"seconds a batch, median; {report['machine']['processor']}", org=(16, 28), fontScale=0.55, thickness=1)
     for index, side in enumerate(sides):
         top = 56 + 64 * index
         seconds = side["seconds"][TOTAL]

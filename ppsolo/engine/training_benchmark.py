@@ -1,10 +1,8 @@
 """What training costs on this machine: reading, targets and whole steps, measured and put beside a baseline."""
 
-import importlib.metadata
 import json
 import multiprocessing
 import os
-import platform
 import re
 import resource
 import sys
@@ -23,6 +21,7 @@ from ppsolo.data.augment import augment
 from ppsolo.data.coco import load_sample
 from ppsolo.data.loader import TrainingBatch, TrainingLoader, padded_size
 from ppsolo.data.targets import collate_targets, make_targets
+from ppsolo.engine.machine import machine, matrix_product
 from ppsolo.errors import DatasetError
 from ppsolo.schema import Config
 
@@ -31,7 +30,6 @@ STEP = "PaddleDetection training step, paddle 3.3.1, batch of 2 at about 256x320
 PUBLISHED_SIZES, SMALL_SIZES = "photographs about 640 px, published sizes", "small sizes (about 256x320)"
 SMALL = {"train.augment.short_sides": [256], "train.augment.long_side": 320}
 NETS = {"solov2_r50_enhance_coco": "Light-R50-VD-DCN enhanced", "solov2_r50_fpn_1x_coco": "R50-FPN"}
-MATRIX = (2048, 2304, 8192)
 
 Figures = dict[str, Any]
 
@@ -85,7 +83,6 @@ def benchmark(
     speeds = {str(threads): in_new_process(matrix_product, threads) for threads in (1, 2)}
     result: Figures = {
         "machine": {**machine(), "matrix_product_gflops": speeds},
-        "versions": versions(),
         "baseline_machine": None if baseline is None else baseline["machine"],
         "measurements": [],
     }
@@ -122,14 +119,6 @@ def format_measurement(entry: Mapping[str, Any]) -> str:
             f"{entry['normalized_ratio']:.2f}; {entry['memory_ratio']:.2f} of its memory"
         )
     return line
-
-
-def matrix_product() -> float:
-    """GFLOP/s of a large single-precision matrix product, the best of 5."""
-    rows, inner, columns = MATRIX
-    one, other = np.ones((rows, inner), np.float32), np.ones((inner, columns), np.float32)
-    best = min(_seconds(lambda: one @ other) for _ in range(5))
-    return round(2 * rows * inner * columns / best / 1e9, 1)
 
 
 def measure_reader(config: Config, *, batches: int = 40) -> Figures:
@@ -199,25 +188,6 @@ def in_new_process(function: Callable[..., Any], threads: int, *arguments: Any) 
                 del os.environ[name]
             else:
                 os.environ[name] = value
-
-
-def machine() -> dict[str, Any]:
-    """Processor, cores and memory."""
-    name = platform.processor() or platform.machine()
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists() and (found := re.search(r"model name\s*:\s*(.+)", cpuinfo.read_text())):
-        name = found[1]
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return {"processor": name, "cores": os.cpu_count(), "memory_gb": round(memory / 2**30, 1)}
-
-
-def versions() -> dict[str, str]:
-    """Of Python and of what the figures depend on."""
-    names = ("paddlepaddle", "paddlepaddle-gpu", "numpy", "opencv-python", "pycocotools")
-    installed = {
-        distribution.metadata["Name"]: distribution.version for distribution in importlib.metadata.distributions()
-    }
-    return {"python": platform.python_version(), **{name: installed[name] for name in names if name in installed}}
 
 
 def _loader(config: Config) -> TrainingLoader:

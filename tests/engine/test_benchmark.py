@@ -8,7 +8,8 @@ import pytest
 
 from ppsolo import build_model, load_config, save_weights
 from ppsolo.data.images import read_image, write_image
-from ppsolo.engine.benchmark import Side, benchmark, count_multiply_adds, measured_gigaflops, summary, write_benchmark
+from ppsolo.engine.benchmark import Side, benchmark, count_multiply_adds, summary, write_benchmark
+from ppsolo.engine.machine import machine, matrix_product
 from ppsolo.errors import PpsoloError
 from ppsolo.models.layers import ConvNorm
 
@@ -25,7 +26,13 @@ def test_numbers_of_a_summary():
     values = summary([3.0, 1.0, 2.0])
     assert (values["median"], values["least"], values["most"]) == (2.0, 1.0, 3.0)
     assert 2.0 < values["p90"] < values["p99"] < 3.0
-    assert measured_gigaflops((64, 64, 64), repeats=1) > 0
+
+
+def test_what_a_measurement_was_made_on():
+    assert matrix_product((64, 64, 64), repeats=1) > 0
+    found = machine()
+    assert found["processor"] and found["cores"] >= 1 and found["threads"] >= 1 and found["memory_gb"] > 0
+    assert {"python", "numpy", "pycocotools"} <= set(found["versions"])
 
 
 def test_sides_are_measured_stage_by_stage(tmp_path, tiny):

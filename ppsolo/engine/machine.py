@@ -1,0 +1,42 @@
+"""What a measurement was made on: the machine, its versions, and the speed of its matrix product."""
+
+import importlib.metadata
+import os
+import platform
+import time
+from typing import Any
+
+import numpy as np
+
+from ppsolo.cpu import cpu_facts, default_threads
+
+PRODUCT = (2048, 2304, 8192)  # rows, inner, columns
+PACKAGES = ("paddlepaddle", "paddlepaddle-gpu", "numpy", "opencv-python", "pycocotools", "onnxruntime")
+
+
+def machine() -> dict[str, Any]:
+    """Processor, cores, threads that kernels get by default, memory and load, and the versions of what matters."""
+    facts = {
+        "processor": cpu_facts().get("model name") or platform.processor() or platform.machine(),
+        "cores": os.cpu_count(),
+        "threads": default_threads(),
+        "memory_gb": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
+        "load": os.getloadavg()[0],
+    }
+    installed = {found.metadata["Name"]: found.version for found in importlib.metadata.distributions()}
+    versions = {name: installed[name] for name in PACKAGES if name in installed}
+    return {**facts, "versions": {"python": platform.python_version(), **versions}}
+
+
+def matrix_product(size: tuple[int, int, int] = PRODUCT, repeats: int = 5) -> float:
+    """The best of some large float32 matrix products in numpy, in 10^9 operations a second (two a multiply-add)."""
+    rows, inner, columns = size
+    random = np.random.default_rng(0)
+    left, right = random.random((rows, inner), np.float32), random.random((inner, columns), np.float32)
+    out = np.empty((rows, columns), np.float32)
+    best = float("inf")
+    for _ in range(repeats + 1):
+        start = time.perf_counter()
+        np.matmul(left, right, out=out)
+        best = min(best, time.perf_counter() - start)
+    return 2 * rows * inner * columns / best / 1e9
