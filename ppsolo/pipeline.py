@@ -2,7 +2,9 @@
 
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import overload
 
 import numpy as np
@@ -61,18 +63,36 @@ class Pipeline(ABC):
             results += self._predict([read_image(image) for image in images[start : start + batch_size]])
         return results
 
-    def _predict(self, images: list[np.ndarray]) -> list[Instances]:
-        """uint8 RGB images -> their instances, one forward for each padded size that occurs."""
-        inputs, sizes = zip(*map(self._preprocess, images), strict=True)
+    def stream(self, batches: Iterable[Sequence[np.ndarray]]) -> Iterator[list[Instances]]:
+        """The instances of each batch of uint8 [H, W, 3] RGB arrays, one batch after the other.
+
+        While the caller works with those of one batch, the network computes the next, in a thread of its own: one
+        batch more is held. Raises as a call does.
+        """
+        ahead: deque[Future[list[tuple[DetectionArrays, ImageSize]]]] = deque()
+        with ThreadPoolExecutor(max_workers=1, thread_name_prefix="network") as network:
+            for batch in batches:
+                ahead.append(network.submit(self._detect, batch))
+                if len(ahead) > 1:
+                    yield [self._instances(*found) for found in ahead.popleft().result()]
+            while ahead:
+                yield [self._instances(*found) for found in ahead.popleft().result()]
+
+    def _predict(self, images: Sequence[np.ndarray]) -> list[Instances]:
+        """uint8 RGB images -> their instances."""
+        return [self._instances(*found) for found in self._detect(images)]
+
+    def _detect(self, images: Sequence[np.ndarray]) -> list[tuple[DetectionArrays, ImageSize]]:
+        """What is found in each image, by one forward for each padded size that occurs."""
+        prepared = [self._preprocess(image) for image in images]
         groups: dict[tuple[int, int], list[int]] = {}
-        for index, size in enumerate(sizes):
+        for index, (_, size) in enumerate(prepared):
             groups.setdefault(size.padded, []).append(index)
-        results: dict[int, Instances] = {}
+        results: dict[int, DetectionArrays] = {}
         for members in groups.values():
-            detections = self.detect(np.stack([inputs[index] for index in members]))
-            for index, found in zip(members, detections.images(), strict=True):
-                results[index] = self._instances(found, sizes[index])
-        return [results[index] for index in range(len(images))]
+            detections = self.detect(np.stack([prepared[index][0] for index in members]))
+            results |= zip(members, detections.images(), strict=True)
+        return [(results[index], size) for index, (_, size) in enumerate(prepared)]
 
     def _instances(self, detections: DetectionArrays, size: ImageSize) -> Instances:
         return Instances(

@@ -1,6 +1,8 @@
 """The predictor: forms of input, true batches, refusals, and what it loads from."""
 
 import json
+import threading
+import time
 
 import cv2
 import numpy as np
@@ -61,6 +63,36 @@ def test_a_batch_answers_as_its_images_do_whatever_their_sizes(predictor):
     assert sorted(forwards) == [1, 1, 3]  # three share a padded size and one forward
     for one, other in zip(alone, together, strict=True):
         assert_same(one, other)
+
+
+def test_a_stream_answers_as_calls_do_and_one_batch_ahead(predictor, monkeypatch):
+    batches = [[picture(0), picture(1, 30, 200)], [], [picture(2)], [picture(3)], [picture(4)]]
+    expected = [predictor(batch) if batch else [] for batch in batches]
+    begun = []
+    detect = predictor.detect
+    monkeypatch.setattr(predictor, "detect", lambda batch: begun.append(threading.get_ident()) or detect(batch))
+    for number, found in enumerate(predictor.stream(iter(batches))):
+        for one, other in zip(found, expected[number], strict=True):
+            assert_same(one, other)
+        if number == 2:
+            deadline = time.monotonic() + 60
+            while len(begun) < 4:  # two of the first batch, one of the third, and already one of the next
+                assert time.monotonic() < deadline
+                time.sleep(0.01)
+    assert len(begun) == 5 and threading.get_ident() not in begun
+    stream = predictor.stream(iter(batches))
+    next(stream)
+    stream.close()
+    assert not any(thread.name.startswith("network") for thread in threading.enumerate())
+
+
+def test_a_stream_raises_what_a_call_does(predictor, monkeypatch):
+    def broken(batch):
+        raise ppsolo.PpsoloError("not finite")
+
+    monkeypatch.setattr(predictor, "detect", broken)
+    with pytest.raises(ppsolo.PpsoloError, match="not finite"):
+        list(predictor.stream([[picture(0)]]))
 
 
 def test_a_path_and_its_pixels_answer_alike(predictor, tmp_path):

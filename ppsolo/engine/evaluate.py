@@ -21,7 +21,7 @@ from ppsolo.data.images import read_ahead
 from ppsolo.engine.distributed import ALONE, Processes
 from ppsolo.engine.ground_truth import GroundTruth, load_json
 from ppsolo.engine.metrics import IOU_TYPES, CocoEvaluator
-from ppsolo.errors import ConfigError, DatasetError, PpsoloError
+from ppsolo.errors import ConfigError, DatasetError, ImageError, PpsoloError
 from ppsolo.instances import Instances
 from ppsolo.predictor import Predictor
 from ppsolo.schema import Config
@@ -107,18 +107,15 @@ def evaluate(
     ids = iter([image_id for image_id, _ in share])
     results: list[dict[str, Any]] = []
     with closing(read_ahead([path for _, path in share], depth=batch_size + 1)) as ahead:
+        images = map(_readable, ahead)
         done = 0
-        while batch := list(islice(ahead, batch_size)):
-            for _, image in batch:
-                if isinstance(image, Exception):
-                    raise image
-            images = [image for _, image in batch if isinstance(image, np.ndarray)]
-            for instances in predictor(images, batch_size=batch_size):
+        for found in predictor.stream(iter(lambda: list(islice(images, batch_size)), [])):
+            for instances in found:
                 entries = [_without_box(entry) for entry in instances.to_coco(next(ids))]
                 evaluator.update(entries)
                 if keep_results:
                     results += entries
-            done += len(batch)
+            done += len(found)
             if progress is not None:
                 progress(done, len(share))
     states = processes.gather(evaluator.state())
@@ -213,6 +210,14 @@ def with_classes(config: Config, *, category_ids: Sequence[int], class_names: Se
         names = {category_id: f"{name} {category_id}" for category_id, name in names.items()}
     own_names = config.class_names or tuple(names[i] for i in ids)
     return dataclasses.replace(config, category_ids=ids, class_names=own_names)
+
+
+def _readable(source: tuple[Path, np.ndarray | ImageError]) -> np.ndarray:
+    """The image that was read; raises the error that it is."""
+    _, image = source
+    if isinstance(image, ImageError):
+        raise image
+    return image
 
 
 def _without_box(entry: dict[str, Any]) -> dict[str, Any]:

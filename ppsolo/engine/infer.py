@@ -3,7 +3,7 @@
 import contextlib
 import json
 import os
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -57,11 +57,18 @@ def infer_images(
     with contextlib.ExitStack() as stack:
         write = stack.enter_context(_results_file(output_dir)) if save_results else None
         ahead = stack.enter_context(contextlib.closing(read_ahead(paths, depth=batch_size + 1)))
+        batches: deque[list[tuple[Path, np.ndarray | ImageError]]] = deque()
+
+        def images() -> Iterator[list[np.ndarray]]:
+            while batch := list(islice(ahead, batch_size)):
+                batches.append(batch)
+                yield [image for _, image in batch if isinstance(image, np.ndarray)]
+
         done = 0
-        while batch := list(islice(ahead, batch_size)):
+        for predictions in predictor.stream(images()):
+            batch = batches.popleft()
             readable = [(path, image) for path, image in batch if isinstance(image, np.ndarray)]
             summary.failures += [str(error) for _, error in batch if isinstance(error, ImageError)]
-            predictions = predictor([image for _, image in readable], batch_size=batch_size)
             for (path, image), instances in zip(readable, predictions, strict=True):
                 _count(summary, instances, write, image_id=ids[path], file_name=names[path])
                 try:
@@ -98,10 +105,17 @@ def infer_video(
         write = stack.enter_context(_results_file(output_dir)) if save_results else None
         # The next frames are decoded while the network works; the reader ends before its video is closed.
         reader = stack.enter_context(ThreadPoolExecutor(max_workers=1, thread_name_prefix="video"))
-        coming = reader.submit(_next_frames, frames, batch_size)
-        while batch := coming.result():
+        batches: deque[list[np.ndarray]] = deque()
+
+        def read() -> Iterator[list[np.ndarray]]:
             coming = reader.submit(_next_frames, frames, batch_size)
-            for frame, instances in zip(batch, predictor(batch, batch_size=batch_size), strict=True):
+            while batch := coming.result():
+                coming = reader.submit(_next_frames, frames, batch_size)
+                batches.append(batch)
+                yield batch
+
+        for predictions in predictor.stream(read()):
+            for frame, instances in zip(batches.popleft(), predictions, strict=True):
                 drawing.write(instances.draw(frame, score_threshold=draw_threshold, color_by="class"))
                 _count(summary, instances, write, image_id=summary.images, file_name=path.name)
             if progress is not None:

@@ -41,8 +41,9 @@ class Oracle:
 
         return read_image(path).tobytes()
 
-    def __call__(self, images, *, batch_size):
-        return [self._shifted(self.answers[image.tobytes()]) for image in images]
+    def stream(self, batches):
+        for images in batches:
+            yield [self._shifted(self.answers[image.tobytes()]) for image in images]
 
     def _shifted(self, truth: Instances) -> Instances:
         masks = [np.roll(decode_mask(rle), self.shift, axis=1) for rle in truth.rles]
