@@ -53,8 +53,11 @@ class Preprocess:
         """image: uint8 [H, W, 3] RGB -> (float32 [3, padded height, padded width], ImageSize)."""
         original = (image.shape[0], image.shape[1])
         ratios, resized = self._geometry(*original)
-        if self.normalize_first:
+        if self.normalize_first and min(ratios) >= 1.0:
             scaled = _resize(self._normalize(image), ratios)
+        elif self.normalize_first:
+            # The other order is the same but for rounding, and here it has fewer pixels to normalise.
+            scaled = self._normalize(_resize(image.astype(np.float32), ratios))
         else:
             scaled = self._normalize(_resize(image, ratios))
         height, width = scaled.shape[:2]

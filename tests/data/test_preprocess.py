@@ -1,5 +1,6 @@
 """Resizing, normalising and padding, and the sizes that travel along."""
 
+import cv2
 import numpy as np
 import pytest
 
@@ -62,3 +63,15 @@ def test_the_order_of_resize_and_normalise_matters_a_little():
     difference = np.abs(first - second).max()
     # rounding to 8 bits, half a level at most, and OpenCV's 11-bit weights, which lose another half
     assert 0 < difference < 1 / 255 / STD.min()
+
+
+@pytest.mark.parametrize("original", [(100, 150), (700, 1000), (1500, 999)])
+def test_dygraph_normalises_first_or_gives_what_that_would(original):
+    image = np.random.default_rng(3).integers(0, 256, (*original, 3), dtype=np.uint8)
+    prepare = Preprocess(short_side=200, long_side=300, **DYGRAPH)
+    prepared, size = prepare(image)
+    normalised = (image.astype(np.float32) / 255 - prepare.mean) / prepare.std
+    ratios = [after / before for after, before in zip(size.resized, original, strict=True)]
+    published = cv2.resize(normalised, None, fx=ratios[1], fy=ratios[0], interpolation=cv2.INTER_LINEAR)
+    height, width = size.resized
+    np.testing.assert_allclose(prepared[:, :height, :width], published.transpose(2, 0, 1), atol=5e-6)
