@@ -247,9 +247,16 @@ def test_who_would_wait_too_long_is_refused_at_once(server, predictor, monkeypat
         wait_until(lambda: predictor.batches)
         waiting += [pool.submit(post, server, png(picture(seed))) for seed in (1, 2, 3)]
         wait_until(lambda: server.service._batcher.waiting() == 3)
+        data = png(picture(9))
+        on_its_way = connect(server.port)
+        on_its_way.sendall(head(len(data)) + data[:9])
+        wait_until(lambda: server.service._budget.held > sum(len(png(picture(seed))) for seed in range(4)))
         monkeypatch.setattr(server.service._batcher, "_seconds_each", 9.0)
-        response = post(server, png(picture(9)))
-        assert response.status_code == 503 and int(response.headers["retry-after"]) == 4 * 9
+        response = post(server, data)
+        assert response.status_code == 503 and 4 * 9 < int(response.headers["retry-after"]) <= 5 * 9
+        assert "one more would wait" in refusal(response)
+        on_its_way.sendall(data[9:])
+        assert received(on_its_way).startswith(b"HTTP/1.1 503")
         predictor.free.set()
         assert all(future.result().status_code == 200 for future in waiting)
 
@@ -268,6 +275,14 @@ def test_what_is_not_answered_in_time_is_refused_and_not_predicted(predictor):
         predictor.free.set()
         assert post(server, png(picture(0))).status_code == 200
         assert predictor.batches == [1, 1]  # the one that had begun, and the last
+
+
+def test_a_prediction_has_its_time_whatever_its_request_waited(predictor, monkeypatch):
+    with served(predictor, batch_size=1, timeout=0.9) as server, ThreadPoolExecutor(2) as pool:
+        quickly = predictor.instances
+        monkeypatch.setattr(predictor, "instances", lambda image: time.sleep(0.6) or quickly(image))
+        responses = pool.map(lambda seed: post(server, png(picture(seed))), range(2))
+        assert [response.status_code for response in responses] == [200, 200]
 
 
 def test_the_work_of_clients_that_went_away_is_dropped(server, predictor):
