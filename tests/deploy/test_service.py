@@ -10,7 +10,7 @@ import pytest
 from servers import connect, picture, png, served, wait_until
 
 from ppsolo.data.images import decode_image
-from ppsolo.deploy.server import listen
+from ppsolo.deploy.server import IDLE_SECONDS, listen
 from ppsolo.deploy.service import Limits
 from ppsolo.errors import ConfigError, PredictionError
 
@@ -208,6 +208,34 @@ def test_one_that_goes_on_after_its_refusal_is_cut_off(predictor):
             for _ in range(100):
                 connection.sendall(b"1\r\nx\r\n")
                 time.sleep(0.02)
+
+
+def test_one_that_stops_in_its_body_is_cut_off_after_its_refusal(predictor):
+    with served(predictor, timeout=0.3, max_bytes=10) as server:
+        connection = connect(server.port)
+        connection.sendall(head(99))
+        assert received(connection).startswith(b"HTTP/1.1 413")
+        started = time.monotonic()
+        assert connection.recv(1) == b"" and time.monotonic() - started < 3
+
+
+def test_an_idle_connection_is_kept_longer_than_clients_keep_it(predictor, monkeypatch):
+    assert IDLE_SECONDS > 115
+    monkeypatch.setattr("ppsolo.deploy.server.IDLE_SECONDS", 1)
+    with served(predictor, timeout=0.2, max_bytes=5000) as server:
+        connection = connect(server.port)
+        data = png(picture(0, 10, 10))
+        for body, status in ((bytes(9000), b"413"), (data, b"200"), (data, b"200")):
+            connection.sendall(head(len(body)))
+            time.sleep(0.05)  # a refusal comes before the body has
+            connection.sendall(body)
+            assert received(connection).startswith(b"HTTP/1.1 " + status)
+            time.sleep(0.4)
+        started = time.monotonic()
+        connection.sendall(head(9000))
+        assert received(connection).startswith(b"HTTP/1.1 413")
+        connection.sendall(bytes(9000))
+        assert connection.recv(1) == b"" and time.monotonic() - started > 0.9
 
 
 def test_one_that_does_not_take_its_answer_is_cut_off(predictor, monkeypatch):
