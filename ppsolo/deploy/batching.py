@@ -91,7 +91,7 @@ class Batcher:
                 raise QueueFull(f"{len(self._waiting)} requests are waiting already")
             wait = self.expected_wait()
             if wait > self._patience and (self._answering or self.waiting()):
-                raise QueueFull(f"one more would wait {wait:.0f} s for its answer")
+                raise QueueFull(f"one more would wait {math.ceil(wait)} s for its answer")
 
     def submit(self, item: Any) -> Pending:
         """The item's answer to come. Raises QueueFull, or Stopped after `stop`."""

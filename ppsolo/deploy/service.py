@@ -276,9 +276,8 @@ async def _in_time(
     """
     task = asyncio.ensure_future(work)
     try:
-        done: set[asyncio.Future[Any]] = set()
-        while not done and (left := until() - time.monotonic()) > 0:
-            done, _ = await asyncio.wait({task, *ends}, timeout=left, return_when=asyncio.FIRST_COMPLETED)
+        while not any(one.done() for one in (task, *ends)) and (left := until() - time.monotonic()) > 0:
+            await asyncio.wait({task, *ends}, timeout=left, return_when=asyncio.FIRST_COMPLETED)
         if task.done():
             return task.result()
         task.cancel()

@@ -5,7 +5,7 @@ import sys
 import numpy as np
 import pytest
 
-from ppsolo.deploy.onnx_runtime import OnnxEngine, OnnxNetwork
+from ppsolo.deploy.onnx_runtime import OnnxEngine, OnnxNetwork, OnnxSession
 from ppsolo.deploy.onnx_writer import OnnxWriter
 from ppsolo.errors import ExportError
 
@@ -63,3 +63,9 @@ def test_description():
     session = OnnxSession(foreign_graph("image"), ["scores"], threads=1)
     assert session.description.startswith("onnxruntime ") and session.description.endswith("cpu, 1 thread")
     assert session(np.float32([-1, 2]))[0].tolist() == [0, 2]
+
+
+def test_freed_memory_goes_back_to_the_system():
+    """An arena would keep it, and take more for each mixture of sizes; the process is too large to see that here."""
+    session = OnnxSession(foreign_graph("image"), ["scores"])
+    assert not session._session.get_session_options().enable_cpu_mem_arena

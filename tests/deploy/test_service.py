@@ -75,6 +75,19 @@ def test_a_picture_is_drawn(server, predictor):
     np.testing.assert_array_equal(drawn, predictor.instances(image).draw(image, score_threshold=0.3))
 
 
+@pytest.mark.parametrize("found", [0, 1])
+def test_a_picture_with_nothing_or_one_thing_in_it(server, predictor, monkeypatch, found):
+    image = picture(1)
+    some = predictor.instances(image).above([0.95, 0.9][found])
+    assert len(some) == found
+    monkeypatch.setattr(predictor, "instances", lambda image: some)
+    for form in ("json", "polygons"):
+        answer = post(server, png(image), query=f"?format={form}").json()
+        assert answer["image"] == {"height": 40, "width": 60} and len(answer["instances"]) == found
+    drawn = decode_image(post(server, png(image), query="?format=png").content, max_pixels=10**6)
+    np.testing.assert_array_equal(drawn, some.draw(image))
+
+
 def test_a_form_and_a_bare_body_are_answered_alike(server):
     data = png(picture(2))
     bare = post(server, data).json()["instances"]
@@ -301,6 +314,7 @@ def test_what_is_not_answered_in_time_is_refused_and_not_predicted(predictor):
             assert response.status_code == 503 and "others were answered for 0.3 s" in refusal(response)
             assert "retry-after" in response.headers
         predictor.free.set()
+        wait_until(lambda: not server.service._batcher._answering)
         assert post(server, png(picture(0))).status_code == 200
         assert predictor.batches == [1, 1]  # the one that had begun, and the last
 
