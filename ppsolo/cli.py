@@ -150,12 +150,12 @@ def serve(options: argparse.Namespace) -> int:
         from ppsolo.progress import Progress
 
         with Progress("download", unit="B") as progress:
-            predictor = Predictor(config, progress=progress.update)
+            predictor = Predictor(config, keep_memory=False, progress=progress.update)
         _say(str(predictor.load_report))
     else:
         from ppsolo.deploy import load
 
-        predictor = load(options.model_dir)
+        predictor = load(options.model_dir, keep_memory=False)
     _say(predictor.description)
     name = predictor.config.name
     host, port = listener.getsockname()[:2]
@@ -395,7 +395,7 @@ def _parser() -> argparse.ArgumentParser:
     for name, value, meaning in (
         ("batch_size", 4, "pictures predicted together"),
         ("queue", 32, "requests that wait; further ones get 503"),
-        ("timeout", 30.0, "seconds for a picture to arrive (408), and again for its answer (504)"),
+        ("timeout", 30.0, "seconds for a picture to arrive (408), to wait (503) and to be predicted (504)"),
         ("max_bytes", 20 * 2**20, "of a request's body (413)"),
         ("max_pixels", 2**25, "of a picture (422)"),
     ):

@@ -1,5 +1,6 @@
 """A bounded queue and the threads behind it: requests are prepared one by one and answered in batches."""
 
+import math
 import threading
 import time
 from collections import deque
@@ -9,19 +10,31 @@ from typing import Any
 
 
 class QueueFull(Exception):
-    """As many requests wait as may."""
+    """As many requests wait as may, or one more would wait longer than it may."""
 
 
 class Stopped(Exception):
     """The queue takes nothing more, or was stopped before it came to this request."""
 
 
+class Pending(Future[Any]):
+    """The answer to a request, to come.
+
+    submitted, begun: when, by time.monotonic. The latter is that of its batch, None until then.
+    """
+
+    def __init__(self):
+        super().__init__()
+        self.submitted = time.monotonic()
+        self.begun: float | None = None
+
+
 class _Job:
-    """One request: what was submitted, later what was prepared, and the future of its answer."""
+    """One request: what was submitted, later what was prepared, and its answer to come."""
 
     def __init__(self, item: Any):
         self.item = item
-        self.future: Future[Any] = Future()
+        self.future = Pending()
 
 
 class Batcher:
@@ -29,8 +42,10 @@ class Batcher:
 
     A batch is what is ready when the worker is free, up to `batch_size`: nobody waits for company. At most
     `queue_size` requests wait as they were submitted and, beside those being answered, 2 * `batch_size` prepared,
-    so that the memory is bounded by these two numbers. A request whose future is cancelled is dropped, unless its
-    batch has begun. Where a batch fails, each of its requests is tried by itself: one does not harm the others.
+    so that the memory is bounded by these two numbers. None is taken in that would wait for more than `patience`
+    seconds, as the batches before have gone, unless nothing else is to be done. A request whose future is cancelled is
+    dropped, unless its batch has begun. Where a batch fails, each of its requests is tried by itself: one does not harm
+    the others.
 
     prepare: item -> prepared item. Its exception is the answer to that item alone.
     answer: prepared items, 1 to `batch_size` -> as many answers.
@@ -44,6 +59,7 @@ class Batcher:
         answer: Callable[[list[Any]], Sequence[Any]],
         batch_size: int,
         queue_size: int,
+        patience: float = math.inf,
         prepare_threads: int = 2,
         on_batch: Callable[[int, float], None] | None = None,
     ):
@@ -51,6 +67,7 @@ class Batcher:
         self._answer = answer
         self._batch_size = batch_size
         self._queue_size = queue_size
+        self._patience = patience
         self._on_batch = on_batch
         self._changed = threading.Condition()  # guards what follows
         self._waiting: deque[_Job] = deque()
@@ -65,14 +82,22 @@ class Batcher:
         for thread in self._threads:
             thread.start()
 
-    def submit(self, item: Any) -> "Future[Any]":
-        """The future of the item's answer. Raises QueueFull, or Stopped after `stop`."""
-        job = _Job(item)
+    def check_room(self) -> None:
+        """Raises what `submit` would raise now: QueueFull, or Stopped after `stop`."""
         with self._changed:
             if self._stopping:
                 raise Stopped("the service is stopping")
             if len(self._waiting) >= self._queue_size:
                 raise QueueFull(f"{len(self._waiting)} requests are waiting already")
+            wait = self.expected_wait()
+            if wait > self._patience and (self._answering or self.waiting()):
+                raise QueueFull(f"one more would wait {math.ceil(wait)} s for its answer")
+
+    def submit(self, item: Any) -> Pending:
+        """The item's answer to come. Raises QueueFull, or Stopped after `stop`."""
+        job = _Job(item)
+        with self._changed:
+            self.check_room()
             self._waiting.append(job)
             self._changed.notify_all()
         job.future.add_done_callback(self._drop_cancelled)
@@ -86,10 +111,11 @@ class Batcher:
     def expected_wait(self) -> float:
         """Seconds until a request that is submitted now would be answered, as the batches before and this one go."""
         with self._changed:
-            each = self._seconds_each
+            each, gone = self._seconds_each, 0.0
             if self._answering:
-                each = max(each, (time.monotonic() - self._began) / len(self._answering))
-            return each * (self.waiting() + 1)
+                gone = time.monotonic() - self._began
+                each = max(each, gone / len(self._answering))
+            return each * (len(self._answering) + self.waiting() + 1) - gone
 
     def stop(self, timeout: float) -> None:
         """Take nothing more in, answer what waits for up to `timeout` seconds, and end the rest with Stopped."""
@@ -107,7 +133,7 @@ class Batcher:
             for job in left:
                 _settle(job, error=Stopped("the service stopped before it came to this request"))
 
-    def _drop_cancelled(self, future: "Future[Any]") -> None:
+    def _drop_cancelled(self, future: Future[Any]) -> None:
         if not future.cancelled():
             return
         with self._changed:
@@ -176,6 +202,8 @@ class Batcher:
                         self._answering.append(job)
                 self._changed.notify_all()
             self._began = time.monotonic()
+            for job in self._answering:
+                job.future.begun = self._began
             return self._answering
 
     def _answer_together(self, batch: list[_Job]) -> None:

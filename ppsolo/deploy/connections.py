@@ -3,6 +3,7 @@
 import asyncio
 from typing import Any
 
+import h11
 from uvicorn.config import Config
 from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.server import ServerState
@@ -43,6 +44,10 @@ class PatientConnection(H11Protocol):
         super().data_received(data)
         self._time_head()
 
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        self._time_head()
+
     def pause_writing(self) -> None:
         super().pause_writing()
         if self._answer_timer is None:
@@ -58,10 +63,16 @@ class PatientConnection(H11Protocol):
         super().connection_lost(exc)
 
     def _time_head(self) -> None:
-        """Start the clock where no request is being answered, unless it runs; stop it where one is."""
+        """Start the clock, unless it runs; stop it where a request is being answered, or none has begun since."""
         answering = self.cycle is not None and not self.cycle.response_complete
-        if answering or self.transport.is_closing():
+        unfinished = self.cycle is None or self.conn.their_state is not h11.IDLE or self.conn.trailing_data[0]
+        idle = not (answering or unfinished)
+        if answering or idle or self.transport.is_closing():
             self._head_timer = _cancelled(self._head_timer)
+            if idle and self.timeout_keep_alive_task is None:  # uvicorn starts it with the answer, not after the body
+                self.timeout_keep_alive_task = self.loop.call_later(
+                    self.timeout_keep_alive, self.timeout_keep_alive_handler
+                )
         elif self._head_timer is None:
             self._head_timer = self.loop.call_later(self._head_seconds, self._let_go)
 

@@ -14,6 +14,9 @@ from ppsolo.errors import ConfigError
 
 STOP_SECONDS = 20  # for what waits when the service is told to stop
 HEAD_SECONDS = 10.0  # for the head of a request
+# Longer than common clients and proxies keep an idle connection (nginx 60 to 75 s, Go 90 s, Firefox 115 s): it is they
+# who close it, and no request meets a connection that is being closed.
+IDLE_SECONDS = 120
 BACKLOG = 2048  # connections that wait to be accepted
 
 
@@ -42,6 +45,7 @@ class Server(uvicorn.Server):
                 ws="none",
                 access_log=False,
                 server_header=False,
+                timeout_keep_alive=IDLE_SECONDS,
                 timeout_graceful_shutdown=round(stop_seconds) + 5,
                 log_level="error",
             )

@@ -7,8 +7,8 @@ import math
 import platform
 import sys
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, Protocol, TypeVar
@@ -25,7 +25,7 @@ from starlette.requests import ClientDisconnect
 import ppsolo
 from ppsolo.data.images import decode_image
 from ppsolo.deploy.answers import json_answer, picture_answer
-from ppsolo.deploy.batching import Batcher, QueueFull, Stopped
+from ppsolo.deploy.batching import Batcher, Pending, QueueFull, Stopped
 from ppsolo.deploy.metrics import CountRequests, Metrics
 from ppsolo.deploy.uploads import Budget, read_upload
 from ppsolo.errors import ConfigError, ImageError, PpsoloError
@@ -57,7 +57,7 @@ class Limits:
 
     batch_size: images predicted together.
     queue: requests that wait; further ones get 503.
-    timeout: seconds that a client has for sending its picture (408), and the service for answering it (504).
+    timeout: seconds for sending a picture (408), for waiting, foreseen or real (503), and for a prediction (504).
     max_bytes: of the body of a request (413).
     max_pixels: of a picture (422).
     """
@@ -134,6 +134,7 @@ class Service:
             answer=lambda images: self._predictor(images, batch_size=self.limits.batch_size),
             batch_size=self.limits.batch_size,
             queue_size=self.limits.queue,
+            patience=self.limits.timeout,
             prepare_threads=THREADS,
             on_batch=self.metrics.observe_batch,
         )
@@ -176,22 +177,25 @@ class Service:
         started = time.perf_counter()
         timeout = self.limits.timeout
         with self._budget.share() as take:
-            self._refuse_what_would_wait_too_long()
+            with self._queue() as queue:
+                queue.check_room()  # before anything of the picture is read
+            until = time.monotonic() + timeout
             data = await _in_time(
                 read_upload(request, max_bytes=self.limits.max_bytes, take=take),
-                seconds=timeout,
+                until=lambda: until,
                 late=lambda: HTTPException(408, f"the picture took more than {timeout:g} s to arrive"),
                 ends={self._stopping: _stopping()},
             )
             if not data:
                 raise HTTPException(422, "the picture is empty (0 bytes)")
-            job = self._submit(data)
+            with self._queue() as queue:
+                job = queue.submit(data)
             gone = asyncio.ensure_future(_departure(request))
             self._answering += 1
             try:
                 return await _in_time(
                     self._answer(job, data, wish, started),
-                    seconds=timeout,
+                    until=lambda: timeout + (job.begun or job.submitted),
                     late=lambda: self._late(job),
                     ends={self._stopped: _stopping(), gone: ClientDisconnect()},
                 )
@@ -199,34 +203,30 @@ class Service:
                 self._answering -= 1
                 gone.cancel()
 
-    def _refuse_what_would_wait_too_long(self) -> None:
+    @contextlib.contextmanager
+    def _queue(self) -> Iterator[Batcher]:
+        """Yields the queue; what it refuses is 503."""
         if self._batcher is None or self.state == "stopping":
             raise _stopping()
-        if self._batcher.waiting() and self._batcher.expected_wait() > self.limits.timeout:
-            raise HTTPException(503, "too many requests are waiting: try again", self._retry_after())
-
-    def _retry_after(self) -> dict[str, str]:
-        wait = self._batcher.expected_wait() if self._batcher else 0.0
-        return {"Retry-After": str(max(1, min(LONGEST_RETRY, math.ceil(wait))))}
-
-    def _submit(self, data: bytes) -> "Future[Instances]":
-        if self._batcher is None:
-            raise _stopping()
         try:
-            return self._batcher.submit(data)
+            yield self._batcher
         except QueueFull as error:
             raise HTTPException(503, f"{error}: try again", self._retry_after()) from None
         except Stopped as error:
             raise _stopping(str(error)) from None
 
-    def _late(self, job: "Future[Instances]") -> HTTPException:
-        """Too slow is the prediction that runs; of a job that waits, or has just been done, the service is too busy."""
-        if not job.running():
-            reason = f"others were answered for {self.limits.timeout:g} s: try again"
-            return HTTPException(503, reason, self._retry_after())
-        return HTTPException(504, f"the prediction was not done within {self.limits.timeout:g} s", self._retry_after())
+    def _retry_after(self) -> dict[str, str]:
+        wait = self._batcher.expected_wait() if self._batcher else 0.0
+        return {"Retry-After": str(max(1, min(LONGEST_RETRY, math.ceil(wait))))}
 
-    async def _answer(self, job: "Future[Instances]", data: bytes, wish: Wish, started: float) -> Response:
+    def _late(self, job: Pending) -> HTTPException:
+        """Too slow is a prediction that has begun, be it at the last moment; else the service is too busy."""
+        timeout = self.limits.timeout
+        if job.begun is None or time.monotonic() < job.begun + timeout:
+            return HTTPException(503, f"others were answered for {timeout:g} s: try again", self._retry_after())
+        return HTTPException(504, f"the prediction was not done within {timeout:g} s", self._retry_after())
+
+    async def _answer(self, job: Pending, data: bytes, wish: Wish, started: float) -> Response:
         """Await the prediction, and write the response on another thread."""
         try:
             instances = await asyncio.wrap_future(job)
@@ -266,14 +266,18 @@ def _stopping(reason: str = "the service is stopping") -> HTTPException:
 async def _in_time(
     work: Awaitable[Work],
     *,
-    seconds: float,
+    until: Callable[[], float],
     late: Callable[[], Exception],
     ends: Mapping["asyncio.Future[None]", Exception],
 ) -> Work:
-    """What the work comes to. It is cancelled, and the exception raised, where an end comes first, or it is late."""
+    """What the work comes to. It is cancelled, and the exception raised, where an end comes first, or it is late.
+
+    until: when it is late, by time.monotonic; asked anew once that time has come, in case it has been put off.
+    """
     task = asyncio.ensure_future(work)
     try:
-        await asyncio.wait({task, *ends}, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+        while not any(one.done() for one in (task, *ends)) and (left := until() - time.monotonic()) > 0:
+            await asyncio.wait({task, *ends}, timeout=left, return_when=asyncio.FIRST_COMPLETED)
         if task.done():
             return task.result()
         task.cancel()
@@ -348,7 +352,7 @@ def _add_predict(app: FastAPI, service: Service) -> None:
         422: "the picture cannot be read, has too many pixels, or a parameter is wrong",
         500: "the prediction failed",
         503: "too many requests, or the service is stopping: try again after Retry-After seconds",
-        504: "no answer in time",
+        504: "the prediction took too long",
     }
 
     @app.post(

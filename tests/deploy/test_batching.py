@@ -193,5 +193,46 @@ def test_the_wait_is_foreseen_from_the_batches_before(batcher):
     for number in range(4):
         queue.submit(number)
     wait_until(lambda: queue.waiting() == 3)
-    assert queue.expected_wait() >= 4 * 0.05
+    queue._seconds_each = 100.0
+    assert 400 < queue.expected_wait() < 500  # four more batches and what is left of this one
     gate.open.set()
+
+
+def test_who_would_wait_too_long_is_not_taken_in(batcher):
+    gate = Gate()
+    queue = batcher(gate, batch_size=1, patience=100.0)
+    queue._seconds_each = 40.0
+    futures = [queue.submit(0)]
+    assert gate.entered.acquire(timeout=SOON)
+    futures.append(queue.submit(1))
+    for refuse in (queue.check_room, lambda: queue.submit(2)):
+        with pytest.raises(QueueFull, match="one more would wait"):
+            refuse()
+    gate.open.set()
+    assert [future.result(SOON) for future in futures] == [0, 10]
+    queue._seconds_each = 10_000.0
+    wait_until(lambda: not queue._answering)
+    assert queue.submit(3).result(SOON) == 30  # one that finds nobody is taken in, whatever went before
+
+
+def test_behind_a_batch_that_hangs_nobody_is_taken_in(batcher):
+    gate = Gate()
+    queue = batcher(gate, patience=0.05)
+    hanging = queue.submit(0)
+    assert gate.entered.acquire(timeout=SOON)
+    time.sleep(0.06)
+    with pytest.raises(QueueFull):
+        queue.submit(1)
+    gate.open.set()
+    assert hanging.result(SOON) == 0
+
+
+def test_an_answer_tells_when_its_batch_began(batcher):
+    gate = Gate()
+    queue = batcher(gate, batch_size=1)
+    first, second = queue.submit(0), queue.submit(1)
+    assert gate.entered.acquire(timeout=SOON)
+    assert first.begun is not None and first.submitted <= first.begun <= time.monotonic() and second.begun is None
+    gate.open.set()
+    second.result(SOON)
+    assert second.begun is not None and second.begun >= first.begun

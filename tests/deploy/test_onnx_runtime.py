@@ -5,7 +5,7 @@ import sys
 import numpy as np
 import pytest
 
-from ppsolo.deploy.onnx_runtime import OnnxEngine
+from ppsolo.deploy.onnx_runtime import OnnxEngine, OnnxSession
 from ppsolo.deploy.onnx_writer import OnnxWriter
 from ppsolo.errors import ExportError
 
@@ -57,8 +57,13 @@ def test_a_missing_package_is_named(missing, monkeypatch):
 
 
 def test_description():
-    from ppsolo.deploy.onnx_runtime import OnnxSession
-
     session = OnnxSession(foreign_graph("image"), ["scores"], threads=1)
     assert session.description.startswith("onnxruntime ") and session.description.endswith("cpu, 1 thread")
     assert session(np.float32([-1, 2]))[0].tolist() == [0, 2]
+
+
+@pytest.mark.parametrize("keep", [True, False])
+def test_freed_memory_is_kept_or_goes_back_to_the_system(keep):
+    """The process is too large to see that here: whether there is an arena is asked instead."""
+    session = OnnxSession(foreign_graph("image"), ["scores"], keep_memory=keep)
+    assert session._session.get_session_options().enable_cpu_mem_arena == keep

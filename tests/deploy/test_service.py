@@ -10,7 +10,7 @@ import pytest
 from servers import connect, picture, png, served, wait_until
 
 from ppsolo.data.images import decode_image
-from ppsolo.deploy.server import listen
+from ppsolo.deploy.server import IDLE_SECONDS, listen
 from ppsolo.deploy.service import Limits
 from ppsolo.errors import ConfigError, PredictionError
 
@@ -73,6 +73,19 @@ def test_a_picture_is_drawn(server, predictor):
     assert response.headers["content-type"] == "image/png"
     drawn = decode_image(response.content, max_pixels=10**6)
     np.testing.assert_array_equal(drawn, predictor.instances(image).draw(image, score_threshold=0.3))
+
+
+@pytest.mark.parametrize("found", [0, 1])
+def test_a_picture_with_nothing_or_one_thing_in_it(server, predictor, monkeypatch, found):
+    image = picture(1)
+    some = predictor.instances(image).above([0.95, 0.9][found])
+    assert len(some) == found
+    monkeypatch.setattr(predictor, "instances", lambda image: some)
+    for form in ("json", "polygons"):
+        answer = post(server, png(image), query=f"?format={form}").json()
+        assert answer["image"] == {"height": 40, "width": 60} and len(answer["instances"]) == found
+    drawn = decode_image(post(server, png(image), query="?format=png").content, max_pixels=10**6)
+    np.testing.assert_array_equal(drawn, some.draw(image))
 
 
 def test_a_form_and_a_bare_body_are_answered_alike(server):
@@ -210,6 +223,34 @@ def test_one_that_goes_on_after_its_refusal_is_cut_off(predictor):
                 time.sleep(0.02)
 
 
+def test_one_that_stops_in_its_body_is_cut_off_after_its_refusal(predictor):
+    with served(predictor, timeout=0.3, max_bytes=10) as server:
+        connection = connect(server.port)
+        connection.sendall(head(99))
+        assert received(connection).startswith(b"HTTP/1.1 413")
+        started = time.monotonic()
+        assert connection.recv(1) == b"" and time.monotonic() - started < 3
+
+
+def test_an_idle_connection_is_kept_longer_than_clients_keep_it(predictor, monkeypatch):
+    assert IDLE_SECONDS > 115
+    monkeypatch.setattr("ppsolo.deploy.server.IDLE_SECONDS", 1)
+    with served(predictor, timeout=0.2, max_bytes=5000) as server:
+        connection = connect(server.port)
+        data = png(picture(0, 10, 10))
+        for body, status in ((bytes(9000), b"413"), (data, b"200"), (data, b"200")):
+            connection.sendall(head(len(body)))
+            time.sleep(0.05)  # a refusal comes before the body has
+            connection.sendall(body)
+            assert received(connection).startswith(b"HTTP/1.1 " + status)
+            time.sleep(0.4)
+        started = time.monotonic()
+        connection.sendall(head(9000))
+        assert received(connection).startswith(b"HTTP/1.1 413")
+        connection.sendall(bytes(9000))
+        assert connection.recv(1) == b"" and time.monotonic() - started > 0.9
+
+
 def test_one_that_does_not_take_its_answer_is_cut_off(predictor, monkeypatch):
     size = 12_000_000  # more than the buffers of both sockets
     monkeypatch.setattr("ppsolo.deploy.service.picture_answer", lambda *arguments, **options: bytes(size))
@@ -247,9 +288,16 @@ def test_who_would_wait_too_long_is_refused_at_once(server, predictor, monkeypat
         wait_until(lambda: predictor.batches)
         waiting += [pool.submit(post, server, png(picture(seed))) for seed in (1, 2, 3)]
         wait_until(lambda: server.service._batcher.waiting() == 3)
+        data = png(picture(9))
+        on_its_way = connect(server.port)
+        on_its_way.sendall(head(len(data)) + data[:9])
+        wait_until(lambda: server.service._budget.held > sum(len(png(picture(seed))) for seed in range(4)))
         monkeypatch.setattr(server.service._batcher, "_seconds_each", 9.0)
-        response = post(server, png(picture(9)))
-        assert response.status_code == 503 and int(response.headers["retry-after"]) == 4 * 9
+        response = post(server, data)
+        assert response.status_code == 503 and 4 * 9 < int(response.headers["retry-after"]) <= 5 * 9
+        assert "one more would wait" in refusal(response)
+        on_its_way.sendall(data[9:])
+        assert received(on_its_way).startswith(b"HTTP/1.1 503")
         predictor.free.set()
         assert all(future.result().status_code == 200 for future in waiting)
 
@@ -266,8 +314,17 @@ def test_what_is_not_answered_in_time_is_refused_and_not_predicted(predictor):
             assert response.status_code == 503 and "others were answered for 0.3 s" in refusal(response)
             assert "retry-after" in response.headers
         predictor.free.set()
+        wait_until(lambda: not server.service._batcher._answering)
         assert post(server, png(picture(0))).status_code == 200
         assert predictor.batches == [1, 1]  # the one that had begun, and the last
+
+
+def test_a_prediction_has_its_time_whatever_its_request_waited(predictor, monkeypatch):
+    with served(predictor, batch_size=1, timeout=0.9) as server, ThreadPoolExecutor(2) as pool:
+        quickly = predictor.instances
+        monkeypatch.setattr(predictor, "instances", lambda image: time.sleep(0.6) or quickly(image))
+        responses = pool.map(lambda seed: post(server, png(picture(seed))), range(2))
+        assert [response.status_code for response in responses] == [200, 200]
 
 
 def test_the_work_of_clients_that_went_away_is_dropped(server, predictor):
