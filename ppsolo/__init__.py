@@ -4,7 +4,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from ppsolo.config import Config, load_config
-from ppsolo.cpu import use_avx2_products
+from ppsolo.cpu import use_vector_products
 from ppsolo.errors import (
     CheckpointError,
     ConfigError,
@@ -17,7 +17,7 @@ from ppsolo.errors import (
 
 # Paddle 2.6 brings a zlib of its own whose symbols clash with the system's; loading Python's first avoids a crash.
 importlib.import_module("zlib")
-use_avx2_products()
+use_vector_products()
 
 if TYPE_CHECKING:
     from ppsolo.build import build_model

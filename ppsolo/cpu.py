@@ -9,7 +9,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 _MKL_KERNELS = "MKL_DEBUG_CPU_TYPE"
-_AVX2_KERNELS = "5"
+_AVX2_KERNELS, _AVX512_KERNELS = "5", "7"
+_AVX512_FLAGS = {"avx512f", "avx512bw", "avx512dq", "avx512vl"}
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # of glibc's mallopt
 
 
@@ -102,14 +103,15 @@ def keep_freed_memory() -> None:
         library.mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
 
 
-def use_avx2_products() -> None:
-    """Have the matrix product library that Paddle brings (MKL of 2019) use AVX2 on CPUs of other makers too.
+def use_vector_products() -> None:
+    """Have the matrix product library that Paddle brings (MKL of 2019) use AVX2 or AVX-512 on CPUs of other makers too.
 
     It gives those its slowest kernels, a quarter of what AVX2 reaches, and convolutions are its products. Works until
     the first product is computed; a value that the user has set stays.
     """
-    if _MKL_KERNELS not in os.environ and _is_foreign_avx2(cpu_facts()):
-        os.environ[_MKL_KERNELS] = _AVX2_KERNELS
+    kernels = _foreign_kernels(cpu_facts())
+    if kernels is not None:
+        os.environ.setdefault(_MKL_KERNELS, kernels)
 
 
 def cpu_facts() -> dict[str, str]:
@@ -118,10 +120,12 @@ def cpu_facts() -> dict[str, str]:
     return {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
 
 
-def _is_foreign_avx2(facts: dict[str, str]) -> bool:
-    """Whether the CPU is not Intel's and has AVX2 and fused multiply-add."""
-    foreign = facts.get("vendor_id", "GenuineIntel") != "GenuineIntel"
-    return foreign and {"avx2", "fma"} <= set(facts.get("flags", "").split())
+def _foreign_kernels(facts: dict[str, str]) -> str | None:
+    """MKL's number for the best kernels of a CPU that is not Intel's, None where it needs no word."""
+    flags = set(facts.get("flags", "").split())
+    if facts.get("vendor_id", "GenuineIntel") == "GenuineIntel" or not {"avx2", "fma"} <= flags:
+        return None
+    return _AVX512_KERNELS if flags >= _AVX512_FLAGS else _AVX2_KERNELS
 
 
 def _cpu_info() -> str:

@@ -14,21 +14,23 @@ AMD = "processor : 0\nvendor_id : AuthenticAMD\nmodel name : AMD EPYC\nflags : f
 @pytest.mark.parametrize(
     ("cpu_info", "expected"),
     [
-        (AMD, True),
-        (AMD.replace("AuthenticAMD", "HygonGenuine"), True),
-        (AMD.replace("AuthenticAMD", "GenuineIntel"), False),
-        (AMD.replace(" fma", ""), False),
-        ("processor : 0\nFeatures : fp asimd\n", False),
-        ("", False),
+        (AMD, "5"),
+        (AMD.replace("AuthenticAMD", "HygonGenuine"), "5"),
+        (AMD.replace(" fma", " fma avx512f avx512dq avx512bw avx512vl"), "7"),
+        (AMD.replace(" fma", " fma avx512f"), "5"),
+        (AMD.replace("AuthenticAMD", "GenuineIntel"), None),
+        (AMD.replace(" fma", ""), None),
+        ("processor : 0\nFeatures : fp asimd\n", None),
+        ("", None),
     ],
 )
-def test_which_cpus_are_told_to_use_avx2(cpu_info, expected, monkeypatch):
+def test_which_cpus_are_told_what_kernels_to_use(cpu_info, expected, monkeypatch):
     monkeypatch.setattr(cpu, "_cpu_info", lambda: cpu_info)
     monkeypatch.delenv("MKL_DEBUG_CPU_TYPE", raising=False)
-    cpu.use_avx2_products()
-    assert ("MKL_DEBUG_CPU_TYPE" in os.environ) == expected
+    cpu.use_vector_products()
+    assert os.environ.get("MKL_DEBUG_CPU_TYPE") == expected
     monkeypatch.setenv("MKL_DEBUG_CPU_TYPE", "4")
-    cpu.use_avx2_products()
+    cpu.use_vector_products()
     assert os.environ["MKL_DEBUG_CPU_TYPE"] == "4"
 
 
