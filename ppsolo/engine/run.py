@@ -15,7 +15,7 @@ from ppsolo.checkpoint.download import Progress
 from ppsolo.checkpoint.load import load_backbone, load_pretrained
 from ppsolo.checkpoint.writer import write_checkpoint
 from ppsolo.config import config_to_dict
-from ppsolo.cpu import keep_freed_memory
+from ppsolo.cpu import default_threads, keep_freed_memory, use_threads
 from ppsolo.data.coco import CocoDataset
 from ppsolo.data.loader import TrainingLoader
 from ppsolo.engine.distributed import Processes, start_processes
@@ -62,6 +62,7 @@ def train(
     """
     processes = start_processes()
     if paddle.device.get_device() == "cpu":
+        use_threads(default_threads())
         keep_freed_memory()
     dataset = build_dataset(config)
     config = training_classes(config, dataset)
