@@ -4,6 +4,9 @@ import dataclasses
 import json
 import logging
 import os
+import re
+import subprocess
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,10 +14,13 @@ from typing import Any, NamedTuple, TextIO
 
 import numpy as np
 import paddle
+import yaml
 
+import ppsolo
 from ppsolo.build import build_model
 from ppsolo.checkpoint.download import Progress
-from ppsolo.config import load_config
+from ppsolo.config import config_to_dict, load_config
+from ppsolo.cpu import available_cores
 from ppsolo.data.images import read_image, write_image
 from ppsolo.data.synthetic import draw_dataset, draw_scene
 from ppsolo.engine.evaluate import evaluate_config
@@ -22,11 +28,12 @@ from ppsolo.engine.infer import make_output_dir
 from ppsolo.engine.report import write_report
 from ppsolo.engine.run import train
 from ppsolo.engine.state import RunDirectory
-from ppsolo.errors import ConfigError, UnavailableError
+from ppsolo.errors import ConfigError, TrainingError, UnavailableError
 from ppsolo.instances import Instances
 from ppsolo.models.solov2 import SOLOv2
 from ppsolo.plot import Curve, Panel, contact_sheet, draw_panels
 from ppsolo.predictor import Predictor
+from ppsolo.schema import Config
 
 logger = logging.getLogger(__name__)
 
@@ -37,6 +44,9 @@ SHOWN_SEED = 2  # of the scenes in the pictures; those of the data set come from
 SHOWN_SCENES, SHOWN_SIZE = 4, (360, 450)
 LARGE_SIZE = (480, 640)
 DRAWN_FROM = 0.5  # least score of an instance in a picture
+PROCESSES = 2  # that train, where there are as many cores
+SCRIPT = "import sys\n\nfrom ppsolo.cli import main\n\nsys.exit(main())\n"
+PROGRESS = re.compile(r"epoch \d+, |step \d+: |\d+ steps trained")  # what a run says, among what the launcher says
 MARK = "made_by_ppsolo_demo.txt"
 
 
@@ -75,7 +85,11 @@ def run_demo(
     logger.info("drawing %d scenes to train on and %d to measure on", *scenes)
     draw_dataset(workplace / "data", train=scenes[0], val=scenes[1])
     own = {"name": run.path.name, "data.root": str(workplace / "data"), "train.output_dir": str(workplace)}
-    train(load_config(CONFIG, {**(overrides or {}), **own}), console=console)
+    config = load_config(CONFIG, {**(overrides or {}), **own})
+    if available_cores() < PROCESSES:
+        train(config, console=console)
+    else:
+        _train_together(config, workplace, console)
 
     config = dataclasses.replace(load_config(run.config_file), weights=str(run.last_weights))
     report = evaluate_config(config).report
@@ -141,6 +155,31 @@ def _clear(workplace: Path, run: RunDirectory) -> None:
         run.clear()
     except OSError as error:
         raise ConfigError(f"{workplace}: cannot be made ({error.strerror}); choose another --output_dir") from None
+
+
+def _train_together(config: Config, workplace: Path, console: TextIO) -> None:
+    """Train by PROCESSES processes, each with its share of the images; raises TrainingError where they fail."""
+    file, script, logs = workplace / "run.yml", workplace / "train.py", workplace / "logs"
+    file.write_text(yaml.safe_dump(config_to_dict(config)), encoding="utf-8")
+    script.write_text(SCRIPT, encoding="utf-8")
+    launcher = [sys.executable, "-m", "paddle.distributed.launch", "--nproc_per_node", str(PROCESSES)]
+    command = [*launcher, "--log_dir", str(logs), str(script), "train", "-c", str(file)]
+    path = os.pathsep.join([str(Path(ppsolo.__file__).parents[1]), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep)
+    with subprocess.Popen(
+        command,
+        env={**os.environ, "PYTHONPATH": path},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+    ) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            if PROGRESS.match(line):
+                console.write(line)
+                console.flush()
+    if process.returncode != 0:
+        raise TrainingError(f"training ended with exit code {process.returncode}: {logs}/workerlog.0 says why")
 
 
 def _draw_pictures(predictor: Predictor, output_dir: Path) -> Instances:

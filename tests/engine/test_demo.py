@@ -10,7 +10,7 @@ from ppsolo.config import config_from_dict, config_to_dict
 from ppsolo.data.images import read_image
 from ppsolo.engine import demo
 from ppsolo.engine.demo import read_curve, run_demo
-from ppsolo.errors import ConfigError, ImageError, UnavailableError
+from ppsolo.errors import ConfigError, ImageError, TrainingError, UnavailableError
 
 TINY = {
     "model": {
@@ -20,7 +20,7 @@ TINY = {
         "head": {"channels": 4, "num_convs": 1},
         "norm_groups": 1,
     },
-    "train": {"epochs": 2, "batch_size": 4, "log_every": 1, "evaluate_every": 1},
+    "train": {"epochs": 2, "batch_size": 2, "log_every": 1, "evaluate_every": 1},
 }
 
 
@@ -29,12 +29,14 @@ def run_tiny(folder, console, **options):
     return run_demo(output_dir=folder, console=console, scenes=(4, 2), overrides=flat, **options)
 
 
-def test_what_it_leaves_and_a_second_time(tmp_path, capsys):
+def test_what_it_leaves_and_a_second_time(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(demo, "available_cores", lambda: 2)
     with (tmp_path / "console.txt").open("w") as console:
         lines = run_tiny(tmp_path / "demo", console)
         (tmp_path / "demo" / "training" / "run" / "mine.txt").write_text("stays")
         run_tiny(tmp_path / "demo", console)
     assert capsys.readouterr() == ("", "")
+    assert "epoch 2, loss" in (tmp_path / "console.txt").read_text()
     record = json.loads((tmp_path / "demo" / "demo.json").read_text())
     assert record["mask_ap"] == record["report"]["segm"]["stats"][0]
     assert re.match(rf"mask AP {record['mask_ap']:.3f} \(AP50 .*\) on 2 scenes .* 2 epochs of 4: ", lines[0])
@@ -48,6 +50,23 @@ def test_what_it_leaves_and_a_second_time(tmp_path, capsys):
         assert picture.shape[1] == width and picture.std() > 5
     assert (tmp_path / "demo" / "training" / "run" / "mine.txt").read_text() == "stays"
     assert not (tmp_path / "demo" / "photo_prediction.png").exists()
+
+
+def test_one_core_trains_alone(tmp_path, monkeypatch):
+    monkeypatch.setattr(demo, "available_cores", lambda: 1)
+    with (tmp_path / "console.txt").open("w") as console:
+        run_tiny(tmp_path / "demo", console)
+    curve = json.loads((tmp_path / "demo" / "demo.json").read_text())["curve"]
+    assert [point["step"] for point in curve["losses"]] == [1, 2, 3, 4]
+    assert "epoch 2, loss" in (tmp_path / "console.txt").read_text()
+
+
+def test_training_that_fails_is_named(tmp_path, monkeypatch):
+    monkeypatch.setattr(demo, "available_cores", lambda: 2)
+    monkeypatch.setattr(demo, "SCRIPT", "raise SystemExit('broken')")
+    with (tmp_path / "console.txt").open("w") as console, pytest.raises(TrainingError, match=r"workerlog\.0 says why"):
+        run_tiny(tmp_path / "demo", console)
+    assert "broken" in (tmp_path / "demo" / "training" / "logs" / "workerlog.0").read_text()
 
 
 def test_nothing_of_others_is_touched(tmp_path, capsys):
