@@ -31,7 +31,7 @@ def commands() -> list[list[str]]:
     found = []
     for line in lines:
         line = re.sub(r".*&& \S*bin/(?=ppsolo)", "", line)
-        script = re.match(r"python (?:-m paddle.distributed.launch )?scripts/(\w+)\.py", line)
+        script = re.match(r"python (?:-m paddle.distributed.launch (?:--nproc_per_node \d+ )?)?scripts/(\w+)\.py", line)
         if script and "from ppsolo.cli import main" in (ROOT / "scripts" / f"{script[1]}.py").read_text():
             line = f"ppsolo {script[1]}{line[script.end() :]}"
         if line.startswith("ppsolo "):

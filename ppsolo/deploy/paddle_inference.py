@@ -10,7 +10,7 @@ import paddle
 from paddle import inference
 from paddle.version import full_version as PADDLE_VERSION
 
-from ppsolo.cpu import cpu_facts
+from ppsolo.cpu import cpu_facts, keep_freed_memory
 from ppsolo.detection import DetectionArrays
 from ppsolo.errors import ExportError
 
@@ -56,6 +56,8 @@ class PaddleSession:
             raise ExportError(f"{program}: TensorRT takes a model.pdmodel only: export with Paddle 2.6")
         self._lock = threading.Lock()  # a predictor serves one batch at a time
         self._scratch = tempfile.TemporaryDirectory(prefix="ppsolo-")
+        if device == "cpu":
+            keep_freed_memory()
         config = self._config(program, device, precision, threads, onednn)
         if tensorrt:
             ranges = str(Path(self._scratch.name) / "shape_ranges.pbtxt")
