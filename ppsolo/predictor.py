@@ -23,7 +23,7 @@ from ppsolo.models.solov2 import RawPredictions, SOLOv2
 from ppsolo.pipeline import Pipeline
 
 if TYPE_CHECKING:
-    from ppsolo.deploy.onnx_runtime import OnnxEngine
+    from ppsolo.deploy.runtime import NetworkEngine
 
 logger = logging.getLogger(__name__)
 
@@ -96,7 +96,7 @@ class Predictor(Pipeline):
         self._uses_onnxruntime = engine == "onnxruntime" or (
             engine == "auto" and self.load_report is not None and _on_cpu() and _onnxruntime_installed()
         )
-        self._onnx_engine: OnnxEngine | None = None
+        self._onnx_engine: NetworkEngine | None = None
         self.threads = threads if threads is not None else default_threads()
         self._keep_memory = keep_memory
         self._host_postprocess = HostPostprocess(self._postprocess, threads=self.threads)
@@ -115,16 +115,17 @@ class Predictor(Pipeline):
         threads = f", {self.threads} threads" if device == "cpu" else ""
         return f"Paddle {PADDLE_VERSION} dygraph, {device}{threads}"
 
-    def _onnxruntime(self) -> "OnnxEngine":
+    def _onnxruntime(self) -> "NetworkEngine":
         """The engine, made when it is first needed."""
         if self._onnx_engine is None:
+            from ppsolo.deploy.graph import RAW_OUTPUTS
             from ppsolo.deploy.onnx_graph import build_onnx
-            from ppsolo.deploy.onnx_runtime import OnnxEngine
+            from ppsolo.deploy.onnx_runtime import OnnxSession
+            from ppsolo.deploy.runtime import NetworkEngine
 
-            graph = build_onnx(self._model, self._postprocess)
-            self._onnx_engine = OnnxEngine(
-                graph.SerializeToString(), threads=self.threads, keep_memory=self._keep_memory
-            )
+            graph = build_onnx(self._model).SerializeToString()
+            session = OnnxSession(graph, RAW_OUTPUTS, threads=self.threads, keep_memory=self._keep_memory)
+            self._onnx_engine = NetworkEngine(session, self._host_postprocess)
         return self._onnx_engine
 
     def _compare_generations(self, report: LoadReport) -> None:
@@ -158,10 +159,7 @@ class Predictor(Pipeline):
     def detect(self, batch: np.ndarray) -> DetectionArrays:
         """What is found in prepared images, float32 [N, 3, H, W]; PredictionError where the output is not finite."""
         if self._uses_onnxruntime:
-            found = self._onnxruntime().run(batch)
-            if (found.counts < 0).any():
-                raise PredictionError(NOT_FINITE)
-            return found
+            return self._onnxruntime().run(batch)
         return self.postprocess(self.raw(batch))
 
     def raw(self, batch: np.ndarray) -> RawPredictions:
