@@ -61,9 +61,7 @@ def train(
     Raises PpsoloError: one line for whatever is missing, broken or does not fit.
     """
     processes = start_processes()
-    if paddle.device.get_device() == "cpu":
-        use_threads(default_threads())
-        keep_freed_memory()
+    set_up_cpu()
     dataset = build_dataset(config)
     config = training_classes(config, dataset)
     validation_set = _validation_set(config)
@@ -194,6 +192,13 @@ def load_start(model: SOLOv2, config: Config, download: Progress | None = None) 
         if config.model.backbone.freeze_norm and config.model.backbone.norm != "gn":
             report += "; the backbone's norms are frozen, which suits pretrained weights only"
     logger.info("%s", report)
+
+
+def set_up_cpu() -> None:
+    """Where training runs on a CPU: let kernels have the cores of the process, and freed memory be kept."""
+    if paddle.device.get_device() == "cpu":
+        use_threads(default_threads())
+        keep_freed_memory()
 
 
 def training_classes(config: Config, dataset: CocoDataset) -> Config:

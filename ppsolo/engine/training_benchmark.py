@@ -159,8 +159,9 @@ def measure_targets(config: Config, *, batches: int = 40) -> Figures:
 def measure_step(config: Config, *, steps: int = 5) -> Figures:
     """Seconds for a batch and the step of the optimizer on it."""
     from ppsolo.engine.distributed import ALONE
-    from ppsolo.engine.run import build_trainer
+    from ppsolo.engine.run import build_trainer, set_up_cpu
 
+    set_up_cpu()
     loader = _loader(config)
     trainer = build_trainer(config, loader, ALONE)
     trainer.model.train()
