@@ -165,9 +165,10 @@ def _train_together(config: Config, workplace: Path, console: TextIO) -> None:
     launcher = [sys.executable, "-m", "paddle.distributed.launch", "--nproc_per_node", str(PROCESSES)]
     command = [*launcher, "--log_dir", str(logs), str(script), "train", "-c", str(file)]
     path = os.pathsep.join([str(Path(ppsolo.__file__).parents[1]), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep)
+    threads = str(available_cores() // PROCESSES)
     with subprocess.Popen(
         command,
-        env={**os.environ, "PYTHONPATH": path},
+        env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": threads},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
