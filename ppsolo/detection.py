@@ -11,7 +11,7 @@ from ppsolo.errors import PredictionError
 from ppsolo.models.postprocess import EQUAL_SCORES, SOLOv2Postprocess
 
 NOT_FINITE = "the network's output is not finite: check its weights and preprocess.mean and std"
-_STRIP = 8192
+_STRIP = 8192  # pixels of a block of masks that are worked on at once, so that they stay in the cache
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")

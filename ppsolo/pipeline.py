@@ -74,13 +74,13 @@ class Pipeline(ABC):
             for batch in batches:
                 ahead.append(network.submit(self._detect, batch))
                 if len(ahead) > 1:
-                    yield [self._instances(*found) for found in ahead.popleft().result()]
+                    yield self._finish(ahead.popleft().result())
             while ahead:
-                yield [self._instances(*found) for found in ahead.popleft().result()]
+                yield self._finish(ahead.popleft().result())
 
     def _predict(self, images: Sequence[np.ndarray]) -> list[Instances]:
         """uint8 RGB images -> their instances."""
-        return [self._instances(*found) for found in self._detect(images)]
+        return self._finish(self._detect(images))
 
     def _detect(self, images: Sequence[np.ndarray]) -> list[tuple[DetectionArrays, ImageSize]]:
         """What is found in each image, by one forward for each padded size that occurs."""
@@ -93,6 +93,9 @@ class Pipeline(ABC):
             detections = self.detect(np.stack([prepared[index][0] for index in members]))
             results |= zip(members, detections.images(), strict=True)
         return [(results[index], size) for index, (_, size) in enumerate(prepared)]
+
+    def _finish(self, found: list[tuple[DetectionArrays, ImageSize]]) -> list[Instances]:
+        return [self._instances(detections, size) for detections, size in found]
 
     def _instances(self, detections: DetectionArrays, size: ImageSize) -> Instances:
         return Instances(
