@@ -4,17 +4,15 @@ The recorded code drops its last row, which is a real instance where 100 survive
 """
 
 import functools
-import json
 import os
 from pathlib import Path
 
 import numpy as np
 import paddle
 import pytest
+from seeded import seeded_model
 
-from ppsolo import Instances, Predictor, build_model, load_config
-from ppsolo.checkpoint.zoo import ZOO
-from ppsolo.legacy.names import published_names
+from ppsolo import Instances, Predictor, load_config
 from ppsolo.rle import decode_mask
 
 GOLDEN = Path(os.environ.get("PPSOLO_REFERENCE", "nowhere")) / "golden"
@@ -31,14 +29,8 @@ def case_parameters() -> list:
 @functools.lru_cache(maxsize=1)
 def weights_of(fill, reference: Path, name: str, seed: int):
     """(model, its category bias) of one system; kept while the cases of the system last."""
-    manifest = json.loads((reference / "manifests" / f"{name}.manifest.json").read_text())
-    weights = fill(manifest, seed, ZOO[name].generation)
-    model = build_model(load_config(name))
-    state = model.state_dict()
-    names = published_names(state, ZOO[name].generation)
-    for ours, published in names.items():
-        state[ours].set_value(weights[published])
-    return model, weights[names["head.category.bias"]]
+    model = seeded_model(fill, reference, name, seed)
+    return model, model.head.category.bias.numpy()
 
 
 def sampled(array: np.ndarray) -> np.ndarray:
