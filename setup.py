@@ -9,9 +9,10 @@ HERE = Path(__file__).parent
 VERSION = re.search(r'__version__ = "(.+)"', (HERE / "ppsolo" / "__init__.py").read_text())
 # Deformable convolution runs in onnxruntime from 1.25 on.
 ONNX = ["onnx>=1.16", "onnxruntime>=1.25"]
+OPENVINO = ["onnx>=1.16", "openvino>=2025.1"]
 
 SERVE = ["fastapi>=0.115", "uvicorn>=0.30", "python-multipart>=0.0.20", "prometheus-client>=0.20"]
-TEST = ["pytest", "pytest-xdist", *ONNX, *SERVE, "httpx", "selenium"]  # selenium drives the page
+TEST = ["pytest", "pytest-xdist", *ONNX, *OPENVINO, *SERVE, "httpx", "selenium"]  # selenium drives the page
 
 setup(
     name="ppsolo",
@@ -35,6 +36,7 @@ setup(
         "cpu": ["paddlepaddle>=2.6.2"],
         "gpu": ["paddlepaddle-gpu>=2.6.2"],
         "onnx": ONNX,
+        "openvino": OPENVINO,
         "serve": SERVE,
         "test": TEST,
         "dev": [*TEST, "ruff", "pyright[nodejs]"],

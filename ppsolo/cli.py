@@ -440,7 +440,11 @@ def _parser() -> argparse.ArgumentParser:
     _add_config(command)
     command.add_argument("--image", required=True, metavar="FILE", help="the picture")
     command.add_argument(
-        "--sides", nargs="+", default=["dygraph"], metavar="SIDE", help="dygraph, onnxruntime, exported directories"
+        "--sides",
+        nargs="+",
+        default=["dygraph"],
+        metavar="SIDE",
+        help="dygraph, onnxruntime, openvino, openvino-bf16, exported directories",
     )
     command.add_argument(
         "--peer", nargs="+", default=[], metavar="PATH", help="ONNX files, directories that PaddleDetection exported"

@@ -120,6 +120,11 @@ def cpu_facts() -> dict[str, str]:
     return {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
 
 
+def has_bfloat16() -> bool:
+    """Whether the CPU multiplies bfloat16 by itself; without, it is slower than float32."""
+    return not {"avx512_bf16", "amx_bf16"}.isdisjoint(cpu_facts().get("flags", "").split())
+
+
 def _foreign_kernels(facts: dict[str, str]) -> str | None:
     """MKL's number for the best kernels of a CPU that is not Intel's, None where it needs no word."""
     flags = set(facts.get("flags", "").split())

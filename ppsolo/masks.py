@@ -7,6 +7,7 @@ import numpy as np
 
 from ppsolo.rle import Rle, decode_window, encode_runs, mask_boxes
 
+_CHUNK = 2**18  # resized values that are looked through at once, so that they stay in the cache
 _BLOCK_PRODUCT = 2**18  # multiply-adds; OpenBLAS keeps a product of this size to one thread (more wait for each other)
 
 
@@ -94,6 +95,7 @@ class _Plan(NamedTuple):
     rows: _Axis  # the rows of the original or, if fewer, the knots between which a column is a straight line
     columns: _Axis  # the columns of the original
     samples: np.ndarray  # float32 [original height], ascending, positions of the rows of the original in the input
+    spacing: float  # of the samples, but for rounding and at both ends, where several may lie
     at_knots: bool  # what `rows` holds
 
 
@@ -114,7 +116,7 @@ def _plan(cells: tuple[int, ...], resized: tuple[int, int], original: tuple[int,
     places = knots if at_knots else samples
     rows = _axis(places, cells[0], stride, operands=cells[1])
     columns = _axis(_sample_positions(resized[1], original[1]), cells[1], stride, operands=len(places))
-    return _Plan(rows, columns, samples, at_knots)
+    return _Plan(rows, columns, samples, resized[0] / original[0], at_knots)
 
 
 def _sample_positions(n_in: int, n_out: int) -> np.ndarray:
@@ -222,53 +224,78 @@ def _edges_of_positive(excess: np.ndarray, plan: _Plan) -> np.ndarray:
     window = slice(columns.first[left], columns.first[right - 1] + columns.weights.shape[2])
     mixed = np.empty(((bottom - top) * row_block, excess.shape[1]), np.float32)  # [places, w]
     _mix(rows, top, bottom, excess[:, window], mixed[:, window])
-    values = np.empty(((right - left) * column_block, len(mixed) + 2), np.float32)  # [columns, places]
+    cells = cv2.transpose(mixed)  # [w, places]: products take twice as long of a transposed view
+
+    places, height = len(mixed), len(plan.samples)
+    chunk = max(1, min(right - left, _CHUNK // (column_block * (places + 2))))  # blocks of columns
+    values = np.empty((chunk * column_block, places + 2), np.float32)  # [columns, places]
     values[:, 0] = values[:, -1] = -1  # each column is closed at both ends
-    _mix(columns, left, right, mixed.T, values[:, 1:-1])
-
-    column, edge = (
-        _edges_between_knots(values, rows.positions[top * row_block : bottom * row_block], plan.samples)
-        if plan.at_knots
-        else _edges_between_rows(values, first_row=top * row_block)
-    )
-    edges = (column + left * column_block) * len(plan.samples) + edge
-    # Several edges at one place cancel in pairs: a run between two rows, or one that goes on in the next column.
-    first = np.flatnonzero(np.diff(edges, prepend=-1))
-    return edges[first[np.diff(first, append=len(edges)) % 2 == 1]]
-
-
-def _changes(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Where values [columns, k] change between > 0 and not along a column: (column, index before the change)."""
-    positive = values > 0
-    change = np.flatnonzero(positive[:, 1:] != positive[:, :-1])
-    column = change // (values.shape[1] - 1)
-    return column, change - column * (values.shape[1] - 1)
+    knots = rows.positions[top * row_block : bottom * row_block]
+    parts = []
+    for begin in range(left, right, chunk):
+        end = min(begin + chunk, right)
+        part = values[: (end - begin) * column_block]
+        _mix(columns, begin, end, cells, part[:, 1:-1])
+        edges = (
+            _edges_between_knots(part, knots, plan)
+            if plan.at_knots
+            else _edges_between_rows(part[:, 1:-1], first_row=top * row_block, height=height)
+        )
+        parts.append(edges + begin * column_block * height)
+    return _without_pairs(np.concatenate(parts))
 
 
-def _edges_between_rows(values: np.ndarray, *, first_row: int) -> tuple[np.ndarray, np.ndarray]:
-    """(column, row after the change) of values [columns, 1 + rows + 1], the rows being those of the original."""
-    column, before = _changes(values)
-    return column, before + first_row
+def _changes(positive: np.ndarray) -> np.ndarray:
+    """Where bool [k] changes: int64, the index before each change."""
+    return np.flatnonzero(positive[1:] != positive[:-1])
 
 
-def _edges_between_knots(values: np.ndarray, knots: np.ndarray, samples: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(column, row after the change) of values [columns, 1 + knots + 1] with straight lines between the knots.
+def _edges_between_rows(values: np.ndarray, *, first_row: int, height: int) -> np.ndarray:
+    """Edges, in pixels from the first column on, of values [columns, rows] > 0, which has the original's rows."""
+    rows = min(values.shape[1], height - first_row)
+    pixels = np.zeros(1 + len(values) * height + 1, bool)
+    columns = pixels[1:-1].reshape(len(values), height)
+    np.greater(values[:, :rows], 0, out=columns[:, first_row : first_row + rows])
+    return _changes(pixels)
 
-    Args:
-        values: float32, the first and last of each column negative.
-        knots: float64 [knots], positions of the values between these.
-        samples: float32 [height], positions of the rows of the original.
+
+def _edges_between_knots(values: np.ndarray, knots: np.ndarray, plan: _Plan) -> np.ndarray:
+    """Edges, in pixels from the first column on, of values [columns, 1 + knots + 1] with straight lines between knots.
+
+    values: float32, the first and last of each column negative. knots: float64 [knots], positions of those between.
     """
-    column, before = _changes(values)
+    change = _changes((values > 0).ravel())
+    column = change // values.shape[1]
+    before = change - column * values.shape[1]
     knots = np.concatenate([knots[:1] - 1, knots, knots[-1:] + 1])
-    here = values[column, before].astype(np.float64)
-    there = values[column, before + 1].astype(np.float64)
-    zero = knots[before] + here / (here - there) * (knots[before + 1] - knots[before])
+    here, there = values.ravel()[change].astype(np.float64), values.ravel()[change + 1]
+    zero = knots[before] + here / (here - there) * np.diff(knots, append=0)[before]
     # Columns end negative, so that changes alternate between up and down. A row exactly at zero is outside.
     row = np.empty(len(zero), np.int64)
-    row[0::2] = np.searchsorted(samples, zero[0::2], side="right")
-    row[1::2] = np.searchsorted(samples, zero[1::2], side="left")
-    return column, row
+    row[0::2] = _count_samples(plan, zero[0::2], np.less_equal)
+    row[1::2] = _count_samples(plan, zero[1::2], np.less)
+    return column * len(plan.samples) + row
+
+
+def _count_samples(plan: _Plan, limits: np.ndarray, compare: np.ufunc) -> np.ndarray:
+    """How many of the samples are `compare` (< or <=) each limit: int64, from their even spacing, put right by one."""
+    number = len(plan.samples)
+    padded = np.concatenate([[-np.inf], plan.samples, [np.inf]]).astype(np.float32)
+    count = np.ceil((limits + 0.5) / plan.spacing - 0.5).clip(0, number).astype(np.int64)
+    count += compare(padded[1:][count], limits)
+    count -= ~compare(padded[count], limits)
+    # Several samples may lie at either end.
+    count[~compare(plan.samples[0], limits)] = 0
+    count[compare(plan.samples[-1], limits)] = number
+    return count
+
+
+def _without_pairs(edges: np.ndarray) -> np.ndarray:
+    """Ascending edges without those that cancel: a run between two rows, or one that goes on in the next column."""
+    first = np.flatnonzero(np.diff(edges, prepend=-1))
+    if len(first) == len(edges):
+        return edges
+    return edges[first[np.diff(first, append=len(edges)) % 2 == 1]]
 
 
 def _encode_edges(edges: np.ndarray, size: tuple[int, int]) -> Rle:

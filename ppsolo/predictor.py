@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-Engine = Literal["auto", "dygraph", "onnxruntime"]
-ENGINES = ("auto", "dygraph", "onnxruntime")
+Engine = Literal["auto", "dygraph", "onnxruntime", "openvino"]
+ENGINES = ("auto", "dygraph", "onnxruntime", "openvino")
 
 
 class Predictor(Pipeline):
@@ -50,6 +50,7 @@ class Predictor(Pipeline):
         *,
         model: SOLOv2 | None = None,
         engine: Engine = "auto",
+        precision: Literal["fp32", "bf16"] = "fp32",
         threads: int | None = None,
         keep_memory: bool = True,
         progress: Progress | None = None,
@@ -60,9 +61,10 @@ class Predictor(Pipeline):
             config: a configuration, its file, or the name of one that comes with ppsolo.
             weights: a checkpoint file or a published name; the configuration's own `weights` if None.
             model: a model that is built and loaded already, in place of `weights`.
-            engine: "dygraph", Paddle as the model is written; "onnxruntime", the same computed by onnxruntime on a CPU
-                (`pip install 'ppsolo[onnx]'`), with the weights as they are at the first image; "auto", the latter
-                where it is installed, no GPU is used and no `model` given.
+            engine: "dygraph", Paddle as the model is written; "onnxruntime" or "openvino", the same computed by another
+                runtime on a CPU (`pip install 'ppsolo[onnx]'`, `'ppsolo[openvino]'`), with the weights as they are at
+                the first image; "auto", one of the latter where it is installed, no GPU is used and no `model` given.
+            precision: "bf16" takes the engine "openvino" and a CPU that has it; it changes results beyond rounding.
             threads: CPU threads of the network; by default what the user set OMP_NUM_THREADS to, else all cores of
                 the process.
             keep_memory: let onnxruntime keep what it frees for the next image: a tenth faster, but for images of many
@@ -71,10 +73,12 @@ class Predictor(Pipeline):
 
         Raises:
             ConfigError, CheckpointError, DownloadError: one line that names the thing and the remedy.
-            ExportError: the engine is not installed.
+            ExportError: the engine is not installed, or cannot compute in this precision.
         """
         if engine not in ENGINES:
             raise ConfigError(f"engine is {engine!r}, choose one of {', '.join(ENGINES)}")
+        if precision != "fp32" and engine != "openvino":
+            raise ConfigError(f"precision is {precision!r}, which takes engine='openvino'")
         if threads is not None and threads < 1:
             raise ConfigError(f"threads is {threads}, give at least 1")
         super().__init__(config if isinstance(config, Config) else load_config(config))
@@ -93,10 +97,11 @@ class Predictor(Pipeline):
         self._model = model
         self._model.eval()
         self._automatic = engine == "auto"
-        self._uses_onnxruntime = engine == "onnxruntime" or (
-            engine == "auto" and self.load_report is not None and _on_cpu() and _onnxruntime_installed()
-        )
-        self._onnx_engine: NetworkEngine | None = None
+        if engine == "auto":
+            engine = _best_engine() if self.load_report is not None and _on_cpu() else "dygraph"
+        self._engine: str = engine
+        self._precision = precision
+        self._network: NetworkEngine | None = None
         self.threads = threads if threads is not None else default_threads()
         self._keep_memory = keep_memory
         self._host_postprocess = HostPostprocess(self._postprocess, threads=self.threads)
@@ -104,29 +109,33 @@ class Predictor(Pipeline):
     @property
     def model(self) -> SOLOv2:
         if self._automatic:
-            self._uses_onnxruntime, self._onnx_engine = False, None
+            self._engine, self._network = "dygraph", None
         return self._model
 
     @property
     def description(self) -> str:
-        if self._uses_onnxruntime:
-            return self._onnxruntime().description
+        if self._engine != "dygraph":
+            return self._network_engine().description
         device = paddle.device.get_device()
         threads = f", {self.threads} threads" if device == "cpu" else ""
         return f"Paddle {PADDLE_VERSION} dygraph, {device}{threads}"
 
-    def _onnxruntime(self) -> "NetworkEngine":
-        """The engine, made when it is first needed."""
-        if self._onnx_engine is None:
+    def _network_engine(self) -> "NetworkEngine":
+        """What runs the network in another runtime, made when it is first needed."""
+        if self._network is None:
             from ppsolo.deploy.graph import RAW_OUTPUTS
             from ppsolo.deploy.onnx_graph import build_onnx
             from ppsolo.deploy.onnx_runtime import OnnxSession
+            from ppsolo.deploy.openvino_runtime import OpenVinoSession
             from ppsolo.deploy.runtime import NetworkEngine
 
             graph = build_onnx(self._model).SerializeToString()
-            session = OnnxSession(graph, RAW_OUTPUTS, threads=self.threads, keep_memory=self._keep_memory)
-            self._onnx_engine = NetworkEngine(session, self._host_postprocess)
-        return self._onnx_engine
+            if self._engine == "openvino":
+                session = OpenVinoSession(graph, RAW_OUTPUTS, precision=self._precision, threads=self.threads)
+            else:
+                session = OnnxSession(graph, RAW_OUTPUTS, threads=self.threads, keep_memory=self._keep_memory)
+            self._network = NetworkEngine(session, self._host_postprocess)
+        return self._network
 
     def _compare_generations(self, report: LoadReport) -> None:
         """Warn where the images are prepared as the other generation does: results are close, but not the same."""
@@ -158,8 +167,8 @@ class Predictor(Pipeline):
 
     def detect(self, batch: np.ndarray) -> DetectionArrays:
         """What is found in prepared images, float32 [N, 3, H, W]; PredictionError where the output is not finite."""
-        if self._uses_onnxruntime:
-            return self._onnxruntime().run(batch)
+        if self._engine != "dygraph":
+            return self._network_engine().run(batch)
         return self.postprocess(self.raw(batch))
 
     def raw(self, batch: np.ndarray) -> RawPredictions:
@@ -189,8 +198,17 @@ def _on_cpu() -> bool:
     return paddle.device.get_device() == "cpu"
 
 
-def _onnxruntime_installed() -> bool:
-    return all(importlib.util.find_spec(package) is not None for package in ("onnx", "onnxruntime"))
+def _best_engine() -> str:
+    """The fastest on a CPU of those that are installed; all are exact to rounding."""
+    if _installed("onnx"):
+        for runtime in ("openvino", "onnxruntime"):
+            if _installed(runtime):
+                return runtime
+    return "dygraph"
+
+
+def _installed(package: str) -> bool:
+    return importlib.util.find_spec(package) is not None
 
 
 def _check_finite(raw: RawPredictions) -> None:

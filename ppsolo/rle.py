@@ -86,7 +86,8 @@ def encode_mask(mask: np.ndarray) -> Rle:
 def encode_runs(runs: np.ndarray, size: tuple[int, int]) -> Rle:
     """The compressed COCO RLE of int64 [runs] as `run_lengths` gives them, which fill `size` (height, width)."""
     height, width = int(size[0]), int(size[1])
-    return _API.frPyObjects({"size": [height, width], "counts": runs.tolist()}, height, width)
+    # An array goes through pycocotools as it is; a list would become one there, number by number.
+    return _API.frPyObjects({"size": [height, width], "counts": runs}, height, width)
 
 
 def decode_mask(rle: Rle) -> np.ndarray:

@@ -102,7 +102,7 @@ class ExportedPredictor(Pipeline):
 def load(
     directory: str | os.PathLike[str],
     *,
-    engine: Literal["paddle", "onnxruntime"] | None = None,
+    engine: Literal["paddle", "onnxruntime", "openvino"] | None = None,
     device: Literal["cpu", "gpu"] = "cpu",
     precision: Literal["fp32", "fp16", "bf16"] = "fp32",
     threads: int | None = None,
@@ -117,8 +117,10 @@ def load(
 
     Args:
         directory: with infer_cfg.yml and the model's files.
-        engine: the runtime; by default the one that the files are for.
-        device, precision: fp16 takes a GPU, bf16 a CPU that has it. Both change results beyond rounding.
+        engine: the runtime; by default "paddle" or, for an ONNX model, "onnxruntime". "openvino" takes an ONNX model of
+            the network, on a CPU (`pip install 'ppsolo[openvino]'`).
+        device, precision: fp16 takes a GPU, bf16 a CPU that has it, and OpenVINO or Paddle Inference with oneDNN. Both
+            change results beyond rounding.
         threads: of the CPU; what OMP_NUM_THREADS says, else all cores that the process may use, if None.
         keep_memory: let onnxruntime keep what it frees for the next image: a tenth faster, but for images of many
             sizes the process grows. Paddle Inference always has what it frees kept, which makes it up to twice as fast.
@@ -133,15 +135,28 @@ def load(
     directory = Path(directory)
     facts = read_facts(directory)
     check_files(directory, facts)
-    runtime = {"paddle": "paddle", "onnx": "onnxruntime"}[facts.format]
-    if engine not in (None, runtime):
-        raise ExportError(f"{directory} holds a model for the engine {runtime!r}, not {engine!r}; export another")
+    runtimes = {"paddle": ("paddle",), "onnx": ("onnxruntime", "openvino")}[facts.format]
+    runtime = engine or runtimes[0]
+    if runtime not in runtimes:
+        raise ExportError(
+            f"{directory} holds a model for the engine {' or '.join(runtimes)}, not {engine}; export another"
+        )
     threads = threads if threads is not None else default_threads()
     if threads < 1:
         raise ExportError(f"threads is {threads}, give at least 1")
     host = HostPostprocess(build_postprocess(facts.config), threads=threads) if facts.graph == "network" else None
+    if runtime != "paddle" and (onednn or tensorrt):
+        raise ExportError("oneDNN and TensorRT are options of a Paddle export: leave them out")
+    if runtime == "openvino":
+        if host is None or device != "cpu":
+            raise ExportError("OpenVINO takes a network (--graph network) on a CPU; export one, or take onnxruntime")
+        from ppsolo.deploy.openvino_runtime import OpenVinoSession
+
+        network = OpenVinoSession(directory / ONNX_FILE, RAW_OUTPUTS, precision=precision, threads=threads)
+        return ExportedPredictor(facts, NetworkEngine(network, host))
     if runtime == "onnxruntime":
-        _check_onnx_request(precision, onednn, tensorrt)
+        if precision != "fp32":
+            raise ExportError(f"onnxruntime computes in fp32 here, not {precision}; export for Paddle, or take fp32")
         from ppsolo.deploy.onnx_runtime import OnnxEngine, OnnxSession
 
         file = directory / ONNX_FILE
@@ -161,13 +176,6 @@ def load(
         tensorrt_shapes=[_with_fixed_sides(shape, facts.input_shape) for shape in tensorrt_shapes],
     )
     return ExportedPredictor(facts, PaddleEngine(session) if host is None else NetworkEngine(session, host))
-
-
-def _check_onnx_request(precision: str, onednn: bool | None, tensorrt: bool) -> None:
-    if precision != "fp32":
-        raise ExportError(f"an ONNX export runs in fp32 here, not {precision}; export for Paddle, or take fp32")
-    if onednn or tensorrt:
-        raise ExportError("oneDNN and TensorRT are options of a Paddle export: leave them out")
 
 
 def _with_fixed_sides(shape: tuple[int, int, int], input_shape: tuple[int, int, int, int]) -> tuple[int, int, int]:

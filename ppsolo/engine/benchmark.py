@@ -20,7 +20,8 @@ from ppsolo.engine.machine import machine, matrix_product
 from ppsolo.errors import ConfigError, PpsoloError
 from ppsolo.schema import Config
 
-ENGINES = ("dygraph", "onnxruntime")
+BF16 = "openvino-bf16"
+ENGINES = ("dygraph", "onnxruntime", "openvino", BF16)
 TOTAL = "total"
 # Called with the rounds done and their number.
 Callback = Callable[[int, int], None]
@@ -30,8 +31,8 @@ Callback = Callable[[int, int], None]
 class Side:
     """One way to be measured, in a process of its own.
 
-    name: "dygraph" or "onnxruntime" (a `Predictor` with that engine), an exported directory of ppsolo, or a peer: an
-    ONNX file or a directory that PaddleDetection exported, of which the run alone is timed.
+    name: one of ENGINES (a `Predictor` with that engine, in bfloat16 for the last), an exported directory of ppsolo, or
+    a peer: an ONNX file or a directory that PaddleDetection exported, of which the run alone is timed.
     """
 
     name: str
@@ -230,6 +231,8 @@ def _pipeline(side: Side) -> Any:
     if side.name in ENGINES:
         from ppsolo.predictor import Predictor
 
+        if side.name == BF16:
+            return Predictor(side.config, engine="openvino", precision="bf16", threads=side.threads)
         return Predictor(side.config, engine=side.name, threads=side.threads)
     from ppsolo.deploy import load
 
@@ -305,7 +308,7 @@ def _runner(side: Side) -> _Runner:
         return _OnnxRunner(side)
     if any((Path(side.name) / name).is_file() for name in ("model.json", "model.pdmodel")):
         return _PaddlePeerRunner(side)
-    raise ConfigError(f"{side.name}: neither {' nor '.join(ENGINES)}, nor an exported directory, nor an ONNX file")
+    raise ConfigError(f"{side.name}: none of {', '.join(ENGINES)}, nor an exported directory, nor an ONNX file")
 
 
 def _is_ours(directory: Path) -> bool:

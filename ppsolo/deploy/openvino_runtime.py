@@ -1,0 +1,101 @@
+"""Networks in OpenVINO: a graph of the network alone, written by `onnx_graph`, on a CPU in float32 or bfloat16."""
+
+import io
+import os
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ppsolo.cpu import default_threads, has_bfloat16
+from ppsolo.errors import ExportError
+
+PRECISIONS = {"fp32": "f32", "bf16": "bf16"}
+
+
+class OpenVinoSession:
+    """A graph in OpenVINO: image batch in, the graph's outputs out. One batch at a time; others wait.
+
+    description: the runtime, its version, device, precision and threads, in one line.
+    """
+
+    def __init__(
+        self,
+        model: str | os.PathLike[str] | bytes,
+        outputs: Sequence[str],
+        *,
+        precision: str = "fp32",
+        threads: int | None = None,
+    ):
+        """Load a model of which `outputs` are all that there is.
+
+        Args:
+            model: the file, or its content.
+            precision: "fp32", or "bf16", in which products of bfloat16 are summed up in float32.
+            threads: CPU threads; what OMP_NUM_THREADS says, else all cores that the process may use, if None.
+
+        Raises ExportError: OpenVINO is missing or cannot compute in this precision, or this is no such model.
+        """
+        if precision not in PRECISIONS:
+            raise ExportError(f"OpenVINO computes in {' or '.join(PRECISIONS)} here, not {precision}")
+        if precision == "bf16" and not has_bfloat16():
+            raise ExportError("this CPU has no bfloat16 (avx512_bf16 or amx_bf16): take precision='fp32'")
+        try:
+            import openvino
+            from openvino.frontend import ConversionExtension
+        except ImportError as error:
+            raise ExportError("this needs the package openvino: pip install 'ppsolo[openvino]'") from error
+        threads = threads or default_threads()
+        name = "the model" if isinstance(model, bytes) else os.fspath(model)
+        settings = {
+            "INFERENCE_PRECISION_HINT": PRECISIONS[precision],
+            "INFERENCE_NUM_THREADS": threads,
+            "PERFORMANCE_HINT": "LATENCY",
+        }
+        core = openvino.Core()
+        core.add_extension(ConversionExtension("DeformConv", _deformable_conv))
+        try:
+            graph = core.read_model(io.BytesIO(model) if isinstance(model, bytes) else Path(model))
+            names = [output.any_name for output in graph.outputs]
+            if names != list(outputs) or [value.any_name for value in graph.inputs] != ["image"]:
+                raise ExportError(f"{name} is no network of ppsolo: its outputs are {', '.join(names)}")
+            self._request = core.compile_model(graph, "CPU", settings).create_infer_request()
+        except RuntimeError as error:
+            reason = " ".join(str(error).split())
+            raise ExportError(f"{name} cannot be loaded by OpenVINO {openvino.__version__}: {reason}") from error
+        self._outputs = range(len(names))
+        self._lock = threading.Lock()  # a request holds the outputs of one batch
+        version = openvino.__version__.partition("-")[0]
+        self.description = f"OpenVINO {version}, cpu, {precision}, {threads} thread{'s'[: threads > 1]}"
+
+    def __call__(self, images: np.ndarray) -> list[np.ndarray]:
+        """images: float32 [N, 3, H, W], preprocessed, H and W multiples of 32 -> the outputs in order."""
+        with self._lock:
+            self._request.infer({0: np.ascontiguousarray(images)})
+            return [self._request.get_output_tensor(index).data.copy() for index in self._outputs]
+
+
+def _deformable_conv(node: Any) -> list[Any]:
+    """ONNX's DeformConv as `onnx_layers` writes it (one group, no dilation), which OpenVINO's reader does not know."""
+    from openvino import opset8
+
+    x, weight, displacement, bias, modulation = (node.get_input(index) for index in range(5))
+    pads, strides = node.get_attribute("pads"), node.get_attribute("strides")
+    begin, end = list(pads[:2]), list(pads[2:])
+    convolved = opset8.deformable_convolution(
+        x,
+        displacement,
+        weight,
+        list(strides),
+        begin,
+        end,
+        [1, 1],
+        modulation,
+        bilinear_interpolation_pad=True,  # points beyond the edge count as zeros, each by its share
+    )
+    if bias.get_node().get_type_name() == "NullNode":
+        return convolved.outputs()
+    shift = opset8.reshape(bias, np.array([1, -1, 1, 1]), False)
+    return opset8.add(convolved, shift).outputs()
