@@ -1,6 +1,6 @@
 """Postprocessing on a CPU: raw predictions in, instances out, without the work that cannot change the answer."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple, TypeVar
 
@@ -11,7 +11,7 @@ from ppsolo.errors import PredictionError
 from ppsolo.models.postprocess import EQUAL_SCORES, SOLOv2Postprocess
 
 NOT_FINITE = "the network's output is not finite: check its weights and preprocess.mean and std"
-_STRIP = 8192  # pixels of a block of masks that are worked on at once, so that they stay in the cache
+_STRIP = 4096  # pixels of a block of masks that are worked on at once, so that they stay in the cache
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
@@ -81,8 +81,13 @@ class Candidates(NamedTuple):
 
 
 class MaskStatistics(NamedTuple):
-    """inside: bool [K, pixels]. areas: float64 [K]. sums: float64 [K], of the probabilities inside."""
+    """Of K masks.
 
+    probabilities: float32 [K, pixels]. inside: bool [K, pixels]. areas: float64 [K]. sums: float64 [K], of the
+    probabilities inside.
+    """
+
+    probabilities: np.ndarray
     inside: np.ndarray
     areas: np.ndarray
     sums: np.ndarray
@@ -113,10 +118,16 @@ class HostPostprocess:
     def _detect(self, raw: RawArrays) -> DetectionArrays:
         """The instances of one image."""
         features = raw.mask_features[0].reshape(raw.mask_features.shape[1], -1)
-        self._check_finite(raw, features)
+        _check_finite([float(x.sum()) for x in (*raw.category_logits, *raw.kernels)])
         found = find_candidates(raw, self._settings)
-        pairs, scores = self._best(found, features)
-        masks = self._probabilities(found.kernels[found.pairs.cells[pairs]], features)
+        if len(found.highest) == 0:  # otherwise features are seen in the masks that are made of them
+            _check_finite(self._map(lambda row: float(row.sum()), features))
+        statistics: list[MaskStatistics] = []
+        pairs, scores = self._best(found, features, statistics)
+        masks = np.empty((len(pairs), features.shape[1]), np.float32)
+        rows = [row for block in statistics for row in block.probabilities]
+        for mask, cell in zip(masks, found.pairs.cells[pairs], strict=True):
+            mask[:] = rows[cell]
         return DetectionArrays(
             scores,
             found.pairs.labels[pairs],
@@ -124,10 +135,14 @@ class HostPostprocess:
             np.array([len(scores)]),
         )
 
-    def _best(self, found: Candidates, features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """The pairs that survive, int64 [M], and their decayed scores, float32 [M], the best first."""
+    def _best(
+        self, found: Candidates, features: np.ndarray, statistics: list[MaskStatistics]
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """The pairs that survive, int64 [M], and their decayed scores, float32 [M], the best first.
+
+        statistics: empty; gets those of the blocks of cells that were taken.
+        """
         settings, cells = self._settings, len(found.highest)
-        statistics: list[MaskStatistics] = []
         taken = 0
         while taken < cells:
             block = slice(taken, min(taken + settings.max_instances, cells))
@@ -148,13 +163,6 @@ class HostPostprocess:
             return best[survivors], decayed[survivors]
         return np.empty(0, np.int64), np.empty(0, np.float32)
 
-    def _check_finite(self, raw: RawArrays, features: np.ndarray) -> None:
-        """A sum of what is not finite is not."""
-        heads = sum(float(x.sum()) for x in (*raw.category_logits, *raw.kernels))
-        sums = [heads, *self._map(lambda row: float(row.sum()), features)]
-        if not np.isfinite(sums).all():
-            raise PredictionError(NOT_FINITE)
-
     def _pair_scores(self, found: Candidates, statistics: list[MaskStatistics]) -> np.ndarray:
         """Class score times maskness (SOLOv2 sec. 3.3) of the pairs whose cell has been taken, zero of all others."""
         areas = np.concatenate([block.areas for block in statistics])
@@ -165,18 +173,21 @@ class HostPostprocess:
 
     def _mask_statistics(self, kernels: np.ndarray, features: np.ndarray) -> MaskStatistics:
         """Of the masks of kernels [K, E] over features [E, pixels], strip after strip."""
-        inside = np.empty((len(kernels), features.shape[1]), bool)
+        probabilities = np.empty((len(kernels), features.shape[1]), np.float32)
+        inside = np.empty(probabilities.shape, bool)
 
-        def strip(place: slice) -> tuple[np.ndarray, np.ndarray]:
+        def strip(place: slice) -> tuple[np.ndarray, np.ndarray, float]:
             logits = kernels @ features[:, place]
-            here = inside[:, place]
-            np.greater(logits, self._mask_logit, out=here)
-            ones = here.astype(np.float32)
-            return ones.sum(axis=1), np.einsum("ij,ij->i", _sigmoid(logits), ones)
+            total = float(logits.sum())
+            np.greater(logits, self._mask_logit, out=inside[:, place])
+            ones = inside[:, place].astype(np.float32)
+            probabilities[:, place] = _sigmoid(logits)
+            return ones.sum(axis=1), np.einsum("ij,ij->i", logits, ones), total
 
-        parts = self._map(strip, _strips(features.shape[1]))
-        areas, sums = (np.stack(part).sum(axis=0, dtype=np.float64) for part in zip(*parts, strict=True))
-        return MaskStatistics(inside, areas, sums)
+        areas, sums, totals = zip(*self._map(strip, _strips(features.shape[1])), strict=True)
+        _check_finite(totals)
+        areas, sums = (np.stack(part).sum(axis=0, dtype=np.float64) for part in (areas, sums))
+        return MaskStatistics(probabilities, inside, areas, sums)
 
     def _matrix_nms(
         self, pairs: Pairs, scores: np.ndarray, best: np.ndarray, statistics: list[MaskStatistics]
@@ -184,15 +195,18 @@ class HostPostprocess:
         """Decayed scores of the pairs `best`, which come by falling score: `ppsolo.models.postprocess.matrix_nms`."""
         decayed = scores[best]
         labels, cells = pairs.labels[best], pairs.cells[best]
-        inside = [row for block in statistics for row in block.inside]
-        areas = np.concatenate([block.areas for block in statistics])
         groups = [group for label in np.unique(labels) if len(group := np.flatnonzero(labels == label)) > 1]
-        strips = _strips(len(inside[0]))
-        jobs = [([inside[cell] for cell in cells[group]], strip) for group in groups for strip in strips]
-        parts = iter(self._map(lambda job: _intersections(*job), jobs))
-        for group in groups:
-            intersections = np.stack([next(parts) for _ in strips]).sum(axis=0, dtype=np.float64)
-            decayed[group] *= self._decay(intersections, areas[cells[group]])
+        if not groups:
+            return decayed
+        rows = [row for block in statistics for row in block.inside]
+        inside = [rows[cell] for cell in cells[np.concatenate(groups)]]
+        ends = np.cumsum([len(group) for group in groups])
+        places = [slice(end - len(group), end) for end, group in zip(ends, groups, strict=True)]
+        strips = _strips(len(rows[0]))
+        parts = self._map(lambda strip: _intersections([row[strip] for row in inside], places), strips)
+        areas = np.concatenate([block.areas for block in statistics])
+        for group, counts in zip(groups, zip(*parts, strict=True), strict=True):
+            decayed[group] *= self._decay(np.sum(counts, axis=0, dtype=np.float64), areas[cells[group]])
         return decayed
 
     def _decay(self, intersections: np.ndarray, areas: np.ndarray) -> np.ndarray:
@@ -206,18 +220,14 @@ class HostPostprocess:
             decay = (1.0 - iou) / np.maximum(1.0 - compensation, 1e-6)
         return decay.min(axis=0).astype(np.float32)
 
-    def _probabilities(self, kernels: np.ndarray, features: np.ndarray) -> np.ndarray:
-        """float32 [K, pixels]."""
-        masks = np.empty((len(kernels), features.shape[1]), np.float32)
-
-        def strip(place: slice) -> None:
-            masks[:, place] = _sigmoid(kernels @ features[:, place])
-
-        self._map(strip, _strips(features.shape[1]) if len(kernels) else ())
-        return masks
-
     def _map(self, function: Callable[[Job], Result], jobs: Iterable[Job]) -> list[Result]:
         return list((self._pool.map if self._pool else map)(function, jobs))
+
+
+def _check_finite(sums: Sequence[float]) -> None:
+    """A sum of what is not finite is not."""
+    if not np.isfinite(sums).all():
+        raise PredictionError(NOT_FINITE)
 
 
 def find_candidates(raw: RawArrays, settings: SOLOv2Postprocess) -> Candidates:
@@ -271,7 +281,7 @@ def _strips(pixels: int) -> list[slice]:
     return [slice(start, min(start + _STRIP, pixels)) for start in range(0, pixels, _STRIP)]
 
 
-def _intersections(masks: list[np.ndarray], place: slice) -> np.ndarray:
-    """Pixels that each two of n masks, bool [pixels], share in a strip: float32 [n, n]."""
-    ones = np.stack([mask[place] for mask in masks]).astype(np.float32)
-    return ones @ ones.T
+def _intersections(masks: list[np.ndarray], groups: Sequence[slice]) -> list[np.ndarray]:
+    """Pixels that each two of the n masks, bool [pixels], of a group share: float32 [n, n] for each group."""
+    ones = np.stack(masks).astype(np.float32)
+    return [ones[group] @ ones[group].T for group in groups]

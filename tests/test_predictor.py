@@ -12,6 +12,7 @@ import yaml
 
 import ppsolo
 from ppsolo import ConfigError, Instances, Predictor, build_model, load_config, save_weights
+from ppsolo import predictor as predictor_module
 from ppsolo.checkpoint import zoo
 from ppsolo.config import config_to_dict
 from ppsolo.data.images import write_image
@@ -140,10 +141,10 @@ def test_masks_have_the_size_of_the_image(predictor, tiny, height, width):
         assert np.count_nonzero(mask != plain) <= 2
 
 
-@pytest.mark.parametrize("engine", ["dygraph", "onnxruntime"])
+@pytest.mark.parametrize("engine", ["dygraph", "onnxruntime", "openvino"])
 def test_an_output_that_is_not_finite_is_refused(predictor, tiny, engine):
-    if engine == "onnxruntime":
-        pytest.importorskip("onnxruntime")
+    if engine != "dygraph":
+        pytest.importorskip(engine)
     config = load_config("solov2_r50_fpn_1x", tiny)
     model = busy_model(config)
     model.head.category.bias.set_value(model.head.category.bias * float("nan"))
@@ -169,15 +170,20 @@ def test_weights_come_from_a_file_or_the_configuration(predictor, tmp_path, tiny
     assert_same(by_config(picture(0)), predictor(picture(0)))
 
 
-def test_the_engine_is_the_best_that_is_exact_and_says_so(predictor, tmp_path, tiny):
+def test_the_engine_is_the_best_that_is_exact_and_says_so(predictor, tmp_path, tiny, monkeypatch):
     pytest.importorskip("onnxruntime")
+    pytest.importorskip("openvino")
     assert predictor.description.startswith("Paddle") and "dygraph, cpu" in predictor.description  # the model was given
     save_weights(predictor.model, tmp_path / "own.safetensors")
     config = load_config("solov2_r50_fpn_1x", tiny)
     chosen = Predictor(config, weights=tmp_path / "own.safetensors", threads=1)
-    assert chosen.description.startswith("onnxruntime") and ", 1 thread;" in chosen.description
+    assert chosen.description.startswith("OpenVINO") and "fp32, 1 thread;" in chosen.description
     expected = predictor(picture(0))
     assert_same(chosen(picture(0)), expected)
+    monkeypatch.setattr(predictor_module, "_installed", lambda package: package != "openvino")
+    second = Predictor(config, weights=tmp_path / "own.safetensors")
+    assert second.description.startswith("onnxruntime")
+    assert_same(second(picture(0)), expected)
     plain = Predictor(config, weights=tmp_path / "own.safetensors", engine="dygraph", threads=2)
     assert "dygraph" in plain.description and plain.description.endswith("2 threads")
     assert_same(plain(picture(0)), expected)

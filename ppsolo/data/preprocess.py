@@ -48,23 +48,33 @@ class Preprocess:
         self.normalize_first = normalize_first
         self.round_sides = round_sides
         self.divisor = divisor
+        self._normalized_levels = np.tile(np.arange(256, dtype=np.float32), (3, 1))
+        self._normalize(self._normalized_levels)
 
     def __call__(self, image: np.ndarray) -> tuple[np.ndarray, ImageSize]:
         """image: uint8 [H, W, 3] RGB -> (float32 [3, padded height, padded width], ImageSize)."""
         original = (image.shape[0], image.shape[1])
         ratios, resized = self._geometry(*original)
+        rows, columns = (max(1, round(side * ratio)) for side, ratio in zip(original, ratios, strict=True))
+        chw = np.empty((3, _round_up(rows, self.divisor), _round_up(columns, self.divisor)), np.float32)
+        chw[:, rows:], chw[:, :, columns:] = 0.0, 0.0
+        self._fill(chw[:, :rows, :columns], image, ratios)
+        return chw, ImageSize(original, resized, (chw.shape[1], chw.shape[2]))
+
+    def _fill(self, planes: np.ndarray, image: np.ndarray, ratios: tuple[float, float]) -> None:
+        """The image, resized and normalised, into float32 [3, H, W]; by channels, which gives the same numbers."""
         if self.normalize_first and min(ratios) >= 1.0:
-            scaled = _resize(self._normalize(image), ratios)
+            for plane, levels, channel in zip(planes, self._normalized_levels, cv2.split(image), strict=True):
+                _resize(cv2.LUT(channel, levels), ratios, plane)
         elif self.normalize_first:
             # The other order is the same but for rounding, and here it has fewer pixels to normalise.
-            scaled = self._normalize(_resize(image.astype(np.float32), ratios))
+            for plane, channel in zip(planes, cv2.split(image), strict=True):
+                _resize(channel.astype(np.float32), ratios, plane)
+            self._normalize(planes)
         else:
-            scaled = self._normalize(_resize(image, ratios))
-        height, width = scaled.shape[:2]
-        padded = (_round_up(height, self.divisor), _round_up(width, self.divisor))
-        chw = np.zeros((3, *padded), dtype=np.float32)
-        chw[:, :height, :width] = scaled.transpose(2, 0, 1)
-        return chw, ImageSize(original, resized, padded)
+            resized = cv2.split(_resize(image, ratios))
+            for plane, levels, channel in zip(planes, self._normalized_levels, resized, strict=True):
+                cv2.LUT(channel, levels, dst=plane)
 
     def _geometry(self, height: int, width: int) -> tuple[tuple[float, float], tuple[int, int]]:
         """-> ((vertical ratio, horizontal ratio), resized)."""
@@ -80,20 +90,21 @@ class Preprocess:
         resized = (max(1, int(np.float32(ratio * height))), max(1, int(np.float32(ratio * width))))
         return (ratio, ratio), resized
 
-    def _normalize(self, image: np.ndarray) -> np.ndarray:
-        scaled = image.astype(np.float32)
-        scaled *= np.float32(1.0 / 255.0)
-        scaled -= self.mean
-        scaled /= self.std
-        return scaled
+    def _normalize(self, planes: np.ndarray) -> None:
+        """float32 [3, ...], from 0 to 255, in place."""
+        for plane, mean, std in zip(planes, self.mean, self.std, strict=True):
+            plane *= np.float32(1.0 / 255.0)
+            plane -= mean
+            plane /= std
 
 
-def _resize(image: np.ndarray, ratios: tuple[float, float]) -> np.ndarray:
+def _resize(image: np.ndarray, ratios: tuple[float, float], out: np.ndarray | None = None) -> np.ndarray:
+    """out: what to write to, of the size that the image gets."""
     rows, columns = (round(side * ratio) for side, ratio in zip(image.shape[:2], ratios, strict=True))
     if rows and columns:
         # The ratios themselves, not those of the rounded sides, place the samples.
-        return cv2.resize(image, None, fx=ratios[1], fy=ratios[0], interpolation=cv2.INTER_LINEAR)
-    return cv2.resize(image, (max(columns, 1), max(rows, 1)), interpolation=cv2.INTER_LINEAR)
+        return cv2.resize(image, None, out, fx=ratios[1], fy=ratios[0], interpolation=cv2.INTER_LINEAR)
+    return cv2.resize(image, (max(columns, 1), max(rows, 1)), out, interpolation=cv2.INTER_LINEAR)
 
 
 def _round_up(value: int, divisor: int) -> int:

@@ -75,3 +75,25 @@ def test_dygraph_normalises_first_or_gives_what_that_would(original):
     published = cv2.resize(normalised, None, fx=ratios[1], fy=ratios[0], interpolation=cv2.INTER_LINEAR)
     height, width = size.resized
     np.testing.assert_allclose(prepared[:, :height, :width], published.transpose(2, 0, 1), atol=5e-6)
+
+
+def normal(pixels: np.ndarray) -> np.ndarray:
+    return (pixels.astype(np.float32) * np.float32(1 / 255) - MEAN.astype(np.float32)) / STD.astype(np.float32)
+
+
+@pytest.mark.parametrize("recipe", [STATIC, DYGRAPH])
+def test_channels_one_by_one_give_the_numbers_of_the_image_in_one(recipe):
+    random, preprocess = np.random.default_rng(1), Preprocess(short_side=96, long_side=160, **recipe)
+    for height, width in random.integers(10, 400, [60, 2]):
+        image = random.integers(0, 256, [height, width, 3], np.uint8)
+        (fy, fx), _ = preprocess._geometry(height, width)
+        if recipe is STATIC:
+            expected = normal(cv2.resize(image, None, fx=fx, fy=fy))
+        elif min(fy, fx) >= 1:
+            expected = cv2.resize(normal(image), None, fx=fx, fy=fy)
+        else:
+            expected = normal(cv2.resize(image.astype(np.float32), None, fx=fx, fy=fy))
+        rows, columns = expected.shape[:2]
+        chw, _ = preprocess(image)
+        np.testing.assert_array_equal(chw[:, :rows, :columns], expected.transpose(2, 0, 1))
+        assert not chw[:, rows:].any() and not chw[:, :, columns:].any()

@@ -95,7 +95,7 @@ def test_what_is_not_finite_is_refused(exported):
 def test_what_cannot_be_had_is_refused(exported):
     directory = exported.export.directory
     for options, message in (
-        ({"engine": "onnxruntime"}, "for the engine 'paddle'"),
+        ({"engine": "onnxruntime"}, "for the engine paddle"),
         ({"threads": 0}, "at least 1"),
         ({"device": "tpu"}, "'cpu' or 'gpu'"),
         ({"precision": "int8"}, "fp32, fp16, bf16"),

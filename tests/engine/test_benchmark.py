@@ -56,5 +56,5 @@ def test_sides_are_measured_stage_by_stage(tmp_path, tiny):
 
 def test_a_side_that_cannot_be_had_is_named(tmp_path, tiny):
     side = Side(str(tmp_path / "nothing"), load_config("solov2_r50_fpn_1x", tiny), "a.png")
-    with pytest.raises(PpsoloError, match="nothing: neither dygraph nor onnxruntime"):
+    with pytest.raises(PpsoloError, match="nothing: none of dygraph, onnxruntime"):
         benchmark([side], repeats=1, warm_up=0)
