@@ -206,7 +206,7 @@ class HostPostprocess:
         parts = self._map(lambda strip: _intersections([row[strip] for row in inside], places), strips)
         areas = np.concatenate([block.areas for block in statistics])
         for group, counts in zip(groups, zip(*parts, strict=True), strict=True):
-            decayed[group] *= self._decay(np.sum(counts, axis=0, dtype=np.float64), areas[cells[group]])
+            decayed[group] *= self._decay(np.stack(counts).sum(axis=0, dtype=np.float64), areas[cells[group]])
         return decayed
 
     def _decay(self, intersections: np.ndarray, areas: np.ndarray) -> np.ndarray:

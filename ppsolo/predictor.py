@@ -99,7 +99,7 @@ class Predictor(Pipeline):
         self._automatic = engine == "auto"
         if engine == "auto":
             engine = _best_engine() if self.load_report is not None and _on_cpu() else "dygraph"
-        self._engine: str = engine
+        self._engine: Engine = engine
         self._precision = precision
         self._network: NetworkEngine | None = None
         self.threads = threads if threads is not None else default_threads()
@@ -198,12 +198,13 @@ def _on_cpu() -> bool:
     return paddle.device.get_device() == "cpu"
 
 
-def _best_engine() -> str:
+def _best_engine() -> Engine:
     """The fastest on a CPU of those that are installed; all are exact to rounding."""
     if _installed("onnx"):
-        for runtime in ("openvino", "onnxruntime"):
-            if _installed(runtime):
-                return runtime
+        if _installed("openvino"):
+            return "openvino"
+        if _installed("onnxruntime"):
+            return "onnxruntime"
     return "dygraph"
 
 

@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -57,21 +57,20 @@ class BatchMaker:
         samples = [self._sample(epoch, int(index)) for index in indices]
         size = padded_size(samples)
         images = np.zeros((len(samples), 3, *size), np.float32)
-        targets = []
         for image, sample in zip(images, samples, strict=True):
             self.normalize.fill(image[:, : sample.size[0], : sample.size[1]], sample.image)
-            targets.append(
-                make_targets(
-                    sample.boxes,
-                    sample.labels,
-                    sample.masks,
-                    size,
-                    num_grids=self.num_grids,
-                    scale_ranges=self.scale_ranges,
-                    sampling_radius=self.sampling_radius,
-                )
-            )
-        return TrainingBatch(images, tuple(sample.image_id for sample in samples), collate_targets(targets))
+        return TrainingBatch(images, tuple(sample.image_id for sample in samples), self.targets(samples, size))
+
+    def targets(self, samples: Sequence[TrainingSample], size: tuple[int, int]) -> BatchTargets:
+        """The targets of samples that share a batch of this padded (height, width)."""
+        settings: dict[str, Any] = {
+            "num_grids": self.num_grids,
+            "scale_ranges": self.scale_ranges,
+            "sampling_radius": self.sampling_radius,
+        }
+        return collate_targets(
+            [make_targets(sample.boxes, sample.labels, sample.masks, size, **settings) for sample in samples]
+        )
 
     def _sample(self, epoch: int, index: int) -> TrainingSample:
         # One more than the index: for numpy (seed, epoch, 0) is the same as (seed, epoch), which gives the order.

@@ -17,10 +17,9 @@ import numpy as np
 
 from ppsolo.build import build_dataset, build_loader
 from ppsolo.config import load_config
-from ppsolo.data.augment import augment
+from ppsolo.data.augment import TrainingSample, augment
 from ppsolo.data.coco import load_sample
 from ppsolo.data.loader import TrainingBatch, TrainingLoader, padded_size
-from ppsolo.data.targets import collate_targets, make_targets
 from ppsolo.engine.machine import machine, matrix_product
 from ppsolo.errors import DatasetError
 from ppsolo.schema import Config
@@ -113,6 +112,8 @@ def format_measurement(entry: Mapping[str, Any]) -> str:
         f"{entry['figure']:8} {entry['net']:26} {entry['size']:42} {entry['threads']} thread(s): "
         f"{seconds['median']:.4f} s ({seconds['min']:.4f} to {seconds['max']:.4f}), {entry['peak_rss_mb']:.0f} MB"
     )
+    if entry.get("of_original") is not None:
+        line += f"; {entry['of_original']:.3f} of the time of PaddleDetection's operator"
     if entry.get("ratio") is not None:
         line += (
             f"; {entry['ratio']:.2f} of the baseline's time (aim {entry['aim']:.2f}), normalized "
@@ -128,32 +129,56 @@ def measure_reader(config: Config, *, batches: int = 40) -> Figures:
 
 
 def measure_targets(config: Config, *, batches: int = 40) -> Figures:
-    """Seconds for the targets of a batch whose samples are there."""
+    """Seconds for the targets of a batch whose samples are there.
+
+    Where PaddleDetection is installed (`ppdet`), its operator makes them of the same samples in turn, and
+    "original_seconds" and "of_original", the ratio of the medians, stand beside.
+    """
     maker = _loader(config).make_batch
-    rng, times = np.random.default_rng(0), []
+    original = _original_targets(config)
+    rng, times, theirs = np.random.default_rng(0), [], []
     for number in range(batches + 2):
         records = [maker.records[(2 * number + i) % len(maker.records)] for i in range(2)]
         samples = [augment(load_sample(record), maker.transforms, rng) for record in records]
         size = padded_size(samples)
-        times.append(
-            _seconds(
-                lambda samples=samples, size=size: collate_targets(
-                    [
-                        make_targets(
-                            sample.boxes,
-                            sample.labels,
-                            sample.masks,
-                            size,
-                            num_grids=maker.num_grids,
-                            scale_ranges=maker.scale_ranges,
-                            sampling_radius=maker.sampling_radius,
-                        )
-                        for sample in samples
-                    ]
-                )
-            )
-        )
-    return _figures(times[2:])
+        times.append(_seconds(lambda samples=samples, size=size: maker.targets(samples, size)))
+        if original is not None:
+            prepared = [_original_sample(sample, size) for sample in samples]
+            theirs.append(_seconds(lambda prepared=prepared: original(prepared)))
+    if original is None:
+        return _figures(times[2:])
+    seconds = _figures(theirs[2:])["seconds"]
+    return {
+        **_figures(times[2:]),
+        "original_seconds": seconds,
+        "of_original": float(np.median(times[2:])) / seconds["median"],
+    }
+
+
+def _original_targets(config: Config) -> Callable[[list[dict[str, Any]]], Any] | None:
+    """PaddleDetection's operator with the settings of a configuration; None where it is not installed."""
+    try:
+        from ppdet.data.transform.batch_operators import Gt2Solov2Target  # type: ignore[import-not-found]
+    except ImportError:
+        return None
+    return Gt2Solov2Target(
+        num_grids=list(config.model.head.num_grids),
+        scale_ranges=[list(scales) for scales in config.train.targets.scale_ranges],
+        coord_sigma=config.train.targets.sampling_radius,
+    )
+
+
+def _original_sample(sample: TrainingSample, size: tuple[int, int]) -> dict[str, Any]:
+    """As that operator wants it, masks padded to the batch."""
+    rows, columns = (padded - side for padded, side in zip(size, sample.masks.shape[1:], strict=True))
+    return {
+        "image": np.zeros((3, *size), np.float32),
+        "gt_bbox": sample.boxes.astype(np.float32),
+        "gt_class": sample.labels.reshape(-1, 1).astype(np.int32),
+        "gt_segm": np.pad(sample.masks, ((0, 0), (0, rows), (0, columns))),
+        "gt_poly": [],
+        "is_crowd": np.zeros((len(sample.labels), 1), np.int32),
+    }
 
 
 def measure_step(config: Config, *, steps: int = 5) -> Figures:
