@@ -99,11 +99,12 @@ def decode_mask(rle: Rle) -> np.ndarray:
 
 def decode_masks(rles: Sequence[Rle], size: tuple[int, int]) -> np.ndarray:
     """The masks of compressed COCO RLEs that were checked: uint8 [n, height, width], 0 or 1."""
-    masks = np.empty((len(rles), *size), np.uint8)
-    if len(rles) > 0:
-        columns = _API.decode(list(rles))  # [height, width, n], column after column
-        for index, mask in enumerate(masks):
-            cv2.transpose(columns[:, :, index].T, dst=mask)
+    masks = np.zeros((len(rles), *size), np.uint8)
+    boxes = mask_boxes_xywh(rles).astype(np.int64)
+    for mask, rle, (x, y, width, height) in zip(masks, rles, boxes.tolist(), strict=True):
+        if width > 0:
+            box = (x, y, x + width, y + height)
+            cv2.transpose(decode_window(rle, box).T.view(np.uint8), dst=mask[box[1] : box[3], box[0] : box[2]])
     return masks
 
 
