@@ -292,15 +292,18 @@ def _count_samples(plan: _Plan, limits: np.ndarray, compare: np.ufunc) -> np.nda
 
 def _without_pairs(edges: np.ndarray) -> np.ndarray:
     """Ascending edges without those that cancel: a run between two rows, or one that goes on in the next column."""
-    first = np.flatnonzero(np.diff(edges, prepend=-1))
-    if len(first) == len(edges):
+    steps = edges[1:] - edges[:-1]
+    if steps.all():
         return edges
+    first = np.flatnonzero(np.append(True, steps))
     return edges[first[np.diff(first, append=len(edges)) % 2 == 1]]
 
 
 def _encode_edges(edges: np.ndarray, size: tuple[int, int]) -> Rle:
     """The compressed COCO RLE of a mask of (height, width) whose runs start and stop at `edges`."""
-    lengths = np.diff(edges, prepend=0, append=size[0] * size[1])
+    ends = np.append(edges, size[0] * size[1])
+    lengths = ends.copy()
+    lengths[1:] -= ends[:-1]
     if len(lengths) > 1 and lengths[-1] == 0:  # the mask holds the last pixel
         lengths = lengths[:-1]
     return encode_runs(lengths, size)

@@ -111,10 +111,10 @@ def evaluate(
         done = 0
         for found in predictor.stream(iter(lambda: list(islice(images, batch_size)), [])):
             for instances in found:
-                entries = [_without_box(entry) for entry in instances.to_coco(next(ids))]
-                evaluator.update(entries)
+                image_id = next(ids)
+                evaluator.add(image_id, instances)
                 if keep_results:
-                    results += entries
+                    results += [_without_box(entry) for entry in instances.to_coco(image_id)]
             done += len(found)
             if progress is not None:
                 progress(done, len(share))

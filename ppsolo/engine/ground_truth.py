@@ -11,6 +11,7 @@ from typing import Any, TypeGuard
 import numpy as np
 
 from ppsolo.errors import DatasetError
+from ppsolo.instances import Instances
 from ppsolo.rle import Rle, mask_areas, mask_boxes_xywh, read_segmentation
 
 
@@ -225,6 +226,30 @@ def read_detections(
         masks=masks if len(masks) == len(boxes) else None,
         boxes=np.array(boxes, np.float64).reshape(-1, 4),
         area=np.array(area, np.float64),
+    )
+
+
+def detections_of(instances: Instances, *, image: int, truth: GroundTruth) -> ImageResults:
+    """What a predictor found in an image; boxes and areas are those of the masks.
+
+    Raises DatasetError if the size is not the image's, or a category is unknown.
+    """
+    name, size = repr(truth.image_ids[image]), truth.size(image)
+    if instances.size != size:
+        raise DatasetError(
+            f"{truth.source}: image {name} has the size (height, width) {instances.size}, not {size} as stated"
+        )
+    try:
+        categories = np.array([truth.category_index(i) for i in instances.category_ids], np.int32)
+    except KeyError as error:
+        raise DatasetError(f"image {name}: {truth.source} has no category {error}") from None
+    return ImageResults(
+        image=image,
+        category=categories[instances.labels],
+        score=instances.scores.astype(np.float64),
+        masks=list(instances.rles),
+        boxes=mask_boxes_xywh(instances.rles),
+        area=instances.areas.astype(np.float64),
     )
 
 

@@ -12,9 +12,10 @@ from pycocotools.cocoeval import Params
 
 from ppsolo.engine.accumulation import accumulate, per_class
 from ppsolo.engine.boundary import boundary_width, lower_to_boundary_ious
-from ppsolo.engine.ground_truth import GroundTruth, ImageResults, load_json, read_detections
+from ppsolo.engine.ground_truth import GroundTruth, ImageResults, detections_of, load_json, read_detections
 from ppsolo.engine.matching import MATCH, match_detections, overlaps, pack
 from ppsolo.errors import DatasetError
+from ppsolo.instances import Instances
 
 IOU_TYPES = ("segm", "bbox", "boundary")
 
@@ -91,7 +92,23 @@ class CocoEvaluator:
         Raises DatasetError, and leaves the evaluation as it was, if an entry is broken (naming its index and
         image) or an image has been given before.
         """
-        found = [self._match_image(detections) for detections in self._read(results)]
+        self._keep([self._match_image(detections) for detections in self._read(results)])
+
+    def add(self, image_id: Any, instances: Instances) -> None:
+        """Evaluate what a predictor found in one image, box and area being those of each mask.
+
+        The same as `update` with `instances.to_coco(image_id)` without its boxes, without reading the masks again.
+        Raises DatasetError as `update`.
+        """
+        try:
+            image = self._truth.image_index(image_id)
+        except KeyError:
+            raise DatasetError(f"{self._truth.source} has no image {image_id!r}") from None
+        if image is not None:
+            self._keep([self._match_image(detections_of(instances, image=image, truth=self._truth))])
+
+    def _keep(self, found: Sequence[tuple[int, int, dict[str, np.ndarray]]]) -> None:
+        """Store what `_match_image` gave for some images, all or none."""
         with self._lock:
             for image, _, _ in found:
                 if image in self._detections:

@@ -19,6 +19,8 @@ from pycocotools.cocoeval import COCOeval
 
 from ppsolo.engine.metrics import IOU_TYPES, STAT_NAMES, CocoEvaluator, evaluate_results
 from ppsolo.errors import DatasetError
+from ppsolo.instances import Instances
+from ppsolo.rle import read_segmentation
 
 coco_mask: Any = pycocotools_mask  # its type stubs know only some of the forms that it takes
 
@@ -438,3 +440,31 @@ def test_files_are_read_and_named_when_broken(tmp_path):
 def test_unknown_iou_types_are_refused():
     with pytest.raises(ValueError, match="iou_types"):
         CocoEvaluator(dataset([]), iou_types=["keypoints"])
+
+
+def test_instances_count_as_their_entries_do():
+    truth, results = made_up(0)
+    whole, added = (CocoEvaluator(truth, box_from_mask=True) for _ in range(2))
+    for image_id in IMAGE_IDS:
+        entries = [entry for entry in results if entry["image_id"] == image_id]
+        if not entries:
+            continue
+        whole.update([{key: value for key, value in entry.items() if key != "bbox"} for entry in entries])
+        instances = Instances(
+            rles=[read_segmentation(entry["segmentation"], size_of(image_id)) for entry in entries],
+            scores=np.array([entry["score"] for entry in entries]),
+            labels=np.array([CATEGORY_IDS.index(entry["category_id"]) for entry in entries]),
+            size=size_of(image_id),
+            class_names=[str(i) for i in CATEGORY_IDS],
+            category_ids=CATEGORY_IDS,
+        )
+        added.add(image_id, instances)
+        with pytest.raises(DatasetError, match="was given before"):
+            added.add(image_id, instances)
+        with pytest.raises(DatasetError, match="has no image 'none'"):
+            added.add("none", instances)
+    assert added.summarize() == whole.summarize() and 0 < added.summarize()["segm"]["stats"][0] < 1
+    other = instances[:1]
+    other.size = (5, 5)
+    with pytest.raises(DatasetError, match=r"has the size \(height, width\) \(5, 5\)"):
+        CocoEvaluator(truth).add(image_id, other)
