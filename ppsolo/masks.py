@@ -45,9 +45,8 @@ def resize_masks(
     plan = _plan(probabilities.shape[1:], resized, original, stride)
     rles = []
     for probability in probabilities:
-        # A cell at or below the threshold becomes <= 0, and so stays, in floating point too, any weighted mean of such.
-        excess = probability.astype(np.float32, copy=False) - np.float32(threshold)
-        rles.append(_encode_edges(_edges_of_positive(excess, plan), original))
+        edges = _edges_above(probability.astype(np.float32, copy=False), np.float32(threshold), plan)
+        rles.append(_encode_edges(edges, original))
     return rles
 
 
@@ -193,25 +192,34 @@ def _reached_blocks(axis: _Axis, cells: np.ndarray) -> tuple[int, int]:
     return int(begin), int(end)
 
 
+def _cells_of(axis: _Axis, begin: int, end: int) -> slice:
+    """The cells that blocks begin .. end - 1 are made of."""
+    return slice(axis.first[begin], axis.first[end - 1] + axis.weights.shape[2])
+
+
 def _mix(axis: _Axis, begin: int, end: int, cells: np.ndarray, out: np.ndarray) -> None:
-    """Fill out [(end - begin) * block, m] with the places of blocks begin .. end - 1 made of cells [cells, m]."""
+    """Fill out [(end - begin) * block, m] with the places of blocks begin .. end - 1.
+
+    cells: [k, m], from the first cell of block `begin` of the axis on.
+    """
     _, block, width = axis.weights.shape
     for i in range(begin, end):
-        first, place = axis.first[i], (i - begin) * block
+        first, place = axis.first[i] - axis.first[begin], (i - begin) * block
         np.matmul(axis.weights[i], cells[first : first + width], out=out[place : place + block])
 
 
-def _edges_of_positive(excess: np.ndarray, plan: _Plan) -> np.ndarray:
-    """Where the resized excess, float32 [h, w], changes between > 0 and not, down the columns of the original.
+def _edges_above(probability: np.ndarray, threshold: np.float32, plan: _Plan) -> np.ndarray:
+    """Where the resized probability, float32 [h, w], changes between above the threshold and not, down the columns.
 
-    A resized value is a weighted mean of cells, so that only those within reach of a positive cell can be positive:
-    the others are not computed.
+    A resized value is a weighted mean of cells, so that only those within reach of a cell above the threshold can be
+    above it: the others are not computed.
 
     Returns:
-        int64 [2 * runs], ascending: first pixel of each run and the one after its last, in column-major order.
+        int64 [2 * runs], ascending: first pixel of each run and the one after its last, in column-major order of the
+        original.
     """
-    positive = excess > 0
-    cell_rows, cell_columns = np.flatnonzero(positive.any(axis=1)), np.flatnonzero(positive.any(axis=0))
+    above = probability > threshold
+    cell_rows, cell_columns = np.flatnonzero(above.any(axis=1)), np.flatnonzero(above.any(axis=0))
     if len(cell_rows) == 0:
         return np.zeros(0, np.int64)
     rows, columns = plan.rows, plan.columns
@@ -221,10 +229,12 @@ def _edges_of_positive(excess: np.ndarray, plan: _Plan) -> np.ndarray:
         return np.zeros(0, np.int64)
 
     row_block, column_block = rows.weights.shape[1], columns.weights.shape[1]
-    window = slice(columns.first[left], columns.first[right - 1] + columns.weights.shape[2])
-    mixed = np.empty(((bottom - top) * row_block, excess.shape[1]), np.float32)  # [places, w]
-    _mix(rows, top, bottom, excess[:, window], mixed[:, window])
-    cells = cv2.transpose(mixed)  # [w, places]: products take twice as long of a transposed view
+    window = probability[_cells_of(rows, top, bottom), _cells_of(columns, left, right)]
+    # A cell at or below the threshold becomes <= 0, and so stays, in floating point too, any weighted mean of such.
+    excess = window - threshold
+    mixed = np.empty(((bottom - top) * row_block, excess.shape[1]), np.float32)  # [places, cells]
+    _mix(rows, top, bottom, excess, mixed)
+    cells = cv2.transpose(mixed)  # [cells, places]: products take twice as long of a transposed view
 
     places, height = len(mixed), len(plan.samples)
     chunk = max(1, min(right - left, _CHUNK // (column_block * (places + 2))))  # blocks of columns
@@ -235,7 +245,7 @@ def _edges_of_positive(excess: np.ndarray, plan: _Plan) -> np.ndarray:
     for begin in range(left, right, chunk):
         end = min(begin + chunk, right)
         part = values[: (end - begin) * column_block]
-        _mix(columns, begin, end, cells, part[:, 1:-1])
+        _mix(columns, begin, end, cells[columns.first[begin] - columns.first[left] :], part[:, 1:-1])
         edges = (
             _edges_between_knots(part, knots, plan)
             if plan.at_knots
