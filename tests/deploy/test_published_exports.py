@@ -49,7 +49,7 @@ def assert_same_instances(found: Instances, expected: Instances) -> None:
 def test_export_finds_what_dygraph_finds(name, format, graph, reference, data, seeded_weights, tmp_path):
     photograph = data / "coco_permissive" / "val2017" / "000000403353.jpg"
     model, expected = predicted(seeded_weights.fill, reference, name, photograph)
-    assert len(expected) == 100
+    assert len(expected) >= 70
     export = export_model(model, load_config(name), tmp_path / name, format=format, graph=graph)
     assert export.facts.verified
     assert_same_instances(deploy.load(export.directory)(photograph), expected)
