@@ -15,8 +15,8 @@ import cv2
 import numpy as np
 
 from ppsolo.atomic import atomic_writer
-from ppsolo.data.images import write_image
-from ppsolo.engine.machine import machine, matrix_product
+from ppsolo.data.images import read_image, write_image
+from ppsolo.engine.machine import in_new_process, machine, matrix_product
 from ppsolo.errors import ConfigError, PpsoloError
 from ppsolo.schema import Config
 
@@ -55,10 +55,13 @@ class _Runner(Protocol):
 def benchmark(sides: Sequence[Side], *, repeats: int, warm_up: int, progress: Callback | None = None) -> dict[str, Any]:
     """Measure the sides in turn, `repeats` times after `warm_up` rounds that do not count.
 
-    Returns what goes into the JSON: machine, versions, floor, and per side its description, peak memory and, for
-    each stage and the total, median, p90, p99, least and most seconds; images per second by the median.
+    Returns what goes into the JSON: machine, versions, "gigaflops" of a large matrix product (the median of one in each
+    round), "floor_seconds", which the "multiply_adds" of the first side's convolutions take at that speed, and per side
+    its description, peak memory and, for each stage and the total, median, p90, p99, least and most seconds; images per
+    second by the median.
     Raises PpsoloError: a side cannot be had.
     """
+    shape, multiply_adds = in_new_process(_count, sides[0].threads, sides[0])
     context = multiprocessing.get_context("spawn")
     workers, results = [], []
     try:
@@ -70,12 +73,15 @@ def benchmark(sides: Sequence[Side], *, repeats: int, warm_up: int, progress: Ca
             workers.append((process, here))
             results.append({"side": side.name, **_said(here, side)})
         rounds: list[list[dict[str, float]]] = [[] for _ in sides]
+        speeds = []  # of the machine in each round, as it changes on shared ones
         for number in range(warm_up + repeats):
             for side, (_, connection), taken in zip(sides, workers, rounds, strict=True):
                 connection.send("run")
                 seconds = _said(connection, side)
                 if number >= warm_up:
                     taken.append(seconds)
+            if number >= warm_up:
+                speeds.append(matrix_product(repeats=1))
             if progress is not None:
                 progress(number + 1, warm_up + repeats)
         for side, (_, connection), taken, result in zip(sides, workers, rounds, results, strict=True):
@@ -90,11 +96,17 @@ def benchmark(sides: Sequence[Side], *, repeats: int, warm_up: int, progress: Ca
             process.join(timeout=5)
             if process.is_alive():
                 process.terminate()
-    gigaflops = matrix_product()
-    for result in results:
-        if result.get("multiply_adds"):
-            result["floor_seconds"] = 2 * result["multiply_adds"] / (gigaflops * 1e9)
-    return {"machine": machine(), "gigaflops": gigaflops, "repeats": repeats, "warm_up": warm_up, "sides": results}
+    gigaflops = float(np.median(speeds))
+    return {
+        "machine": machine(),
+        "input": shape,
+        "multiply_adds": multiply_adds,
+        "gigaflops": gigaflops,
+        "floor_seconds": 2 * multiply_adds / (gigaflops * 1e9),
+        "repeats": repeats,
+        "warm_up": warm_up,
+        "sides": results,
+    }
 
 
 def benchmark_curve(
@@ -118,12 +130,14 @@ def write_benchmark(reports: Sequence[Mapping[str, Any]], file: Path) -> list[st
     except OSError as error:
         raise PpsoloError(f"cannot write {file}: {error.strerror or error}") from None
     write_image(file.with_suffix(".png"), chart(reports[-1]))
-    lines = []
-    for side in (side for report in reports for side in report["sides"]):
-        total = side["seconds"][TOTAL]
-        spread = f"{total['median']:.3f} s ({total['least']:.3f} .. {total['most']:.3f})"
-        lines.append(f"{spread}, {side['peak_memory_mb']:.0f} MB, batch {side['batch']}: {side['description']}")
-    return lines
+    return [_line(side, report["floor_seconds"]) for report in reports for side in report["sides"]]
+
+
+def _line(side: Mapping[str, Any], floor: float) -> str:
+    total = side["seconds"][TOTAL]
+    spread = f"{total['median']:.3f} s ({total['least']:.3f} .. {total['most']:.3f})"
+    cost = f"{total['median'] / floor:.2f} floors, {side['peak_memory_mb']:.0f} MB"
+    return f"{spread}, {cost}, batch {side['batch']}: {side['description']}"
 
 
 def summary(seconds: Sequence[float]) -> dict[str, float]:
@@ -158,7 +172,7 @@ def count_multiply_adds(model: Any, images: Any) -> int:
 def chart(report: Mapping[str, Any], *, width: int = 960) -> np.ndarray:
     """A bar for each side's median total, its spread and its floor: uint8 RGB [H, W, 3]."""
     sides = report["sides"]
-    longest = max(side["seconds"][TOTAL]["most"] for side in sides)
+    longest = max(report["floor_seconds"], *(side["seconds"][TOTAL]["most"] for side in sides))
     image = np.full((60 + 64 * len(sides), width, 3), 255, np.uint8)
     write = partial(cv2.putText, image, fontFace=cv2.FONT_HERSHEY_SIMPLEX, color=(30, 30, 30), lineType=cv2.LINE_AA)
     write(f"seconds a batch, median; {report['machine']['processor']}", org=(16, 28), fontScale=0.55, thickness=1)
@@ -172,10 +186,8 @@ def chart(report: Mapping[str, Any], *, width: int = 960) -> np.ndarray:
         write(side["description"][:110], org=(16, top), fontScale=0.45, thickness=1)
         cv2.rectangle(image, (16, top + 8), (at(seconds["median"]), top + 30), (70, 120, 190), -1)
         cv2.line(image, (at(seconds["least"]), top + 19), (at(seconds["most"]), top + 19), (30, 30, 30), 2)
-        if "floor_seconds" in side:
-            cv2.line(
-                image, (at(side["floor_seconds"]), top + 4), (at(side["floor_seconds"]), top + 34), (200, 60, 40), 2
-            )
+        floor = at(report["floor_seconds"])
+        cv2.line(image, (floor, top + 4), (floor, top + 34), (200, 60, 40), 2)
         write(f"{seconds['median']:.3f}", org=(width - 88, top + 25), fontScale=0.5, thickness=1)
     return image
 
@@ -184,32 +196,14 @@ class _PredictorRunner:
     """A `Pipeline`: reading, preprocessing, detecting (network and postprocessing apart in dygraph), masks."""
 
     def __init__(self, side: Side):
-        from ppsolo.data.images import read_image
-
-        self._batch, self._image, self._height = side.batch, side.image, side.height
-        self._read, self._apart = read_image, side.name == "dygraph"
+        self._side, self._apart = side, side.name == "dygraph"
         self._pipeline = _pipeline(side)
         self.description = self._pipeline.description
-        self.facts: Mapping[str, Any] = self._count() if side.name in ENGINES else {}
-
-    def _picture(self) -> np.ndarray:
-        image = self._read(self._image)
-        if self._height is None:
-            return image
-        scale = self._height / image.shape[0]
-        return cv2.resize(image, (max(1, round(scale * image.shape[1])), self._height))
-
-    def _count(self) -> dict[str, Any]:
-        import paddle
-
-        prepared, _ = self._pipeline._preprocess(self._picture())
-        with paddle.no_grad():
-            images = paddle.to_tensor(np.stack([prepared] * self._batch))
-            return {"input": list(images.shape), "multiply_adds": count_multiply_adds(self._pipeline._model, images)}
+        self.facts: Mapping[str, Any] = {}
 
     def run(self) -> dict[str, float]:
         seconds = {}
-        seconds["reading"], images = _timed(lambda: [self._picture() for _ in range(self._batch)])
+        seconds["reading"], images = _timed(lambda: [_picture(self._side) for _ in range(self._side.batch)])
         seconds["preprocessing"], prepared = _timed(lambda: [self._pipeline._preprocess(image) for image in images])
         batch = np.stack([image for image, _ in prepared])
         if self._apart:
@@ -222,9 +216,31 @@ class _PredictorRunner:
                 self._pipeline._instances(one, size) for one, (_, size) in zip(found.images(), prepared, strict=True)
             ]
         )
-        self.facts = {**self.facts, "instances": [len(one) for one in instances]}
+        self.facts = {"instances": [len(one) for one in instances]}
         seconds[TOTAL] = sum(seconds.values())
         return seconds
+
+
+def _picture(side: Side) -> np.ndarray:
+    image = read_image(side.image)
+    if side.height is None:
+        return image
+    scale = side.height / image.shape[0]
+    return cv2.resize(image, (max(1, round(scale * image.shape[1])), side.height))
+
+
+def _count(side: Side) -> tuple[list[int], int]:
+    """The shape of a batch of the prepared picture, and `count_multiply_adds` of the configuration's network for it."""
+    import paddle
+
+    from ppsolo.build import build_model, build_preprocess
+
+    prepared, _ = build_preprocess(side.config)(_picture(side))
+    model = build_model(side.config)
+    model.eval()
+    with paddle.no_grad():
+        images = paddle.to_tensor(np.stack([prepared] * side.batch))
+        return list(images.shape), count_multiply_adds(model, images)
 
 
 def _pipeline(side: Side) -> Any:
@@ -290,9 +306,8 @@ class _PaddlePeerRunner:
 
 def _padded(side: Side) -> tuple[int, int]:
     from ppsolo.build import build_preprocess
-    from ppsolo.data.images import read_image
 
-    return build_preprocess(side.config)(read_image(side.image))[1].padded
+    return build_preprocess(side.config)(_picture(side))[1].padded
 
 
 def _peer_input(name: str, axes: int, padded: tuple[int, int], batch: int) -> np.ndarray:

@@ -1,9 +1,12 @@
 """What a measurement was made on: the machine, its versions, and the speed of its matrix product."""
 
 import importlib.metadata
+import multiprocessing
 import os
 import platform
 import time
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -11,7 +14,7 @@ import numpy as np
 from ppsolo.cpu import cpu_facts, default_threads
 
 PRODUCT = (2048, 2304, 8192)  # rows, inner, columns
-PACKAGES = ("paddlepaddle", "paddlepaddle-gpu", "numpy", "opencv-python", "pycocotools", "onnxruntime")
+PACKAGES = ("paddlepaddle", "paddlepaddle-gpu", "numpy", "opencv-python", "pycocotools", "onnxruntime", "openvino")
 
 
 def machine() -> dict[str, Any]:
@@ -40,3 +43,22 @@ def matrix_product(size: tuple[int, int, int] = PRODUCT, repeats: int = 5) -> fl
         np.matmul(left, right, out=out)
         best = min(best, time.perf_counter() - start)
     return 2 * rows * inner * columns / best / 1e9
+
+
+def in_new_process(function: Callable[..., Any], threads: int, *arguments: Any) -> Any:
+    """What the function returns in a fresh process with so many threads for its kernels: its peak memory is its own.
+
+    Raises whatever it raises.
+    """
+    variables = {name: str(threads) for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
+    try:
+        with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+            return pool.submit(function, *arguments).result()
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value

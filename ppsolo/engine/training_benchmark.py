@@ -1,14 +1,11 @@
 """What training costs on this machine: reading, targets and whole steps, measured and put beside a baseline."""
 
 import json
-import multiprocessing
-import os
 import re
 import resource
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +17,7 @@ from ppsolo.config import load_config
 from ppsolo.data.augment import TrainingSample, augment
 from ppsolo.data.coco import load_sample
 from ppsolo.data.loader import TrainingBatch, TrainingLoader, padded_size
-from ppsolo.engine.machine import machine, matrix_product
+from ppsolo.engine.machine import in_new_process, machine, matrix_product
 from ppsolo.errors import DatasetError
 from ppsolo.schema import Config
 
@@ -195,25 +192,6 @@ def measure_step(config: Config, *, steps: int = 5) -> Figures:
 
 
 MEASURES = {"reader": measure_reader, "targets": measure_targets, "step": measure_step}
-
-
-def in_new_process(function: Callable[..., Any], threads: int, *arguments: Any) -> Any:
-    """What the function returns in a fresh process with so many threads for its kernels: its peak memory is its own.
-
-    Raises whatever it raises.
-    """
-    variables = {name: str(threads) for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
-    before = {name: os.environ.get(name) for name in variables}
-    os.environ.update(variables)
-    try:
-        with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
-            return pool.submit(function, *arguments).result()
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
 
 
 def _loader(config: Config) -> TrainingLoader:

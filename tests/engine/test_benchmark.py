@@ -47,7 +47,7 @@ def test_sides_are_measured_stage_by_stage(tmp_path, tiny):
     assert {"reading", "preprocessing", "network", "postprocessing", "total"} < set(seconds)
     parts = sum(values["least"] for stage, values in seconds.items() if stage != "total")
     assert 0 < parts <= seconds["total"]["most"]
-    assert measured["input"] == [2, 3, 64, 96] and measured["multiply_adds"] > 1e6 and measured["floor_seconds"] > 0
+    assert report["input"] == [2, 3, 64, 96] and report["multiply_adds"] > 1e6 and report["floor_seconds"] > 0
     assert measured["peak_memory_mb"] > 50 and len(measured["instances"]) == 2
     (line,) = write_benchmark([report], tmp_path / "out" / "benchmark.json")
     assert "dygraph" in line and json.loads((tmp_path / "out" / "benchmark.json").read_text())[0]["gigaflops"] > 0
@@ -55,6 +55,7 @@ def test_sides_are_measured_stage_by_stage(tmp_path, tiny):
 
 
 def test_a_side_that_cannot_be_had_is_named(tmp_path, tiny):
-    side = Side(str(tmp_path / "nothing"), load_config("solov2_r50_fpn_1x", tiny), "a.png")
+    write_image(tmp_path / "a.png", np.zeros([60, 90, 3], np.uint8))
+    side = Side(str(tmp_path / "nothing"), load_config("solov2_r50_fpn_1x", tiny), str(tmp_path / "a.png"))
     with pytest.raises(PpsoloError, match="nothing: none of dygraph, onnxruntime"):
         benchmark([side], repeats=1, warm_up=0)
