@@ -102,7 +102,16 @@ def benchmark(options: argparse.Namespace) -> int:
 
     points = [
         [
-            Side(name, config, options.image, batch=batch, threads=threads, height=height)
+            Side(
+                name,
+                config,
+                options.image,
+                batch=batch,
+                threads=threads,
+                height=height,
+                device=options.device,
+                precision=options.precision,
+            )
             for name in [*options.sides, *options.peer]
         ]
         for batch in options.batch
@@ -136,6 +145,8 @@ def serve(options: argparse.Namespace) -> int:
     """Answer over HTTP: POST a picture to /predict, or try the page at /."""
     if (options.config is None) == (options.model_dir is None):
         raise ConfigError("what is to be served? Give a configuration (-c) or an exported directory (--model_dir)")
+    if options.config is not None and (options.device, options.precision) != ("cpu", "fp32"):
+        raise ConfigError("--device and --precision are for exports: give an exported directory (--model_dir)")
     config = None if options.config is None else load_config(options.config, options.override)
     _import_paddle()
     try:
@@ -155,7 +166,7 @@ def serve(options: argparse.Namespace) -> int:
     else:
         from ppsolo.deploy import load
 
-        predictor = load(options.model_dir, keep_memory=False)
+        predictor = load(options.model_dir, device=options.device, precision=options.precision, keep_memory=False)
     _say(predictor.description)
     name = predictor.config.name
     host, port = listener.getsockname()[:2]
@@ -390,6 +401,7 @@ def _parser() -> argparse.ArgumentParser:
     command = _command(commands, "serve", serve)
     _add_config(command, required=False)
     command.add_argument("--model_dir", metavar="DIR", help="what `ppsolo export` wrote, in place of a configuration")
+    _add_device(command, "--model_dir")
     command.add_argument("--host", default="127.0.0.1", metavar="H", help="where to listen, default: %(default)s")
     command.add_argument("--port", type=int, default=8000, metavar="P", help="0: any free one, default: %(default)s")
     for name, value, meaning in (
@@ -452,6 +464,7 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--batch", nargs="+", type=int, default=[1], metavar="N", help="images a batch, or a curve")
     command.add_argument("--threads", nargs="+", type=int, metavar="N", help="default: all cores; or a curve")
     command.add_argument("--height", nargs="+", type=int, metavar="N", help="scale the picture to it first, or a curve")
+    _add_device(command, "exported directories")
     command.add_argument("--repeats", type=int, default=7, metavar="N", help="rounds that count, default: %(default)s")
     command.add_argument("--warm_up", type=int, default=1, metavar="N", help="rounds before, default: %(default)s")
     command.add_argument("--output", default="output/benchmark.json", metavar="FILE", help="JSON, default: %(default)s")
@@ -528,6 +541,16 @@ def _command(
     command = commands.add_parser(name, help=run.__doc__, description=run.__doc__)
     command.set_defaults(run=run)
     return command
+
+
+def _add_device(command: argparse.ArgumentParser, what: str) -> None:
+    command.add_argument("--device", choices=("cpu", "gpu"), default="cpu", help=f"of {what}, default: %(default)s")
+    command.add_argument(
+        "--precision",
+        choices=("fp32", "fp16", "bf16"),
+        default="fp32",
+        help=f"of {what}: fp16 takes a GPU, bf16 a CPU that has it; default: %(default)s",
+    )
 
 
 def _add_config(command: argparse.ArgumentParser, *, required: bool = True) -> None:

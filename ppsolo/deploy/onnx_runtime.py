@@ -11,6 +11,8 @@ from ppsolo.detection import DetectionArrays
 from ppsolo.errors import ExportError
 
 PROVIDERS = {"cpu": "CPUExecutionProvider", "gpu": "CUDAExecutionProvider"}
+# TF32 keeps 11 of 24 bits; an exhaustive search for the best convolution would start anew with every size of image.
+OPTIONS = {"cpu": {}, "gpu": {"use_tf32": "0", "cudnn_conv_algo_search": "HEURISTIC"}}
 
 
 class OnnxSession:
@@ -55,14 +57,16 @@ class OnnxSession:
         source = model if isinstance(model, bytes) else os.fspath(model)
         name = "the model" if isinstance(model, bytes) else source
         try:
-            self._session = onnxruntime.InferenceSession(source, options, providers=[PROVIDERS[device]])
+            providers = [(PROVIDERS[device], OPTIONS[device])]
+            self._session = onnxruntime.InferenceSession(source, options, providers=providers)
         except Exception as error:  # onnxruntime's errors have no base class of their own
             raise ExportError(f"{name} cannot be loaded by onnxruntime {onnxruntime.__version__}: {error}") from error
         missing = set(outputs) - {output.name for output in self._session.get_outputs()}
         if missing or [value.name for value in self._session.get_inputs()] != ["image"]:
             raise ExportError(f"{name} is no such graph of ppsolo: it lacks {', '.join(sorted(missing) or ['image'])}")
         self._outputs = list(outputs)
-        self.description = f"onnxruntime {onnxruntime.__version__}, {device}, {threads} thread{'s'[: threads > 1]}"
+        self.description = f"onnxruntime {onnxruntime.__version__}, {device}"
+        self.description += f", {threads} thread{'s'[: threads > 1]}" if device == "cpu" else ""
 
     def __call__(self, images: np.ndarray) -> list[np.ndarray]:
         """images: float32 [N, 3, H, W], preprocessed, H and W multiples of 32 -> the outputs in order."""

@@ -117,8 +117,8 @@ def load(
 
     Args:
         directory: with infer_cfg.yml and the model's files.
-        engine: the runtime; by default "paddle" or, for an ONNX model, "onnxruntime". "openvino" takes an ONNX model of
-            the network, on a CPU (`pip install 'ppsolo[openvino]'`).
+        engine: the runtime; by default "paddle" or, for an ONNX model, "onnxruntime" and for bf16 "openvino". The
+            latter takes a model of the network alone, on a CPU (`pip install 'ppsolo[openvino]'`).
         device, precision: fp16 takes a GPU, bf16 a CPU that has it, and OpenVINO or Paddle Inference with oneDNN. Both
             change results beyond rounding.
         threads: of the CPU; what OMP_NUM_THREADS says, else all cores that the process may use, if None.
@@ -136,7 +136,7 @@ def load(
     facts = read_facts(directory)
     check_files(directory, facts)
     runtimes = {"paddle": ("paddle",), "onnx": ("onnxruntime", "openvino")}[facts.format]
-    runtime = engine or runtimes[0]
+    runtime = engine or runtimes[precision == "bf16" and facts.format == "onnx"]
     if runtime not in runtimes:
         raise ExportError(
             f"{directory} holds a model for the engine {' or '.join(runtimes)}, not {engine}; export another"
@@ -155,15 +155,13 @@ def load(
         network = OpenVinoSession(directory / ONNX_FILE, RAW_OUTPUTS, precision=precision, threads=threads)
         return ExportedPredictor(facts, NetworkEngine(network, host))
     if runtime == "onnxruntime":
-        if precision != "fp32":
-            raise ExportError(f"onnxruntime computes in fp32 here, not {precision}; export for Paddle, or take fp32")
         from ppsolo.deploy.onnx_runtime import OnnxEngine, OnnxSession
 
-        file = directory / ONNX_FILE
+        model = _onnx_model(directory / ONNX_FILE, device, precision)
         if host is not None:
-            raw = OnnxSession(file, RAW_OUTPUTS, device=device, threads=threads, keep_memory=keep_memory)
+            raw = OnnxSession(model, RAW_OUTPUTS, device=device, threads=threads, keep_memory=keep_memory)
             return ExportedPredictor(facts, NetworkEngine(raw, host))
-        return ExportedPredictor(facts, OnnxEngine(file, device=device, threads=threads, keep_memory=keep_memory))
+        return ExportedPredictor(facts, OnnxEngine(model, device=device, threads=threads, keep_memory=keep_memory))
     from ppsolo.deploy.paddle_inference import PaddleEngine, PaddleSession
 
     session = PaddleSession(
@@ -176,6 +174,19 @@ def load(
         tensorrt_shapes=[_with_fixed_sides(shape, facts.input_shape) for shape in tensorrt_shapes],
     )
     return ExportedPredictor(facts, PaddleEngine(session) if host is None else NetworkEngine(session, host))
+
+
+def _onnx_model(file: Path, device: str, precision: str) -> Path | bytes:
+    """What onnxruntime is to load."""
+    if precision == "fp32":
+        return file
+    if precision != "fp16":
+        raise ExportError(f"onnxruntime computes in fp32 or fp16, not {precision}")
+    if device != "gpu":
+        raise ExportError("fp16 runs on a GPU: add device='gpu', or take precision='fp32'")
+    from ppsolo.deploy.onnx_half import half_precision
+
+    return half_precision(file)
 
 
 def _with_fixed_sides(shape: tuple[int, int, int], input_shape: tuple[int, int, int, int]) -> tuple[int, int, int]:

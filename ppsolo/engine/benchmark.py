@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import cv2
 import numpy as np
@@ -41,6 +41,8 @@ class Side:
     batch: int = 1
     threads: int = 1
     height: int | None = None  # the picture is scaled to this height first
+    device: Literal["cpu", "gpu"] = "cpu"  # of exported directories, as precision
+    precision: Literal["fp32", "fp16", "bf16"] = "fp32"
 
 
 class _Runner(Protocol):
@@ -252,7 +254,7 @@ def _pipeline(side: Side) -> Any:
         return Predictor(side.config, engine=side.name, threads=side.threads)
     from ppsolo.deploy import load
 
-    return load(side.name, threads=side.threads)
+    return load(side.name, device=side.device, precision=side.precision, threads=side.threads)
 
 
 class _OnnxRunner:

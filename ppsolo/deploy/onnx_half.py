@@ -1,0 +1,67 @@
+"""A model written by `onnx_graph` with its network in float16, for GPUs."""
+
+import os
+from collections.abc import Container, Iterable, Mapping
+from typing import TYPE_CHECKING
+
+from ppsolo.deploy.graph import RAW_OUTPUTS
+from ppsolo.errors import ExportError
+
+if TYPE_CHECKING:
+    import onnx
+
+POSTPROCESS = "postprocess."
+
+
+def half_precision(file: str | os.PathLike[str]) -> bytes:
+    """The content of a model file with the network in float16; its input, outputs and postprocessing stay float32.
+
+    Areas, overlaps and scores need more than the 11 bits of float16, and the network takes nearly all of the time.
+    Raises ExportError: onnx or onnxruntime is missing.
+    """
+    try:
+        import onnx
+        from onnxruntime.transformers.float16 import convert_float_to_float16
+    except ImportError as error:
+        raise ExportError(f"fp16 needs the package {error.name}: pip install 'ppsolo[onnx]'") from error
+    model = onnx.load(file)
+    nodes, outputs = list(model.graph.node), list(model.graph.output)
+    rest = [node for node in nodes if node.name.startswith(POSTPROCESS)]
+    constants = {constant.name: constant for constant in model.graph.initializer}
+    own = {name: onnx.TensorProto.FromString(constants[name].SerializeToString()) for name in _read(rest, constants)}
+    if rest:
+        del model.graph.node[:], model.graph.output[:]
+        model.graph.node.extend(node for node in nodes if not node.name.startswith(POSTPROCESS))
+        model.graph.output.extend(
+            onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None) for name in RAW_OUTPUTS
+        )
+        read = _read(model.graph.node, constants)
+        del model.graph.initializer[:]
+        model.graph.initializer.extend(constants[name] for name in constants if name in read)
+    half = convert_float_to_float16(model, keep_io_types=True)
+    if rest:
+        del half.graph.output[:]
+        half.graph.output.extend(outputs)
+        _rename(rest, {name: POSTPROCESS + name for name in own})
+        half.graph.node.extend(rest)
+        for name, constant in own.items():
+            constant.name = POSTPROCESS + name
+            half.graph.initializer.append(constant)
+    return half.SerializeToString()
+
+
+def _read(nodes: Iterable["onnx.NodeProto"], constants: Container[str]) -> set[str]:
+    """The constants that nodes and the bodies of their loops read."""
+    names = {name for node in nodes for name in node.input if name in constants}
+    return names.union(*(_read(body.node, constants) for body in _bodies(nodes)))
+
+
+def _rename(nodes: Iterable["onnx.NodeProto"], names: Mapping[str, str]) -> None:
+    for node in nodes:
+        node.input[:] = [names.get(name, name) for name in node.input]
+    for body in _bodies(nodes):
+        _rename(body.node, names)
+
+
+def _bodies(nodes: Iterable["onnx.NodeProto"]) -> list["onnx.GraphProto"]:
+    return [attribute.g for node in nodes for attribute in node.attribute if attribute.HasField("g")]
