@@ -95,6 +95,9 @@ def benchmark(options: argparse.Namespace) -> int:
     config = load_config(options.config, options.override)
     if options.repeats < 1 or options.warm_up < 0:
         raise ConfigError("--repeats takes at least 1, --warm_up at least 0")
+    exports = any(Path(side).is_dir() for side in options.sides)
+    if (options.device, options.precision) != ("cpu", "fp32") and not exports:
+        raise ConfigError("--device and --precision are for exports: none of --sides is an exported directory")
     _import_paddle()
     from ppsolo.cpu import default_threads
     from ppsolo.engine.benchmark import Side, benchmark_curve, write_benchmark

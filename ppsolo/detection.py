@@ -11,6 +11,7 @@ from ppsolo.errors import PredictionError
 from ppsolo.models.postprocess import EQUAL_SCORES, SOLOv2Postprocess
 
 NOT_FINITE = "the network's output is not finite: check its weights and preprocess.mean and std"
+_KEPT_BLOCKS = 3  # of cells, whose masks are kept: mostly two are taken, but thousands of cells would fill the memory
 _STRIP = 4096  # pixels of a block of masks that are worked on at once, so that they stay in the cache
 
 Job = TypeVar("Job")
@@ -83,8 +84,8 @@ class Candidates(NamedTuple):
 class MaskStatistics(NamedTuple):
     """Of K masks.
 
-    probabilities: float32 [K, pixels]. inside: bool [K, pixels]. areas: float64 [K]. sums: float64 [K], of the
-    probabilities inside.
+    probabilities: float32 [K, pixels], or none where they are not kept. inside: bool [K, pixels]. areas: float64 [K].
+    sums: float64 [K], of the probabilities inside.
     """
 
     probabilities: np.ndarray
@@ -110,7 +111,7 @@ class HostPostprocess:
             self._mask_logit = np.float32(np.log(threshold) - np.log1p(-threshold))
 
     def __call__(self, raw: RawArrays) -> DetectionArrays:
-        """Raises PredictionError where the predictions are not finite."""
+        """Raises PredictionError where the predictions, or the masks that are made of them, are not finite."""
         with single_threaded_products():
             parts = [self._detect(image) for image in raw.images()]
         return DetectionArrays(*(np.concatenate(arrays) for arrays in zip(*parts, strict=True)))
@@ -124,10 +125,11 @@ class HostPostprocess:
             _check_finite(self._map(lambda row: float(row.sum()), features))
         statistics: list[MaskStatistics] = []
         pairs, scores = self._best(found, features, statistics)
+        cells = found.pairs.cells[pairs]
+        kept = [row for block in statistics for row in block.probabilities]
         masks = np.empty((len(pairs), features.shape[1]), np.float32)
-        rows = [row for block in statistics for row in block.probabilities]
-        for mask, cell in zip(masks, found.pairs.cells[pairs], strict=True):
-            mask[:] = rows[cell]
+        for mask, cell in zip(masks, cells, strict=True):
+            mask[:] = kept[cell] if cell < len(kept) else _sigmoid(found.kernels[cell] @ features)
         return DetectionArrays(
             scores,
             found.pairs.labels[pairs],
@@ -146,7 +148,8 @@ class HostPostprocess:
         taken = 0
         while taken < cells:
             block = slice(taken, min(taken + settings.max_instances, cells))
-            statistics.append(self._mask_statistics(found.kernels[block], features))
+            keep = len(statistics) < _KEPT_BLOCKS
+            statistics.append(self._mask_statistics(found.kernels[block], features, keep=keep))
             taken = block.stop
             # What an instance of a cell not taken has at most, or zero; the others do not depend on anything up to it.
             bound = found.highest[taken] if taken < cells else np.float32(0.0)
@@ -171,18 +174,23 @@ class HostPostprocess:
         maskness[: len(areas)] = sums / np.maximum(areas, 1.0) * (areas > found.strides[: len(areas)])
         return found.pairs.scores * maskness[found.pairs.cells]
 
-    def _mask_statistics(self, kernels: np.ndarray, features: np.ndarray) -> MaskStatistics:
-        """Of the masks of kernels [K, E] over features [E, pixels], strip after strip."""
-        probabilities = np.empty((len(kernels), features.shape[1]), np.float32)
-        inside = np.empty(probabilities.shape, bool)
+    def _mask_statistics(self, kernels: np.ndarray, features: np.ndarray, *, keep: bool) -> MaskStatistics:
+        """Of the masks of kernels [K, E] over features [E, pixels], strip after strip.
+
+        keep: the probabilities. Raises PredictionError where one of their logits is not finite.
+        """
+        probabilities = np.empty((len(kernels) if keep else 0, features.shape[1]), np.float32)
+        inside = np.empty((len(kernels), features.shape[1]), bool)
 
         def strip(place: slice) -> tuple[np.ndarray, np.ndarray, float]:
             logits = kernels @ features[:, place]
             total = float(logits.sum())
             np.greater(logits, self._mask_logit, out=inside[:, place])
             ones = inside[:, place].astype(np.float32)
-            probabilities[:, place] = _sigmoid(logits)
-            return ones.sum(axis=1), np.einsum("ij,ij->i", logits, ones), total
+            here = _sigmoid(logits)
+            if keep:
+                probabilities[:, place] = here
+            return ones.sum(axis=1), np.einsum("ij,ij->i", here, ones), total
 
         areas, sums, totals = zip(*self._map(strip, _strips(features.shape[1])), strict=True)
         _check_finite(totals)

@@ -23,7 +23,7 @@ def resize_masks(
 
     The result is that of two bilinear resizes (half-pixel centres, edges repeated): by `stride` to the padded
     input, cut to its `resized` region, then to `original`, followed by `> threshold`. The enlarged images are never
-    made: the largest array is float32 [original width, min(original height, 4 * h)], for one mask at a time.
+    made: of one mask at a time, a chunk of columns is (about 2**18 values), and which pixels of it are inside.
 
     Args:
         probabilities: float32 [n, h, w] in [0, 1], one map per instance; the padded input is
@@ -279,7 +279,7 @@ def _edges_between_knots(values: np.ndarray, knots: np.ndarray, plan: _Plan) -> 
     before = change - column * values.shape[1]
     knots = np.concatenate([knots[:1] - 1, knots, knots[-1:] + 1])
     here, there = values.ravel()[change].astype(np.float64), values.ravel()[change + 1]
-    zero = knots[before] + here / (here - there) * np.diff(knots, append=0)[before]
+    zero = knots[before] + here / (here - there) * np.diff(knots)[before]
     # Columns end negative, so that changes alternate between up and down. A row exactly at zero is outside.
     row = np.empty(len(zero), np.int64)
     row[0::2] = _count_samples(plan, zero[0::2], np.less_equal)

@@ -68,7 +68,7 @@ class Predictor(Pipeline):
             threads: CPU threads of the network; by default what the user set OMP_NUM_THREADS to, else all cores of
                 the process.
             keep_memory: let onnxruntime keep what it frees for the next image: a tenth faster, but for images of many
-                sizes the process grows.
+                sizes the process grows. OpenVINO keeps within bounds by itself.
             progress: called with (bytes so far, bytes in all or None) while a published file is fetched.
 
         Raises:
@@ -156,14 +156,27 @@ class Predictor(Pipeline):
         weights: str | os.PathLike[str] | None = None,
         *,
         engine: Engine = "auto",
+        precision: Literal["fp32", "bf16"] = "fp32",
         threads: int | None = None,
+        keep_memory: bool = True,
         progress: Progress | None = None,
     ) -> "Predictor":
-        """A published system by name, fetched on first use; or a configuration file with its weights."""
+        """A published system by name, fetched on first use; or a configuration file with its weights.
+
+        The other arguments and the errors are those of `Predictor`.
+        """
         config = name
         if weights is None and not isinstance(name, Config) and str(name) in ZOO:
             config, weights = zoo_entry(str(name)).config, str(name)
-        return cls(config, weights=weights, engine=engine, threads=threads, progress=progress)
+        return cls(
+            config,
+            weights=weights,
+            engine=engine,
+            precision=precision,
+            threads=threads,
+            keep_memory=keep_memory,
+            progress=progress,
+        )
 
     def detect(self, batch: np.ndarray) -> DetectionArrays:
         """What is found in prepared images, float32 [N, 3, H, W]; PredictionError where the output is not finite."""

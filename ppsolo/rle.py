@@ -170,7 +170,9 @@ def mask_boxes_xywh(rles: Sequence[Rle]) -> np.ndarray:
     """Tight boxes as COCO files have them: float64 [n, 4], left, top, width, height in pixels; zeros if empty."""
     if len(rles) == 0:
         return np.zeros((0, 4))
-    return _API.toBbox(list(rles))
+    boxes = _API.toBbox(list(rles))
+    boxes[mask_areas(rles) == 0] = 0  # of an empty mask with runs of length 0, pycocotools tells anything
+    return boxes
 
 
 def _read_polygon(polygon: object) -> np.ndarray:

@@ -4,6 +4,7 @@ import numpy as np
 import paddle
 import pytest
 
+from ppsolo import detection
 from ppsolo.cpu import _openblas_threads, single_threaded_products
 from ppsolo.detection import DetectionArrays, HostPostprocess, RawArrays
 from ppsolo.errors import PredictionError
@@ -63,14 +64,21 @@ def test_later_cells_are_left_out():
     made = []
 
     class Counting(HostPostprocess):
-        def _mask_statistics(self, kernels, features):
+        def _mask_statistics(self, kernels, features, *, keep):
             made.append(len(kernels))
-            return super()._mask_statistics(kernels, features)
+            return super()._mask_statistics(kernels, features, keep=keep)
 
     settings, raw = SOLOv2Postprocess(max_instances=10), raw_arrays(5, classes=90, shift=-2.0)
     raw = raw._replace(kernels=[5 * x for x in raw.kernels])  # so that maskness is near 1
     assert_same(Counting(settings)(raw), in_paddle(settings, raw))
     assert sum(made) < sum(grid * grid for grid in GRIDS) / 2
+
+
+@pytest.mark.parametrize("blocks", [0, 1])
+def test_masks_that_were_not_kept_are_made_again(blocks, monkeypatch):
+    monkeypatch.setattr(detection, "_KEPT_BLOCKS", blocks)
+    settings, raw = SOLOv2Postprocess(max_instances=10), raw_arrays(5)
+    assert_same(HostPostprocess(settings)(raw), in_paddle(settings, raw))
 
 
 @pytest.mark.parametrize("threshold", [0.0, 0.3, 0.9, 1.0])

@@ -150,3 +150,9 @@ def test_masks_of_one_size_are_decoded_together():
     decoded = decode_masks([encode_mask(mask) for mask in masks], (7, 5))
     assert decoded.dtype == np.uint8 and np.array_equal(decoded, masks)
     assert decode_masks([], (7, 5)).shape == (0, 7, 5)
+
+
+@pytest.mark.parametrize("runs", [[20, 0], [10, 0, 10], [19, 0, 1], [0, 0, 20], [20]])
+def test_an_empty_mask_may_have_runs_of_nothing(runs):
+    rle = read_segmentation({"size": [4, 5], "counts": runs}, (4, 5))
+    assert not mask_boxes([rle]).any() and not decode_masks([rle], (4, 5)).any()

@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -63,13 +63,19 @@ class BatchMaker:
 
     def targets(self, samples: Sequence[TrainingSample], size: tuple[int, int]) -> BatchTargets:
         """The targets of samples that share a batch of this padded (height, width)."""
-        settings: dict[str, Any] = {
-            "num_grids": self.num_grids,
-            "scale_ranges": self.scale_ranges,
-            "sampling_radius": self.sampling_radius,
-        }
         return collate_targets(
-            [make_targets(sample.boxes, sample.labels, sample.masks, size, **settings) for sample in samples]
+            [
+                make_targets(
+                    sample.boxes,
+                    sample.labels,
+                    sample.masks,
+                    size,
+                    num_grids=self.num_grids,
+                    scale_ranges=self.scale_ranges,
+                    sampling_radius=self.sampling_radius,
+                )
+                for sample in samples
+            ]
         )
 
     def _sample(self, epoch: int, index: int) -> TrainingSample:

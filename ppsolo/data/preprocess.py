@@ -62,7 +62,7 @@ class Preprocess:
         return chw, ImageSize(original, resized, (chw.shape[1], chw.shape[2]))
 
     def _fill(self, planes: np.ndarray, image: np.ndarray, ratios: tuple[float, float]) -> None:
-        """The image, resized and normalised, into float32 [3, H, W]; by channels, which gives the same numbers."""
+        """The image, resized and normalised, into float32 [3, H, W]; by channels, the same but for rounding."""
         if self.normalize_first and min(ratios) >= 1.0:
             for plane, levels, channel in zip(planes, self._normalized_levels, cv2.split(image), strict=True):
                 _resize(cv2.LUT(channel, levels), ratios, plane)

@@ -13,10 +13,11 @@ if TYPE_CHECKING:
 POSTPROCESS = "postprocess."
 
 
-def half_precision(file: str | os.PathLike[str]) -> bytes:
-    """The content of a model file with the network in float16; its input, outputs and postprocessing stay float32.
+def half_precision(source: str | os.PathLike[str] | bytes) -> bytes:
+    """The content of a model, given as file or content, with its network in float16.
 
-    Areas, overlaps and scores need more than the 11 bits of float16, and the network takes nearly all of the time.
+    Its input, outputs and postprocessing stay float32:
+    areas, overlaps and scores need more than the 11 bits of float16, and the network takes nearly all of the time.
     Raises ExportError: onnx or onnxruntime is missing.
     """
     try:
@@ -24,7 +25,7 @@ def half_precision(file: str | os.PathLike[str]) -> bytes:
         from onnxruntime.transformers.float16 import convert_float_to_float16
     except ImportError as error:
         raise ExportError(f"fp16 needs the package {error.name}: pip install 'ppsolo[onnx]'") from error
-    model = onnx.load(file)
+    model = onnx.load_from_string(source) if isinstance(source, bytes) else onnx.load(source)
     nodes, outputs = list(model.graph.node), list(model.graph.output)
     rest = [node for node in nodes if node.name.startswith(POSTPROCESS)]
     constants = {constant.name: constant for constant in model.graph.initializer}

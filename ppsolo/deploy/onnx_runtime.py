@@ -7,6 +7,7 @@ import numpy as np
 
 from ppsolo.cpu import available_cores
 from ppsolo.deploy.graph import OUTPUTS
+from ppsolo.deploy.onnx_half import half_precision
 from ppsolo.detection import DetectionArrays
 from ppsolo.errors import ExportError
 
@@ -18,7 +19,7 @@ OPTIONS = {"cpu": {}, "gpu": {"use_tf32": "0", "cudnn_conv_algo_search": "HEURIS
 class OnnxSession:
     """A graph in onnxruntime: image batch in, the graph's outputs out.
 
-    description: the runtime, its version, device and threads, in one line.
+    description: the runtime, its version, device, precision and threads, in one line.
     """
 
     def __init__(
@@ -27,6 +28,7 @@ class OnnxSession:
         outputs: Sequence[str],
         *,
         device: str = "cpu",
+        precision: str = "fp32",
         threads: int | None = None,
         keep_memory: bool = True,
     ):
@@ -35,6 +37,7 @@ class OnnxSession:
         Args:
             model: the file, or its content.
             device: "cpu" or "gpu".
+            precision: "fp32", or on a GPU "fp16", in which the network then computes.
             threads: CPU threads for one batch; as many as the process may use if None.
             keep_memory: keep what is freed, in an arena, for the next batch: a tenth faster, but it takes further
                 blocks as mixtures of image sizes come along and gives none back.
@@ -49,6 +52,10 @@ class OnnxSession:
             raise ValueError(f"device is {device!r}, choose one of {', '.join(PROVIDERS)}")
         if PROVIDERS[device] not in onnxruntime.get_available_providers():
             raise ExportError("this onnxruntime has no CUDA: pip install onnxruntime-gpu in its place, or take the CPU")
+        if precision not in ("fp32", "fp16"):
+            raise ExportError(f"onnxruntime computes in fp32 or fp16, not {precision}")
+        if precision == "fp16" and device != "gpu":
+            raise ExportError("fp16 runs on a GPU: add device='gpu', or take precision='fp32'")
         threads = threads or available_cores()
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
@@ -56,6 +63,8 @@ class OnnxSession:
         options.enable_cpu_mem_arena = keep_memory
         source = model if isinstance(model, bytes) else os.fspath(model)
         name = "the model" if isinstance(model, bytes) else source
+        if precision == "fp16":
+            source = half_precision(model)
         try:
             providers = [(PROVIDERS[device], OPTIONS[device])]
             self._session = onnxruntime.InferenceSession(source, options, providers=providers)
@@ -65,7 +74,7 @@ class OnnxSession:
         if missing or [value.name for value in self._session.get_inputs()] != ["image"]:
             raise ExportError(f"{name} is no such graph of ppsolo: it lacks {', '.join(sorted(missing) or ['image'])}")
         self._outputs = list(outputs)
-        self.description = f"onnxruntime {onnxruntime.__version__}, {device}"
+        self.description = f"onnxruntime {onnxruntime.__version__}, {device}, {precision}"
         self.description += f", {threads} thread{'s'[: threads > 1]}" if device == "cpu" else ""
 
     def __call__(self, images: np.ndarray) -> list[np.ndarray]:
@@ -81,11 +90,14 @@ class OnnxEngine:
         model: str | os.PathLike[str] | bytes,
         *,
         device: str = "cpu",
+        precision: str = "fp32",
         threads: int | None = None,
         keep_memory: bool = True,
     ):
         """As `OnnxSession`."""
-        self._session = OnnxSession(model, OUTPUTS, device=device, threads=threads, keep_memory=keep_memory)
+        self._session = OnnxSession(
+            model, OUTPUTS, device=device, precision=precision, threads=threads, keep_memory=keep_memory
+        )
         self.description = self._session.description
 
     def run(self, images: np.ndarray) -> DetectionArrays:

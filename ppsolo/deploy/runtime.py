@@ -157,11 +157,11 @@ def load(
     if runtime == "onnxruntime":
         from ppsolo.deploy.onnx_runtime import OnnxEngine, OnnxSession
 
-        model = _onnx_model(directory / ONNX_FILE, device, precision)
+        options = {"device": device, "precision": precision, "threads": threads, "keep_memory": keep_memory}
+        file = directory / ONNX_FILE
         if host is not None:
-            raw = OnnxSession(model, RAW_OUTPUTS, device=device, threads=threads, keep_memory=keep_memory)
-            return ExportedPredictor(facts, NetworkEngine(raw, host))
-        return ExportedPredictor(facts, OnnxEngine(model, device=device, threads=threads, keep_memory=keep_memory))
+            return ExportedPredictor(facts, NetworkEngine(OnnxSession(file, RAW_OUTPUTS, **options), host))
+        return ExportedPredictor(facts, OnnxEngine(file, **options))
     from ppsolo.deploy.paddle_inference import PaddleEngine, PaddleSession
 
     session = PaddleSession(
@@ -174,19 +174,6 @@ def load(
         tensorrt_shapes=[_with_fixed_sides(shape, facts.input_shape) for shape in tensorrt_shapes],
     )
     return ExportedPredictor(facts, PaddleEngine(session) if host is None else NetworkEngine(session, host))
-
-
-def _onnx_model(file: Path, device: str, precision: str) -> Path | bytes:
-    """What onnxruntime is to load."""
-    if precision == "fp32":
-        return file
-    if precision != "fp16":
-        raise ExportError(f"onnxruntime computes in fp32 or fp16, not {precision}")
-    if device != "gpu":
-        raise ExportError("fp16 runs on a GPU: add device='gpu', or take precision='fp32'")
-    from ppsolo.deploy.onnx_half import half_precision
-
-    return half_precision(file)
 
 
 def _with_fixed_sides(shape: tuple[int, int, int], input_shape: tuple[int, int, int, int]) -> tuple[int, int, int]:

@@ -57,10 +57,10 @@ class _Runner(Protocol):
 def benchmark(sides: Sequence[Side], *, repeats: int, warm_up: int, progress: Callback | None = None) -> dict[str, Any]:
     """Measure the sides in turn, `repeats` times after `warm_up` rounds that do not count.
 
-    Returns what goes into the JSON: machine, versions, "gigaflops" of a large matrix product (the median of one in each
-    round), "floor_seconds", which the "multiply_adds" of the first side's convolutions take at that speed, and per side
-    its description, peak memory and, for each stage and the total, median, p90, p99, least and most seconds; images per
-    second by the median.
+    Returns what goes into the JSON: machine, versions, "gigaflops" of a large matrix product by the first side's
+    threads, on the CPU (the median over the rounds), "floor_seconds", which the "multiply_adds" of its convolutions take
+    at that speed, and per side its description, peak memory and, for each stage and the total, median, p90, p99, least and most
+    seconds; images per second by the median.
     Raises PpsoloError: a side cannot be had.
     """
     shape, multiply_adds = in_new_process(_count, sides[0].threads, sides[0])
@@ -83,7 +83,7 @@ def benchmark(sides: Sequence[Side], *, repeats: int, warm_up: int, progress: Ca
                 if number >= warm_up:
                     taken.append(seconds)
             if number >= warm_up:
-                speeds.append(matrix_product(repeats=1))
+                speeds.append(in_new_process(matrix_product, sides[0].threads))
             if progress is not None:
                 progress(number + 1, warm_up + repeats)
         for side, (_, connection), taken, result in zip(sides, workers, rounds, results, strict=True):

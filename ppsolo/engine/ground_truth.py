@@ -234,18 +234,19 @@ def detections_of(instances: Instances, *, image: int, truth: GroundTruth) -> Im
 
     Raises DatasetError if the size is not the image's, or a category is unknown.
     """
-    name, size = repr(truth.image_ids[image]), truth.size(image)
-    if instances.size != size:
+    name = repr(truth.image_ids[image])
+    if len(instances) > 0 and instances.size != truth.size(image):
         raise DatasetError(
-            f"{truth.source}: image {name} has the size (height, width) {instances.size}, not {size} as stated"
+            f"{truth.source}: image {name} has the size (height, width) {instances.size}, not {truth.size(image)} "
+            "as stated"
         )
     try:
-        categories = np.array([truth.category_index(i) for i in instances.category_ids], np.int32)
+        categories = [truth.category_index(instances.category_ids[label]) for label in instances.labels]
     except KeyError as error:
         raise DatasetError(f"image {name}: {truth.source} has no category {error}") from None
     return ImageResults(
         image=image,
-        category=categories[instances.labels],
+        category=np.array(categories, np.int32),
         score=instances.scores.astype(np.float64),
         masks=list(instances.rles),
         boxes=mask_boxes_xywh(instances.rles),

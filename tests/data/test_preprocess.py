@@ -95,5 +95,6 @@ def test_channels_one_by_one_give_the_numbers_of_the_image_in_one(recipe):
             expected = normal(cv2.resize(image.astype(np.float32), None, fx=fx, fy=fy))
         rows, columns = expected.shape[:2]
         chw, _ = preprocess(image)
-        np.testing.assert_array_equal(chw[:, :rows, :columns], expected.transpose(2, 0, 1))
+        # OpenCV 4 resizes floats of one channel with other roundings than of three.
+        np.testing.assert_allclose(chw[:, :rows, :columns], expected.transpose(2, 0, 1), atol=1e-6)
         assert not chw[:, rows:].any() and not chw[:, :, columns:].any()

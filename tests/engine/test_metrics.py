@@ -468,3 +468,21 @@ def test_instances_count_as_their_entries_do():
     other.size = (5, 5)
     with pytest.raises(DatasetError, match=r"has the size \(height, width\) \(5, 5\)"):
         CocoEvaluator(truth).add(image_id, other)
+
+
+def test_only_what_was_found_must_be_known():
+    truth = {**made_up(0)[0], "images": [{"id": 3}]}
+    truth["annotations"] = []
+    nothing = Instances(
+        rles=[], scores=np.zeros(0), labels=np.zeros(0, int), size=(9, 9), class_names=["a", "b"], category_ids=[1, 2]
+    )
+    evaluator = CocoEvaluator(truth)
+    evaluator.add(3, nothing)
+    assert evaluator.summarize()["detections"] == 0
+    truth["images"] = [{"id": 3, "height": 4, "width": 5}]
+    mask = read_segmentation({"size": [4, 5], "counts": [3, 17]}, (4, 5))
+    unknown = Instances(
+        rles=[mask], scores=np.ones(1), labels=np.ones(1, int), size=(4, 5), class_names=["a", "b"], category_ids=[9, 6]
+    )
+    with pytest.raises(DatasetError, match="has no category 6"):
+        CocoEvaluator(truth).add(3, unknown)
