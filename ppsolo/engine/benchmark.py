@@ -58,9 +58,9 @@ def benchmark(sides: Sequence[Side], *, repeats: int, warm_up: int, progress: Ca
     """Measure the sides in turn, `repeats` times after `warm_up` rounds that do not count.
 
     Returns what goes into the JSON: machine, versions, "gigaflops" of a large matrix product by the first side's
-    threads, on the CPU (the median over the rounds), "floor_seconds", which the "multiply_adds" of its convolutions take
-    at that speed, and per side its description, peak memory and, for each stage and the total, median, p90, p99, least and most
-    seconds; images per second by the median.
+    threads, on the CPU (the median over the rounds), "floor_seconds", which the "multiply_adds" of its convolutions
+    take at that speed, and per side its description, peak memory and, for each stage and the total, median, p90, p99,
+    least and most seconds; images per second by the median.
     Raises PpsoloError: a side cannot be had.
     """
     shape, multiply_adds = in_new_process(_count, sides[0].threads, sides[0])

@@ -58,7 +58,7 @@ def test_a_missing_package_is_named(missing, monkeypatch):
 
 def test_description():
     session = OnnxSession(foreign_graph("image"), ["scores"], threads=1)
-    assert session.description.startswith("onnxruntime ") and session.description.endswith("cpu, 1 thread")
+    assert session.description.startswith("onnxruntime ") and session.description.endswith("cpu, fp32, 1 thread")
     assert session(np.float32([-1, 2]))[0].tolist() == [0, 2]
 
 
