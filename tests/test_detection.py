@@ -146,3 +146,16 @@ def test_products_have_one_thread_within_and_theirs_again_after():
         assert get() == 2
     finally:
         put(before)
+
+
+def test_the_mean_of_a_large_mask_is_exact_in_paddle_too():
+    raw = raw_arrays(6, shift=-50.0)
+    raw.category_logits[0][0, 1, 2, 2] = 3.0
+    raw.kernels[0][0, :, 2, 2] = 1.0
+    features = np.random.default_rng(0).uniform(0.5, 1.0, (1, raw.mask_features.shape[1], 600, 512))
+    raw = raw._replace(mask_features=features.astype(np.float32))
+    (score,) = in_paddle(SOLOv2Postprocess(), raw).scores
+    logits = features[0].sum(axis=0)
+    expected = (1 / (1 + np.exp(-logits))).mean() / (1 + np.exp(-3.0))
+    assert abs(score - expected) < 2e-6
+    assert abs(HostPostprocess(SOLOv2Postprocess())(raw).scores[0] - expected) < 2e-6

@@ -105,7 +105,8 @@ class SOLOv2Postprocess:
 
         # One mask a slot, whatever the number of classes that its score passes: [N, K, h w].
         probabilities = F.sigmoid(paddle.matmul(kernels, raw.mask_features.flatten(start_axis=2)))
-        pairs = scores * self._mask_scores(probabilities, strides).unsqueeze(2)
+        maskness = self._mask_scores(probabilities, strides, height=sides(raw.mask_features)[2])
+        pairs = scores * maskness.unsqueeze(2)
 
         # The best pairs of slot and class: [N, P].
         classes = raw.category_logits[0].shape[1]
@@ -145,11 +146,17 @@ class SOLOv2Postprocess:
         scores = scores * (scores > self.score_threshold).astype(scores.dtype)
         return scores, _pick(kernels, cells), paddle.gather(strides, cells.flatten()).reshape(sides(cells))
 
-    def _mask_scores(self, probabilities: paddle.Tensor, strides: paddle.Tensor) -> paddle.Tensor:
-        """Maskness (SOLOv2 sec. 3.3) [N, K]: the mean probability inside the mask, zero where that is too small."""
+    def _mask_scores(
+        self, probabilities: paddle.Tensor, strides: paddle.Tensor, *, height: int | paddle.Tensor
+    ) -> paddle.Tensor:
+        """Maskness (SOLOv2 sec. 3.3) [N, K]: the mean probability inside the mask, zero where that is too small.
+
+        Sums are taken over each row first: a running sum of 100,000 float32 is wrong by more than 1e-4.
+        """
         inside = (probabilities > self.mask_threshold).astype(probabilities.dtype)
         areas = inside.sum(axis=2)
-        means = (probabilities * inside).sum(axis=2) / areas.clip(min=1.0)
+        within = (probabilities * inside).reshape([*sides(probabilities)[:2], height, -1])
+        means = within.sum(axis=3).sum(axis=2) / areas.clip(min=1.0)
         return means * (areas > strides).astype(means.dtype)
 
 
