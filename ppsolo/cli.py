@@ -92,7 +92,12 @@ def infer(options: argparse.Namespace) -> int:
 
 def benchmark(options: argparse.Namespace) -> int:
     """Time predictors, exported directories and peers side by side on one picture."""
-    config = load_config(options.config, options.override)
+    configs = [
+        load_config(
+            options.config, [*options.override, *([] if most is None else [f"postprocess.max_instances={most}"])]
+        )
+        for most in options.instances or [None]
+    ]
     if options.repeats < 1 or options.warm_up < 0:
         raise ConfigError("--repeats takes at least 1, --warm_up at least 0")
     exports = any(Path(side).is_dir() for side in options.sides)
@@ -117,6 +122,7 @@ def benchmark(options: argparse.Namespace) -> int:
             )
             for name in [*options.sides, *options.peer]
         ]
+        for config in configs
         for batch in options.batch
         for threads in options.threads or [default_threads()]
         for height in options.height or [None]
@@ -467,6 +473,9 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--batch", nargs="+", type=int, default=[1], metavar="N", help="images a batch, or a curve")
     command.add_argument("--threads", nargs="+", type=int, metavar="N", help="default: all cores; or a curve")
     command.add_argument("--height", nargs="+", type=int, metavar="N", help="scale the picture to it first, or a curve")
+    command.add_argument(
+        "--instances", nargs="+", type=int, metavar="N", help="kept at most, but by exports; or a curve"
+    )
     _add_device(command, "exported directories")
     command.add_argument("--repeats", type=int, default=7, metavar="N", help="rounds that count, default: %(default)s")
     command.add_argument("--warm_up", type=int, default=1, metavar="N", help="rounds before, default: %(default)s")
