@@ -1,11 +1,11 @@
 """Measure what evaluation costs around the network, beside the usual way, on drawn detections."""
 
 import argparse
-import json
 import sys
 
-from ppsolo.atomic import atomic_writer
 from ppsolo.engine.evaluation_benchmark import benchmark_evaluation
+from ppsolo.engine.report import write_report
+from ppsolo.errors import PpsoloError
 from ppsolo.progress import Progress
 
 
@@ -19,8 +19,10 @@ def main() -> int:
         parser.exit(2, "benchmark_evaluation: error: --images and --instances take at least 1\n")
     with Progress("evaluation", unit="images") as progress:
         result = benchmark_evaluation(images=options.images, instances=options.instances, progress=progress.update)
-    with atomic_writer(options.output, "w") as stream:
-        json.dump(result, stream, indent=1)
+    try:
+        write_report(result, options.output)
+    except PpsoloError as error:
+        parser.exit(2, f"benchmark_evaluation: error: {error}\n")
     sys.stdout.write(
         f"{result['images']} images of {result['instances']} instances: {result['seconds']:.1f} s, the usual way "
         f"{result['usual_seconds']:.1f} s, ratio {result['of_usual']:.3f}; AP {result['AP']:.4f} and "

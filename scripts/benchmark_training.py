@@ -1,11 +1,10 @@
 """Measure reading, targets and training steps, and write them as JSON beside a baseline's figures."""
 
 import argparse
-import json
 import sys
 from pathlib import Path
 
-from ppsolo.atomic import atomic_writer
+from ppsolo.engine.report import write_report
 from ppsolo.engine.training_benchmark import benchmark, read_baseline
 from ppsolo.errors import PpsoloError
 
@@ -29,10 +28,9 @@ def main() -> int:
     try:
         baseline = None if options.baseline is None else read_baseline(options.baseline)
         result = benchmark(data, figures=tuple(options.figures), baseline=baseline, progress=say)
+        write_report(result, options.output)
     except PpsoloError as error:
         parser.exit(2, f"benchmark_training: error: {error}\n")
-    with atomic_writer(options.output, "w") as stream:
-        json.dump(result, stream, indent=1)
     return 0
 
 

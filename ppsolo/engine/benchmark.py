@@ -1,6 +1,5 @@
 """A benchmark: several ways to the same answer, alternating in one run, beside what the arithmetic allows."""
 
-import json
 import multiprocessing
 import resource
 import time
@@ -14,9 +13,9 @@ from typing import Any, Literal, Protocol
 import cv2
 import numpy as np
 
-from ppsolo.atomic import atomic_writer
 from ppsolo.data.images import read_image, write_image
 from ppsolo.engine.machine import in_new_process, machine, matrix_product
+from ppsolo.engine.report import write_report
 from ppsolo.errors import ConfigError, PpsoloError
 from ppsolo.schema import Config
 
@@ -125,12 +124,7 @@ def benchmark_curve(
 
 def write_benchmark(reports: Sequence[Mapping[str, Any]], file: Path) -> list[str]:
     """Write the JSON, and the last point's chart as PNG beside it; returns a line for each side of each point."""
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_writer(file, "w") as stream:
-            json.dump(reports, stream, indent=1)
-    except OSError as error:
-        raise PpsoloError(f"cannot write {file}: {error.strerror or error}") from None
+    write_report(reports, file)
     write_image(file.with_suffix(".png"), chart(reports[-1]))
     return [_line(side, report["floor_seconds"]) for report in reports for side in report["sides"]]
 

@@ -1,7 +1,7 @@
 """An evaluation's report as a table for people and as a JSON file."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +37,7 @@ def format_report(report: Mapping[str, Any], *, per_class: bool = False) -> str:
     return "\n".join(lines)
 
 
-def write_report(report: Mapping[str, Any], path: str | Path) -> None:
+def write_report(report: Mapping[str, Any] | Sequence[Any], path: str | Path) -> None:
     """Write a report as JSON, whole or not at all; folders on the way are made.
 
     Raises PpsoloError naming `path` if it cannot be written.
