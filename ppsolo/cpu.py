@@ -8,6 +8,8 @@ import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from ppsolo.errors import ExportError
+
 _MKL_KERNELS = "MKL_DEBUG_CPU_TYPE"
 _AVX2_KERNELS, _AVX512_KERNELS = "5", "7"
 _AVX512_FLAGS = {"avx512f", "avx512bw", "avx512dq", "avx512vl"}
@@ -123,6 +125,12 @@ def cpu_facts() -> dict[str, str]:
 def has_bfloat16() -> bool:
     """Whether the CPU multiplies bfloat16 by itself; without, it is slower than float32."""
     return not {"avx512_bf16", "amx_bf16"}.isdisjoint(cpu_facts().get("flags", "").split())
+
+
+def require_bfloat16() -> None:
+    """Raises ExportError where the CPU has no bfloat16."""
+    if not has_bfloat16():
+        raise ExportError("this CPU has no bfloat16 (avx512_bf16 or amx_bf16): take precision='fp32'")
 
 
 def _foreign_kernels(facts: dict[str, str]) -> str | None:

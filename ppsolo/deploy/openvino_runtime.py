@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from ppsolo.cpu import default_threads, has_bfloat16
+from ppsolo.cpu import default_threads, require_bfloat16
 from ppsolo.errors import ExportError
 
 PRECISIONS = {"fp32": "f32", "bf16": "bf16"}
@@ -40,8 +40,8 @@ class OpenVinoSession:
         """
         if precision not in PRECISIONS:
             raise ExportError(f"OpenVINO computes in {' or '.join(PRECISIONS)} here, not {precision}")
-        if precision == "bf16" and not has_bfloat16():
-            raise ExportError("this CPU has no bfloat16 (avx512_bf16 or amx_bf16): take precision='fp32'")
+        if precision == "bf16":
+            require_bfloat16()
         try:
             import openvino
             from openvino.frontend import ConversionExtension
@@ -63,8 +63,7 @@ class OpenVinoSession:
                 raise ExportError(f"{name} is no network of ppsolo: its outputs are {', '.join(names)}")
             self._request = core.compile_model(graph, "CPU", settings).create_infer_request()
         except RuntimeError as error:
-            reason = " ".join(str(error).split())
-            raise ExportError(f"{name} cannot be loaded by OpenVINO {openvino.__version__}: {reason}") from error
+            raise ExportError(f"{name} cannot be loaded by OpenVINO {openvino.__version__}: {error}") from error
         self._outputs = range(len(names))
         self._lock = threading.Lock()  # a request holds the outputs of one batch
         version = openvino.__version__.partition("-")[0]

@@ -10,7 +10,7 @@ import paddle
 from paddle import inference
 from paddle.version import full_version as PADDLE_VERSION
 
-from ppsolo.cpu import has_bfloat16, keep_freed_memory
+from ppsolo.cpu import keep_freed_memory, require_bfloat16
 from ppsolo.detection import DetectionArrays
 from ppsolo.errors import ExportError
 
@@ -159,5 +159,4 @@ def _check_request(device: str, precision: str, onednn: bool, tensorrt: bool) ->
     if precision == "bf16":
         if device != "cpu" or not onednn:
             raise ExportError("bf16 runs on a CPU through oneDNN: take device='cpu', onednn=True")
-        if not has_bfloat16():
-            raise ExportError("this CPU has no bfloat16 (avx512_bf16 or amx_bf16): take precision='fp32'")
+        require_bfloat16()

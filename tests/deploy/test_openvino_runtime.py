@@ -5,8 +5,9 @@ import sys
 import numpy as np
 import pytest
 
+from ppsolo import cpu
 from ppsolo.cpu import has_bfloat16
-from ppsolo.deploy import load, openvino_runtime
+from ppsolo.deploy import load
 from ppsolo.deploy.export import export_model
 from ppsolo.deploy.openvino_runtime import OpenVinoSession
 from ppsolo.errors import ExportError
@@ -55,7 +56,7 @@ def test_what_cannot_be_had_is_refused(network, exported, tmp_path, monkeypatch)
     ):
         with pytest.raises(ExportError, match=message):
             load(directory, engine="openvino", **options)
-    monkeypatch.setattr(openvino_runtime, "has_bfloat16", lambda: False)
+    monkeypatch.setattr(cpu, "has_bfloat16", lambda: False)
     with pytest.raises(ExportError, match="no bfloat16"):
         load(network, engine="openvino", precision="bf16")
 
