@@ -30,24 +30,22 @@ def half_precision(source: str | os.PathLike[str] | bytes) -> bytes:
     rest = [node for node in nodes if node.name.startswith(POSTPROCESS)]
     constants = {constant.name: constant for constant in model.graph.initializer}
     own = {name: onnx.TensorProto.FromString(constants[name].SerializeToString()) for name in _read(rest, constants)}
-    if rest:
-        del model.graph.node[:], model.graph.output[:]
-        model.graph.node.extend(node for node in nodes if not node.name.startswith(POSTPROCESS))
-        model.graph.output.extend(
-            onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None) for name in RAW_OUTPUTS
-        )
-        read = _read(model.graph.node, constants)
-        del model.graph.initializer[:]
-        model.graph.initializer.extend(constants[name] for name in constants if name in read)
+    del model.graph.node[:], model.graph.output[:]
+    model.graph.node.extend(node for node in nodes if not node.name.startswith(POSTPROCESS))
+    model.graph.output.extend(
+        onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None) for name in RAW_OUTPUTS
+    )
+    read = _read(model.graph.node, constants)
+    del model.graph.initializer[:]
+    model.graph.initializer.extend(constants[name] for name in constants if name in read)
     half = convert_float_to_float16(model, keep_io_types=True)
-    if rest:
-        del half.graph.output[:]
-        half.graph.output.extend(outputs)
-        _rename(rest, {name: POSTPROCESS + name for name in own})
-        half.graph.node.extend(rest)
-        for name, constant in own.items():
-            constant.name = POSTPROCESS + name
-            half.graph.initializer.append(constant)
+    del half.graph.output[:]
+    half.graph.output.extend(outputs)
+    _rename(rest, {name: POSTPROCESS + name for name in own})
+    half.graph.node.extend(rest)
+    for name, constant in own.items():
+        constant.name = POSTPROCESS + name
+        half.graph.initializer.append(constant)
     return half.SerializeToString()
 
 
