@@ -123,8 +123,7 @@ class HostPostprocess:
         found = find_candidates(raw, self._settings)
         if len(found.highest) == 0:  # otherwise features are seen in the masks that are made of them
             _check_finite(self._map(lambda row: float(row.sum()), features))
-        statistics: list[MaskStatistics] = []
-        pairs, scores = self._best(found, features, statistics)
+        pairs, scores, statistics = self._best(found, features)
         cells = found.pairs.cells[pairs]
         kept = [row for block in statistics for row in block.probabilities]
         masks = np.empty((len(pairs), features.shape[1]), np.float32)
@@ -137,14 +136,11 @@ class HostPostprocess:
             np.array([len(scores)]),
         )
 
-    def _best(
-        self, found: Candidates, features: np.ndarray, statistics: list[MaskStatistics]
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """The pairs that survive, int64 [M], and their decayed scores, float32 [M], the best first.
-
-        statistics: empty; gets those of the blocks of cells that were taken.
-        """
+    def _best(self, found: Candidates, features: np.ndarray) -> tuple[np.ndarray, np.ndarray, list[MaskStatistics]]:
+        """The pairs that survive, int64 [M], their decayed scores, float32 [M], the best first, and the statistics of
+        the blocks of cells that were taken."""
         settings, cells = self._settings, len(found.highest)
+        statistics: list[MaskStatistics] = []
         taken = 0
         while taken < cells:
             block = slice(taken, min(taken + settings.max_instances, cells))
@@ -163,8 +159,8 @@ class HostPostprocess:
                 continue
             survivors = _falling(decayed)[: settings.max_instances]
             survivors = survivors[decayed[survivors] >= np.float32(settings.update_threshold)]
-            return best[survivors], decayed[survivors]
-        return np.empty(0, np.int64), np.empty(0, np.float32)
+            return best[survivors], decayed[survivors], statistics
+        return np.empty(0, np.int64), np.empty(0, np.float32), statistics
 
     def _pair_scores(self, found: Candidates, statistics: list[MaskStatistics]) -> np.ndarray:
         """Class score times maskness (SOLOv2 sec. 3.3) of the pairs whose cell has been taken, zero of all others."""
