@@ -100,9 +100,8 @@ def benchmark(options: argparse.Namespace) -> int:
     ]
     if options.repeats < 1 or options.warm_up < 0:
         raise ConfigError("--repeats takes at least 1, --warm_up at least 0")
-    exports = any(Path(side).is_dir() for side in options.sides)
-    if (options.device, options.precision) != ("cpu", "fp32") and not exports:
-        raise ConfigError("--device and --precision are for exports: none of --sides is an exported directory")
+    if not any(Path(side).is_dir() for side in options.sides):
+        _refuse_device(options, "none of --sides is an exported directory")
     _import_paddle()
     from ppsolo.cpu import default_threads
     from ppsolo.engine.benchmark import Side, benchmark_curve, write_benchmark
@@ -154,8 +153,8 @@ def serve(options: argparse.Namespace) -> int:
     """Answer over HTTP: POST a picture to /predict, or try the page at /."""
     if (options.config is None) == (options.model_dir is None):
         raise ConfigError("what is to be served? Give a configuration (-c) or an exported directory (--model_dir)")
-    if options.config is not None and (options.device, options.precision) != ("cpu", "fp32"):
-        raise ConfigError("--device and --precision are for exports: give an exported directory (--model_dir)")
+    if options.config is not None:
+        _refuse_device(options, "give an exported directory (--model_dir)")
     config = None if options.config is None else load_config(options.config, options.override)
     _import_paddle()
     try:
@@ -563,6 +562,11 @@ def _add_device(command: argparse.ArgumentParser, what: str) -> None:
         default="fp32",
         help=f"of {what}: fp16 takes a GPU, bf16 a CPU that has it; default: %(default)s",
     )
+
+
+def _refuse_device(options: argparse.Namespace, remedy: str) -> None:
+    if (options.device, options.precision) != ("cpu", "fp32"):
+        raise ConfigError(f"--device and --precision are for exports: {remedy}")
 
 
 def _add_config(command: argparse.ArgumentParser, *, required: bool = True) -> None:

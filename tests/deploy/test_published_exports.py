@@ -1,6 +1,6 @@
 """Every published system at its own input size, exported: the instances of dygraph in a real photograph of 640x480.
 
-It takes half an hour: set PPSOLO_EVERY_EXPORT=1.
+It takes an hour or more: set PPSOLO_EVERY_EXPORT=1.
 """
 
 import functools
