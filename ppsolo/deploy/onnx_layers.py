@@ -12,7 +12,8 @@ from paddle import nn
 
 from ppsolo.deploy.graph import folded_batch_norm
 from ppsolo.deploy.onnx_writer import OnnxWriter
-from ppsolo.models.layers import ConvNorm, DeformableConv
+from ppsolo.models.deformable import DeformableConv
+from ppsolo.models.layers import ConvNorm
 
 BATCH_NORMS = (nn.BatchNorm2D, nn.SyncBatchNorm)
 ACTIVATIONS = {F.relu: "Relu", F.hardswish: "HardSwish"}

@@ -150,14 +150,16 @@ def summary(seconds: Sequence[float]) -> dict[str, float]:
 def count_multiply_adds(model: Any, images: Any) -> int:
     """The multiply-adds of a model's convolutions for one batch, by running it."""
     from paddle import nn
-    from paddle.vision.ops import DeformConv2D
+
+    from ppsolo.models.deformable import DeformableConv
 
     counts: list[int] = []
 
     def count(layer: Any, inputs: Any, output: Any) -> Any:
-        counts.append(int(np.prod(output.shape)) * int(np.prod(layer.weight.shape[1:])))
+        weight = (layer.conv if isinstance(layer, DeformableConv) else layer).weight
+        counts.append(int(np.prod(output.shape)) * int(np.prod(weight.shape[1:])))
 
-    layers = [layer for layer in model.sublayers() if isinstance(layer, nn.Conv2D | DeformConv2D)]
+    layers = [layer for layer in model.sublayers() if isinstance(layer, nn.Conv2D | DeformableConv)]
     hooks = [layer.register_forward_post_hook(count) for layer in layers]
     model(images)
     for hook in hooks:

@@ -1,4 +1,4 @@
-"""Blocks that every network is made of: convolution with norm, deformable convolution, coordinates, DropBlock.
+"""Blocks that every network is made of: convolution with norm, coordinates, resizing, DropBlock.
 
 All tensors are float32 NCHW unless said otherwise.
 """
@@ -10,6 +10,8 @@ from typing import Any
 import paddle
 import paddle.nn.functional as F
 from paddle import nn
+
+from ppsolo.models.deformable import DeformableConv
 
 NORMS = ("bn", "sync_bn", "gn")
 ACTIVATIONS = {"relu": F.relu, "hard_swish": F.hardswish}
@@ -39,40 +41,6 @@ def freeze(layer: nn.Layer) -> None:
     """Take every parameter of `layer` out of training; running statistics go on as the layer has it."""
     for parameter in layer.parameters():
         parameter.trainable = False
-
-
-class DeformableConv(nn.Layer):
-    """Modulated deformable convolution, DCNv2 (Zhu et al., arXiv 1811.11168, eq. 1), one deformable group.
-
-    `offset` predicts, per output pixel, 2 k^2 displacements as (dy, dx) pairs, taps in row-major order, and
-    then k^2 logits of the modulation. Starts as a plain convolution at half strength (all zero: sigmoid 0.5).
-    Input [N, in_channels, H, W], output [N, out_channels, H', W'].
-    """
-
-    def __init__(self, in_channels: int, out_channels: int, kernel_size: int, *, stride: int = 1, bias: bool = False):
-        super().__init__()
-        self.taps = kernel_size * kernel_size
-        self.offset = nn.Conv2D(
-            in_channels,
-            3 * self.taps,
-            kernel_size,
-            stride=stride,
-            padding=kernel_size // 2,
-            weight_attr=paddle.ParamAttr(initializer=nn.initializer.Constant(0.0)),
-            bias_attr=paddle.ParamAttr(initializer=nn.initializer.Constant(0.0)),
-        )
-        self.conv = paddle.vision.ops.DeformConv2D(
-            in_channels,
-            out_channels,
-            kernel_size,
-            stride=stride,
-            padding=kernel_size // 2,
-            bias_attr=None if bias else False,
-        )
-
-    def forward(self, x: paddle.Tensor) -> paddle.Tensor:
-        displacement, modulation = paddle.split(self.offset(x), [2 * self.taps, self.taps], axis=1)
-        return self.conv(x, displacement, F.sigmoid(modulation))
 
 
 class ConvNorm(nn.Layer):
