@@ -1,12 +1,15 @@
 """Deformable convolution, in Paddle's own kernel on a GPU and by its gather and matrix product on a CPU."""
 
+import math
+
 import numpy as np
 import paddle
 import paddle.nn.functional as F
 from paddle import nn
-from paddle.distributed.fleet.utils import recompute
 
-_GATHERED = 2**24  # values that are gathered at once
+from ppsolo.models.recompute import recomputed
+
+_GATHERED = 2**22  # values that are gathered at once
 
 
 class DeformableConv(nn.Layer):
@@ -44,12 +47,7 @@ class DeformableConv(nn.Layer):
         modulation = F.sigmoid(modulation)
         if not paddle.in_dynamic_mode() or not x.place.is_cpu_place():
             return self.conv(x, displacement, modulation)
-        arguments = (x, displacement, modulation, self.conv.weight, self.stride)
-        if self.training and not self.conv.weight.stop_gradient:
-            # What is gathered is 4 k^2 times as large as x: it is gathered again for the gradients, and not kept.
-            y = recompute(deformable_conv, *arguments, preserve_rng_state=False)
-        else:
-            y = deformable_conv(*arguments)
+        y = deformable_conv(x, displacement, modulation, self.conv.weight, self.stride)
         return y if self.conv.bias is None else y + self.conv.bias.reshape([1, -1, 1, 1])
 
 
@@ -65,48 +63,62 @@ def deformable_conv(
     """
     batch, channels, height, width = x.shape
     out_channels, _, kernel_size, _ = weight.shape
-    taps = kernel_size * kernel_size
     out_height, out_width = modulation.shape[2:]
-    places = out_height * out_width
+    taps, places = kernel_size * kernel_size, out_height * out_width
     displacement = displacement.reshape([batch, taps, 2, places]).transpose([0, 3, 1, 2])
-    rows, columns = _plain_positions(out_height, out_width, kernel_size, stride)
-    row, row_weight = _neighbours(displacement[..., 0] + rows, height)
-    column, column_weight = _neighbours(displacement[..., 1] + columns, width)
-    row_weight = row_weight * modulation.reshape([batch, taps, places, 1]).transpose([0, 2, 1, 3])
-    pixel = row.unsqueeze(-1) * width + column.unsqueeze(-2)  # [N, places, taps, 2, 2]
-    pixel = pixel.astype("int32").clip(0, height * width - 1)
-    share = row_weight.unsqueeze(-1) * column_weight.unsqueeze(-2)
-
+    positions = displacement + _plain_positions(out_height, out_width, kernel_size, stride)
+    modulation = modulation.reshape([batch, taps, places]).transpose([0, 2, 1])
     kernel = weight.transpose([2, 3, 1, 0]).reshape([taps * channels, out_channels])
     step = max(1, _GATHERED // (4 * taps * channels))
     results = []
     for i in range(batch):
         pixels = x[i].reshape([channels, height * width]).transpose([1, 0]).contiguous()
-        parts = []
-        for start in range(0, places, step):
-            size = min(step, places - start)
-            near = paddle.gather(pixels, pixel[i, start : start + size].reshape([-1]))
-            near = near.reshape([size * taps, 4, channels])
-            sampled = paddle.matmul(share[i, start : start + size].reshape([size * taps, 1, 4]), near)
-            parts.append(paddle.matmul(sampled.reshape([size, taps * channels]), kernel))
+        # What is gathered is 4 k^2 times as large as x: for the gradients it is gathered again, a part at a time.
+        parts = [
+            recomputed(_sampled_product, pixels, (height, width), positions[i, part], modulation[i, part], kernel)
+            for part in (slice(start, start + step) for start in range(0, places, step))
+        ]
         results.append(paddle.concat(parts).transpose([1, 0]))
     return paddle.stack(results).reshape([batch, out_channels, out_height, out_width])
 
 
-def _plain_positions(height: int, width: int, kernel_size: int, stride: int) -> tuple[paddle.Tensor, paddle.Tensor]:
-    """Row and column in the input of each tap for each of height x width outputs: float32 [height * width, k^2]."""
+def _sampled_product(
+    pixels: paddle.Tensor,
+    size: tuple[int, int],
+    positions: paddle.Tensor,
+    modulation: paddle.Tensor,
+    kernel: paddle.Tensor,
+) -> paddle.Tensor:
+    """The outputs at some places: bilinear samples at the positions (row, column) of their taps, times the kernel.
+
+    pixels: [H W, C], of size = (H, W). positions: [places, k^2, 2]. modulation: [places, k^2]. kernel: [k^2 C, O].
+    Returns [places, O].
+    """
+    height, width = size
+    samples = math.prod(modulation.shape)
+    row, row_share = _neighbours(positions[..., 0], height)
+    column, column_share = _neighbours(positions[..., 1], width)
+    share = (row_share * modulation.unsqueeze(-1)).unsqueeze(-1) * column_share.unsqueeze(-2)
+    pixel = (row.unsqueeze(-1) * width + column.unsqueeze(-2)).astype("int32").clip(0, height * width - 1)
+    near = paddle.gather(pixels, pixel.reshape([-1])).reshape([samples, 4, pixels.shape[1]])
+    sampled = paddle.matmul(share.reshape([samples, 1, 4]), near)
+    return paddle.matmul(sampled.reshape([-1, kernel.shape[0]]), kernel)
+
+
+def _plain_positions(height: int, width: int, kernel_size: int, stride: int) -> paddle.Tensor:
+    """Row and column in the input of each tap for each of height x width outputs: float32 [height * width, k^2, 2]."""
     taps = np.arange(kernel_size) - kernel_size // 2
     rows = stride * np.arange(height).repeat(width)[:, None] + taps.repeat(kernel_size)
     columns = stride * np.tile(np.arange(width), height)[:, None] + np.tile(taps, kernel_size)
-    return paddle.to_tensor(rows.astype(np.float32)), paddle.to_tensor(columns.astype(np.float32))
+    return paddle.to_tensor(np.stack([rows, columns], axis=-1).astype(np.float32))
 
 
 def _neighbours(position: paddle.Tensor, size: int) -> tuple[paddle.Tensor, paddle.Tensor]:
     """The two of `size` pixels around each position, and their shares, which are zero outside.
 
-    position: [...]. Returns two of [..., 2].
+    position: [...]. Returns two of [..., 2], the former without gradient.
     """
-    lower = paddle.floor(position)
+    lower = paddle.floor(position.detach())
     way = (position - lower).unsqueeze(-1)
     neighbours = paddle.stack([lower, lower + 1.0], axis=-1)
     pixels = neighbours.clip(0, size - 1)
