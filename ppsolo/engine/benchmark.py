@@ -57,9 +57,9 @@ def benchmark(sides: Sequence[Side], *, repeats: int, warm_up: int, progress: Ca
     """Measure the sides in turn, `repeats` times after `warm_up` rounds that do not count.
 
     Returns what goes into the JSON: machine, versions, "gigaflops" of a large matrix product by the first side's
-    threads, on the CPU (the median over the rounds), "floor_seconds", which the "multiply_adds" of its convolutions
-    take at that speed, and per side its description, peak memory and, for each stage and the total, median, p90, p99,
-    least and most seconds; images per second by the median.
+    threads, on the CPU, as `matrix_product` has them (the medians over the rounds), "floor_seconds", which the
+    "multiply_adds" of its convolutions take at the highest of these, and per side its description, peak memory and,
+    for each stage and the total, median, p90, p99, least and most seconds; images per second by the median.
     Raises PpsoloError: a side cannot be had.
     """
     shape, multiply_adds = in_new_process(_count, sides[0].threads, sides[0])
@@ -97,13 +97,13 @@ def benchmark(sides: Sequence[Side], *, repeats: int, warm_up: int, progress: Ca
             process.join(timeout=5)
             if process.is_alive():
                 process.terminate()
-    gigaflops = float(np.median(speeds))
+    gigaflops = {name: float(np.median([speed[name] for speed in speeds])) for name in speeds[0]}
     return {
         "machine": machine(),
         "input": shape,
         "multiply_adds": multiply_adds,
         "gigaflops": gigaflops,
-        "floor_seconds": 2 * multiply_adds / (gigaflops * 1e9),
+        "floor_seconds": 2 * multiply_adds / (max(gigaflops.values()) * 1e9),
         "repeats": repeats,
         "warm_up": warm_up,
         "sides": results,

@@ -9,7 +9,7 @@ import pytest
 from ppsolo import build_model, load_config, save_weights
 from ppsolo.data.images import read_image, write_image
 from ppsolo.engine.benchmark import Side, benchmark, count_multiply_adds, summary, write_benchmark
-from ppsolo.engine.machine import machine, matrix_product
+from ppsolo.engine.machine import in_new_process, machine, matrix_product
 from ppsolo.errors import PpsoloError
 from ppsolo.models.layers import ConvNorm
 
@@ -29,7 +29,7 @@ def test_numbers_of_a_summary():
 
 
 def test_what_a_measurement_was_made_on():
-    assert matrix_product((64, 64, 64), repeats=1) > 0
+    assert min(in_new_process(matrix_product, 1, (64, 64, 64), 1).values()) > 0
     found = machine()
     assert found["processor"] and found["cores"] >= 1 and found["threads"] >= 1 and found["memory_gb"] > 0
     assert {"python", "numpy", "pycocotools"} <= set(found["versions"])
@@ -50,7 +50,8 @@ def test_sides_are_measured_stage_by_stage(tmp_path, tiny):
     assert report["input"] == [2, 3, 64, 96] and report["multiply_adds"] > 1e6 and report["floor_seconds"] > 0
     assert measured["peak_memory_mb"] > 50 and len(measured["instances"]) == 2
     (line,) = write_benchmark([report], tmp_path / "out" / "benchmark.json")
-    assert "dygraph" in line and json.loads((tmp_path / "out" / "benchmark.json").read_text())[0]["gigaflops"] > 0
+    assert "dygraph" in line
+    assert set(json.loads((tmp_path / "out" / "benchmark.json").read_text())[0]["gigaflops"]) == {"numpy", "paddle"}
     assert (read_image(tmp_path / "out" / "benchmark.png") != 255).any()
 
 

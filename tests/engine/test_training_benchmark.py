@@ -41,7 +41,7 @@ def test_ratios(monkeypatch, training):
     """A machine of half the speed that takes twice the time is as good."""
     measured = {"seconds": {"median": 0.2, "min": 0.1, "max": 0.3, "n": 5}, "peak_rss_mb": 100.0}
     monkeypatch.setattr(training_benchmark, "in_new_process", lambda function, *_: function())
-    monkeypatch.setattr(training_benchmark, "matrix_product", lambda: 50.0)
+    monkeypatch.setattr(training_benchmark, "matrix_product", lambda: {"numpy": 20.0, "paddle": 50.0})
     monkeypatch.setattr(training_benchmark, "MEASURES", dict.fromkeys(("reader", "targets", "step"), lambda: measured))
     net = NETS["solov2_r50_fpn_1x_coco"]
     baseline = {
