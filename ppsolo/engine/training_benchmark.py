@@ -1,5 +1,7 @@
 """What training costs on this machine: reading, targets and whole steps, measured and put beside a baseline."""
 
+import contextlib
+import io
 import json
 import re
 import resource
@@ -14,10 +16,11 @@ import numpy as np
 
 from ppsolo.build import build_dataset, build_loader
 from ppsolo.config import load_config
-from ppsolo.data.augment import TrainingSample, augment
+from ppsolo.data.augment import augment
 from ppsolo.data.coco import load_sample
 from ppsolo.data.loader import TrainingBatch, TrainingLoader, padded_size
 from ppsolo.engine.machine import in_new_process, machine, matrix_product
+from ppsolo.engine.original import has_original, original_batches, original_sample, original_step, original_targets
 from ppsolo.errors import DatasetError
 from ppsolo.schema import Config
 
@@ -66,7 +69,8 @@ def benchmark(
     baseline: Mapping[str, Any] | None = None,
     progress: Callable[[str], None],
 ) -> Figures:
-    """Measure every case and compare it with the baseline, where there is one.
+    """Measure every case and compare it with the baseline, where there is one, and with PaddleDetection, where that is
+    installed beside us (`ppdet`): its training of the same images then runs after ours, in a process of its own.
 
     overrides: of the configurations: where the data are, above all. baseline: "machine", a text with the GFLOP/s of a
         matrix product, and "measurements", each with "path", "net", "batch_s" or "step_s" and "peak_rss_mb".
@@ -89,6 +93,15 @@ def benchmark(
             {**overrides, **case.sizes, "train.batch_size": 2, "data.num_workers": 0, "data.val_annotations": ""},
         )
         measured = in_new_process(MEASURES[case.figure], case.threads, config)
+        if has_original() and case.figure in ORIGINALS:
+            theirs = in_new_process(ORIGINALS[case.figure], case.threads, config)
+            measured = {
+                **measured,
+                "original_seconds": theirs["seconds"],
+                "original_peak_rss_mb": theirs["peak_rss_mb"],
+                "of_original": measured["seconds"]["median"] / theirs["seconds"]["median"],
+                "memory_of_original": measured["peak_rss_mb"] / theirs["peak_rss_mb"],
+            }
         entry = {
             "figure": case.figure,
             "net": NETS[case.system],
@@ -110,7 +123,9 @@ def format_measurement(entry: Mapping[str, Any]) -> str:
         f"{seconds['median']:.4f} s ({seconds['min']:.4f} to {seconds['max']:.4f}), {entry['peak_rss_mb']:.0f} MB"
     )
     if entry.get("of_original") is not None:
-        line += f"; {entry['of_original']:.3f} of the time of PaddleDetection's operator"
+        line += f"; {entry['of_original']:.3f} of the time of PaddleDetection"
+    if entry.get("memory_of_original") is not None:
+        line += f", {entry['memory_of_original']:.2f} of its memory"
     if entry.get("ratio") is not None:
         line += (
             f"; {entry['ratio']:.2f} of the baseline's time (aim {entry['aim']:.2f}), normalized "
@@ -132,7 +147,8 @@ def measure_targets(config: Config, *, batches: int = 40) -> Figures:
     "original_seconds" and "of_original", the ratio of the medians, stand beside; the peak memory is then of both.
     """
     maker = _loader(config).make_batch
-    original = _original_targets(config)
+    with contextlib.redirect_stdout(io.StringIO()):  # where PaddleDetection says what it could do with more packages
+        original = original_targets(config) if has_original() else None
     rng, times, theirs = np.random.default_rng(0), [], []
     for number in range(batches + 2):
         records = [maker.records[(2 * number + i) % len(maker.records)] for i in range(2)]
@@ -140,39 +156,13 @@ def measure_targets(config: Config, *, batches: int = 40) -> Figures:
         size = padded_size(samples)
         times.append(_seconds(lambda samples=samples, size=size: maker.targets(samples, size)))
         if original is not None:
-            prepared = [_original_sample(sample, size) for sample in samples]
+            prepared = [original_sample(sample, size) for sample in samples]
             theirs.append(_seconds(lambda prepared=prepared: original(prepared)))
     figures = _figures(times[2:])
     if original is not None:
         figures["original_seconds"] = _figures(theirs[2:])["seconds"]
         figures["of_original"] = figures["seconds"]["median"] / figures["original_seconds"]["median"]
     return figures
-
-
-def _original_targets(config: Config) -> Callable[[list[dict[str, Any]]], Any] | None:
-    """PaddleDetection's operator with the settings of a configuration; None where it is not installed."""
-    try:
-        from ppdet.data.transform.batch_operators import Gt2Solov2Target  # type: ignore[import-not-found]
-    except ImportError:
-        return None
-    return Gt2Solov2Target(
-        num_grids=list(config.model.head.num_grids),
-        scale_ranges=[list(scales) for scales in config.train.targets.scale_ranges],
-        coord_sigma=config.train.targets.sampling_radius,
-    )
-
-
-def _original_sample(sample: TrainingSample, size: tuple[int, int]) -> dict[str, Any]:
-    """As that operator wants it, masks padded to the batch."""
-    rows, columns = (padded - side for padded, side in zip(size, sample.masks.shape[1:], strict=True))
-    return {
-        "image": np.zeros((3, *size), np.float32),
-        "gt_bbox": sample.boxes.astype(np.float32),
-        "gt_class": sample.labels.reshape(-1, 1).astype(np.int32),
-        "gt_segm": np.pad(sample.masks, ((0, 0), (0, rows), (0, columns))),
-        "gt_poly": [],
-        "is_crowd": np.zeros((len(sample.labels), 1), np.int32),
-    }
 
 
 def measure_step(config: Config, *, steps: int = 5) -> Figures:
@@ -188,7 +178,22 @@ def measure_step(config: Config, *, steps: int = 5) -> Figures:
     return _figures([_seconds(lambda: trainer.train_step([next(ahead)])) for _ in range(steps + 1)][1:])
 
 
+def measure_original_reader(config: Config, *, batches: int = 40) -> Figures:
+    """`measure_reader` of PaddleDetection's."""
+    with contextlib.redirect_stdout(io.StringIO()):
+        ahead = original_batches(config)
+        return _figures([_seconds(lambda: next(ahead)) for _ in range(batches + 2)][2:])
+
+
+def measure_original_step(config: Config, *, steps: int = 5) -> Figures:
+    """`measure_step` of PaddleDetection's, with the settings of the process that it gets from us (MKL's kernels)."""
+    with contextlib.redirect_stdout(io.StringIO()):
+        ahead, step = original_batches(config), original_step(config)
+        return _figures([_seconds(lambda: step(next(ahead))) for _ in range(steps + 1)][1:])
+
+
 MEASURES = {"reader": measure_reader, "targets": measure_targets, "step": measure_step}
+ORIGINALS = {"reader": measure_original_reader, "step": measure_original_step}
 
 
 def _loader(config: Config) -> TrainingLoader:

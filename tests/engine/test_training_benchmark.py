@@ -17,6 +17,8 @@ from ppsolo.engine.training_benchmark import (
     benchmark,
     cases,
     format_measurement,
+    measure_original_reader,
+    measure_original_step,
     measure_reader,
     measure_step,
     measure_targets,
@@ -37,12 +39,24 @@ def test_what_is_measured(training, measure, count):
     assert figures["peak_rss_mb"] > 50
 
 
+@pytest.mark.parametrize(("measure", "count"), [(measure_original_reader, "batches"), (measure_original_step, "steps")])
+def test_paddledetection_is_measured_where_it_is_installed(training, measure, count, capsys):
+    pytest.importorskip("ppdet")
+    overrides = {key: value for key, value in training.items() if key.startswith(("data.", "train.augment."))}
+    figures = measure(load_config("solov2_r50_enhance_coco", overrides), **{count: 2})
+    assert figures["seconds"]["n"] == 2 and figures["seconds"]["min"] > 0
+    assert not capsys.readouterr().out
+
+
 def test_ratios(monkeypatch, training):
     """A machine of half the speed that takes twice the time is as good."""
     measured = {"seconds": {"median": 0.2, "min": 0.1, "max": 0.3, "n": 5}, "peak_rss_mb": 100.0}
     monkeypatch.setattr(training_benchmark, "in_new_process", lambda function, *_: function())
     monkeypatch.setattr(training_benchmark, "matrix_product", lambda: {"numpy": 20.0, "paddle": 50.0})
     monkeypatch.setattr(training_benchmark, "MEASURES", dict.fromkeys(("reader", "targets", "step"), lambda: measured))
+    theirs = {"seconds": {"median": 0.8, "min": 0.7, "max": 0.9, "n": 5}, "peak_rss_mb": 400.0}
+    monkeypatch.setattr(training_benchmark, "ORIGINALS", {"step": lambda: theirs})
+    monkeypatch.setattr(training_benchmark, "has_original", lambda: True)
     net = NETS["solov2_r50_fpn_1x_coco"]
     baseline = {
         "machine": "some machine; a matrix product takes 100.0 GFLOP/s",
@@ -61,6 +75,8 @@ def test_ratios(monkeypatch, training):
         0.25
     )
     assert "2.00 of the baseline's time" in format_measurement(found["reader"])
+    assert "original_seconds" not in found["reader"]
+    assert "0.250 of the time of PaddleDetection, 0.25 of its memory" in format_measurement(found["step"])
     assert all(entry["ratio"] is None for entry in benchmark({}, progress=lines.append)["measurements"])
     assert json.loads(json.dumps(result)) == result
 
