@@ -43,9 +43,10 @@ def resize_masks(
     if len(probabilities) == 0:
         return []
     plan = _plan(probabilities.shape[1:], resized, original, stride)
+    scratch = np.empty(plan.chunk_size, np.float32)
     rles = []
     for probability in probabilities:
-        edges = _edges_above(probability.astype(np.float32, copy=False), np.float32(threshold), plan)
+        edges = _edges_above(probability.astype(np.float32, copy=False), np.float32(threshold), plan, scratch)
         rles.append(_encode_edges(edges, original))
     return rles
 
@@ -96,6 +97,12 @@ class _Plan(NamedTuple):
     samples: np.ndarray  # float32 [original height], ascending, positions of the rows of the original in the input
     spacing: float  # of the samples, but for rounding and at both ends, where several may lie
     at_knots: bool  # what `rows` holds
+
+    @property
+    def chunk_size(self) -> int:
+        """The most values of a chunk: _CHUNK, or one block of columns where they are long."""
+        _, block, _ = self.columns.weights.shape
+        return max(_CHUNK, block * (self.rows.weights.shape[0] * self.rows.weights.shape[1] + 2))
 
 
 def _check_sizes(shape: tuple[int, ...], *, resized: tuple[int, int], original: tuple[int, int], stride: int) -> None:
@@ -185,10 +192,10 @@ def _cells_of_blocks(lowest: np.ndarray, highest: np.ndarray, block: int) -> tup
     return first, int((last - first).max()) + 1
 
 
-def _reached_blocks(axis: _Axis, cells: np.ndarray) -> tuple[int, int]:
-    """The blocks, begin and end, that touch one of the cells (int64 [k], ascending, k > 0) or a neighbour of one."""
-    begin = np.searchsorted(axis.first + axis.weights.shape[2], cells[0] - 1, side="right")
-    end = np.searchsorted(axis.first, cells[-1] + 1, side="right")
+def _reached_blocks(axis: _Axis, lowest: int, highest: int) -> tuple[int, int]:
+    """The blocks, begin and end, that touch one of the cells lowest .. highest or a neighbour of one."""
+    begin = np.searchsorted(axis.first, lowest - 1 - axis.weights.shape[2], side="right")
+    end = np.searchsorted(axis.first, highest + 1, side="right")
     return int(begin), int(end)
 
 
@@ -208,23 +215,22 @@ def _mix(axis: _Axis, begin: int, end: int, cells: np.ndarray, out: np.ndarray) 
         np.matmul(axis.weights[i], cells[first : first + width], out=out[place : place + block])
 
 
-def _edges_above(probability: np.ndarray, threshold: np.float32, plan: _Plan) -> np.ndarray:
+def _edges_above(probability: np.ndarray, threshold: np.float32, plan: _Plan, scratch: np.ndarray) -> np.ndarray:
     """Where the resized probability, float32 [h, w], changes between above the threshold and not, down the columns.
 
     A resized value is a weighted mean of cells, so that only those within reach of a cell above the threshold can be
-    above it: the others are not computed.
+    above it: the others are not computed. scratch: float32 [plan.chunk_size], to be overwritten.
 
     Returns:
         int64 [2 * runs], ascending: first pixel of each run and the one after its last, in column-major order of the
         original.
     """
-    above = probability > threshold
-    cell_rows, cell_columns = np.flatnonzero(above.any(axis=1)), np.flatnonzero(above.any(axis=0))
-    if len(cell_rows) == 0:
+    x, y, cells_across, cells_down = cv2.boundingRect((probability > threshold).view(np.uint8))
+    if cells_across == 0:
         return np.zeros(0, np.int64)
     rows, columns = plan.rows, plan.columns
-    top, bottom = _reached_blocks(rows, cell_rows)
-    left, right = _reached_blocks(columns, cell_columns)
+    top, bottom = _reached_blocks(rows, y, y + cells_down - 1)
+    left, right = _reached_blocks(columns, x, x + cells_across - 1)
     if top >= bottom or left >= right:  # all of it lies in the padding
         return np.zeros(0, np.int64)
 
@@ -238,7 +244,7 @@ def _edges_above(probability: np.ndarray, threshold: np.float32, plan: _Plan) ->
 
     places, height = len(mixed), len(plan.samples)
     chunk = max(1, min(right - left, _CHUNK // (column_block * (places + 2))))  # blocks of columns
-    values = np.empty((chunk * column_block, places + 2), np.float32)  # [columns, places]
+    values = scratch[: chunk * column_block * (places + 2)].reshape(chunk * column_block, places + 2)
     values[:, 0] = values[:, -1] = -1  # each column is closed at both ends
     knots = rows.positions[top * row_block : bottom * row_block]
     parts = []
@@ -261,12 +267,13 @@ def _changes(positive: np.ndarray) -> np.ndarray:
 
 
 def _edges_between_rows(values: np.ndarray, *, first_row: int, height: int) -> np.ndarray:
-    """Edges, in pixels from the first column on, of values [columns, rows] > 0, which has the original's rows."""
+    """Edges, in pixels from the first column on, of values [columns, rows] > 0, the original's rows from first_row."""
     rows = min(values.shape[1], height - first_row)
-    pixels = np.zeros(1 + len(values) * height + 1, bool)
-    columns = pixels[1:-1].reshape(len(values), height)
-    np.greater(values[:, :rows], 0, out=columns[:, first_row : first_row + rows])
-    return _changes(pixels)
+    # Each column is closed at its end: a run never goes on in the next one here.
+    pixels = np.zeros(1 + len(values) * (rows + 1), bool)
+    np.greater(values[:, :rows], 0, out=pixels[1:].reshape(len(values), rows + 1)[:, :rows])
+    changes = _changes(pixels)
+    return changes + changes // (rows + 1) * (height - rows - 1) + first_row
 
 
 def _edges_between_knots(values: np.ndarray, knots: np.ndarray, plan: _Plan) -> np.ndarray:
