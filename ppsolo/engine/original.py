@@ -76,9 +76,12 @@ def original_batches(config: Config) -> Iterator[Batch]:
 
 
 def original_step(config: Config) -> Callable[[Batch], None]:
-    """One step of its network, loss and momentum on a batch of its reader, from random weights."""
+    """One step of its network, loss, momentum and averaging on a batch of its reader, from random weights."""
+    from ppdet.optimizer import ModelEMA  # type: ignore[import-not-found]
+
     model = _model(config)
     model.train()
+    ema = ModelEMA(model, decay=config.train.ema_decay) if config.train.ema_decay else None
     settings = config.train.optimizer
     optimizer = paddle.optimizer.Momentum(
         1e-3,
@@ -91,6 +94,8 @@ def original_step(config: Config) -> Callable[[Batch], None]:
         model(batch)["loss"].backward()
         optimizer.step()
         optimizer.clear_grad()
+        if ema is not None:
+            ema.update()
 
     return step
 
