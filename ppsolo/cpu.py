@@ -33,6 +33,11 @@ def default_threads() -> int:
     return available_cores()
 
 
+def threads_in_words(threads: int) -> str:
+    """ "1 thread" or "2 threads"."""
+    return f"{threads} thread{'s'[: threads > 1]}"
+
+
 def use_threads(threads: int) -> None:
     """Let Paddle's CPU kernels take `threads` threads from here on, whatever was set when Paddle was imported."""
     from paddle.base import core

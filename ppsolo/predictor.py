@@ -15,7 +15,7 @@ from ppsolo.checkpoint.download import Progress
 from ppsolo.checkpoint.load import LoadReport, load_pretrained
 from ppsolo.checkpoint.zoo import ZOO, zoo_entry
 from ppsolo.config import Config, load_config
-from ppsolo.cpu import default_threads, keep_freed_memory, use_threads
+from ppsolo.cpu import default_threads, keep_freed_memory, threads_in_words, use_threads
 from ppsolo.detection import NOT_FINITE, DetectionArrays, HostPostprocess, RawArrays
 from ppsolo.errors import ConfigError, PredictionError
 from ppsolo.legacy.names import DYGRAPH, NATIVE, STATIC
@@ -117,7 +117,7 @@ class Predictor(Pipeline):
         if self._engine != "dygraph":
             return self._network_engine().description
         device = paddle.device.get_device()
-        threads = f", {self.threads} threads" if device == "cpu" else ""
+        threads = f", {threads_in_words(self.threads)}" if device == "cpu" else ""
         return f"Paddle {PADDLE_VERSION} dygraph, {device}{threads}"
 
     def _network_engine(self) -> "NetworkEngine":

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ppsolo.cpu import available_cores
+from ppsolo.cpu import available_cores, threads_in_words
 from ppsolo.deploy.graph import OUTPUTS
 from ppsolo.deploy.onnx_half import half_precision
 from ppsolo.detection import DetectionArrays
@@ -75,7 +75,7 @@ class OnnxSession:
             raise ExportError(f"{name} is no such graph of ppsolo: it lacks {', '.join(sorted(missing) or ['image'])}")
         self._outputs = list(outputs)
         self.description = f"onnxruntime {onnxruntime.__version__}, {device}, {precision}"
-        self.description += f", {threads} thread{'s'[: threads > 1]}" if device == "cpu" else ""
+        self.description += f", {threads_in_words(threads)}" if device == "cpu" else ""
 
     def __call__(self, images: np.ndarray) -> list[np.ndarray]:
         """images: float32 [N, 3, H, W], preprocessed, H and W multiples of 32 -> the outputs in order."""

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from ppsolo.cpu import default_threads, require_bfloat16
+from ppsolo.cpu import default_threads, require_bfloat16, threads_in_words
 from ppsolo.errors import ExportError
 
 PRECISIONS = {"fp32": "f32", "bf16": "bf16"}
@@ -67,7 +67,7 @@ class OpenVinoSession:
         self._outputs = range(len(names))
         self._lock = threading.Lock()  # a request holds the outputs of one batch
         version = openvino.__version__.partition("-")[0]
-        self.description = f"OpenVINO {version}, cpu, {precision}, {threads} thread{'s'[: threads > 1]}"
+        self.description = f"OpenVINO {version}, cpu, {precision}, {threads_in_words(threads)}"
 
     def __call__(self, images: np.ndarray) -> list[np.ndarray]:
         """images: float32 [N, 3, H, W], preprocessed, H and W multiples of 32 -> the outputs in order."""

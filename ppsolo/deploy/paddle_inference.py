@@ -10,7 +10,7 @@ import paddle
 from paddle import inference
 from paddle.version import full_version as PADDLE_VERSION
 
-from ppsolo.cpu import keep_freed_memory, require_bfloat16
+from ppsolo.cpu import keep_freed_memory, require_bfloat16, threads_in_words
 from ppsolo.detection import DetectionArrays
 from ppsolo.errors import ExportError
 
@@ -73,7 +73,7 @@ class PaddleSession:
             config.enable_tuned_tensorrt_dynamic_shape(ranges, True)
         self._predictor = _create(config, program)
         parts = [f"Paddle Inference {PADDLE_VERSION}", device, precision]
-        parts += [f"{threads} threads"] if device == "cpu" else []
+        parts += [threads_in_words(threads)] if device == "cpu" else []
         parts += [name for name, used in (("oneDNN", onednn), ("TensorRT", tensorrt)) if used]
         self.description = ", ".join(parts)
 

@@ -13,6 +13,7 @@ from typing import Any, Literal, Protocol
 import cv2
 import numpy as np
 
+from ppsolo.cpu import threads_in_words
 from ppsolo.data.images import read_image, write_image
 from ppsolo.engine.machine import in_new_process, machine, matrix_product
 from ppsolo.engine.report import write_report
@@ -269,7 +270,9 @@ class _OnnxRunner:
             value.name: _peer_input(value.name, len(value.shape), padded, side.batch)
             for value in self._session.get_inputs()
         }
-        self.description = f"{Path(side.name).name} in onnxruntime {onnxruntime.__version__}, {side.threads} threads"
+        self.description = (
+            f"{Path(side.name).name} in onnxruntime {onnxruntime.__version__}, {threads_in_words(side.threads)}"
+        )
 
     def run(self) -> dict[str, float]:
         return {TOTAL: _timed(lambda: self._session.run(None, self._feeds))[0]}
@@ -296,7 +299,7 @@ class _PaddlePeerRunner:
         for name in self._predictor.get_input_names():
             handle = self._predictor.get_input_handle(name)
             handle.copy_from_cpu(_peer_input(name, 4 if name == "image" else 2, padded, side.batch))
-        self.description = f"{directory.name} in Paddle Inference {full_version}, {side.threads} threads"
+        self.description = f"{directory.name} in Paddle Inference {full_version}, {threads_in_words(side.threads)}"
 
     def run(self) -> dict[str, float]:
         return {TOTAL: _timed(self._predictor.run)[0]}
