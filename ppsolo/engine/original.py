@@ -17,6 +17,7 @@ Batch = dict[str, Any]
 
 
 def has_original() -> bool:
+    """Whether `ppdet` is installed."""
     return importlib.util.find_spec("ppdet") is not None
 
 
