@@ -7,7 +7,8 @@ import numpy as np
 import paddle
 from paddle import nn
 
-from ppsolo.models.layers import ConvNorm, DeformableConv
+from ppsolo.models.deformable import DeformableConv
+from ppsolo.models.layers import ConvNorm
 from ppsolo.models.postprocess import SOLOv2Postprocess
 from ppsolo.models.solov2 import SOLOv2
 

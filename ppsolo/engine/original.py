@@ -1,6 +1,9 @@
 """PaddleDetection's own training, where its package `ppdet` is installed: what the benchmark compares ours with."""
 
+import contextlib
+import importlib
 import importlib.util
+import io
 import itertools
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,14 +14,27 @@ import paddle
 
 from ppsolo.build import build_dataset
 from ppsolo.data.augment import TrainingSample
+from ppsolo.errors import DatasetError
 from ppsolo.schema import Config
 
 Batch = dict[str, Any]
 
 
 def has_original() -> bool:
-    """Whether `ppdet` is installed."""
-    return importlib.util.find_spec("ppdet") is not None
+    """Whether `ppdet` is installed. Raises DatasetError if it is, without a package that it needs."""
+    if importlib.util.find_spec("ppdet") is None:
+        return False
+    try:
+        with without_output():
+            importlib.import_module("ppdet.modeling")
+    except ImportError as error:
+        raise DatasetError(f"PaddleDetection (ppdet) cannot be imported: {error}; install that or remove it") from error
+    return True
+
+
+def without_output() -> contextlib.AbstractContextManager[Any]:
+    """For what it prints of its own accord."""
+    return contextlib.redirect_stdout(io.StringIO())
 
 
 def original_targets(config: Config) -> Callable[[list[Batch]], Any]:
@@ -80,7 +96,7 @@ def original_step(config: Config) -> Callable[[Batch], None]:
     """One step of its network, loss, momentum and averaging on a batch of its reader, from random weights."""
     from ppdet.optimizer import ModelEMA  # type: ignore[import-not-found]
 
-    model = _model(config)
+    model = original_model(config)
     model.train()
     ema = ModelEMA(model, decay=config.train.ema_decay) if config.train.ema_decay else None
     settings = config.train.optimizer
@@ -109,8 +125,8 @@ def _target_settings(config: Config) -> dict[str, Any]:
     }
 
 
-def _model(config: Config) -> Any:
-    """Its network of a configuration with a ResNet."""
+def original_model(config: Config) -> Any:
+    """Its network of a configuration with a ResNet whose stem, at least, is frozen."""
     from ppdet.modeling.architectures import SOLOv2  # type: ignore[import-not-found]
     from ppdet.modeling.backbones import ResNet  # type: ignore[import-not-found]
     from ppdet.modeling.heads.solov2_head import SOLOv2Head, SOLOv2MaskHead  # type: ignore[import-not-found]

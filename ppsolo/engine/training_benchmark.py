@@ -1,7 +1,5 @@
 """What training costs on this machine: reading, targets and whole steps, measured and put beside a baseline."""
 
-import contextlib
-import io
 import json
 import re
 import resource
@@ -20,7 +18,14 @@ from ppsolo.data.augment import augment
 from ppsolo.data.coco import load_sample
 from ppsolo.data.loader import TrainingBatch, TrainingLoader, padded_size
 from ppsolo.engine.machine import in_new_process, machine, matrix_product
-from ppsolo.engine.original import has_original, original_batches, original_sample, original_step, original_targets
+from ppsolo.engine.original import (
+    has_original,
+    original_batches,
+    original_sample,
+    original_step,
+    original_targets,
+    without_output,
+)
 from ppsolo.errors import DatasetError
 from ppsolo.schema import Config
 
@@ -78,7 +83,7 @@ def benchmark(
 
     Times are in seconds for a batch of 2, the first ones left out. A ratio is ours over theirs. Where the machines
     differ, "normalized_ratio" says what would be left if all our work went faster or slower as the matrix product
-    does: right for the network, a guess for reading.
+    does (here the faster of numpy's and Paddle's): right for the network, a guess for reading.
     """
     speeds = {str(threads): max(in_new_process(matrix_product, threads).values()) for threads in (1, 2)}
     result: Figures = {
@@ -147,7 +152,7 @@ def measure_targets(config: Config, *, batches: int = 40) -> Figures:
     "original_seconds" and "of_original", the ratio of the medians, stand beside; the peak memory is then of both.
     """
     maker = _loader(config).make_batch
-    with contextlib.redirect_stdout(io.StringIO()):  # where PaddleDetection says what it could do with more packages
+    with without_output():
         original = original_targets(config) if has_original() else None
     rng, times, theirs = np.random.default_rng(0), [], []
     for number in range(batches + 2):
@@ -180,14 +185,17 @@ def measure_step(config: Config, *, steps: int = 5) -> Figures:
 
 def measure_original_reader(config: Config, *, batches: int = 40) -> Figures:
     """`measure_reader` of PaddleDetection's."""
-    with contextlib.redirect_stdout(io.StringIO()):
+    with without_output():
         ahead = original_batches(config)
         return _figures([_seconds(lambda: next(ahead)) for _ in range(batches + 2)][2:])
 
 
 def measure_original_step(config: Config, *, steps: int = 5) -> Figures:
-    """`measure_step` of PaddleDetection's, with the settings of the process that it gets from us (MKL's kernels)."""
-    with contextlib.redirect_stdout(io.StringIO()):
+    """`measure_step` of PaddleDetection's, in a process set up as ours: threads, MKL's kernels, freed memory kept."""
+    from ppsolo.engine.run import set_up_cpu
+
+    set_up_cpu()
+    with without_output():
         ahead, step = original_batches(config), original_step(config)
         return _figures([_seconds(lambda: step(next(ahead))) for _ in range(steps + 1)][1:])
 

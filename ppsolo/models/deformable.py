@@ -1,4 +1,4 @@
-"""Deformable convolution, in Paddle's own kernel on a GPU and by its gather and matrix product on a CPU."""
+"""Deformable convolution: on a GPU and in static graphs by Paddle's kernel, else by gathering and matrix products."""
 
 import math
 
@@ -58,8 +58,9 @@ def deformable_conv(
 
     Paddle's CPU kernel samples value after value on one core; its gradients take ten times as long again.
 
-    x: [N, C, H, W]. displacement: [N, 2 k^2, H', W']. modulation: [N, k^2, H', W']. weight: [O, C, k, k].
-    Returns [N, O, H', W']. A displacement that is not finite makes the outputs that it is for not finite.
+    x: float32 [N, C, H, W], N > 0, finite. displacement: [N, 2 k^2, H', W']. modulation: [N, k^2, H', W'].
+    weight: [O, C, k, k]. Returns [N, O, H', W']. A displacement that is not finite makes the outputs that it is for not
+    finite.
     """
     batch, channels, height, width = x.shape
     out_channels, _, kernel_size, _ = weight.shape
@@ -69,11 +70,12 @@ def deformable_conv(
     positions = displacement + _plain_positions(out_height, out_width, kernel_size, stride)
     modulation = modulation.reshape([batch, taps, places]).transpose([0, 2, 1])
     kernel = weight.transpose([2, 3, 1, 0]).reshape([taps * channels, out_channels])
-    step = max(1, _GATHERED // (4 * taps * channels))
+    # Each part's gradients fill an array of all pixels: none gathers less than there are.
+    step = max(1, max(_GATHERED, channels * height * width) // (4 * taps * channels))
     results = []
     for i in range(batch):
         pixels = x[i].reshape([channels, height * width]).transpose([1, 0]).contiguous()
-        # What is gathered is 4 k^2 times as large as x: for the gradients it is gathered again, a part at a time.
+        # What is gathered is up to 4 k^2 times as large as x: for the gradients it is gathered again, a part at a time.
         parts = [
             recomputed(_sampled_product, pixels, (height, width), positions[i, part], modulation[i, part], kernel)
             for part in (slice(start, start + step) for start in range(0, places, step))
@@ -99,7 +101,7 @@ def _sampled_product(
     row, row_share = _neighbours(positions[..., 0], height)
     column, column_share = _neighbours(positions[..., 1], width)
     share = (row_share * modulation.unsqueeze(-1)).unsqueeze(-1) * column_share.unsqueeze(-2)
-    pixel = (row.unsqueeze(-1) * width + column.unsqueeze(-2)).astype("int32").clip(0, height * width - 1)
+    pixel = (row.unsqueeze(-1) * width + column.unsqueeze(-2)).clip(0, height * width - 1)
     near = paddle.gather(pixels, pixel.reshape([-1])).reshape([samples, 4, pixels.shape[1]])
     sampled = paddle.matmul(share.reshape([samples, 1, 4]), near)
     return paddle.matmul(sampled.reshape([-1, kernel.shape[0]]), kernel)
@@ -116,7 +118,7 @@ def _plain_positions(height: int, width: int, kernel_size: int, stride: int) -> 
 def _neighbours(position: paddle.Tensor, size: int) -> tuple[paddle.Tensor, paddle.Tensor]:
     """The two of `size` pixels around each position, and their shares, which are zero outside.
 
-    position: [...]. Returns two of [..., 2], the former without gradient.
+    position: [...]. Returns two of [..., 2], the former int32.
     """
     lower = paddle.floor(position.detach())
     way = (position - lower).unsqueeze(-1)
@@ -124,4 +126,4 @@ def _neighbours(position: paddle.Tensor, size: int) -> tuple[paddle.Tensor, padd
     pixels = neighbours.clip(0, size - 1)
     # A position of exactly -1 has a zero share of pixel 0, but would give its displacement a gradient.
     reached = (pixels == neighbours).logical_and((position > -1.0).unsqueeze(-1))
-    return pixels, paddle.concat([1.0 - way, way], axis=-1) * reached.astype(position.dtype)
+    return pixels.astype("int32"), paddle.concat([1.0 - way, way], axis=-1) * reached.astype(position.dtype)

@@ -90,7 +90,7 @@ class ConvNorm(nn.Layer):
 
     def forward(self, x: paddle.Tensor) -> paddle.Tensor:
         x = self.conv(x)
-        # Group norm keeps its input and its output for the gradients, which makes a third of what the heads keep.
+        # The output of group norm, a third of what a layer of the heads keeps, is computed again for the gradients.
         return recomputed(self._finish, x) if isinstance(self.norm, nn.GroupNorm) else self._finish(x)
 
     def _finish(self, x: paddle.Tensor) -> paddle.Tensor:

@@ -3,12 +3,15 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from ppsolo.build import build_dataset, build_model
 from ppsolo.config import load_config
 from ppsolo.engine import training_benchmark
+from ppsolo.engine.original import original_model
 from ppsolo.engine.training_benchmark import (
     NETS,
     READER,
@@ -46,6 +49,18 @@ def test_paddledetection_is_measured_where_it_is_installed(training, measure, co
     figures = measure(load_config("solov2_r50_enhance_coco", overrides), **{count: 2})
     assert figures["seconds"]["n"] == 2 and figures["seconds"]["min"] > 0
     assert not capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", NETS)
+def test_paddledetections_network_learns_what_ours_does(training, name):
+    pytest.importorskip("ppdet")
+    config = load_config(name, {key: value for key, value in training.items() if key.startswith("data.")})
+    config = replace(config, num_classes=len(build_dataset(config).category_ids))
+    shapes = [
+        sorted(tuple(parameter.shape) for parameter in model.parameters() if not parameter.stop_gradient)
+        for model in (build_model(config), original_model(config))
+    ]
+    assert shapes[0] == shapes[1]
 
 
 def test_ratios(monkeypatch, training):
