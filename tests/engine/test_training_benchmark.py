@@ -45,6 +45,7 @@ def test_what_is_measured(training, measure, count):
 @pytest.mark.parametrize(("measure", "count"), [(measure_original_reader, "batches"), (measure_original_step, "steps")])
 def test_paddledetection_is_measured_where_it_is_installed(training, measure, count, capsys):
     pytest.importorskip("ppdet")
+    capsys.readouterr()
     overrides = {key: value for key, value in training.items() if key.startswith(("data.", "train.augment."))}
     figures = measure(load_config("solov2_r50_enhance_coco", overrides), **{count: 2})
     assert figures["seconds"]["n"] == 2 and figures["seconds"]["min"] > 0
