@@ -1,5 +1,6 @@
 """The benchmark of training: what is measured, and how it is put beside a baseline."""
 
+import importlib.util
 import json
 import subprocess
 import sys
@@ -30,6 +31,7 @@ from ppsolo.engine.training_benchmark import (
 from ppsolo.errors import DatasetError
 
 ROOT = Path(__file__).parents[2]
+with_original = pytest.mark.skipif(importlib.util.find_spec("ppdet") is None, reason="PaddleDetection is not installed")
 
 
 @pytest.mark.parametrize(
@@ -42,19 +44,18 @@ def test_what_is_measured(training, measure, count):
     assert figures["peak_rss_mb"] > 50
 
 
+@with_original
 @pytest.mark.parametrize(("measure", "count"), [(measure_original_reader, "batches"), (measure_original_step, "steps")])
 def test_paddledetection_is_measured_where_it_is_installed(training, measure, count, capsys):
-    pytest.importorskip("ppdet")
-    capsys.readouterr()
     overrides = {key: value for key, value in training.items() if key.startswith(("data.", "train.augment."))}
     figures = measure(load_config("solov2_r50_enhance_coco", overrides), **{count: 2})
     assert figures["seconds"]["n"] == 2 and figures["seconds"]["min"] > 0
     assert not capsys.readouterr().out
 
 
+@with_original
 @pytest.mark.parametrize("name", NETS)
 def test_paddledetections_network_learns_what_ours_does(training, name):
-    pytest.importorskip("ppdet")
     config = load_config(name, {key: value for key, value in training.items() if key.startswith("data.")})
     config = replace(config, num_classes=len(build_dataset(config).category_ids))
     shapes = [
