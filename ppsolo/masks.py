@@ -255,25 +255,30 @@ def _edges_above(probability: np.ndarray, threshold: np.float32, plan: _Plan, sc
         edges = (
             _edges_between_knots(part, knots, plan)
             if plan.at_knots
-            else _edges_between_rows(part[:, 1:-1], first_row=top * row_block, height=height)
+            else _edges_between_rows(part, first_row=top * row_block, height=height)
         )
         parts.append(edges + begin * column_block * height)
     return _without_pairs(np.concatenate(parts))
 
 
-def _changes(positive: np.ndarray) -> np.ndarray:
-    """Where bool [k] changes: int64, the index before each change."""
-    return np.flatnonzero(positive[1:] != positive[:-1])
+def _changes(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Where values [columns, places] change between positive and not, down the columns: int64, the place before each
+    change, counted on through all columns, and its column.
+
+    The first and last of each column are negative, so that changes alternate between up and down.
+    """
+    positive = (values > 0).ravel()
+    change = np.flatnonzero(positive[1:] != positive[:-1])
+    return change, change // values.shape[1]
 
 
 def _edges_between_rows(values: np.ndarray, *, first_row: int, height: int) -> np.ndarray:
-    """Edges, in pixels from the first column on, of values [columns, rows] > 0, the original's rows from first_row."""
-    rows = min(values.shape[1], height - first_row)
-    # Each column is closed at its end: a run never goes on in the next one here.
-    pixels = np.zeros(1 + len(values) * (rows + 1), bool)
-    np.greater(values[:, :rows], 0, out=pixels[1:].reshape(len(values), rows + 1)[:, :rows])
-    changes = _changes(pixels)
-    return changes + changes // (rows + 1) * (height - rows - 1) + first_row
+    """Edges, in pixels from the first column on, of values [columns, 1 + rows + 1], the original's from first_row on.
+
+    values: float32, the first and last of each column negative, zero past the last row of the original.
+    """
+    change, column = _changes(values)
+    return change + column * (height - values.shape[1]) + first_row
 
 
 def _edges_between_knots(values: np.ndarray, knots: np.ndarray, plan: _Plan) -> np.ndarray:
@@ -281,13 +286,12 @@ def _edges_between_knots(values: np.ndarray, knots: np.ndarray, plan: _Plan) -> 
 
     values: float32, the first and last of each column negative. knots: float64 [knots], positions of those between.
     """
-    change = _changes((values > 0).ravel())
-    column = change // values.shape[1]
+    change, column = _changes(values)
     before = change - column * values.shape[1]
     knots = np.concatenate([knots[:1] - 1, knots, knots[-1:] + 1])
     here, there = values.ravel()[change].astype(np.float64), values.ravel()[change + 1]
     zero = knots[before] + here / (here - there) * np.diff(knots)[before]
-    # Columns end negative, so that changes alternate between up and down. A row exactly at zero is outside.
+    # A row exactly at zero is outside.
     row = np.empty(len(zero), np.int64)
     row[0::2] = _count_samples(plan, zero[0::2], np.less_equal)
     row[1::2] = _count_samples(plan, zero[1::2], np.less)
