@@ -35,6 +35,8 @@ PUBLISHED_SIZES, SMALL_SIZES = "photographs about 640 px, published sizes", "sma
 SMALL = {"train.augment.short_sides": [256], "train.augment.long_side": 320}
 NETS = {"solov2_r50_enhance_coco": "Light-R50-VD-DCN enhanced", "solov2_r50_fpn_1x_coco": "R50-FPN"}
 
+BATCH_WARM_UP, STEP_WARM_UP = 2, 1  # of ours and of PaddleDetection, that do not count
+
 Figures = dict[str, Any]
 
 
@@ -92,19 +94,18 @@ def benchmark(
         "measurements": [],
     }
     speed_ratio = None if baseline is None else speeds["2"] / _gflops(baseline["machine"])
+    beside = has_original()
     for case in cases(figures):
         config = load_config(
             case.system,
             {**overrides, **case.sizes, "train.batch_size": 2, "data.num_workers": 0, "data.val_annotations": ""},
         )
         measured = in_new_process(MEASURES[case.figure], case.threads, config)
-        if has_original() and case.figure in ORIGINALS:
+        if beside and case.figure in ORIGINALS:
             theirs = in_new_process(ORIGINALS[case.figure], case.threads, config)
             measured = {
-                **measured,
-                "original_seconds": theirs["seconds"],
+                **_beside_original(measured, theirs),
                 "original_peak_rss_mb": theirs["peak_rss_mb"],
-                "of_original": measured["seconds"]["median"] / theirs["seconds"]["median"],
                 "memory_of_original": measured["peak_rss_mb"] / theirs["peak_rss_mb"],
             }
         entry = {
@@ -142,7 +143,7 @@ def format_measurement(entry: Mapping[str, Any]) -> str:
 def measure_reader(config: Config, *, batches: int = 40) -> Figures:
     """Seconds from asking for a batch to having it, targets included, in this process."""
     ahead = _batches(_loader(config))
-    return _figures([_seconds(lambda: next(ahead)) for _ in range(batches + 2)][2:])
+    return _measured(lambda: next(ahead), batches, warm_up=BATCH_WARM_UP)
 
 
 def measure_targets(config: Config, *, batches: int = 40) -> Figures:
@@ -155,7 +156,7 @@ def measure_targets(config: Config, *, batches: int = 40) -> Figures:
     with without_output():
         original = original_targets(config) if has_original() else None
     rng, times, theirs = np.random.default_rng(0), [], []
-    for number in range(batches + 2):
+    for number in range(batches + BATCH_WARM_UP):
         records = [maker.records[(2 * number + i) % len(maker.records)] for i in range(2)]
         samples = [augment(load_sample(record), maker.transforms, rng) for record in records]
         size = padded_size(samples)
@@ -163,11 +164,8 @@ def measure_targets(config: Config, *, batches: int = 40) -> Figures:
         if original is not None:
             prepared = [original_sample(sample, size) for sample in samples]
             theirs.append(_seconds(lambda prepared=prepared: original(prepared)))
-    figures = _figures(times[2:])
-    if original is not None:
-        figures["original_seconds"] = _figures(theirs[2:])["seconds"]
-        figures["of_original"] = figures["seconds"]["median"] / figures["original_seconds"]["median"]
-    return figures
+    figures = _figures(times[BATCH_WARM_UP:])
+    return figures if original is None else _beside_original(figures, _figures(theirs[BATCH_WARM_UP:]))
 
 
 def measure_step(config: Config, *, steps: int = 5) -> Figures:
@@ -180,14 +178,14 @@ def measure_step(config: Config, *, steps: int = 5) -> Figures:
     trainer = build_trainer(config, loader, ALONE)
     trainer.model.train()
     ahead = _batches(loader)
-    return _figures([_seconds(lambda: trainer.train_step([next(ahead)])) for _ in range(steps + 1)][1:])
+    return _measured(lambda: trainer.train_step([next(ahead)]), steps, warm_up=STEP_WARM_UP)
 
 
 def measure_original_reader(config: Config, *, batches: int = 40) -> Figures:
     """`measure_reader` of PaddleDetection's."""
     with without_output():
         ahead = original_batches(config)
-        return _figures([_seconds(lambda: next(ahead)) for _ in range(batches + 2)][2:])
+        return _measured(lambda: next(ahead), batches, warm_up=BATCH_WARM_UP)
 
 
 def measure_original_step(config: Config, *, steps: int = 5) -> Figures:
@@ -197,7 +195,7 @@ def measure_original_step(config: Config, *, steps: int = 5) -> Figures:
     set_up_cpu()
     with without_output():
         ahead, step = original_batches(config), original_step(config)
-        return _figures([_seconds(lambda: step(next(ahead))) for _ in range(steps + 1)][1:])
+        return _measured(lambda: step(next(ahead)), steps, warm_up=STEP_WARM_UP)
 
 
 MEASURES = {"reader": measure_reader, "targets": measure_targets, "step": measure_step}
@@ -223,6 +221,20 @@ def _seconds(call: Callable[[], Any]) -> float:
     start = time.perf_counter()
     call()
     return time.perf_counter() - start
+
+
+def _measured(call: Callable[[], Any], count: int, *, warm_up: int) -> Figures:
+    """Of `count` calls, after `warm_up` that do not count."""
+    return _figures([_seconds(call) for _ in range(warm_up + count)][warm_up:])
+
+
+def _beside_original(figures: Figures, theirs: Figures) -> Figures:
+    """Our figures with PaddleDetection's seconds beside, and the ratio of the medians."""
+    return {
+        **figures,
+        "original_seconds": theirs["seconds"],
+        "of_original": figures["seconds"]["median"] / theirs["seconds"]["median"],
+    }
 
 
 def _figures(times: list[float]) -> Figures:
