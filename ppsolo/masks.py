@@ -7,8 +7,8 @@ import numpy as np
 
 from ppsolo.rle import Rle, decode_window, encode_runs, mask_boxes
 
-_CHUNK = 2**18  # resized values that are looked through at once, so that they stay in the cache
-_BLOCK_PRODUCT = 2**18  # multiply-adds; OpenBLAS keeps a product of this size to one thread (more wait for each other)
+_CHUNK = 2**16  # resized values that are looked through at once, so that they stay in the cache
+_BLOCK = 16  # places made of the same cells: more would be made of more cells, most of them with weight 0
 
 
 def resize_masks(
@@ -43,12 +43,8 @@ def resize_masks(
     if len(probabilities) == 0:
         return []
     plan = _plan(probabilities.shape[1:], resized, original, stride)
-    scratch = np.empty(plan.chunk_size, np.float32)
-    rles = []
-    for probability in probabilities:
-        edges = _edges_above(probability.astype(np.float32, copy=False), np.float32(threshold), plan, scratch)
-        rles.append(_encode_edges(edges, original))
-    return rles
+    limit = np.float32(threshold)
+    return [_encode_edges(_edges_above(np.asarray(mask, np.float32), limit, plan), original) for mask in probabilities]
 
 
 def mask_polygons(rle: Rle, tolerance: float = 0.75) -> list[list[float]]:
@@ -82,11 +78,11 @@ def mask_polygons(rle: Rle, tolerance: float = 0.75) -> list[list[float]]:
 
 
 class _Axis(NamedTuple):
-    """Places along one side of the network input as weighted means of cells, in blocks of neighbours."""
+    """Places along one side of the network input as weighted means of cells, in blocks of _BLOCK neighbours."""
 
-    positions: np.ndarray  # float64 [blocks * block], ascending, in pixels; past the last place: one pixel further
-    first: np.ndarray  # int64 [blocks], ascending, first cell of each block
-    weights: np.ndarray  # float32 [blocks, block, cells of a block]; zero past the last place
+    positions: np.ndarray  # float64 [blocks * _BLOCK], ascending, in pixels; past the last place: one pixel further
+    cells: np.ndarray  # int64 [blocks, cells of a block], ascending
+    weights: np.ndarray  # float32 [blocks, _BLOCK, cells of a block]; zero past the last place
 
 
 class _Plan(NamedTuple):
@@ -98,11 +94,9 @@ class _Plan(NamedTuple):
     spacing: float  # of the samples, but for rounding and at both ends, where several may lie
     at_knots: bool  # what `rows` holds
 
-    @property
-    def chunk_size(self) -> int:
-        """The most values of a chunk: _CHUNK, or one block of columns where they are long."""
-        _, block, _ = self.columns.weights.shape
-        return max(_CHUNK, block * (self.rows.weights.shape[0] * self.rows.weights.shape[1] + 2))
+    def columns_at_once(self, places: int) -> int:
+        """How many blocks of columns a chunk takes that have so many places each."""
+        return max(1, _CHUNK // (_BLOCK * places))
 
 
 def _check_sizes(shape: tuple[int, ...], *, resized: tuple[int, int], original: tuple[int, int], stride: int) -> None:
@@ -119,9 +113,8 @@ def _plan(cells: tuple[int, ...], resized: tuple[int, int], original: tuple[int,
     samples = _sample_positions(resized[0], original[0])
     knots = _knots(cells[0], resized[0], stride)
     at_knots = len(samples) > 2 * len(knots)  # from about here finding the crossings costs less than every row
-    places = knots if at_knots else samples
-    rows = _axis(places, cells[0], stride, operands=cells[1])
-    columns = _axis(_sample_positions(resized[1], original[1]), cells[1], stride, operands=len(places))
+    rows = _axis(knots if at_knots else samples, cells[0], stride)
+    columns = _axis(_sample_positions(resized[1], original[1]), cells[1], stride)
     return _Plan(rows, columns, samples, resized[0] / original[0], at_knots)
 
 
@@ -153,149 +146,128 @@ def _neighbours(positions: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray, 
     return lower, np.minimum(lower + 1, n - 1), (positions - lower).astype(np.float32)
 
 
-def _axis(places: np.ndarray, cells: int, stride: int, *, operands: int) -> _Axis:
+def _axis(places: np.ndarray, cells: int, stride: int) -> _Axis:
     """Both resizes in one: the pixels around each place, and the cells around each of these pixels.
 
     Args:
         places: [k], ascending, in pixels of the network input.
         cells: how many cells the axis has.
         stride: pixels per cell.
-        operands: length of what is to be mixed; with it a block is as large as _BLOCK_PRODUCT allows.
     """
     pixels = int(places[-1]) + 2  # the last one only ever with weight 0
     left, right, way = _neighbours(places, pixels)
     centres = ((np.arange(pixels) + 0.5) / stride - 0.5).clip(0, cells - 1)
     lower, upper, fraction = _neighbours(centres, cells)
 
-    block = 64
-    first, width = _cells_of_blocks(lower[left], upper[right], block)
-    while block > 8 and block * width * operands > _BLOCK_PRODUCT:
-        block //= 2
-        first, width = _cells_of_blocks(lower[left], upper[right], block)
+    starts = np.arange(0, len(places), _BLOCK)
+    first, last = lower[left[starts]], upper[right[np.minimum(starts + _BLOCK, len(places)) - 1]]
+    width = int((last - first).max()) + 1
     first = np.minimum(first, cells - width)
 
-    weights = np.zeros((len(first), block, width), np.float32)
-    index, place = np.divmod(np.arange(len(places)), block)
+    weights = np.zeros((len(first), _BLOCK, width), np.float32)
+    index, place = np.divmod(np.arange(len(places)), _BLOCK)
     for pixel, share in ((left, 1 - way), (right, way)):
         weights[index, place, lower[pixel] - first[index]] += share * (1 - fraction[pixel])
         weights[index, place, upper[pixel] - first[index]] += share * fraction[pixel]
-    positions = np.full(len(first) * block, places[-1] + 1, np.float64)
+    positions = np.full(len(first) * _BLOCK, places[-1] + 1, np.float64)
     positions[: len(places)] = places
-    return _Axis(positions, first, weights)
+    return _Axis(positions, first[:, None] + np.arange(width), weights)
 
 
-def _cells_of_blocks(lowest: np.ndarray, highest: np.ndarray, block: int) -> tuple[np.ndarray, int]:
-    """First cell of each block of places, and how many cells the widest block spans."""
-    starts = np.arange(0, len(lowest), block)
-    first = lowest[starts]
-    last = highest[np.minimum(starts + block, len(highest)) - 1]
-    return first, int((last - first).max()) + 1
+def _reached_blocks(axis: _Axis, lowest: int, highest: int) -> slice:
+    """The blocks that touch one of the cells lowest .. highest or a neighbour of one."""
+    begin = np.searchsorted(axis.cells[:, -1], lowest - 1, side="left")
+    end = np.searchsorted(axis.cells[:, 0], highest + 1, side="right")
+    return slice(int(begin), int(end))
 
 
-def _reached_blocks(axis: _Axis, lowest: int, highest: int) -> tuple[int, int]:
-    """The blocks, begin and end, that touch one of the cells lowest .. highest or a neighbour of one."""
-    begin = np.searchsorted(axis.first, lowest - 1 - axis.weights.shape[2], side="right")
-    end = np.searchsorted(axis.first, highest + 1, side="right")
-    return int(begin), int(end)
+def _mix(axis: _Axis, blocks: slice, cells: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
+    """The places of some blocks, float32 [blocks, _BLOCK, m], of values float32 [all cells of the axis, m]."""
+    return np.matmul(axis.weights[blocks], cells[axis.cells[blocks]], out=out)
 
 
-def _cells_of(axis: _Axis, begin: int, end: int) -> slice:
-    """The cells that blocks begin .. end - 1 are made of."""
-    return slice(axis.first[begin], axis.first[end - 1] + axis.weights.shape[2])
-
-
-def _mix(axis: _Axis, begin: int, end: int, cells: np.ndarray, out: np.ndarray) -> None:
-    """Fill out [(end - begin) * block, m] with the places of blocks begin .. end - 1.
-
-    cells: [k, m], from the first cell of block `begin` of the axis on.
-    """
-    _, block, width = axis.weights.shape
-    for i in range(begin, end):
-        first, place = axis.first[i] - axis.first[begin], (i - begin) * block
-        np.matmul(axis.weights[i], cells[first : first + width], out=out[place : place + block])
-
-
-def _edges_above(probability: np.ndarray, threshold: np.float32, plan: _Plan, scratch: np.ndarray) -> np.ndarray:
+def _edges_above(probability: np.ndarray, threshold: np.float32, plan: _Plan) -> np.ndarray:
     """Where the resized probability, float32 [h, w], changes between above the threshold and not, down the columns.
 
     A resized value is a weighted mean of cells, so that only those within reach of a cell above the threshold can be
-    above it: the others are not computed. scratch: float32 [plan.chunk_size], to be overwritten.
+    above it: the others are not computed.
 
     Returns:
         int64 [2 * runs], ascending: first pixel of each run and the one after its last, in column-major order of the
         original.
     """
     x, y, cells_across, cells_down = cv2.boundingRect((probability > threshold).view(np.uint8))
-    if cells_across == 0:
+    rows = _reached_blocks(plan.rows, y, y + cells_down - 1)
+    columns = _reached_blocks(plan.columns, x, x + cells_across - 1)
+    if cells_across == 0 or rows.start >= rows.stop or columns.start >= columns.stop:  # or all of it in the padding
         return np.zeros(0, np.int64)
-    rows, columns = plan.rows, plan.columns
-    top, bottom = _reached_blocks(rows, y, y + cells_down - 1)
-    left, right = _reached_blocks(columns, x, x + cells_across - 1)
-    if top >= bottom or left >= right:  # all of it lies in the padding
-        return np.zeros(0, np.int64)
-
-    row_block, column_block = rows.weights.shape[1], columns.weights.shape[1]
-    window = probability[_cells_of(rows, top, bottom), _cells_of(columns, left, right)]
     # A cell at or below the threshold becomes <= 0, and so stays, in floating point too, any weighted mean of such.
-    excess = window - threshold
-    mixed = np.empty(((bottom - top) * row_block, excess.shape[1]), np.float32)  # [places, cells]
-    _mix(rows, top, bottom, excess, mixed)
-    cells = cv2.transpose(mixed)  # [cells, places]: products take twice as long of a transposed view
+    mixed = _mix(plan.rows, rows, probability - threshold)
+    cells = cv2.transpose(mixed.reshape(-1, probability.shape[1]))  # [cells, places]
+    return (_edges_between_knots if plan.at_knots else _edges_between_rows)(cells, rows, columns, plan)
 
-    places, height = len(mixed), len(plan.samples)
-    chunk = max(1, min(right - left, _CHUNK // (column_block * (places + 2))))  # blocks of columns
-    values = scratch[: chunk * column_block * (places + 2)].reshape(chunk * column_block, places + 2)
-    values[:, 0] = values[:, -1] = -1  # each column is closed at both ends
-    knots = rows.positions[top * row_block : bottom * row_block]
+
+def _edges_between_rows(cells: np.ndarray, rows: slice, columns: slice, plan: _Plan) -> np.ndarray:
+    """`_edges_above` where the places are the rows of the original.
+
+    cells: float32 [all cells across, places of the blocks `rows`].
+    """
+    height, top = len(plan.samples), rows.start * _BLOCK
+    cells = cells[:, : height - top]
+    chunk = plan.columns_at_once(height)
+    inside = np.zeros((min(chunk, columns.stop - columns.start) * _BLOCK, height), bool)
+    before, parts = False, []
+    for begin in range(columns.start, columns.stop, chunk):
+        blocks = slice(begin, min(begin + chunk, columns.stop))
+        values = _mix(plan.columns, blocks, cells).reshape(-1, cells.shape[1])
+        part = inside[: len(values)]
+        np.greater(values, 0, out=part[:, top : top + cells.shape[1]])
+        parts.append(_changes(part.ravel(), before) + begin * _BLOCK * height)
+        before = part[-1, -1]
+    if before:
+        parts.append(np.array([columns.stop * _BLOCK * height]))
+    return np.concatenate(parts)
+
+
+def _edges_between_knots(cells: np.ndarray, rows: slice, columns: slice, plan: _Plan) -> np.ndarray:
+    """`_edges_above` where the places are knots, with straight lines between them.
+
+    cells: float32 [all cells across, places of the blocks `rows`].
+    """
+    height, places = len(plan.samples), cells.shape[1]
+    knots = plan.rows.positions[rows.start * _BLOCK : rows.stop * _BLOCK]
+    knots = np.concatenate([knots[:1] - 1, knots, knots[-1:] + 1])
+    chunk = plan.columns_at_once(places + 2)
+    values = np.empty((min(chunk, columns.stop - columns.start), _BLOCK, places + 2), np.float32)
+    values[:, :, [0, -1]] = -1  # each column is closed at both ends
     parts = []
-    for begin in range(left, right, chunk):
-        end = min(begin + chunk, right)
-        part = values[: (end - begin) * column_block]
-        _mix(columns, begin, end, cells[columns.first[begin] - columns.first[left] :], part[:, 1:-1])
-        edges = (
-            _edges_between_knots(part, knots, plan)
-            if plan.at_knots
-            else _edges_between_rows(part, first_row=top * row_block, height=height)
-        )
-        parts.append(edges + begin * column_block * height)
+    for begin in range(columns.start, columns.stop, chunk):
+        blocks = slice(begin, min(begin + chunk, columns.stop))
+        part = values[: blocks.stop - begin]
+        _mix(plan.columns, blocks, cells, out=part[:, :, 1:-1])
+        flat = part.ravel()
+        change = _changes(flat > 0, False)
+        column, after = np.divmod(change, places + 2)
+        here, there = flat[change - 1].astype(np.float64), flat[change]
+        zero = knots[after - 1] + here / (here - there) * np.diff(knots)[after - 1]
+        # A row exactly at zero is outside.
+        row = np.empty(len(zero), np.int64)
+        row[0::2] = _count_samples(plan, zero[0::2], np.less_equal)
+        row[1::2] = _count_samples(plan, zero[1::2], np.less)
+        parts.append((begin * _BLOCK + column) * height + row)
     return _without_pairs(np.concatenate(parts))
 
 
-def _changes(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Where values [columns, places] change between positive and not, down the columns: int64, the place before each
-    change, counted on through all columns, and its column.
-
-    The first and last of each column are negative, so that changes alternate between up and down.
-    """
-    positive = (values > 0).ravel()
-    change = np.flatnonzero(positive[1:] != positive[:-1])
-    return change, change // values.shape[1]
-
-
-def _edges_between_rows(values: np.ndarray, *, first_row: int, height: int) -> np.ndarray:
-    """Edges, in pixels from the first column on, of values [columns, 1 + rows + 1], the original's from first_row on.
-
-    values: float32, the first and last of each column negative, zero past the last row of the original.
-    """
-    change, column = _changes(values)
-    return change + column * (height - values.shape[1]) + first_row
-
-
-def _edges_between_knots(values: np.ndarray, knots: np.ndarray, plan: _Plan) -> np.ndarray:
-    """Edges, in pixels from the first column on, of values [columns, 1 + knots + 1] with straight lines between knots.
-
-    values: float32, the first and last of each column negative. knots: float64 [knots], positions of those between.
-    """
-    change, column = _changes(values)
-    before = change - column * values.shape[1]
-    knots = np.concatenate([knots[:1] - 1, knots, knots[-1:] + 1])
-    here, there = values.ravel()[change].astype(np.float64), values.ravel()[change + 1]
-    zero = knots[before] + here / (here - there) * np.diff(knots)[before]
-    # A row exactly at zero is outside.
-    row = np.empty(len(zero), np.int64)
-    row[0::2] = _count_samples(plan, zero[0::2], np.less_equal)
-    row[1::2] = _count_samples(plan, zero[1::2], np.less)
-    return column * len(plan.samples) + row
+def _changes(flags: np.ndarray, before: bool) -> np.ndarray:
+    """Which of the flags, bool [a multiple of 8], differ from the one before: int64, ascending."""
+    change = np.empty(len(flags), bool)
+    change[0] = flags[0] != before
+    np.not_equal(flags[1:], flags[:-1], out=change[1:])
+    # Eight at once first: numpy's own search takes twice as long where a flag in thirty changes.
+    eights = change.view(np.uint64)
+    some = np.flatnonzero(eights != 0)
+    place = np.flatnonzero(eights[some].view(bool))
+    return 8 * some[place >> 3] + (place & 7)
 
 
 def _count_samples(plan: _Plan, limits: np.ndarray, compare: np.ufunc) -> np.ndarray:
