@@ -1,5 +1,6 @@
 """Postprocessing on a CPU: raw predictions in, instances out, without the work that cannot change the answer."""
 
+import functools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple, TypeVar
@@ -11,8 +12,10 @@ from ppsolo.errors import PredictionError
 from ppsolo.models.postprocess import EQUAL_SCORES, SOLOv2Postprocess
 
 NOT_FINITE = "the network's output is not finite: check its weights and preprocess.mean and std"
-_KEPT_BLOCKS = 3  # of cells, whose masks are kept: mostly two are taken, but thousands of cells would fill the memory
-_STRIP = 4096  # pixels of a block of masks that are worked on at once, so that they stay in the cache
+_KEPT_VALUES = 2**24  # of masks that are kept until it is known who needs them: thousands would fill the memory
+_LEAST_STEP = 32  # cells; products of fewer take as long
+_WORD = 64  # bits of a mask that are counted at once
+_STRIP = 4096  # pixels of a block of masks, whole words, that are worked on at once, so that they stay in the cache
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
@@ -84,8 +87,8 @@ class Candidates(NamedTuple):
 class MaskStatistics(NamedTuple):
     """Of K masks.
 
-    probabilities: float32 [K, pixels], or none where they are not kept. inside: bool [K, pixels]. areas: float64 [K].
-    sums: float64 [K], of the probabilities inside.
+    probabilities: float32 [K, pixels], or none where they are not kept. inside: uint64 [K, words], a bit for each
+    pixel. areas: int64 [K], in pixels. sums: float64 [K], of the probabilities inside.
     """
 
     probabilities: np.ndarray
@@ -124,11 +127,7 @@ class HostPostprocess:
         if len(found.highest) == 0:  # otherwise features are seen in the masks that are made of them
             _check_finite(self._map(lambda row: float(row.sum()), features))
         pairs, scores, statistics = self._best(found, features)
-        cells = found.pairs.cells[pairs]
-        kept = [row for block in statistics for row in block.probabilities]
-        masks = np.empty((len(pairs), features.shape[1]), np.float32)
-        for mask, cell in zip(masks, cells, strict=True):
-            mask[:] = kept[cell] if cell < len(kept) else _sigmoid(found.kernels[cell] @ features)
+        masks = self._masks(found.kernels, features, found.pairs.cells[pairs], statistics)
         return DetectionArrays(
             scores,
             found.pairs.labels[pairs],
@@ -141,10 +140,10 @@ class HostPostprocess:
         the blocks of cells that were taken."""
         settings, cells = self._settings, len(found.highest)
         statistics: list[MaskStatistics] = []
-        taken = 0
+        taken, step = 0, settings.max_instances
         while taken < cells:
-            block = slice(taken, min(taken + settings.max_instances, cells))
-            keep = len(statistics) < _KEPT_BLOCKS
+            block = slice(taken, min(taken + step, cells))
+            keep = block.stop * features.shape[1] <= _KEPT_VALUES
             statistics.append(self._mask_statistics(found.kernels[block], features, keep=keep))
             taken = block.stop
             # What an instance of a cell not taken has at most, or zero; the others do not depend on anything up to it.
@@ -155,7 +154,11 @@ class HostPostprocess:
             if taken < cells and len(best) < settings.max_instances:
                 continue
             decayed = self._matrix_nms(found.pairs, scores, best, statistics)
-            if taken < cells and np.count_nonzero(decayed > bound) < settings.max_instances:
+            certain = np.count_nonzero(decayed > bound)
+            if taken < cells and certain < settings.max_instances:
+                # Enough more, if those to come do as well as those so far.
+                step = (settings.max_instances - certain) * taken // max(certain, 1)
+                step = min(max(step, _LEAST_STEP), settings.max_instances)
                 continue
             survivors = _falling(decayed)[: settings.max_instances]
             survivors = survivors[decayed[survivors] >= np.float32(settings.update_threshold)]
@@ -175,23 +178,44 @@ class HostPostprocess:
 
         keep: the probabilities. Raises PredictionError where one of their logits is not finite.
         """
-        probabilities = np.empty((len(kernels) if keep else 0, features.shape[1]), np.float32)
-        inside = np.empty((len(kernels), features.shape[1]), bool)
+        pixels = features.shape[1]
+        probabilities = np.empty((len(kernels) if keep else 0, pixels), np.float32)
+        inside = np.zeros((len(kernels), -(-pixels // _WORD)), np.uint64)
 
-        def strip(place: slice) -> tuple[np.ndarray, np.ndarray, float]:
+        def strip(place: slice) -> tuple[np.ndarray, float]:
             logits = kernels @ features[:, place]
             total = float(logits.sum())
-            np.greater(logits, self._mask_logit, out=inside[:, place])
-            ones = inside[:, place].astype(np.float32)
+            above = logits > self._mask_logit
+            bits = np.packbits(above, axis=1)
+            inside.view(np.uint8)[:, place.start // 8 :][:, : bits.shape[1]] = bits
             here = _sigmoid(logits)
             if keep:
                 probabilities[:, place] = here
-            return ones.sum(axis=1), np.einsum("ij,ij->i", here, ones), total
+            return np.einsum("ij,ij->i", here, above.astype(np.float32)), total
 
-        areas, sums, totals = zip(*self._map(strip, _strips(features.shape[1])), strict=True)
+        sums, totals = zip(*self._map(strip, _strips(pixels)), strict=True)
         _check_finite(totals)
-        areas, sums = (np.stack(part).sum(axis=0, dtype=np.float64) for part in (areas, sums))
-        return MaskStatistics(probabilities, inside, areas, sums)
+        areas = _count_bits(inside).sum(axis=1, dtype=np.int64)
+        return MaskStatistics(probabilities, inside, areas, np.stack(sums).sum(axis=0, dtype=np.float64))
+
+    def _masks(
+        self, kernels: np.ndarray, features: np.ndarray, cells: np.ndarray, statistics: list[MaskStatistics]
+    ) -> np.ndarray:
+        """The masks float32 [n, pixels] of n cells, those kept and those made again."""
+        kept = [row for block in statistics for row in block.probabilities]
+        masks = np.empty((len(cells), features.shape[1]), np.float32)
+        missing = np.flatnonzero(cells >= len(kept))
+
+        def copy(place: int) -> None:
+            masks[place] = kept[cells[place]]
+
+        def make(strip: slice) -> None:
+            masks[missing, strip] = _sigmoid(kernels[cells[missing]] @ features[:, strip])
+
+        self._map(copy, np.flatnonzero(cells < len(kept)))
+        if len(missing):
+            self._map(make, _strips(features.shape[1]))
+        return masks
 
     def _matrix_nms(
         self, pairs: Pairs, scores: np.ndarray, best: np.ndarray, statistics: list[MaskStatistics]
@@ -200,17 +224,10 @@ class HostPostprocess:
         decayed = scores[best]
         labels, cells = pairs.labels[best], pairs.cells[best]
         groups = [group for label in np.unique(labels) if len(group := np.flatnonzero(labels == label)) > 1]
-        if not groups:
-            return decayed
         rows = [row for block in statistics for row in block.inside]
-        inside = [rows[cell] for cell in cells[np.concatenate(groups)]]
-        ends = np.cumsum([len(group) for group in groups])
-        places = [slice(end - len(group), end) for end, group in zip(ends, groups, strict=True)]
-        strips = _strips(len(rows[0]))
-        parts = self._map(lambda strip: _intersections([row[strip] for row in inside], places), strips)
         areas = np.concatenate([block.areas for block in statistics])
-        for group, counts in zip(groups, zip(*parts, strict=True), strict=True):
-            decayed[group] *= self._decay(np.stack(counts).sum(axis=0, dtype=np.float64), areas[cells[group]])
+        for group in groups:
+            decayed[group] *= self._decay(_intersections([rows[cell] for cell in cells[group]]), areas[cells[group]])
         return decayed
 
     def _decay(self, intersections: np.ndarray, areas: np.ndarray) -> np.ndarray:
@@ -285,7 +302,28 @@ def _strips(pixels: int) -> list[slice]:
     return [slice(start, min(start + _STRIP, pixels)) for start in range(0, pixels, _STRIP)]
 
 
-def _intersections(masks: list[np.ndarray], groups: Sequence[slice]) -> list[np.ndarray]:
-    """Pixels that each two of the n masks, bool [pixels], of a group share: float32 [n, n] for each group."""
-    ones = np.stack(masks).astype(np.float32)
-    return [ones[group] @ ones[group].T for group in groups]
+def _intersections(masks: Sequence[np.ndarray]) -> np.ndarray:
+    """Pixels that the i-th and the j-th of n masks share, i < j: int64 [n, n], zero elsewhere.
+
+    masks: uint64 [words] each, a bit for each pixel.
+    """
+    stacked = np.stack(masks)
+    shared = np.zeros((len(stacked), len(stacked)), np.int64)
+    for i in range(len(stacked) - 1):
+        shared[i, i + 1 :] = _count_bits(stacked[i + 1 :] & stacked[i]).sum(axis=1, dtype=np.int64)
+    return shared
+
+
+def _count_bits(words: np.ndarray) -> np.ndarray:
+    """How many bits are set in each word, or where numpy is of before 2.0 in each quarter of one: uint8."""
+    if hasattr(np, "bitwise_count"):
+        return np.bitwise_count(words)
+    return _bits_of_quarters()[words.view(np.uint16)]
+
+
+@functools.cache
+def _bits_of_quarters() -> np.ndarray:
+    """How many bits are set in each uint16: uint8 [65536]."""
+    return np.unpackbits(np.arange(2**16, dtype=np.uint16).view(np.uint8).reshape(-1, 2), axis=1).sum(
+        axis=1, dtype=np.uint8
+    )

@@ -74,9 +74,9 @@ def test_later_cells_are_left_out():
     assert sum(made) < sum(grid * grid for grid in GRIDS) / 2
 
 
-@pytest.mark.parametrize("blocks", [0, 1])
-def test_masks_that_were_not_kept_are_made_again(blocks, monkeypatch):
-    monkeypatch.setattr(detection, "_KEPT_BLOCKS", blocks)
+@pytest.mark.parametrize("masks", [0, 10])
+def test_masks_that_were_not_kept_are_made_again(masks, monkeypatch):
+    monkeypatch.setattr(detection, "_KEPT_VALUES", masks * 40 * 250)
     settings, raw = SOLOv2Postprocess(max_instances=10), raw_arrays(5)
     assert_same(HostPostprocess(settings)(raw), in_paddle(settings, raw))
 
