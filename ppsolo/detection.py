@@ -15,7 +15,7 @@ NOT_FINITE = "the network's output is not finite: check its weights and preproce
 _KEPT_VALUES = 2**24  # of masks that are kept until it is known who needs them: thousands would fill the memory
 _LEAST_STEP = 32  # cells; products of fewer take as long
 _WORD = 64  # bits of a mask that are counted at once
-_STRIP = 4096  # pixels of a block of masks, whole words, that are worked on at once, so that they stay in the cache
+_STRIP = 2048  # pixels of a block of masks, whole words, that are worked on at once, so that they stay in the cache
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
@@ -88,7 +88,7 @@ class MaskStatistics(NamedTuple):
     """Of K masks.
 
     probabilities: float32 [K, pixels], or none where they are not kept. inside: uint64 [K, words], a bit for each
-    pixel. areas: int64 [K], in pixels. sums: float64 [K], of the probabilities inside.
+    pixel. areas: float64 [K], in pixels. sums: float64 [K], of the probabilities inside.
     """
 
     probabilities: np.ndarray
@@ -140,7 +140,7 @@ class HostPostprocess:
         the blocks of cells that were taken."""
         settings, cells = self._settings, len(found.highest)
         statistics: list[MaskStatistics] = []
-        taken, step = 0, settings.max_instances
+        taken, step = 0, 2 * settings.max_instances  # as many as that always turn out worse or too small
         while taken < cells:
             block = slice(taken, min(taken + step, cells))
             keep = block.stop * features.shape[1] <= _KEPT_VALUES
@@ -195,7 +195,7 @@ class HostPostprocess:
 
         sums, totals = zip(*self._map(strip, _strips(pixels)), strict=True)
         _check_finite(totals)
-        areas = _count_bits(inside).sum(axis=1, dtype=np.int64)
+        areas = _count_bits(inside).sum(axis=1, dtype=np.float64)
         return MaskStatistics(probabilities, inside, areas, np.stack(sums).sum(axis=0, dtype=np.float64))
 
     def _masks(
@@ -204,15 +204,13 @@ class HostPostprocess:
         """The masks float32 [n, pixels] of n cells, those kept and those made again."""
         kept = [row for block in statistics for row in block.probabilities]
         masks = np.empty((len(cells), features.shape[1]), np.float32)
-        missing = np.flatnonzero(cells >= len(kept))
-
-        def copy(place: int) -> None:
+        for place in np.flatnonzero(cells < len(kept)):
             masks[place] = kept[cells[place]]
+        missing = np.flatnonzero(cells >= len(kept))
 
         def make(strip: slice) -> None:
             masks[missing, strip] = _sigmoid(kernels[cells[missing]] @ features[:, strip])
 
-        self._map(copy, np.flatnonzero(cells < len(kept)))
         if len(missing):
             self._map(make, _strips(features.shape[1]))
         return masks
@@ -231,9 +229,12 @@ class HostPostprocess:
         return decayed
 
     def _decay(self, intersections: np.ndarray, areas: np.ndarray) -> np.ndarray:
-        """Factors [n] of n masks of one class, the best first (SOLOv2 sec. 3.3, eq. 4 and 5)."""
+        """Factors [n] of n masks of one class, the best first (SOLOv2 sec. 3.3, eq. 4 and 5).
+
+        intersections: see `_intersections`. areas: float64 [n].
+        """
         union = np.maximum(areas[:, None] + areas - intersections, 1.0)
-        iou = np.triu(intersections / union, 1)
+        iou = intersections / union
         compensation = iou.max(axis=0)[:, None]
         if self._settings.nms_kernel == "gaussian":
             decay = np.exp(self._settings.nms_sigma * (compensation**2 - iou**2))
@@ -303,14 +304,14 @@ def _strips(pixels: int) -> list[slice]:
 
 
 def _intersections(masks: Sequence[np.ndarray]) -> np.ndarray:
-    """Pixels that the i-th and the j-th of n masks share, i < j: int64 [n, n], zero elsewhere.
+    """Pixels that the i-th and the j-th of n masks share, i < j: float64 [n, n], zero elsewhere.
 
     masks: uint64 [words] each, a bit for each pixel.
     """
     stacked = np.stack(masks)
-    shared = np.zeros((len(stacked), len(stacked)), np.int64)
+    shared = np.zeros((len(stacked), len(stacked)))
     for i in range(len(stacked) - 1):
-        shared[i, i + 1 :] = _count_bits(stacked[i + 1 :] & stacked[i]).sum(axis=1, dtype=np.int64)
+        shared[i, i + 1 :] = _count_bits(stacked[i + 1 :] & stacked[i]).sum(axis=1, dtype=np.uint32)
     return shared
 
 

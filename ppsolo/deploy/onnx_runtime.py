@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ppsolo.cpu import available_cores, threads_in_words
+from ppsolo.cpu import available_cores, keep_freed_memory, threads_in_words
 from ppsolo.deploy.graph import OUTPUTS
 from ppsolo.deploy.onnx_half import half_precision
 from ppsolo.detection import DetectionArrays
@@ -39,8 +39,8 @@ class OnnxSession:
             device: "cpu" or "gpu".
             precision: "fp32", or on a GPU "fp16", in which the network then computes.
             threads: CPU threads for one batch; as many as the process may use if None.
-            keep_memory: keep what is freed, in an arena, for the next batch: a tenth faster, but it takes further
-                blocks as mixtures of image sizes come along and gives none back.
+            keep_memory: keep what is freed, in an arena and in the process, for the next batch: a tenth faster, but it
+                takes further blocks as mixtures of image sizes come along and gives none back.
 
         Raises ExportError: onnxruntime or the device is missing, or this is no such model.
         """
@@ -61,6 +61,10 @@ class OnnxSession:
         options.intra_op_num_threads = threads
         options.log_severity_level = 3
         options.enable_cpu_mem_arena = keep_memory
+        # Its threads otherwise go on asking for work after a run, and take the cores from what follows.
+        options.add_session_config_entry("session.force_spinning_stop", "1")
+        if keep_memory:
+            keep_freed_memory()
         source = model if isinstance(model, bytes) else os.fspath(model)
         name = "the model" if isinstance(model, bytes) else source
         if precision == "fp16":
