@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, closing, nullcontext
 from itertools import islice
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import paddle
@@ -30,14 +30,26 @@ AP = "val/segm_AP"
 MOST_SKIPPED = 10  # steps in a row; after that the weights themselves must be broken
 
 
+class _Step(NamedTuple):
+    """What a step leaves on the device, to be read back later."""
+
+    number: int  # from 0
+    image_ids: list[tuple[int, ...]]  # of each batch
+    found: list[paddle.Tensor]  # float32 [3] of each batch: mask, category and total loss
+    losses: paddle.Tensor  # float32 [3], their mean over batches and processes
+    finite: paddle.Tensor  # bool [], whether losses and gradients are
+
+
 class Trainer:
     """Trains a model; what it does in which order is in `fit`, `train_one_epoch` and `train_step`.
 
     model, criterion, optimizer, schedule, loader: built, the schedule being the optimizer's.
     epochs: to train in all. accumulate: batches in a step. clip_norm: largest joint norm of the gradients.
     ema: averaged weights, which evaluation then uses. precision: mixed or not.
-    non_finite: what to do at a loss or gradient that is not finite. "stop" raises TrainingError, "skip" passes the
-        step over; either way the image ids are named. Ten in a row always stop.
+    non_finite: what to do at a loss or gradient that is not finite; either way the image ids are named. "stop" raises
+        TrainingError where it is next looked for (`settle`): with the losses that are logged, and before anything is
+        evaluated or written. "skip" looks at every step, before the weights change, which on a GPU makes it wait for
+        each; it passes the step over, but ten in a row stop.
     seed: every step's random numbers (Python's, numpy's, Paddle's) follow from it, the step and the process.
     evaluate: measures the model as it is, returning metrics with "val/segm_AP"; called every `evaluate_every` epochs
         and after the last. patience: evaluations without a better AP after which training ends, 0: never.
@@ -88,6 +100,7 @@ class Trainer:
         self.best_ap = -1.0
         self._without_gain = self._skipped = 0
         self._trained = [parameter for parameter in model.parameters() if not parameter.stop_gradient]
+        self._unsettled: list[_Step] = []
         # Since the last record: losses, and seconds with those of them for data.
         self._recent_losses: list[np.ndarray] = []
         self._recent_seconds: list[tuple[float, float]] = []
@@ -111,20 +124,21 @@ class Trainer:
                 start = time.perf_counter()
                 group = list(islice(batches, self.accumulate))
                 data_seconds = time.perf_counter() - start
-                losses = self.train_step(group)
+                self.train_step(group)
                 self.step, self.step_in_epoch = self.step + 1, self.step_in_epoch + 1
+                logged = self.step % self.log_every == 0
+                if logged:
+                    self.settle()  # waits for the device, which is part of the steps' time
                 self._recent_seconds.append((time.perf_counter() - start, data_seconds))
-                if losses is not None:
-                    self._recent_losses.append(losses)
-                if self.step % self.log_every == 0:
+                if logged:
                     self._log()
                 if self.step % self.checkpoint_steps == 0 and self.step_in_epoch < self.steps_per_epoch:
                     self._checkpoint(best=False)
 
-    def train_step(self, batches: Sequence[TrainingBatch]) -> np.ndarray | None:
-        """One step of the optimizer -> mask, category and total loss of all batches and processes together.
+    def train_step(self, batches: Sequence[TrainingBatch]) -> paddle.Tensor:
+        """One step of the optimizer -> float32 [3]: mask, category and total loss, of all batches and processes.
 
-        None if the loss was not finite and the step is passed over; the learning rate goes on anyway.
+        Nothing is read back from the device, unless steps may be passed over (the learning rate goes on anyway).
         """
         seed_step(self.seed, self.step, self.processes.rank)
         found = []
@@ -137,9 +151,10 @@ class Trainer:
             self.precision.backward(total / len(batches))
             found.append(paddle.stack([mask, category, total]).detach())
         self.processes.average_gradients(self._trained)
-        means = self.processes.mean(paddle.stack(found).mean(axis=0)).numpy()
-        finite = bool(np.isfinite(means).all()) and self._gradients_finite()
-        if finite:
+        means = self.processes.mean(paddle.stack(found).mean(axis=0))
+        image_ids = [batch.image_ids for batch in batches]
+        self._unsettled.append(_Step(self.step, image_ids, found, means, self._finite(means)))
+        if self.non_finite == "stop" or self.settle():
             self.precision.unscale(self.optimizer)
             if self.clip_norm is not None:
                 with paddle.no_grad():
@@ -149,8 +164,26 @@ class Trainer:
                 self.ema.update()
         self.optimizer.clear_grad(set_to_zero=False)
         self.schedule.step()
-        self._guard(finite, batches, found)
-        return means if finite else None
+        return means
+
+    def settle(self) -> bool:
+        """Read back the losses of the steps since the last time -> whether they and the gradients were finite.
+
+        Raises TrainingError at the first step that was not, unless it may be passed over.
+        """
+        steps, self._unsettled = self._unsettled, []
+        if not steps:
+            return True
+        finite = paddle.stack([step.finite for step in steps]).numpy()
+        for step, good, losses in zip(
+            steps, finite, paddle.stack([step.losses for step in steps]).numpy(), strict=True
+        ):
+            if good:
+                self._skipped = 0
+                self._recent_losses.append(losses)
+            else:
+                self._name_images(step)
+        return bool(finite.all())
 
     def published_weights(self) -> dict[str, np.ndarray]:
         """The weights to predict with: averaged if there is an average."""
@@ -225,6 +258,7 @@ class Trainer:
 
     def _evaluate(self) -> None:
         assert self.evaluate is not None
+        self.settle()
         with self._averaged():
             self.processes.share_weights(self.model)
             metrics = self.evaluate()
@@ -241,6 +275,7 @@ class Trainer:
         return self.ema.applied() if self.ema is not None and self.ema.steps else nullcontext()
 
     def _checkpoint(self, *, best: bool) -> None:
+        self.settle()
         if self.checkpoint is not None:
             self.checkpoint(self, best)
 
@@ -263,24 +298,25 @@ class Trainer:
         for sink in self.sinks:
             sink.log(metrics, self.step)
 
-    def _gradients_finite(self) -> bool:
-        """Kernels may turn a nan into 0 on its way to the loss, but not on the way back. Scaled ones may overflow."""
-        if self.precision.level != "none":
-            return True
-        sums = [parameter.grad.sum() for parameter in self._trained if parameter.grad is not None]
-        return bool(paddle.isfinite(paddle.stack(sums)).all())
+    def _finite(self, losses: paddle.Tensor) -> paddle.Tensor:
+        """bool []: losses and gradients are finite; of scaled gradients, which may overflow, nothing is said.
 
-    def _guard(self, finite: bool, batches: Sequence[TrainingBatch], found: Sequence[paddle.Tensor]) -> None:
-        """Name the images of a loss that is not finite; raise unless the step may be skipped."""
-        self._skipped = 0 if finite else self._skipped + 1
-        if finite:
-            return
-        every = [batch.image_ids for batch in batches]
-        guilty = [ids for ids, losses in zip(every, found, strict=True) if not np.isfinite(losses.numpy()).all()]
-        shares = self.processes.gather((guilty, every))
+        Kernels may turn a nan into 0 on its way to the loss, but not on the way back.
+        """
+        gradients = [] if self.precision.level != "none" else [parameter.grad for parameter in self._trained]
+        sums = [losses.sum(), *(gradient.sum() for gradient in gradients if gradient is not None)]
+        return paddle.isfinite(paddle.stack(sums)).all()
+
+    def _name_images(self, step: "_Step") -> None:
+        """Say which images a step had that was not finite; raise unless it may be skipped."""
+        self._skipped += 1
+        guilty = [
+            ids for ids, losses in zip(step.image_ids, step.found, strict=True) if not np.isfinite(losses.numpy()).all()
+        ]
+        shares = self.processes.gather((guilty, step.image_ids))
         chosen = [ids for share, _ in shares for ids in share] or [ids for _, share in shares for ids in share]
         ids = ", ".join(str(image_id) for batch in chosen for image_id in batch)
-        message = f"the loss or gradient of step {self.step + 1} is not finite; its images: {ids}"
+        message = f"the loss or gradient of step {step.number + 1} is not finite; its images: {ids}"
         if self.non_finite == "stop":
             raise TrainingError(f"{message}; check them, lower the learning rate, or set train.non_finite=skip")
         if self._skipped >= MOST_SKIPPED:

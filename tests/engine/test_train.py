@@ -114,7 +114,7 @@ def test_accumulated_batches_are_one_large_batch(training):
         records[first] = dataclasses.replace(records[first], **no_instances)
         trainer.loader.make_batch = dataclasses.replace(trainer.loader.make_batch, records=records)
         trainer.model.train()
-        losses.append(trainer.train_step(list(trainer.loader.epoch(0, stop=trainer.accumulate))))
+        losses.append(trainer.train_step(list(trainer.loader.epoch(0, stop=trainer.accumulate))).numpy())
         velocities.append(trainer.state().arrays["optimizer"])
     # float32 sums in another order
     np.testing.assert_allclose(losses[1], losses[0], rtol=1e-5)
@@ -160,11 +160,31 @@ def test_a_loss_that_is_no_number_stops_and_names_its_images(training):
     assert f"step 2 is not finite; its images: {ids_of(trainer, 1)};" in str(caught.value)
 
 
+def test_nothing_is_written_after_such_a_step(training):
+    """It is looked for before weights are written, though losses are read and logged more seldom."""
+    trainer, written = trainer_of(training, train__checkpoint_steps=2, train__log_every=100), []
+    trainer.checkpoint = lambda trainer, best: written.append(trainer.step)
+    break_losses(trainer, steps=range(2, 3))
+    with pytest.raises(TrainingError, match="step 3 is not finite"):
+        trainer.fit()
+    assert trainer.step == 4 and written == [2]
+
+
+def test_a_step_reads_nothing_back(training, monkeypatch):
+    trainer = trainer_of(training)
+    batch = next(trainer.loader.epoch(0))
+    trainer.model.train()
+    for name in ("numpy", "item", "tolist", "__bool__", "__int__", "__float__", "__array__"):
+        monkeypatch.setattr(paddle.Tensor, name, lambda *_, name=name, **__: pytest.fail(f"{name} of a tensor"))
+    trainer.train_step([batch])
+
+
 def test_images_that_are_no_numbers_stop_too_though_the_loss_may_be_one(training):
     trainer = trainer_of(training, model__backbone__frozen_stages=-1)
     batch = next(trainer.loader.epoch(0))
+    trainer.train_step([batch._replace(images=batch.images * np.nan)])
     with pytest.raises(TrainingError) as caught:
-        trainer.train_step([batch._replace(images=batch.images * np.nan)])
+        trainer.settle()
     assert ids_of(trainer, 0) in str(caught.value)
 
 
@@ -292,6 +312,6 @@ def test_overfitting_two_images_finds_their_instances(training):
     trainer.model.train()
     losses = []
     for trainer.step in range(30):
-        losses.append(trainer.train_step([batch]))
+        losses.append(trainer.train_step([batch]).numpy())
     mask, category, _ = np.mean(losses[-5:], axis=0) / losses[0]
     assert mask < 0.9 and category < 0.7
