@@ -371,7 +371,7 @@ def adjust_in_8_bits(image: np.ndarray, name: Adjustment, amount: float) -> np.n
     if name == "hue":
         return _turn_hsv_hue(image, amount)
     if name == "saturation":
-        return _blend(_grey(image)[:, :, None], image, amount)
+        return _by_strips(lambda strip: _blend(cv2.merge([_grey(strip)] * 3), strip, amount), image)
     base = np.uint8(0) if name == "brightness" else np.uint8(_grey(image).mean() + 0.5)
     return cv2.LUT(image, _blend(base, np.arange(256, dtype=np.uint8), amount))
 
@@ -412,10 +412,15 @@ def _turn_hsv_hue(image: np.ndarray, amount: float) -> np.ndarray:
     turned = np.trunc(np.arange(256) + amount).astype(np.int64) % 256
     hues, parts, kept = _hue_tables()
     hues = turned.astype(np.uint8).take(hues)
+    return _by_strips(lambda strip: _rgb_of_hues(strip, hues, parts, kept), image)
+
+
+def _by_strips(change: Callable[[np.ndarray], np.ndarray], image: np.ndarray) -> np.ndarray:
+    """`change` of a uint8 [h, w, 3] image, which looks at one pixel at a time."""
     result = np.empty_like(image)
     for top in range(0, len(image), STRIP_ROWS):
         strip = slice(top, top + STRIP_ROWS)
-        result[strip] = _rgb_of_hues(image[strip], hues, parts, kept)
+        result[strip] = change(image[strip])
     return result
 
 
