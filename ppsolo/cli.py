@@ -373,6 +373,7 @@ def export(options: argparse.Namespace) -> int:
         options.output_dir,
         format=options.format,
         graph=options.graph,
+        device=options.device,
         input_shape=options.input_shape,
         checkpoint=checkpoint_facts(str(config.weights)),
         verify_export=options.verify,
@@ -525,6 +526,12 @@ def _parser() -> argparse.ArgumentParser:
         choices=("whole", "network"),
         default="whole",
         help="with postprocessing, or raw predictions, default: %(default)s",
+    )
+    command.add_argument(
+        "--device",
+        choices=("cpu", "gpu"),
+        default="cpu",
+        help="which one an ONNX graph is written for; it runs on both, default: %(default)s",
     )
     command.add_argument(
         "--input_shape",

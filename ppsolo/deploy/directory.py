@@ -19,6 +19,7 @@ from ppsolo.errors import ConfigError, ExportError
 
 Format = Literal["paddle", "onnx"]
 Graph = Literal["whole", "network"]
+Device = Literal["cpu", "gpu"]
 
 CONFIG_FILE = "infer_cfg.yml"
 LAYOUT = 1  # of the block `ppsolo`; a reader refuses others

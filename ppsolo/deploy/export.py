@@ -18,7 +18,17 @@ from ppsolo.checkpoint.download import fetch_published
 from ppsolo.checkpoint.zoo import ZOO
 from ppsolo.config import Config
 from ppsolo.cpu import default_threads
-from ppsolo.deploy.directory import Facts, Format, Graph, TensorFact, checksums, file_sha256, new_directory, write_facts
+from ppsolo.deploy.directory import (
+    Device,
+    Facts,
+    Format,
+    Graph,
+    TensorFact,
+    checksums,
+    file_sha256,
+    new_directory,
+    write_facts,
+)
 from ppsolo.deploy.graph import RAW_OUTPUTS, NetworkGraph, WholeGraph, fold_norms
 from ppsolo.deploy.paddle_inference import PaddleSession
 from ppsolo.deploy.runtime import ONNX_FILE, load
@@ -51,6 +61,7 @@ def export_model(
     format: Format = "paddle",
     graph: Graph = "whole",
     input_shape: Sequence[int] = OPEN_SHAPE,
+    device: Device = "cpu",
     checkpoint: dict[str, str] | None = None,
     verify_export: bool = True,
 ) -> Export:
@@ -62,6 +73,7 @@ def export_model(
         format: "paddle" for Paddle Inference (of this version of Paddle and later ones), "onnx" for onnxruntime.
         graph: "whole", images to instances, or "network", images to raw predictions.
         input_shape: N, 3, H, W of the prepared images; -1 leaves a side open.
+        device: "cpu" or "gpu", whose fastest operators a graph of the format "onnx" is to have; it runs on both.
         checkpoint: "file" and "sha256" of the weights, to be recorded.
         verify_export: compare with the model; an export that is beyond its bounds is not kept.
 
@@ -73,7 +85,7 @@ def export_model(
     model.eval()
     with new_directory(directory) as place:
         if format == "onnx":
-            _write_onnx(model, config, graph, shape, place / ONNX_FILE)
+            _write_onnx(model, config, graph, shape, device, place / ONNX_FILE)
         else:
             _write_paddle(model, config, graph, shape, place)
         facts = Facts(
@@ -92,7 +104,7 @@ def export_model(
         write_facts(place, facts)
         verification = None
         if verify_export:
-            verification = _verify(model, facts, place)
+            verification = _verify(model, facts, device, place)
             if not verification.trusted:
                 raise ExportError(f"the export is not to be trusted and was not kept: {verification}")
             facts = dataclasses.replace(facts, verified=str(verification))
@@ -106,7 +118,7 @@ def checkpoint_facts(weights: str) -> dict[str, str]:
     return {"file": path.name, "sha256": file_sha256(path)}
 
 
-def _verify(model: SOLOv2, facts: Facts, place: Path) -> Verification:
+def _verify(model: SOLOv2, facts: Facts, device: Device, place: Path) -> Verification:
     """Compare what lies in `place`; the heads of a whole graph, which it does not put out, by a graph of their own."""
     config, shape = facts.config, facts.input_shape
     with tempfile.TemporaryDirectory(prefix="ppsolo-") as scratch:
@@ -114,7 +126,7 @@ def _verify(model: SOLOv2, facts: Facts, place: Path) -> Verification:
         if facts.graph == "whole":
             network = Path(scratch)
             if facts.format == "onnx":
-                _write_onnx(model, config, "network", shape, network / ONNX_FILE)
+                _write_onnx(model, config, "network", shape, device, network / ONNX_FILE)
             else:
                 _write_paddle(model, config, "network", shape, network)
         if facts.format == "onnx":
@@ -138,14 +150,14 @@ def _write_paddle(model: SOLOv2, config: Config, graph: Graph, shape: Sequence[i
     (place / "model.pdiparams.info").unlink(missing_ok=True)  # names of parameters, which only training needs
 
 
-def _write_onnx(model: SOLOv2, config: Config, graph: Graph, shape: Sequence[int], file: Path) -> None:
+def _write_onnx(model: SOLOv2, config: Config, graph: Graph, shape: Sequence[int], device: Device, file: Path) -> None:
     try:
         import onnx
     except ImportError:
         raise ExportError("this needs the package onnx: pip install 'ppsolo[onnx]'") from None
     from ppsolo.deploy.onnx_graph import build_onnx
 
-    proto = build_onnx(model, build_postprocess(config) if graph == "whole" else None)
+    proto = build_onnx(model, build_postprocess(config) if graph == "whole" else None, device=device)
     for dimension, side in zip(proto.graph.input[0].type.tensor_type.shape.dim, shape, strict=True):
         if side > 0:
             dimension.dim_value = side

@@ -40,11 +40,11 @@ def build_onnx(
     """
     if device not in DEVICES:
         raise ValueError(f"device is {device!r}, choose one of {', '.join(DEVICES)}")
-    writer = OnnxWriter()
+    writer = OnnxWriter(device)
     raw = network(writer, "image", model)
     head = cast(SOLOv2Head, model.head)
     if postprocess:
-        write_postprocess(writer, raw, postprocess, head.num_grids, integer_masks=device == "cpu")
+        write_postprocess(writer, raw, postprocess, head.num_grids)
         outputs = detection_outputs(writer)
     else:
         outputs = raw_outputs(writer, raw, head)

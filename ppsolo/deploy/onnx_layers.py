@@ -19,16 +19,19 @@ BATCH_NORMS = (nn.BatchNorm2D, nn.SyncBatchNorm)
 ACTIVATIONS = {F.relu: "Relu", F.hardswish: "HardSwish"}
 
 
-def conv_norm(writer: OnnxWriter, x: str, layer: ConvNorm, at: str, *, to: str | None = None) -> str:
+def conv_norm(
+    writer: OnnxWriter, x: str, layer: ConvNorm, at: str, *, coordinates: str | None = None, to: str | None = None
+) -> str:
     """Convolution, normalisation, activation; batch norm is folded into the convolution.
 
-    to: the output's name, where there is an activation.
+    coordinates: [1, 2, H, W], two more channels of every image. to: the output's name, where there is an activation.
     """
     scale, shift = folded_batch_norm(layer.norm) if isinstance(layer.norm, BATCH_NORMS) else (None, None)
     if isinstance(layer.conv, DeformableConv):
+        x = append(writer, x, coordinates, at) if coordinates else x
         x = deformable_conv(writer, x, layer.conv, f"{at}.conv", scale=scale, shift=shift)
     else:
-        x = conv(writer, x, layer.conv, f"{at}.conv", scale=scale, shift=shift)
+        x = conv(writer, x, layer.conv, f"{at}.conv", scale=scale, shift=shift, coordinates=coordinates)
     if isinstance(layer.norm, nn.GroupNorm):
         x = group_norm(writer, x, layer.norm, f"{at}.norm")
     return writer.op(ACTIVATIONS[layer.activation], [x], at=at, to=to) if layer.activation else x
@@ -40,20 +43,15 @@ def array(tensor: paddle.Tensor) -> np.ndarray:
 
 
 def kernel_weights(
-    writer: OnnxWriter,
-    layer: nn.Conv2D | paddle.vision.ops.DeformConv2D,
-    at: str,
-    scale: np.ndarray | None,
-    shift: np.ndarray | None,
-) -> list[str]:
-    """Names of a convolution's weight and, where there is one, bias, followed by scale and shift per channel."""
+    layer: nn.Conv2D | paddle.vision.ops.DeformConv2D, scale: np.ndarray | None, shift: np.ndarray | None
+) -> tuple[np.ndarray, list[np.ndarray]]:
+    """A convolution's weight and, where there is one, bias, followed by scale and shift per channel."""
     weight = array(layer.weight)
     bias = None if layer.bias is None else array(layer.bias)
     if scale is not None and shift is not None:
         weight = weight * scale[:, None, None, None]
         bias = shift if bias is None else bias * scale + shift
-    names = [writer.weight(f"{at}.weight", weight.astype(np.float32))]
-    return names if bias is None else [*names, writer.weight(f"{at}.bias", bias.astype(np.float32))]
+    return weight.astype(np.float32), [] if bias is None else [bias.astype(np.float32)]
 
 
 def window(layer: nn.Conv2D | paddle.vision.ops.DeformConv2D) -> dict[str, Any]:
@@ -70,11 +68,21 @@ def conv(
     *,
     scale: np.ndarray | None = None,
     shift: np.ndarray | None = None,
+    coordinates: str | None = None,
     to: str | None = None,
 ) -> str:
-    """A convolution, its outputs scaled and shifted per channel."""
-    weights = kernel_weights(writer, layer, at, scale, shift)
-    return writer.op("Conv", [x, *weights], {**window(layer), "group": layer._groups}, at=at, to=to)
+    """A convolution, its outputs scaled and shifted per channel.
+
+    coordinates: as of `conv_norm`. They are convolved apart: the fast kernels of onnxruntime take channels by 16.
+    """
+    weight, biases = kernel_weights(layer, scale, shift)
+    bias = [writer.weight(f"{at}.bias", array) for array in biases]
+    attributes = {**window(layer), "group": layer._groups}
+    if not coordinates:
+        return writer.op("Conv", [x, writer.weight(f"{at}.weight", weight), *bias], attributes, at=at, to=to)
+    own, other = writer.weight(f"{at}.weight", weight[:, :-2]), writer.weight(f"{at}.weight_xy", weight[:, -2:])
+    parts = [writer.op("Conv", inputs, attributes, at=at) for inputs in ([x, own, *bias], [coordinates, other])]
+    return writer.op("Add", parts, at=at, to=to)
 
 
 def deformable_conv(
@@ -91,8 +99,9 @@ def deformable_conv(
     split = writer.constant([2 * layer.taps, layer.taps])
     displacement, modulation = writer.ops("Split", [offset, split], {"axis": 1}, outputs=2, at=at)
     modulation = writer.op("Sigmoid", [modulation], at=at)
-    weight, *bias = kernel_weights(writer, layer.conv, f"{at}.conv", scale, shift)
-    inputs = [x, weight, displacement, bias[0] if bias else "", modulation]
+    weight, biases = kernel_weights(layer.conv, scale, shift)
+    (bias,) = [writer.weight(f"{at}.conv.bias", array) for array in biases] or [""]
+    inputs = [x, writer.weight(f"{at}.conv.weight", weight), displacement, bias, modulation]
     return writer.op("DeformConv", inputs, window(layer.conv), at=at)
 
 
@@ -103,11 +112,12 @@ def group_norm(writer: OnnxWriter, x: str, norm: nn.GroupNorm, at: str) -> str:
     ones, zeros = (writer.constant(np.full(groups, value, np.float32)) for value in (1.0, 0.0))
     normal = writer.op("InstanceNormalization", [grouped, ones, zeros], {"epsilon": norm._epsilon}, at=at)
     normal = writer.op("Reshape", [normal, writer.op("Shape", [x], at=at)], at=at)
-    weight, bias = (
-        writer.weight(f"{at}.{name}", value.numpy().reshape([-1, 1, 1]))
-        for name, value in (("weight", norm.weight), ("bias", norm.bias))
-    )
-    return writer.op("Add", [writer.op("Mul", [normal, weight], at=at), bias], at=at)
+    weight, bias = norm.weight.numpy(), norm.bias.numpy()
+    if writer.device == "cpu":  # one pass over the image, with the activation in it, where onnxruntime takes three
+        inputs = [normal, writer.weight(f"{at}.weight", weight[:, None, None, None]), writer.weight(f"{at}.bias", bias)]
+        return writer.op("Conv", inputs, {"group": len(weight), "kernel_shape": [1, 1]}, at=at)
+    scaled = writer.op("Mul", [normal, writer.weight(f"{at}.weight", weight[:, None, None])], at=at)
+    return writer.op("Add", [scaled, writer.weight(f"{at}.bias", bias[:, None, None])], at=at)
 
 
 def size_of(writer: OnnxWriter, x: str, at: str) -> str:

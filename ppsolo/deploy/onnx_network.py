@@ -44,10 +44,12 @@ def network(writer: OnnxWriter, image: str, model: SOLOv2, *, outputs: RawNames 
     return outputs
 
 
-def sequence(writer: OnnxWriter, x: str, blocks: nn.Layer, at: str) -> str:
-    """`ConvNorm` blocks one after another."""
+def sequence(writer: OnnxWriter, x: str, blocks: nn.Layer, at: str, *, coordinates: str | None = None) -> str:
+    """`ConvNorm` blocks one after another. coordinates: of `layers.conv_norm`, for the first one."""
     for index, block in enumerate(blocks.children()):
-        x = layers.conv_norm(writer, x, cast(ConvNorm, block), f"{at}.{index}")
+        x = layers.conv_norm(
+            writer, x, cast(ConvNorm, block), f"{at}.{index}", coordinates=None if index else coordinates
+        )
     return x
 
 
@@ -125,7 +127,7 @@ def fpn(writer: OnnxWriter, features: Sequence[str], neck: FPN, at: str) -> list
 def mask_feature_head(writer: OnnxWriter, pyramid: Sequence[str], head: MaskFeatureHead, to: str, at: str) -> None:
     """P2..P5 -> mask features, under the name `to`."""
     *finer, coarsest = pyramid
-    coarsest = layers.append(writer, coarsest, layers.coordinates(writer, layers.size_of(writer, coarsest, at), at), at)
+    coordinates = layers.coordinates(writer, layers.size_of(writer, coarsest, at), at)
     finest, *towers = head.levels
     # What comes to P3's size is added there and doubled once: both are linear.
     total = ""
@@ -133,7 +135,8 @@ def mask_feature_head(writer: OnnxWriter, pyramid: Sequence[str], head: MaskFeat
         for index, block in enumerate(tower.children()):
             if index > 0:
                 x = layers.double(writer, x, f"{at}.levels.{level}.{index}", mode="linear")
-            x = layers.conv_norm(writer, x, cast(ConvNorm, block), f"{at}.levels.{level}.{index}")
+            places = coordinates if x == coarsest else None
+            x = layers.conv_norm(writer, x, cast(ConvNorm, block), f"{at}.levels.{level}.{index}", coordinates=places)
         total = writer.op("Add", [total, x], at=at) if total else x
     total = layers.double(writer, total, at, mode="linear")
     total = writer.op("Add", [sequence(writer, finer[0], finest, f"{at}.levels.0"), total], at=at)
@@ -153,8 +156,7 @@ def solov2_head(writer: OnnxWriter, pyramid: Sequence[str], head: SOLOv2Head, to
         grid_coordinates = layers.resize(
             writer, layers.coordinates(writer, layers.size_of(writer, x, here), here), size, here
         )
-        cells = layers.append(writer, features, grid_coordinates, here)
-        kernel = sequence(writer, cells, head.kernel_tower, f"{at}.kernel_tower")
+        kernel = sequence(writer, features, head.kernel_tower, f"{at}.kernel_tower", coordinates=grid_coordinates)
         layers.conv(writer, kernel, head.kernel, f"{at}.kernel", to=to.kernels[level])
         category = sequence(writer, features, head.category_tower, f"{at}.category_tower")
         layers.conv(writer, category, head.category, f"{at}.category", to=to.category_logits[level])

@@ -30,14 +30,10 @@ class MaskStatistics(NamedTuple):
     masks: str
 
 
-def postprocess(
-    writer: OnnxWriter, raw: RawNames, settings: SOLOv2Postprocess, num_grids: tuple[int, ...], *, integer_masks: bool
-) -> None:
+def postprocess(writer: OnnxWriter, raw: RawNames, settings: SOLOv2Postprocess, num_grids: tuple[int, ...]) -> None:
     """Write the outputs `scores`, `labels`, `masks`, `counts`, by the steps of `SOLOv2Postprocess`.
 
     Where the raw predictions are not finite, every count is -1.
-
-    integer_masks: overlaps are counted in products of integers, which CPUs do faster and GPUs not at all.
     """
     at = "postprocess"
     found = candidates(writer, raw, settings, num_grids, f"{at}.candidates")
@@ -56,7 +52,7 @@ def postprocess(
     labels = writer.op("Mod", [best_pairs, classes], at=at)
 
     masks = rows(writer, statistics.masks, slots, at)
-    overlaps = intersections(writer, masks, f"{at}.overlaps", integer=integer_masks)
+    overlaps = intersections(writer, masks, f"{at}.overlaps")
     decayed = matrix_nms(
         writer, scores, labels, overlaps, f"{at}.matrix_nms", kernel=settings.nms_kernel, sigma=settings.nms_sigma
     )
@@ -221,9 +217,12 @@ def mask_scores(writer: OnnxWriter, statistics: MaskStatistics, strides: str, at
     return writer.op("Where", [large, means, writer.constant(0.0)], at=at)
 
 
-def intersections(writer: OnnxWriter, masks: str, at: str, *, integer: bool) -> str:
-    """uint8 masks [N, P, pixels] of zeros and ones -> float32 [N, P, P], the pixels that two have in common."""
-    if integer:
+def intersections(writer: OnnxWriter, masks: str, at: str) -> str:
+    """uint8 masks [N, P, pixels] of zeros and ones -> float32 [N, P, P], the pixels that two have in common.
+
+    In products of integers, which CPUs do faster and GPUs not at all.
+    """
+    if writer.device == "cpu":
         # Bytes with and without sign: what the integer product of most CPUs takes.
         columns = writer.op("Cast", [masks], {"to": writer.types.INT8}, at=at)
         columns = writer.op("Transpose", [columns], {"perm": [0, 2, 1]}, at=at)

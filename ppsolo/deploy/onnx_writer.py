@@ -21,16 +21,17 @@ class OnnxWriter:
 
     Nodes are named after the layer that writes them (`at`), so that profiles and errors can be read.
 
-    types: the element types by name, `types.FLOAT`. value: makes the description of an input or output from its
-        name, type and shape.
+    device: "cpu" or "gpu", whose fastest operators are to be taken where there is a choice. types: the element types by
+        name, `types.FLOAT`. value: makes the description of an input or output from its name, type and shape.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, device: str = "cpu") -> None:
         try:
             import onnx.helper
             import onnx.numpy_helper
         except ImportError as error:
             raise ExportError("writing ONNX needs the package onnx: pip install 'ppsolo[onnx]'") from error
+        self.device = device
         self.types = onnx.TensorProto
         self.value = onnx.helper.make_tensor_value_info
         self._make_node = onnx.helper.make_node

@@ -9,7 +9,7 @@ import numpy as np
 
 from ppsolo.build import build_postprocess
 from ppsolo.cpu import default_threads
-from ppsolo.deploy.directory import Facts, check_files, read_facts
+from ppsolo.deploy.directory import Device, Facts, check_files, read_facts
 from ppsolo.deploy.graph import LEVELS, RAW_OUTPUTS
 from ppsolo.detection import DetectionArrays, HostPostprocess, RawArrays
 from ppsolo.errors import ExportError, PredictionError
@@ -103,7 +103,7 @@ def load(
     directory: str | os.PathLike[str],
     *,
     engine: Literal["paddle", "onnxruntime", "openvino"] | None = None,
-    device: Literal["cpu", "gpu"] = "cpu",
+    device: Device = "cpu",
     precision: Literal["fp32", "fp16", "bf16"] = "fp32",
     threads: int | None = None,
     keep_memory: bool = True,

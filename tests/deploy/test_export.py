@@ -101,3 +101,15 @@ def test_the_command(exported, tmp_path, capsys, monkeypatch):
     (tmp_path / "out" / "notes.txt").write_text("mine")
     assert main(command) == 2
     assert "notes.txt" in capsys.readouterr().err
+
+
+def test_an_onnx_graph_is_written_for_a_device(exported, tmp_path):
+    """Either graph runs on either device; integer products, of which GPUs have none, are in that for CPUs only."""
+    onnx = pytest.importorskip("onnx")
+    kinds = {}
+    for device in ("cpu", "gpu"):
+        place = tmp_path / device
+        export = export_model(exported.model, exported.config, place, format="onnx", device=device)
+        assert export.verification is not None and export.verification.trusted
+        kinds[device] = {node.op_type for node in onnx.load(place / "model.onnx").graph.node}
+    assert kinds["cpu"] - kinds["gpu"] == {"MatMulInteger"}
