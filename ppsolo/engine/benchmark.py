@@ -255,7 +255,7 @@ def _pipeline(side: Side) -> Any:
 
 
 class _OnnxRunner:
-    """Any ONNX model with image-like inputs, fed with noise: its run alone."""
+    """Any ONNX model that takes the prepared picture: its run alone."""
 
     facts: Mapping[str, Any] = {}
 
@@ -265,11 +265,8 @@ class _OnnxRunner:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = side.threads
         self._session = onnxruntime.InferenceSession(side.name, options, providers=["CPUExecutionProvider"])
-        padded = _padded(side)
-        self._feeds = {
-            value.name: _peer_input(value.name, len(value.shape), padded, side.batch)
-            for value in self._session.get_inputs()
-        }
+        inputs = _peer_inputs(side)
+        self._feeds = {value.name: inputs.get(value.name, inputs["image"]) for value in self._session.get_inputs()}
         self.description = (
             f"{Path(side.name).name} in onnxruntime {onnxruntime.__version__}, {threads_in_words(side.threads)}"
         )
@@ -293,28 +290,27 @@ class _PaddlePeerRunner:
         config.disable_gpu()
         config.disable_mkldnn()
         config.disable_glog_info()
+        if full_version.startswith("2."):  # on Paddle 3 its graph fails with it
+            config.enable_memory_optim()
         config.set_cpu_math_library_num_threads(side.threads)
         self._predictor = inference.create_predictor(config)
-        padded = _padded(side)
+        inputs = _peer_inputs(side)
         for name in self._predictor.get_input_names():
-            handle = self._predictor.get_input_handle(name)
-            handle.copy_from_cpu(_peer_input(name, 4 if name == "image" else 2, padded, side.batch))
+            self._predictor.get_input_handle(name).copy_from_cpu(inputs[name])
         self.description = f"{directory.name} in Paddle Inference {full_version}, {threads_in_words(side.threads)}"
 
     def run(self) -> dict[str, float]:
         return {TOTAL: _timed(self._predictor.run)[0]}
 
 
-def _padded(side: Side) -> tuple[int, int]:
+def _peer_inputs(side: Side) -> dict[str, np.ndarray]:
+    """PaddleDetection's inputs for the prepared picture: what is found, and so the work, depends on what it shows."""
     from ppsolo.build import build_preprocess
 
-    return build_preprocess(side.config)(_picture(side))[1].padded
-
-
-def _peer_input(name: str, axes: int, padded: tuple[int, int], batch: int) -> np.ndarray:
-    if axes == 4:
-        return np.random.default_rng(0).standard_normal((batch, 3, *padded), np.float32)
-    return np.array([padded if "shape" in name else (1.0, 1.0)] * batch, np.float32)
+    image, size = build_preprocess(side.config)(_picture(side))
+    scale = np.divide(size.resized, size.original)
+    rows = {"image": image, "im_shape": np.array(size.resized), "scale_factor": scale}
+    return {name: np.stack([row] * side.batch).astype(np.float32) for name, row in rows.items()}
 
 
 def _runner(side: Side) -> _Runner:
