@@ -5,9 +5,10 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
+from ppsolo.cpu import single_threaded_products
 from ppsolo.rle import Rle, decode_window, encode_runs, mask_boxes
 
-_CHUNK = 2**16  # resized values that are looked through at once, so that they stay in the cache
+_CHUNK = 2**17  # resized values, or half as many with flags of them, that are looked through at once: they stay cached
 _BLOCK = 16  # places made of the same cells: more would be made of more cells, most of them with weight 0
 
 
@@ -23,7 +24,7 @@ def resize_masks(
 
     The result is that of two bilinear resizes (half-pixel centres, edges repeated): by `stride` to the padded
     input, cut to its `resized` region, then to `original`, followed by `> threshold`. The enlarged images are never
-    made: of one mask at a time, a chunk of columns is (about 2**18 values), and which pixels of it are inside.
+    made: of one mask at a time, a chunk of columns is (at most about 2**17 values), and which pixels of it are inside.
 
     Args:
         probabilities: float32 [n, h, w] in [0, 1], one map per instance; the padded input is
@@ -44,7 +45,9 @@ def resize_masks(
         return []
     plan = _plan(probabilities.shape[1:], resized, original, stride)
     limit = np.float32(threshold)
-    return [_encode_edges(_edges_above(np.asarray(mask, np.float32), limit, plan), original) for mask in probabilities]
+    with single_threaded_products():  # they are small: threads would wait for each other
+        edges = (_edges_above(np.asarray(mask, np.float32), limit, plan) for mask in probabilities)
+        return [_encode_edges(found, original) for found in edges]
 
 
 def mask_polygons(rle: Rle, tolerance: float = 0.75) -> list[list[float]]:
@@ -181,9 +184,14 @@ def _reached_blocks(axis: _Axis, lowest: int, highest: int) -> slice:
     return slice(int(begin), int(end))
 
 
-def _mix(axis: _Axis, blocks: slice, cells: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
-    """The places of some blocks, float32 [blocks, _BLOCK, m], of values float32 [all cells of the axis, m]."""
-    return np.matmul(axis.weights[blocks], cells[axis.cells[blocks]], out=out)
+def _cells_of(axis: _Axis, blocks: slice) -> slice:
+    """The cells that some blocks are made of."""
+    return slice(int(axis.cells[blocks.start, 0]), int(axis.cells[blocks.stop - 1, -1]) + 1)
+
+
+def _mix(axis: _Axis, blocks: slice, cells: np.ndarray, first: int, out: np.ndarray | None = None) -> np.ndarray:
+    """The places of some blocks, float32 [blocks, _BLOCK, m], of values float32 [cells, m] from cell `first` on."""
+    return np.matmul(axis.weights[blocks], cells[axis.cells[blocks] - first], out=out)
 
 
 def _edges_above(probability: np.ndarray, threshold: np.float32, plan: _Plan) -> np.ndarray:
@@ -202,24 +210,25 @@ def _edges_above(probability: np.ndarray, threshold: np.float32, plan: _Plan) ->
     if cells_across == 0 or rows.start >= rows.stop or columns.start >= columns.stop:  # or all of it in the padding
         return np.zeros(0, np.int64)
     # A cell at or below the threshold becomes <= 0, and so stays, in floating point too, any weighted mean of such.
-    mixed = _mix(plan.rows, rows, probability - threshold)
-    cells = cv2.transpose(mixed.reshape(-1, probability.shape[1]))  # [cells, places]
+    down, across = _cells_of(plan.rows, rows), _cells_of(plan.columns, columns)
+    mixed = _mix(plan.rows, rows, probability[down, across] - threshold, down.start)
+    cells = cv2.transpose(mixed.reshape(-1, mixed.shape[2]))  # [cells, places]
     return (_edges_between_knots if plan.at_knots else _edges_between_rows)(cells, rows, columns, plan)
 
 
 def _edges_between_rows(cells: np.ndarray, rows: slice, columns: slice, plan: _Plan) -> np.ndarray:
     """`_edges_above` where the places are the rows of the original.
 
-    cells: float32 [all cells across, places of the blocks `rows`].
+    cells: float32 [cells of the blocks `columns`, places of the blocks `rows`].
     """
     height, top = len(plan.samples), rows.start * _BLOCK
     cells = cells[:, : height - top]
-    chunk = plan.columns_at_once(height)
+    chunk = plan.columns_at_once(2 * height)
     inside = np.zeros((min(chunk, columns.stop - columns.start) * _BLOCK, height), bool)
-    before, parts = False, []
+    before, parts, first = False, [], _cells_of(plan.columns, columns).start
     for begin in range(columns.start, columns.stop, chunk):
         blocks = slice(begin, min(begin + chunk, columns.stop))
-        values = _mix(plan.columns, blocks, cells).reshape(-1, cells.shape[1])
+        values = _mix(plan.columns, blocks, cells, first).reshape(-1, cells.shape[1])
         part = inside[: len(values)]
         np.greater(values, 0, out=part[:, top : top + cells.shape[1]])
         parts.append(_changes(part.ravel(), before) + begin * _BLOCK * height)
@@ -232,7 +241,7 @@ def _edges_between_rows(cells: np.ndarray, rows: slice, columns: slice, plan: _P
 def _edges_between_knots(cells: np.ndarray, rows: slice, columns: slice, plan: _Plan) -> np.ndarray:
     """`_edges_above` where the places are knots, with straight lines between them.
 
-    cells: float32 [all cells across, places of the blocks `rows`].
+    cells: float32 [cells of the blocks `columns`, places of the blocks `rows`].
     """
     height, places = len(plan.samples), cells.shape[1]
     knots = plan.rows.positions[rows.start * _BLOCK : rows.stop * _BLOCK]
@@ -240,11 +249,11 @@ def _edges_between_knots(cells: np.ndarray, rows: slice, columns: slice, plan: _
     chunk = plan.columns_at_once(places + 2)
     values = np.empty((min(chunk, columns.stop - columns.start), _BLOCK, places + 2), np.float32)
     values[:, :, [0, -1]] = -1  # each column is closed at both ends
-    parts = []
+    parts, first = [], _cells_of(plan.columns, columns).start
     for begin in range(columns.start, columns.stop, chunk):
         blocks = slice(begin, min(begin + chunk, columns.stop))
         part = values[: blocks.stop - begin]
-        _mix(plan.columns, blocks, cells, out=part[:, :, 1:-1])
+        _mix(plan.columns, blocks, cells, first, out=part[:, :, 1:-1])
         flat = part.ravel()
         change = _changes(flat > 0, False)
         column, after = np.divmod(change, places + 2)
