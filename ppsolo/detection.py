@@ -1,6 +1,5 @@
 """Postprocessing on a CPU: raw predictions in, instances out, without the work that cannot change the answer."""
 
-import functools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple, TypeVar
@@ -14,6 +13,7 @@ from ppsolo.models.postprocess import EQUAL_SCORES, SOLOv2Postprocess
 NOT_FINITE = "the network's output is not finite: check its weights and preprocess.mean and std"
 _KEPT_VALUES = 2**24  # of masks that are kept until it is known who needs them: thousands would fill the memory
 _LEAST_STEP = 32  # cells; products of fewer take as long
+_MANY = 128  # masks of a class, for whose overlaps a product of floats takes no longer than counting bits
 _WORD = 64  # bits of a mask that are counted at once
 _STRIP = 2048  # pixels of a block of masks, whole words, that are worked on at once, so that they stay in the cache
 
@@ -140,7 +140,8 @@ class HostPostprocess:
         the blocks of cells that were taken."""
         settings, cells = self._settings, len(found.highest)
         statistics: list[MaskStatistics] = []
-        taken, step = 0, 2 * settings.max_instances  # as many as that always turn out worse or too small
+        # Mostly the first `max_instances` cells do not suffice, since some masks are too small or come twice.
+        taken, step, least = 0, max(2 * settings.max_instances, _LEAST_STEP), _LEAST_STEP
         while taken < cells:
             block = slice(taken, min(taken + step, cells))
             keep = block.stop * features.shape[1] <= _KEPT_VALUES
@@ -156,9 +157,9 @@ class HostPostprocess:
             decayed = self._matrix_nms(found.pairs, scores, best, statistics)
             certain = np.count_nonzero(decayed > bound)
             if taken < cells and certain < settings.max_instances:
-                # Enough more, if those to come do as well as those so far.
-                step = (settings.max_instances - certain) * taken // max(certain, 1)
-                step = min(max(step, _LEAST_STEP), settings.max_instances)
+                # Enough more, if those to come do as well as those so far; if they do not, at least twice as many.
+                likely = (settings.max_instances - certain) * taken // max(certain, 1)
+                step, least = max(min(likely, settings.max_instances), least), 2 * least
                 continue
             survivors = _falling(decayed)[: settings.max_instances]
             survivors = survivors[decayed[survivors] >= np.float32(settings.update_threshold)]
@@ -182,7 +183,7 @@ class HostPostprocess:
         probabilities = np.empty((len(kernels) if keep else 0, pixels), np.float32)
         inside = np.zeros((len(kernels), -(-pixels // _WORD)), np.uint64)
 
-        def strip(place: slice) -> tuple[np.ndarray, float]:
+        def strip(place: slice) -> tuple[np.ndarray, np.ndarray, float]:
             logits = kernels @ features[:, place]
             total = float(logits.sum())
             above = logits > self._mask_logit
@@ -191,12 +192,13 @@ class HostPostprocess:
             here = _sigmoid(logits)
             if keep:
                 probabilities[:, place] = here
-            return np.einsum("ij,ij->i", here, above.astype(np.float32)), total
+            ones = above.astype(np.float32)
+            return ones.sum(axis=1), np.einsum("ij,ij->i", here, ones), total
 
-        sums, totals = zip(*self._map(strip, _strips(pixels)), strict=True)
+        areas, sums, totals = zip(*self._map(strip, _strips(pixels)), strict=True)
         _check_finite(totals)
-        areas = _count_bits(inside).sum(axis=1, dtype=np.float64)
-        return MaskStatistics(probabilities, inside, areas, np.stack(sums).sum(axis=0, dtype=np.float64))
+        areas, sums = (np.stack(part).sum(axis=0, dtype=np.float64) for part in (areas, sums))
+        return MaskStatistics(probabilities, inside, areas, sums)
 
     def _masks(
         self, kernels: np.ndarray, features: np.ndarray, cells: np.ndarray, statistics: list[MaskStatistics]
@@ -222,19 +224,31 @@ class HostPostprocess:
         decayed = scores[best]
         labels, cells = pairs.labels[best], pairs.cells[best]
         groups = [group for label in np.unique(labels) if len(group := np.flatnonzero(labels == label)) > 1]
+        if not groups:
+            return decayed
         rows = [row for block in statistics for row in block.inside]
         areas = np.concatenate([block.areas for block in statistics])
-        for group in groups:
-            decayed[group] *= self._decay(_intersections([rows[cell] for cell in cells[group]]), areas[cells[group]])
+        shared = self._intersections([np.stack([rows[cell] for cell in cells[group]]) for group in groups])
+        for group, pixels in zip(groups, shared, strict=True):
+            decayed[group] *= self._decay(pixels, areas[cells[group]])
         return decayed
+
+    def _intersections(self, groups: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """Of each group of masks, uint64 [n, words], the pixels that the i-th and j-th share, i < j: float64 [n, n]."""
+        most = _MANY if hasattr(np, "bitwise_count") else 0
+        large = [masks for masks in groups if len(masks) > most]
+        words = [slice(strip.start // _WORD, strip.stop // _WORD) for strip in _strips(_WORD * groups[0].shape[1])]
+        parts = self._map(lambda place: [_product_of_bits(masks[:, place]) for masks in large], words) if large else []
+        products = iter([np.stack(counts).sum(axis=0, dtype=np.float64) for counts in zip(*parts, strict=True)])
+        return [next(products) if len(masks) > most else _count_shared_bits(masks) for masks in groups]
 
     def _decay(self, intersections: np.ndarray, areas: np.ndarray) -> np.ndarray:
         """Factors [n] of n masks of one class, the best first (SOLOv2 sec. 3.3, eq. 4 and 5).
 
-        intersections: see `_intersections`. areas: float64 [n].
+        intersections: [n, n], those of i with j > i are looked at. areas: float64 [n].
         """
         union = np.maximum(areas[:, None] + areas - intersections, 1.0)
-        iou = intersections / union
+        iou = np.triu(intersections / union, 1)
         compensation = iou.max(axis=0)[:, None]
         if self._settings.nms_kernel == "gaussian":
             decay = np.exp(self._settings.nms_sigma * (compensation**2 - iou**2))
@@ -303,28 +317,18 @@ def _strips(pixels: int) -> list[slice]:
     return [slice(start, min(start + _STRIP, pixels)) for start in range(0, pixels, _STRIP)]
 
 
-def _intersections(masks: Sequence[np.ndarray]) -> np.ndarray:
-    """Pixels that the i-th and the j-th of n masks share, i < j: float64 [n, n], zero elsewhere.
-
-    masks: uint64 [words] each, a bit for each pixel.
-    """
-    stacked = np.stack(masks)
-    shared = np.zeros((len(stacked), len(stacked)))
-    for i in range(len(stacked) - 1):
-        shared[i, i + 1 :] = _count_bits(stacked[i + 1 :] & stacked[i]).sum(axis=1, dtype=np.uint32)
+def _count_shared_bits(masks: np.ndarray) -> np.ndarray:
+    """Bits that the i-th and the j-th of uint64 [n, words] share, i < j: float64 [n, n], zero elsewhere."""
+    shared = np.zeros((len(masks), len(masks)))
+    for i in range(len(masks) - 1):
+        shared[i, i + 1 :] = np.bitwise_count(masks[i + 1 :] & masks[i]).sum(axis=1, dtype=np.uint32)
     return shared
 
 
-def _count_bits(words: np.ndarray) -> np.ndarray:
-    """How many bits are set in each word, or where numpy is of before 2.0 in each quarter of one: uint8."""
-    if hasattr(np, "bitwise_count"):
-        return np.bitwise_count(words)
-    return _bits_of_quarters()[words.view(np.uint16)]
+def _product_of_bits(masks: np.ndarray) -> np.ndarray:
+    """Bits that each two of uint64 [n, words] share, as a product: float32 [n, n].
 
-
-@functools.cache
-def _bits_of_quarters() -> np.ndarray:
-    """How many bits are set in each uint16: uint8 [65536]."""
-    return np.unpackbits(np.arange(2**16, dtype=np.uint16).view(np.uint8).reshape(-1, 2), axis=1).sum(
-        axis=1, dtype=np.uint8
-    )
+    For large groups, and for numpy before 2.0, which counts no bits.
+    """
+    ones = np.unpackbits(np.ascontiguousarray(masks).view(np.uint8), axis=1).astype(np.float32)
+    return ones @ ones.T
