@@ -74,11 +74,31 @@ def test_later_cells_are_left_out():
     assert sum(made) < sum(grid * grid for grid in GRIDS) / 2
 
 
-@pytest.mark.parametrize("masks", [0, 10])
-def test_masks_that_were_not_kept_are_made_again(masks, monkeypatch):
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("masks", [0, 40])
+def test_masks_that_were_not_kept_are_made_again(masks, threads, monkeypatch):
+    """All of them, or those after the first cells."""
     monkeypatch.setattr(detection, "_KEPT_VALUES", masks * 40 * 250)
-    settings, raw = SOLOv2Postprocess(max_instances=10), raw_arrays(5)
-    assert_same(HostPostprocess(settings)(raw), in_paddle(settings, raw))
+    monkeypatch.setattr(detection, "_LEAST_STEP", 5)
+    settings, raw = SOLOv2Postprocess(max_instances=15), raw_arrays(5)
+    kept = []
+
+    class Noting(HostPostprocess):
+        def _mask_statistics(self, kernels, features, *, keep):
+            kept.append(keep)
+            return super()._mask_statistics(kernels, features, keep=keep)
+
+    assert_same(Noting(settings, threads=threads)(raw), in_paddle(settings, raw))
+    assert not kept[-1] and kept[0] == bool(masks)
+
+
+@pytest.mark.parametrize("many", [2, 10**6])
+def test_overlaps_are_products_or_counts_of_bits(many, monkeypatch):
+    if not hasattr(np, "bitwise_count"):
+        pytest.skip("this numpy counts no bits: every overlap is a product")
+    monkeypatch.setattr(detection, "_MANY", many)
+    settings, raw = SOLOv2Postprocess(), raw_arrays(5)
+    assert_same(HostPostprocess(settings, threads=2)(raw), in_paddle(settings, raw))
 
 
 @pytest.mark.parametrize("threshold", [0.0, 0.3, 0.9, 1.0])
