@@ -180,8 +180,8 @@ class TrainConfig:
         one step of the optimizer.
     ema_decay: average the weights, and evaluate and publish the average; null: do not.
     amp: automatic mixed precision, "O1" or "O2", on a GPU; parameters stay float32.
-    non_finite: "stop" at a loss that is no number, or "skip" the step, which on a GPU costs a wait at every one; either
-        way the images are named.
+    non_finite: "stop" at a loss that is no number, at the latest when losses are next logged and before anything is
+        written, or "skip" the step, which on a GPU costs a wait at every one; either way the images are named.
     evaluate_every: epochs from one evaluation to the next, 0: none. patience: evaluations without a better AP
         after which training ends, 0: never. pictures: validation images drawn at every evaluation.
     checkpoint_steps: steps from one checkpoint to the next within an epoch; one is written at its end anyway.

@@ -75,21 +75,20 @@ def test_later_cells_are_left_out():
 
 
 @pytest.mark.parametrize("threads", [1, 2])
-@pytest.mark.parametrize("masks", [0, 40])
+@pytest.mark.parametrize("masks", [0, 80])
 def test_masks_that_were_not_kept_are_made_again(masks, threads, monkeypatch):
     """All of them, or those after the first cells."""
     monkeypatch.setattr(detection, "_KEPT_VALUES", masks * 40 * 250)
-    monkeypatch.setattr(detection, "_LEAST_STEP", 5)
-    settings, raw = SOLOv2Postprocess(max_instances=15), raw_arrays(5)
-    kept = []
+    settings, raw = SOLOv2Postprocess(max_instances=40), raw_arrays(5)
+    shares = []
 
     class Noting(HostPostprocess):
-        def _mask_statistics(self, kernels, features, *, keep):
-            kept.append(keep)
-            return super()._mask_statistics(kernels, features, keep=keep)
+        def _masks(self, kernels, features, cells, statistics):
+            shares.append(np.mean(cells < sum(len(block.probabilities) for block in statistics)))
+            return super()._masks(kernels, features, cells, statistics)
 
     assert_same(Noting(settings, threads=threads)(raw), in_paddle(settings, raw))
-    assert not kept[-1] and kept[0] == bool(masks)
+    assert all(0 < share < 1 if masks else share == 0 for share in shares)
 
 
 @pytest.mark.parametrize("many", [2, 10**6])

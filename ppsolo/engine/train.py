@@ -100,6 +100,8 @@ class Trainer:
         self.best_ap = -1.0
         self._without_gain = self._skipped = 0
         self._trained = [parameter for parameter in model.parameters() if not parameter.stop_gradient]
+        state = model.state_dict()
+        self._statistics = [state[name] for name in state if name.endswith(("._mean", "._variance"))]
         self._unsettled: list[_Step] = []
         # Since the last record: losses, and seconds with those of them for data.
         self._recent_losses: list[np.ndarray] = []
@@ -126,20 +128,23 @@ class Trainer:
                 data_seconds = time.perf_counter() - start
                 self.train_step(group)
                 self.step, self.step_in_epoch = self.step + 1, self.step_in_epoch + 1
-                logged = self.step % self.log_every == 0
-                if logged:
+                last = self.step_in_epoch == self.steps_per_epoch
+                log, save = self.step % self.log_every == 0, self.step % self.checkpoint_steps == 0 and not last
+                if log or save or last:
                     self.settle()  # waits for the device, which is part of the steps' time
                 self._recent_seconds.append((time.perf_counter() - start, data_seconds))
-                if logged:
+                if log:
                     self._log()
-                if self.step % self.checkpoint_steps == 0 and self.step_in_epoch < self.steps_per_epoch:
+                if save:
                     self._checkpoint(best=False)
 
     def train_step(self, batches: Sequence[TrainingBatch]) -> paddle.Tensor:
         """One step of the optimizer -> float32 [3]: mask, category and total loss, of all batches and processes.
 
-        Nothing is read back from the device, unless steps may be passed over (the learning rate goes on anyway).
+        Nothing is read back from the device, unless steps may be passed over. Then the running statistics of norms
+        stay as they were too, but the learning rate goes on.
         """
+        statistics = [(value, value.clone()) for value in self._statistics] if self.non_finite == "skip" else []
         seed_step(self.seed, self.step, self.processes.rank)
         found = []
         for batch, (mask_share, category_share) in zip(batches, self._shares(batches), strict=True):
@@ -162,6 +167,9 @@ class Trainer:
             self.precision.step(self.optimizer)
             if self.ema is not None:
                 self.ema.update()
+        else:
+            for value, before in statistics:
+                paddle.assign(before, value)
         self.optimizer.clear_grad(set_to_zero=False)
         self.schedule.step()
         return means
@@ -175,14 +183,13 @@ class Trainer:
         if not steps:
             return True
         finite = paddle.stack([step.finite for step in steps]).numpy()
-        for step, good, losses in zip(
-            steps, finite, paddle.stack([step.losses for step in steps]).numpy(), strict=True
-        ):
+        losses = paddle.stack([step.losses for step in steps]).numpy()
+        for step, good, means in zip(steps, finite, losses, strict=True):
             if good:
                 self._skipped = 0
-                self._recent_losses.append(losses)
+                self._recent_losses.append(means)
             else:
-                self._name_images(step)
+                self._pass_over(step)
         return bool(finite.all())
 
     def published_weights(self) -> dict[str, np.ndarray]:
@@ -192,7 +199,8 @@ class Trainer:
         return {name: value.numpy() for name, value in self.model.state_dict().items()}
 
     def state(self) -> TrainingState:
-        """All that `load_state` needs to go on as if there had been no break."""
+        """All that `load_state` needs to go on as if there had been no break. Raises as `settle`."""
+        self.settle()
         arrays: dict[str, Mapping[str, np.ndarray]] = {
             "model": {name: value.numpy() for name, value in self.model.state_dict().items()},
             "optimizer": optimizer_state(self.optimizer, self.model),
@@ -239,6 +247,7 @@ class Trainer:
         for name, value in model.items():
             value.set_value(weights[name])
         self.schedule.step(self.step)
+        self._unsettled.clear()
 
     def _shares(self, batches: Sequence[TrainingBatch]) -> paddle.Tensor:
         """float32 [batches, 2]: the weights of each batch's mask and category loss in the mean over the step.
@@ -298,6 +307,7 @@ class Trainer:
         for sink in self.sinks:
             sink.log(metrics, self.step)
 
+    @paddle.no_grad()
     def _finite(self, losses: paddle.Tensor) -> paddle.Tensor:
         """bool []: losses and gradients are finite; of scaled gradients, which may overflow, nothing is said.
 
@@ -307,8 +317,8 @@ class Trainer:
         sums = [losses.sum(), *(gradient.sum() for gradient in gradients if gradient is not None)]
         return paddle.isfinite(paddle.stack(sums)).all()
 
-    def _name_images(self, step: "_Step") -> None:
-        """Say which images a step had that was not finite; raise unless it may be skipped."""
+    def _pass_over(self, step: _Step) -> None:
+        """Name the images of a step that was not finite; raise unless it may be skipped."""
         self._skipped += 1
         guilty = [
             ids for ids, losses in zip(step.image_ids, step.found, strict=True) if not np.isfinite(losses.numpy()).all()

@@ -178,7 +178,12 @@ def measure_step(config: Config, *, steps: int = 5) -> Figures:
     trainer = build_trainer(config, loader, ALONE)
     trainer.model.train()
     ahead = _batches(loader)
-    return _measured(lambda: trainer.train_step([next(ahead)]), steps, warm_up=STEP_WARM_UP)
+
+    def step() -> None:
+        trainer.train_step([next(ahead)])
+        trainer.settle()
+
+    return _measured(step, steps, warm_up=STEP_WARM_UP)
 
 
 def measure_original_reader(config: Config, *, batches: int = 40) -> Figures:

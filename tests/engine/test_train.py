@@ -11,6 +11,7 @@ import pytest
 
 from ppsolo.build import build_dataset, build_loader
 from ppsolo.config import load_config
+from ppsolo.data.loader import TrainingBatch
 from ppsolo.data.targets import collate_targets, make_targets
 from ppsolo.engine.distributed import ALONE
 from ppsolo.engine.run import build_trainer
@@ -170,6 +171,39 @@ def test_nothing_is_written_after_such_a_step(training):
     assert trainer.step == 4 and written == [2]
 
 
+def test_such_weights_are_not_evaluated(training):
+    trainer = trainer_of(training, train__log_every=100, model__backbone__frozen_stages=-1)
+    trainer.evaluate = lambda: pytest.fail("evaluated")
+    trainer.train_step([nan_batch(trainer)])
+    trainer.train_one_epoch = lambda: None
+    with pytest.raises(TrainingError, match="step 1 is not finite"):
+        trainer.fit()
+
+
+def test_a_step_passed_over_leaves_no_trace_in_running_statistics(training):
+    """Norms take in what they see before anyone knows the loss."""
+    trainer = trainer_of(training, train__non_finite="skip", model__backbone__frozen_stages=-1)
+    trainer.model.train()
+    before = trainer.state().arrays["model"]
+    assert any(name.endswith("._mean") for name in before)
+    trainer.train_step([nan_batch(trainer)])
+    for name, value in trainer.state().arrays["model"].items():
+        np.testing.assert_array_equal(value, before[name])
+    trainer.train_step([next(trainer.loader.epoch(0))])
+    assert all(np.isfinite(value).all() for value in trainer.published_weights().values())
+
+
+def test_a_state_holds_the_losses_of_every_step(training):
+    trainer = trainer_of(training, train__log_every=100)
+    losses = trainer.train_step([next(trainer.loader.epoch(0))]).numpy()
+    assert trainer.state().record["recent_losses"] == [losses.tolist()]
+
+
+def nan_batch(trainer: Trainer) -> TrainingBatch:
+    batch = next(trainer.loader.epoch(0))
+    return batch._replace(images=batch.images * np.nan)
+
+
 def test_a_step_reads_nothing_back(training, monkeypatch):
     trainer = trainer_of(training)
     batch = next(trainer.loader.epoch(0))
@@ -181,8 +215,7 @@ def test_a_step_reads_nothing_back(training, monkeypatch):
 
 def test_images_that_are_no_numbers_stop_too_though_the_loss_may_be_one(training):
     trainer = trainer_of(training, model__backbone__frozen_stages=-1)
-    batch = next(trainer.loader.epoch(0))
-    trainer.train_step([batch._replace(images=batch.images * np.nan)])
+    trainer.train_step([nan_batch(trainer)])
     with pytest.raises(TrainingError) as caught:
         trainer.settle()
     assert ids_of(trainer, 0) in str(caught.value)
