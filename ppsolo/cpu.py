@@ -99,10 +99,10 @@ def _openblas_threads() -> tuple[Callable[[], int], Callable[[int], None]] | Non
 
 
 def keep_freed_memory() -> None:
-    """Have glibc keep what Paddle frees, for its next tensors: no size comes from fresh pages of the system again.
+    """Have glibc keep what is freed, for the next arrays: no size comes from fresh pages of the system again.
 
-    Paddle's CPU kernels take and free each tensor on its own; zeroed pages for those of some megabytes cost up to half
-    of the time of the convolutions. The process stays as large as it has been at its peak.
+    Paddle's CPU kernels and numpy take and free each array on its own; zeroed pages for those of some megabytes cost up
+    to half of the time of Paddle's convolutions. The process stays as large as it has been at its peak.
     """
     library = ctypes.CDLL(None)
     if hasattr(library, "mallopt"):

@@ -1,10 +1,11 @@
 """A SOLOv2 model as ONNX, written layer by layer: the network alone, or whole, with instances as its outputs."""
 
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, cast, get_args
 
 from paddle.version import full_version as PADDLE_VERSION
 
 import ppsolo
+from ppsolo.deploy.directory import Device
 from ppsolo.deploy.onnx_network import RawNames, network
 from ppsolo.deploy.onnx_postprocess import postprocess as write_postprocess
 from ppsolo.deploy.onnx_writer import OnnxWriter
@@ -16,11 +17,8 @@ if TYPE_CHECKING:
     import onnx
 
 
-DEVICES = ("cpu", "gpu")
-
-
 def build_onnx(
-    model: SOLOv2, postprocess: SOLOv2Postprocess | None = None, *, device: str = "cpu"
+    model: SOLOv2, postprocess: SOLOv2Postprocess | None = None, *, device: Device = "cpu"
 ) -> "onnx.ModelProto":
     """The model as an ONNX graph with its weights inside; N, H and W are free, H and W multiples of 32.
 
@@ -38,8 +36,8 @@ def build_onnx(
 
     Raises ExportError where the package onnx is missing.
     """
-    if device not in DEVICES:
-        raise ValueError(f"device is {device!r}, choose one of {', '.join(DEVICES)}")
+    if device not in get_args(Device):
+        raise ValueError(f"device is {device!r}, choose one of {', '.join(get_args(Device))}")
     writer = OnnxWriter(device)
     raw = network(writer, "image", model)
     head = cast(SOLOv2Head, model.head)

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ppsolo.deploy.directory import Device
 from ppsolo.errors import ExportError
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ class OnnxWriter:
         name, `types.FLOAT`. value: makes the description of an input or output from its name, type and shape.
     """
 
-    def __init__(self, device: str = "cpu") -> None:
+    def __init__(self, device: Device = "cpu") -> None:
         try:
             import onnx.helper
             import onnx.numpy_helper

@@ -266,7 +266,9 @@ class _OnnxRunner:
         options.intra_op_num_threads = side.threads
         self._session = onnxruntime.InferenceSession(side.name, options, providers=["CPUExecutionProvider"])
         inputs = _peer_inputs(side)
-        self._feeds = {value.name: inputs.get(value.name, inputs["image"]) for value in self._session.get_inputs()}
+        self._feeds = {
+            value.name: inputs["image" if len(value.shape) == 4 else value.name] for value in self._session.get_inputs()
+        }
         self.description = (
             f"{Path(side.name).name} in onnxruntime {onnxruntime.__version__}, {threads_in_words(side.threads)}"
         )

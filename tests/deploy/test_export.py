@@ -104,7 +104,7 @@ def test_the_command(exported, tmp_path, capsys, monkeypatch):
 
 
 def test_an_onnx_graph_is_written_for_a_device(exported, tmp_path):
-    """Either graph runs on either device; integer products, of which GPUs have none, are in that for CPUs only."""
+    """Both run on a CPU; integer products, of which GPUs have none, are in that for CPUs only."""
     onnx = pytest.importorskip("onnx")
     kinds = {}
     for device in ("cpu", "gpu"):
