@@ -266,9 +266,11 @@ class _OnnxRunner:
         options.intra_op_num_threads = side.threads
         self._session = onnxruntime.InferenceSession(side.name, options, providers=["CPUExecutionProvider"])
         inputs = _peer_inputs(side)
-        self._feeds = {
-            value.name: inputs["image" if len(value.shape) == 4 else value.name] for value in self._session.get_inputs()
-        }
+        names = [(value.name, "image" if len(value.shape) == 4 else value.name) for value in self._session.get_inputs()]
+        unknown = [name for name, kind in names if kind not in inputs]
+        if unknown:
+            raise ConfigError(f"it takes {', '.join(unknown)}; known are an image, im_shape and scale_factor")
+        self._feeds = {name: inputs[kind] for name, kind in names}
         self.description = (
             f"{Path(side.name).name} in onnxruntime {onnxruntime.__version__}, {threads_in_words(side.threads)}"
         )
