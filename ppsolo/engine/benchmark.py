@@ -265,12 +265,9 @@ class _OnnxRunner:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = side.threads
         self._session = onnxruntime.InferenceSession(side.name, options, providers=["CPUExecutionProvider"])
-        inputs = _peer_inputs(side)
-        names = [(value.name, "image" if len(value.shape) == 4 else value.name) for value in self._session.get_inputs()]
-        unknown = [name for name, kind in names if kind not in inputs]
-        if unknown:
-            raise ConfigError(f"it takes {', '.join(unknown)}; known are an image, im_shape and scale_factor")
-        self._feeds = {name: inputs[kind] for name, kind in names}
+        inputs = self._session.get_inputs()
+        kinds = {value.name: "image" if len(value.shape) == 4 else value.name for value in inputs}
+        self._feeds = _peer_inputs(side, kinds)
         self.description = (
             f"{Path(side.name).name} in onnxruntime {onnxruntime.__version__}, {threads_in_words(side.threads)}"
         )
@@ -298,23 +295,29 @@ class _PaddlePeerRunner:
             config.enable_memory_optim()
         config.set_cpu_math_library_num_threads(side.threads)
         self._predictor = inference.create_predictor(config)
-        inputs = _peer_inputs(side)
-        for name in self._predictor.get_input_names():
-            self._predictor.get_input_handle(name).copy_from_cpu(inputs[name])
+        kinds = {name: name for name in self._predictor.get_input_names()}
+        for name, values in _peer_inputs(side, kinds).items():
+            self._predictor.get_input_handle(name).copy_from_cpu(values)
         self.description = f"{directory.name} in Paddle Inference {full_version}, {threads_in_words(side.threads)}"
 
     def run(self) -> dict[str, float]:
         return {TOTAL: _timed(self._predictor.run)[0]}
 
 
-def _peer_inputs(side: Side) -> dict[str, np.ndarray]:
-    """PaddleDetection's inputs for the prepared picture: what is found, and so the work, depends on what it shows."""
+def _peer_inputs(side: Side, kinds: Mapping[str, str]) -> dict[str, np.ndarray]:
+    """What a peer is fed for the prepared picture: what is found, and so the work, depends on what it shows.
+
+    kinds: which of PaddleDetection's inputs each of the peer's is. Raises ConfigError where one is none of them.
+    """
     from ppsolo.build import build_preprocess
 
     image, size = build_preprocess(side.config)(_picture(side))
     scale = np.divide(size.resized, size.original)
     rows = {"image": image, "im_shape": np.array(size.resized), "scale_factor": scale}
-    return {name: np.stack([row] * side.batch).astype(np.float32) for name, row in rows.items()}
+    unknown = [name for name, kind in kinds.items() if kind not in rows]
+    if unknown:
+        raise ConfigError(f"it takes {', '.join(unknown)}; known are an image, im_shape and scale_factor")
+    return {name: np.stack([rows[kind]] * side.batch).astype(np.float32) for name, kind in kinds.items()}
 
 
 def _runner(side: Side) -> _Runner:
