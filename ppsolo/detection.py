@@ -237,8 +237,9 @@ class HostPostprocess:
         """Of each group of masks, uint64 [n, words], the pixels that the i-th and j-th share, i < j: float64 [n, n]."""
         most = _MANY if hasattr(np, "bitwise_count") else 0
         large = [masks for masks in groups if len(masks) > most]
-        words = [slice(strip.start // _WORD, strip.stop // _WORD) for strip in _strips(_WORD * groups[0].shape[1])]
-        parts = self._map(lambda place: [_product_of_bits(masks[:, place]) for masks in large], words) if large else []
+        step = _STRIP // _WORD
+        places = [slice(start, start + step) for start in range(0, groups[0].shape[1], step)]
+        parts = self._map(lambda place: [_product_of_bits(masks[:, place]) for masks in large], places) if large else []
         products = iter([np.stack(counts).sum(axis=0, dtype=np.float64) for counts in zip(*parts, strict=True)])
         return [next(products) if len(masks) > most else _count_shared_bits(masks) for masks in groups]
 
