@@ -213,19 +213,19 @@ def _edges_above(probability: np.ndarray, threshold: np.float32, plan: _Plan) ->
     down, across = _cells_of(plan.rows, rows), _cells_of(plan.columns, columns)
     mixed = _mix(plan.rows, rows, probability[down, across] - threshold, down.start)
     cells = cv2.transpose(mixed.reshape(-1, mixed.shape[2]))  # [cells, places]
-    return (_edges_between_knots if plan.at_knots else _edges_between_rows)(cells, rows, columns, plan)
+    return (_edges_between_knots if plan.at_knots else _edges_between_rows)(cells, across.start, rows, columns, plan)
 
 
-def _edges_between_rows(cells: np.ndarray, rows: slice, columns: slice, plan: _Plan) -> np.ndarray:
+def _edges_between_rows(cells: np.ndarray, first: int, rows: slice, columns: slice, plan: _Plan) -> np.ndarray:
     """`_edges_above` where the places are the rows of the original.
 
-    cells: float32 [cells of the blocks `columns`, places of the blocks `rows`].
+    cells: float32 [cells of the blocks `columns`, places of the blocks `rows`], from cell `first` on.
     """
     height, top = len(plan.samples), rows.start * _BLOCK
     cells = cells[:, : height - top]
     chunk = plan.columns_at_once(2 * height)
     inside = np.zeros((min(chunk, columns.stop - columns.start) * _BLOCK, height), bool)
-    before, parts, first = False, [], _cells_of(plan.columns, columns).start
+    before, parts = False, []
     for begin in range(columns.start, columns.stop, chunk):
         blocks = slice(begin, min(begin + chunk, columns.stop))
         values = _mix(plan.columns, blocks, cells, first).reshape(-1, cells.shape[1])
@@ -238,10 +238,10 @@ def _edges_between_rows(cells: np.ndarray, rows: slice, columns: slice, plan: _P
     return np.concatenate(parts)
 
 
-def _edges_between_knots(cells: np.ndarray, rows: slice, columns: slice, plan: _Plan) -> np.ndarray:
+def _edges_between_knots(cells: np.ndarray, first: int, rows: slice, columns: slice, plan: _Plan) -> np.ndarray:
     """`_edges_above` where the places are knots, with straight lines between them.
 
-    cells: float32 [cells of the blocks `columns`, places of the blocks `rows`].
+    cells: float32 [cells of the blocks `columns`, places of the blocks `rows`], from cell `first` on.
     """
     height, places = len(plan.samples), cells.shape[1]
     knots = plan.rows.positions[rows.start * _BLOCK : rows.stop * _BLOCK]
@@ -249,7 +249,7 @@ def _edges_between_knots(cells: np.ndarray, rows: slice, columns: slice, plan: _
     chunk = plan.columns_at_once(places + 2)
     values = np.empty((min(chunk, columns.stop - columns.start), _BLOCK, places + 2), np.float32)
     values[:, :, [0, -1]] = -1  # each column is closed at both ends
-    parts, first = [], _cells_of(plan.columns, columns).start
+    parts = []
     for begin in range(columns.start, columns.stop, chunk):
         blocks = slice(begin, min(begin + chunk, columns.stop))
         part = values[: blocks.stop - begin]
