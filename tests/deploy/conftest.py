@@ -24,6 +24,7 @@ def predictor(shared):
     predictor.batches.clear()
     predictor.failures.clear()
     predictor.free.set()
+    predictor.seconds = 0.0
     return predictor
 
 

@@ -20,7 +20,8 @@ SOON = 10.0  # seconds; what is awaited takes milliseconds
 class ChannelPredictor:
     """Finds the bright pixels of each channel, as three instances; can be held up and can fail.
 
-    A picture whose first pixel is in `failures` raises what stands there. `free` lets predictions through.
+    A picture whose first pixel is in `failures` raises what stands there. `free` lets predictions through, each batch
+    of which takes `seconds` then.
     """
 
     class_names = ("red", "green", "blue")
@@ -28,12 +29,14 @@ class ChannelPredictor:
     def __init__(self):
         self.batches = []
         self.failures = {}
+        self.seconds = 0.0
         self.free = threading.Event()
         self.free.set()
 
     def __call__(self, images, *, batch_size):
         self.batches.append(len(images))
         assert len(images) <= batch_size and self.free.wait(SOON)
+        time.sleep(self.seconds)
         return [self.instances(image) for image in images]
 
     def instances(self, image):

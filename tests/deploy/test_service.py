@@ -104,6 +104,7 @@ def test_concurrent_requests_share_batches_and_get_their_own_answers(predictor):
     with served(predictor, batch_size=4, queue=32) as server, ThreadPoolExecutor(24) as pool:
         predictor.batches.clear()
         predictor.free.clear()
+        predictor.seconds = 0.05  # the next pictures are decoded meanwhile, as in earnest
         answers = [pool.submit(post, server, png(image)) for image in images]
         wait_until(lambda: server.service._batcher.waiting() >= 20)
         predictor.free.set()
