@@ -1,6 +1,6 @@
-"""Deformable convolution: on a GPU and in static graphs by Paddle's kernel, else by gathering and matrix products."""
+"""Deformable convolution: on a GPU by Paddle's kernel, on a CPU by gathering and matrix products."""
 
-import math
+from typing import Any
 
 import numpy as np
 import paddle
@@ -8,8 +8,7 @@ import paddle.nn.functional as F
 from paddle import nn
 
 from ppsolo.models.recompute import recomputed
-
-_GATHERED = 2**22  # values that are gathered at once
+from ppsolo.models.shapes import sides
 
 
 class DeformableConv(nn.Layer):
@@ -18,12 +17,16 @@ class DeformableConv(nn.Layer):
     `offset` predicts, per output pixel, 2 k^2 displacements as (dy, dx) pairs, taps in row-major order, and
     then k^2 logits of the modulation. Starts as a plain convolution at half strength (all zero: sigmoid 0.5).
     Input [N, in_channels, H, W], output [N, out_channels, H', W'].
+
+    gathers: whether `deformable_conv` computes it, or Paddle's kernel. None: where the input is on a CPU, which a
+    static graph does not know; there it is the kernel.
     """
 
     def __init__(self, in_channels: int, out_channels: int, kernel_size: int, *, stride: int = 1, bias: bool = False):
         super().__init__()
         self.taps = kernel_size * kernel_size
         self.stride = stride
+        self.gathers: bool | None = None
         self.offset = nn.Conv2D(
             in_channels,
             3 * self.taps,
@@ -45,7 +48,10 @@ class DeformableConv(nn.Layer):
     def forward(self, x: paddle.Tensor) -> paddle.Tensor:
         displacement, modulation = paddle.split(self.offset(x), [2 * self.taps, self.taps], axis=1)
         modulation = F.sigmoid(modulation)
-        if not paddle.in_dynamic_mode() or not x.place.is_cpu_place():
+        gathers = self.gathers
+        if gathers is None:
+            gathers = paddle.in_dynamic_mode() and x.place.is_cpu_place()
+        if not gathers:
             return self.conv(x, displacement, modulation)
         y = deformable_conv(x, displacement, modulation, self.conv.weight, self.stride)
         return y if self.conv.bias is None else y + self.conv.bias.reshape([1, -1, 1, 1])
@@ -62,68 +68,86 @@ def deformable_conv(
     weight: [O, C, k, k]. Returns [N, O, H', W']. A displacement that is not finite makes the outputs that it is for not
     finite.
     """
-    batch, channels, height, width = x.shape
+    batch, channels, height, width = sides(x)
+    _, _, out_height, out_width = sides(modulation)
     out_channels, _, kernel_size, _ = weight.shape
-    out_height, out_width = modulation.shape[2:]
-    taps, places = kernel_size * kernel_size, out_height * out_width
-    displacement = displacement.reshape([batch, taps, 2, places]).transpose([0, 3, 1, 2])
-    positions = displacement + _plain_positions(out_height, out_width, kernel_size, stride)
-    modulation = modulation.reshape([batch, taps, places]).transpose([0, 2, 1])
-    kernel = weight.transpose([2, 3, 1, 0]).reshape([taps * channels, out_channels])
-    # Each part's gradients fill an array of all pixels: none gathers less than there are.
-    step = max(1, max(_GATHERED, channels * height * width) // (4 * taps * channels))
-    results = []
-    for i in range(batch):
-        pixels = x[i].reshape([channels, height * width]).transpose([1, 0]).contiguous()
-        # What is gathered is up to 4 k^2 times as large as x: for the gradients it is gathered again, a part at a time.
-        parts = [
-            recomputed(_sampled_product, pixels, (height, width), positions[i, part], modulation[i, part], kernel)
-            for part in (slice(start, start + step) for start in range(0, places, step))
-        ]
-        results.append(paddle.concat(parts).transpose([1, 0]))
-    return paddle.stack(results).reshape([batch, out_channels, out_height, out_width])
+    # Part by part, since what is gathered is 4 k^2 times as large as x: static graphs have few, which load faster.
+    parts = kernel_size**2 if paddle.in_dynamic_mode() else kernel_size
+    taps = kernel_size**2 // parts
+    displacement = displacement.reshape([0, parts, taps, 2, -1]).transpose([3, 1, 0, 4, 2])
+    modulation = modulation.reshape([0, parts, taps, -1]).transpose([1, 0, 3, 2])
+    position = displacement + _plain_positions(out_height, out_width, kernel_size, stride, parts)
+    near = _pixels(position, batch, height, width).reshape([parts, -1])
+    size = paddle.shape(x)[2:].astype("float32").reshape([2, 1, 1, 1, 1])
+    share = recomputed(_shares, position, modulation, size).reshape([parts, -1])
+    kernel = weight.transpose([2, 3, 1, 0]).reshape([parts, taps * channels, out_channels])
+    pixels = x.transpose([0, 2, 3, 1]).reshape([-1, channels])
+    if paddle.in_dynamic_mode():  # otherwise each part would copy the whole
+        kernel, pixels = kernel.contiguous(), pixels.contiguous()
+    y: Any = 0.0
+    for part in zip(paddle.unbind(near), paddle.unbind(share), paddle.unbind(kernel), strict=True):
+        y = y + recomputed(_sampled_product, pixels, *part)
+    return y.reshape([batch, out_height, out_width, out_channels]).transpose([0, 3, 1, 2])
+
+
+def _plain_positions(height: int, width: int, kernel_size: int, stride: int, parts: int) -> paddle.Tensor:
+    """Row and column in the input of each part's taps, for each of height x width outputs.
+
+    Returns float32 [2, parts, 1, height * width, taps of a part].
+    """
+    taps = np.stack(np.divmod(np.arange(kernel_size**2), kernel_size)) - kernel_size // 2
+    taps = paddle.to_tensor(taps.reshape([2, parts, 1, 1, -1]).astype(np.float32))
+    places = paddle.arange(height * width)
+    places = paddle.stack([places // width, places % width]).astype("float32")
+    return taps + stride * places.reshape([2, 1, 1, -1, 1])
+
+
+def _pixels(position: paddle.Tensor, batch: int, height: int, width: int) -> paddle.Tensor:
+    """The four pixels around each position, some valid ones where it is outside: int64 [..., 4].
+
+    position: [2, parts, batch, places, taps].
+    """
+    row, column = paddle.unbind(paddle.floor(position.detach()).astype("int64"))
+    first = (paddle.arange(batch) * (height * width)).reshape([-1, 1, 1])  # of each image's pixels
+    upper = first + row * width + column
+    lower = upper + width
+    return paddle.stack([upper, upper + 1, lower, lower + 1], axis=-1).clip(0, batch * height * width - 1)
+
+
+def _shares(position: paddle.Tensor, modulation: paddle.Tensor, size: paddle.Tensor) -> paddle.Tensor:
+    """What the four pixels around each position count, those outside of (height, width) = size nothing: [..., 4].
+
+    position: as for `_pixels`. modulation: its shape without the 2. size: float32 [2, 1, 1, 1, 1].
+    """
+    before = paddle.floor(position.detach())
+    after = before + 1.0
+    way = position - before
+    # A position of exactly -1 has a zero share of pixel 0, but would give its displacement a gradient.
+    top, left = paddle.unbind((1.0 - way) * (before >= 0.0).logical_and(before < size).astype("float32"))
+    bottom, right = paddle.unbind(way * (position > -1.0).logical_and(after < size).astype("float32"))
+    top, bottom = top * modulation, bottom * modulation
+    return paddle.stack([top * left, top * right, bottom * left, bottom * right], axis=-1)
 
 
 def _sampled_product(
-    pixels: paddle.Tensor,
-    size: tuple[int, int],
-    positions: paddle.Tensor,
-    modulation: paddle.Tensor,
-    kernel: paddle.Tensor,
+    pixels: paddle.Tensor, near: paddle.Tensor, share: paddle.Tensor, kernel: paddle.Tensor
 ) -> paddle.Tensor:
-    """The outputs at some places: bilinear samples at the positions (row, column) of their taps, times the kernel.
+    """What some taps add to all outputs: means of four pixels each, times the kernel.
 
-    pixels: [H W, C], of size = (H, W). positions: [places, k^2, 2]. modulation: [places, k^2]. kernel: [k^2 C, O].
-    Returns [places, O].
+    pixels: [all pixels, C]. near: int64 [4 taps places], rows of `pixels`. share: [4 taps places].
+    kernel: [taps C, O]. Returns [places, O].
     """
-    height, width = size
-    samples = math.prod(modulation.shape)
-    row, row_share = _neighbours(positions[..., 0], height)
-    column, column_share = _neighbours(positions[..., 1], width)
-    share = (row_share * modulation.unsqueeze(-1)).unsqueeze(-1) * column_share.unsqueeze(-2)
-    pixel = (row.unsqueeze(-1) * width + column.unsqueeze(-2)).clip(0, height * width - 1)
-    near = paddle.gather(pixels, pixel.reshape([-1])).reshape([samples, 4, pixels.shape[1]])
-    sampled = paddle.matmul(share.reshape([samples, 1, 4]), near)
-    return paddle.matmul(sampled.reshape([-1, kernel.shape[0]]), kernel)
-
-
-def _plain_positions(height: int, width: int, kernel_size: int, stride: int) -> paddle.Tensor:
-    """Row and column in the input of each tap for each of height x width outputs: float32 [height * width, k^2, 2]."""
-    taps = np.arange(kernel_size) - kernel_size // 2
-    rows = stride * np.arange(height).repeat(width)[:, None] + taps.repeat(kernel_size)
-    columns = stride * np.tile(np.arange(width), height)[:, None] + np.tile(taps, kernel_size)
-    return paddle.to_tensor(np.stack([rows, columns], axis=-1).astype(np.float32))
-
-
-def _neighbours(position: paddle.Tensor, size: int) -> tuple[paddle.Tensor, paddle.Tensor]:
-    """The two of `size` pixels around each position, and their shares, which are zero outside.
-
-    position: [...]. Returns two of [..., 2], the former int32.
-    """
-    lower = paddle.floor(position.detach())
-    way = (position - lower).unsqueeze(-1)
-    neighbours = paddle.stack([lower, lower + 1.0], axis=-1)
-    pixels = neighbours.clip(0, size - 1)
-    # A position of exactly -1 has a zero share of pixel 0, but would give its displacement a gradient.
-    reached = (pixels == neighbours).logical_and((position > -1.0).unsqueeze(-1))
-    return pixels.astype("int32"), paddle.concat([1.0 - way, way], axis=-1) * reached.astype(position.dtype)
+    channels, out_channels = pixels.shape[1], kernel.shape[1]
+    taps = kernel.shape[0] // channels
+    product_first = out_channels < channels  # then there is less to gather after it
+    if product_first:
+        kernels = kernel.reshape([taps, channels, out_channels]).transpose([1, 0, 2]).reshape([channels, -1])
+        pixels = paddle.matmul(pixels, kernels).reshape([-1, out_channels])
+        near = (near.reshape([-1, taps, 4]) * taps + paddle.arange(taps).unsqueeze(-1)).flatten()
+    # The same, in half of the time; but static graphs refuse it where the number of pixels is open.
+    around = F.embedding(near, pixels) if paddle.in_dynamic_mode() else paddle.gather(pixels, near)
+    together = 4 * taps if product_first else 4
+    sums = paddle.matmul(share.reshape([-1, 1, together]), around.reshape([-1, together, pixels.shape[1]]))
+    if product_first:
+        return sums.reshape([-1, out_channels])
+    return paddle.matmul(sums.reshape([-1, taps * channels]), kernel)

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 import paddle
 from paddle import nn
 
-from ppsolo.models.layers import ConvNorm, DropBlock, append_coordinates, rescale, resize, sides
+from ppsolo.models.layers import ConvNorm, DropBlock, append_coordinates, rescale, resize
+from ppsolo.models.shapes import sides
 
 
 class SOLOv2Head(nn.Layer):

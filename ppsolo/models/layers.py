@@ -5,7 +5,6 @@ All tensors are float32 NCHW unless said otherwise.
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import paddle
 import paddle.nn.functional as F
@@ -13,6 +12,7 @@ from paddle import nn
 
 from ppsolo.models.deformable import DeformableConv
 from ppsolo.models.recompute import recomputed
+from ppsolo.models.shapes import sides
 
 NORMS = ("bn", "sync_bn", "gn")
 ACTIVATIONS = {"relu": F.relu, "hard_swish": F.hardswish}
@@ -96,14 +96,6 @@ class ConvNorm(nn.Layer):
     def _finish(self, x: paddle.Tensor) -> paddle.Tensor:
         x = self.norm(x)
         return self.activation(x) if self.activation else x
-
-
-def sides(x: paddle.Tensor) -> list[int]:
-    """The shape of `x`. While a static graph is traced, sides that are open in it are tensors, the others numbers."""
-    if paddle.in_dynamic_mode():
-        return x.shape
-    shape: Any = paddle.shape(x)
-    return [side if side >= 0 else shape[axis] for axis, side in enumerate(x.shape)]
 
 
 def append_coordinates(x: paddle.Tensor) -> paddle.Tensor:

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import paddle
 import paddle.nn.functional as F
 
-from ppsolo.models.layers import sides
+from ppsolo.models.shapes import sides
 from ppsolo.models.solov2 import RawPredictions
 
 # The published systems call two scores equal when they differ by less than this.

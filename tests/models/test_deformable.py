@@ -6,7 +6,6 @@ import numpy as np
 import paddle
 import pytest
 
-from ppsolo.models import deformable
 from ppsolo.models.deformable import DeformableConv, deformable_conv
 from ppsolo.models.layers import ConvNorm, freeze
 
@@ -54,18 +53,18 @@ def test_deformable_convolution_moves_its_taps():
     np.testing.assert_allclose(layer(x).numpy()[0, 0], expected, atol=1e-5)
 
 
+@pytest.mark.parametrize("outputs", [4, 6])  # fewer than inputs, or more: products before or after the gathering
 @pytest.mark.parametrize(
     ("size", "stride", "spread"), [(3, 1, 2.0), (3, 2, 2.0), (1, 1, 2.0), (3, 1, 0.0), (3, 2, 9.0)]
 )
-def test_gathering_equals_paddles_kernel_and_its_gradients(size, stride, spread, monkeypatch):
-    monkeypatch.setattr(deformable, "_GATHERED", 500)  # several parts
+def test_gathering_equals_paddles_kernel_and_its_gradients(size, stride, spread, outputs):
     draw = np.random.default_rng(0)
-    x, weight = draw.normal(size=[2, 5, 9, 7]), draw.normal(size=[4, 5, size, size])
+    x, weight = draw.normal(size=[2, 5, 9, 7]), draw.normal(size=[outputs, 5, size, size])
     out = [-(-9 // stride), -(-7 // stride)]
     displacement = spread * draw.normal(size=[2, 2 * size**2, *out])
     displacement[:, :, ::3, ::2] = displacement[:, :, ::3, ::2].round()  # on pixels, and on -1 at the edge
     modulation = draw.random([2, size**2, *out])
-    seed = paddle.to_tensor(draw.normal(size=[2, 4, *out]).astype("float32"))
+    seed = paddle.to_tensor(draw.normal(size=[2, outputs, *out]).astype("float32"))
 
     def gradients(function):
         inputs = [
