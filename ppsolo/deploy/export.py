@@ -29,7 +29,7 @@ from ppsolo.deploy.directory import (
     new_directory,
     write_facts,
 )
-from ppsolo.deploy.graph import RAW_OUTPUTS, NetworkGraph, WholeGraph, fold_norms
+from ppsolo.deploy.graph import RAW_OUTPUTS, NetworkGraph, WholeGraph, adapt_to_cpu, fold_norms
 from ppsolo.deploy.paddle_inference import PaddleSession
 from ppsolo.deploy.runtime import ONNX_FILE, load
 from ppsolo.deploy.verify import Verification, verify
@@ -87,7 +87,7 @@ def export_model(
         if format == "onnx":
             _write_onnx(model, config, graph, shape, device, place / ONNX_FILE)
         else:
-            _write_paddle(model, config, graph, shape, place)
+            _write_paddle(model, config, graph, shape, device, place)
         facts = Facts(
             format=format,
             graph=graph,
@@ -128,7 +128,7 @@ def _verify(model: SOLOv2, facts: Facts, device: Device, place: Path) -> Verific
             if facts.format == "onnx":
                 _write_onnx(model, config, "network", shape, device, network / ONNX_FILE)
             else:
-                _write_paddle(model, config, "network", shape, network)
+                _write_paddle(model, config, "network", shape, device, network)
         if facts.format == "onnx":
             from ppsolo.deploy.onnx_runtime import OnnxSession
 
@@ -138,9 +138,13 @@ def _verify(model: SOLOv2, facts: Facts, device: Device, place: Path) -> Verific
         return verify(model, config, shape, heads=heads, detect=load(place).detect)
 
 
-def _write_paddle(model: SOLOv2, config: Config, graph: Graph, shape: Sequence[int], place: Path) -> None:
+def _write_paddle(
+    model: SOLOv2, config: Config, graph: Graph, shape: Sequence[int], device: Device, place: Path
+) -> None:
     """model.json (Paddle 3) or model.pdmodel (Paddle 2), and model.pdiparams."""
     folded = fold_norms(model)
+    if device == "cpu":
+        adapt_to_cpu(folded)
     layer: nn.Layer = NetworkGraph(folded) if graph == "network" else WholeGraph(folded, build_postprocess(config))
     layer.eval()
     spec = paddle.static.InputSpec([side if side > 0 else None for side in shape], "float32", "image")

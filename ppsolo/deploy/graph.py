@@ -14,6 +14,7 @@ from ppsolo.models.solov2 import SOLOv2
 
 OUTPUTS = ("scores", "labels", "masks", "counts")
 LEVELS = 5
+PADDLE_3 = hasattr(paddle.inference.Config, "enable_new_ir")  # its static graphs, against those of Paddle 2
 RAW_OUTPUTS = (
     *(f"{kind}{level}" for kind in ("category_logits", "kernels") for level in range(LEVELS)),
     "mask_features",
@@ -70,6 +71,19 @@ def fold_norms(model: SOLOv2) -> SOLOv2:
     return folded
 
 
+def adapt_to_cpu(folded: SOLOv2) -> None:
+    """Have each convolution of a folded model computed by what is fastest in Paddle Inference on a CPU, in place.
+
+    Deformable ones gather; not in Paddle 2, whose graphs would then load for a minute and keep all that they gather.
+    Plain ones get a bias, of zeros where they have none: Paddle 3 leaves to oneDNN only those that have one.
+    """
+    for block in folded.sublayers():
+        if isinstance(block, DeformableConv):
+            block.gathers = PADDLE_3
+        elif isinstance(block, nn.Conv2D) and block.bias is None:
+            _add_bias(block, np.zeros(block.weight.shape[0], np.float32))
+
+
 def folded_batch_norm(norm: nn.Layer) -> tuple[np.ndarray, np.ndarray]:
     """What a batch norm with its running statistics does to each channel: (scale, shift), float64 [C]."""
     mean, variance, weight, bias = (
@@ -84,10 +98,15 @@ def _fold(block: ConvNorm) -> None:
     conv, norm = block.conv, block.norm
     conv = conv.conv if isinstance(conv, DeformableConv) else conv
     scale, shift = folded_batch_norm(norm)
-    bias = 0.0 if conv.bias is None else conv.bias.numpy()
     weight = conv.weight.numpy() * scale[:, None, None, None]
     conv.weight.set_value(weight.astype(np.float32))
     if conv.bias is None:
-        conv.bias = conv.create_parameter([len(shift)], is_bias=True)
-    conv.bias.set_value((bias * scale + shift).astype(np.float32))
+        _add_bias(conv, shift.astype(np.float32))
+    else:
+        conv.bias.set_value((conv.bias.numpy() * scale + shift).astype(np.float32))
     block.norm = nn.Identity()
+
+
+def _add_bias(conv: nn.Layer, values: np.ndarray) -> None:
+    conv.bias = conv.create_parameter([len(values)], is_bias=True)
+    conv.bias.set_value(values)
