@@ -11,6 +11,7 @@ from paddle import inference
 from paddle.version import full_version as PADDLE_VERSION
 
 from ppsolo.cpu import keep_freed_memory, require_bfloat16, threads_in_words
+from ppsolo.deploy.graph import PADDLE_3
 from ppsolo.detection import DetectionArrays
 from ppsolo.errors import ExportError
 
@@ -19,7 +20,8 @@ MODEL_FILES = ("model.json", "model.pdmodel")  # of Paddle 3 and 2
 WEIGHTS_FILE = "model.pdiparams"
 _GPU_POOL_MB = 500
 _TENSORRT_WORKSPACE = 1 << 30
-_ONEDNN_SHAPES = 16  # whose compiled kernels are kept; without a bound, memory grows with every new size
+_ONEDNN_OPERATORS = {"conv2d", "depthwise_conv2d", "elementwise_add", "relu", "hard_swish"}
+_ONEDNN_SHAPES = 1  # whose compiled kernels are kept: half a gigabyte each, and a tenth of a run to make again
 
 
 class PaddleSession:
@@ -35,7 +37,7 @@ class PaddleSession:
         device: str = "cpu",
         precision: str = "fp32",
         threads: int = 1,
-        onednn: bool = False,
+        onednn: bool | None = None,
         tensorrt: bool = False,
         tensorrt_shapes: Sequence[tuple[int, int, int]] = (),
     ):
@@ -47,12 +49,14 @@ class PaddleSession:
         program = next((directory / name for name in MODEL_FILES if (directory / name).is_file()), None)
         if program is None:
             raise ExportError(f"{directory} holds no {' or '.join(MODEL_FILES)}; export again")
-        newer = hasattr(inference.Config, "enable_new_ir")  # Paddle 3
-        if onednn and newer and program.suffix == ".pdmodel":
+        new_program = program.suffix == ".json"
+        if onednn is None:
+            onednn = precision == "bf16" or (device == "cpu" and new_program == PADDLE_3)
+        if onednn and PADDLE_3 and not new_program:
             raise ExportError(f"{program}: Paddle 3 fails on it with oneDNN: leave onednn out, or export with Paddle 3")
-        if program.suffix == ".json" and not newer:
+        if new_program and not PADDLE_3:
             raise ExportError(f"{program} needs Paddle 3, this is {PADDLE_VERSION}: export it with this Paddle")
-        if tensorrt and program.suffix == ".json":
+        if tensorrt and new_program:
             raise ExportError(f"{program}: TensorRT takes a model.pdmodel only: export with Paddle 2.6")
         self._lock = threading.Lock()  # a predictor serves one batch at a time
         self._scratch = tempfile.TemporaryDirectory(prefix="ppsolo-")
@@ -74,7 +78,7 @@ class PaddleSession:
         self._predictor = _create(config, program)
         parts = [f"Paddle Inference {PADDLE_VERSION}", device, precision]
         parts += [threads_in_words(threads)] if device == "cpu" else []
-        parts += [name for name, used in (("oneDNN", onednn), ("TensorRT", tensorrt)) if used]
+        parts += [name for name, used in (("oneDNN", config.mkldnn_enabled()), ("TensorRT", tensorrt)) if used]
         self.description = ", ".join(parts)
 
     def __call__(self, images: np.ndarray) -> list[np.ndarray]:
@@ -95,10 +99,12 @@ class PaddleSession:
         if onednn:
             config.enable_mkldnn()
             config.set_mkldnn_cache_capacity(_ONEDNN_SHAPES)
-            if program.suffix == ".json":
-                # It would hand bilinear resizing to oneDNN, whose kernel cannot read the scale; fused convolutions
-                # are placed by passes of their own.
-                config.delete_pass("onednn_placement_pass")
+            # Convolutions and what goes with them: of other operators, nearest neighbours would not be Paddle's in its
+            # version 2, and resizing fails in version 3, where what the passes do not place is not placed.
+            config.set_mkldnn_op(_ONEDNN_OPERATORS)
+            for name in config.pass_builder().all_passes():
+                if ("mkldnn" in name or "onednn" in name) and "conv" not in name and name != "mkldnn_placement_pass":
+                    config.delete_pass(name)
             if precision == "bf16":
                 config.enable_mkldnn_bfloat16()
         else:
@@ -145,7 +151,7 @@ def _create(config: inference.Config, program: Path) -> inference.Predictor:
     return predictor
 
 
-def _check_request(device: str, precision: str, onednn: bool, tensorrt: bool) -> None:
+def _check_request(device: str, precision: str, onednn: bool | None, tensorrt: bool) -> None:
     if device not in ("cpu", "gpu"):
         raise ExportError(f"device is {device!r}, choose 'cpu' or 'gpu'")
     if precision not in PRECISIONS:
@@ -157,6 +163,6 @@ def _check_request(device: str, precision: str, onednn: bool, tensorrt: bool) ->
     if precision == "fp16" and device != "gpu":
         raise ExportError("fp16 runs on a GPU: add device='gpu', or take precision='fp32'")
     if precision == "bf16":
-        if device != "cpu" or not onednn:
+        if device != "cpu" or onednn is False:
             raise ExportError("bf16 runs on a CPU through oneDNN: take device='cpu', onednn=True")
         require_bfloat16()

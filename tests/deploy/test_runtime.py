@@ -2,6 +2,7 @@
 
 import dataclasses
 import shutil
+from pathlib import Path
 
 import numpy as np
 import paddle
@@ -13,6 +14,7 @@ from ppsolo.data.images import write_image
 from ppsolo.deploy import ExportedPredictor, load
 from ppsolo.deploy.directory import checksums, write_facts
 from ppsolo.deploy.export import export_model
+from ppsolo.deploy.graph import PADDLE_3
 from ppsolo.deploy.paddle_inference import PaddleSession
 from ppsolo.deploy.verify import SCORES_BOUND, match, verify
 from ppsolo.detection import DetectionArrays
@@ -42,13 +44,13 @@ def assert_same(one: Instances, other: Instances) -> None:
     assert sum(np.count_nonzero(a != b) for a, b in zip(one.masks, other.masks, strict=True)) <= 2 * len(one)
 
 
-@pytest.mark.parametrize("onednn", [False, True])
+@pytest.mark.parametrize("onednn", [None, False, True])
 def test_it_answers_as_the_predictor(exported, predictor, onednn):
     loaded = load(exported.export.directory, threads=1, onednn=onednn)
     images = [picture(0), picture(1, 64, 64), picture(2), picture(3, 30, 200), picture(4, 300, 200)]
     for ours, theirs in zip(loaded(images, batch_size=5), predictor(images), strict=True):
         assert_same(ours, theirs)
-    assert "Paddle Inference" in loaded.description and ("oneDNN" in loaded.description) == onednn
+    assert "Paddle Inference" in loaded.description and ("oneDNN" in loaded.description) == (onednn is not False)
     assert loaded.class_names == predictor.class_names and loaded.category_ids == predictor.category_ids
 
 
@@ -67,6 +69,16 @@ def test_every_form_answers_as_the_predictor(exported, predictor, tmp_path, form
     for ours, theirs in zip(loaded(images, batch_size=4), predictor(images), strict=True):
         assert_same(ours, theirs)
     assert ("numpy" in loaded.description) == (graph == "network")
+
+
+def test_an_export_for_gpus_keeps_paddles_deformable_convolution(exported, predictor, tmp_path):
+    export = export_model(exported.model, exported.config, tmp_path / "out", device="gpu")
+    assert_same(load(export.directory, threads=2)(picture(0)), predictor(picture(0)))
+
+    def has_kernel(directory: Path) -> bool:
+        return any(b"deformable_conv" in file.read_bytes() for file in directory.glob("model.*"))
+
+    assert has_kernel(export.directory) and has_kernel(exported.export.directory) != PADDLE_3
 
 
 def test_paths_arrays_lists_and_nothing(loaded, tmp_path):
