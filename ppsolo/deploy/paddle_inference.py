@@ -95,6 +95,7 @@ class PaddleSession:
             config.enable_use_gpu(_GPU_POOL_MB, 0, half)
             return config
         config.disable_gpu()
+        config.delete_pass("transfer_layout_pass")  # of Paddle 3: it transposes twice for a pooling that is slower then
         config.set_cpu_math_library_num_threads(threads)
         if onednn:
             config.enable_mkldnn()
