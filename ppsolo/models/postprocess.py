@@ -103,25 +103,27 @@ class SOLOv2Postprocess:
     def __call__(self, raw: RawPredictions) -> Detections:
         scores, kernels, strides = self._candidates(raw)
 
-        # One mask a slot, whatever the number of classes that its score passes: [N, K, h w].
-        probabilities = F.sigmoid(paddle.matmul(kernels, raw.mask_features.flatten(start_axis=2)))
-        maskness = self._mask_scores(probabilities, strides, height=sides(raw.mask_features)[2])
-        pairs = scores * maskness.unsqueeze(2)
+        # One mask a slot, whatever the number of classes that its score passes: [N K, h w].
+        probabilities = paddle.matmul(kernels, raw.mask_features.flatten(start_axis=2))
+        probabilities = F.sigmoid(probabilities.flatten(stop_axis=1))
+        inside = (probabilities > self.mask_threshold).astype(probabilities.dtype)
+        maskness = self._mask_scores(probabilities, inside, strides.flatten(), height=sides(raw.mask_features)[2])
+        pairs = scores * maskness.reshape(sides(strides)).unsqueeze(2)
 
         # The best pairs of slot and class: [N, P].
         classes = raw.category_logits[0].shape[1]
         pairs = pairs.flatten(start_axis=1)
         scores, best = _best(pairs, pairs > 0.0, self.pre_nms_top_n)
         slots, labels = best // classes, best % classes
-        masks = (_pick(probabilities, slots) > self.mask_threshold).astype(probabilities.dtype)
+        masks = paddle.gather(inside, _rows(slots, strides)).reshape([*sides(slots), -1])
         decayed = matrix_nms(scores, labels, masks, kernel=self.nms_kernel, sigma=self.nms_sigma)
 
         # What survives: [N, Q].
         survives = paddle.logical_and(scores > 0.0, decayed >= self.update_threshold)
         scores, best = _best(decayed, survives, self.max_instances)
-        rows = _rows(_pick(slots, best), probabilities)
+        rows = _rows(_pick(slots, best), strides)
         kept = paddle.nonzero(scores.flatten() >= 0.0).flatten()
-        masks = paddle.gather(probabilities.flatten(stop_axis=1), paddle.gather(rows, kept))
+        masks = paddle.gather(probabilities, paddle.gather(rows, kept))
         return Detections(
             scores=paddle.gather(scores.flatten(), kept),
             labels=paddle.gather(_pick(labels, best).flatten(), kept),
@@ -147,16 +149,16 @@ class SOLOv2Postprocess:
         return scores, _pick(kernels, cells), paddle.gather(strides, cells.flatten()).reshape(sides(cells))
 
     def _mask_scores(
-        self, probabilities: paddle.Tensor, strides: paddle.Tensor, *, height: int | paddle.Tensor
+        self, probabilities: paddle.Tensor, inside: paddle.Tensor, strides: paddle.Tensor, *, height: int
     ) -> paddle.Tensor:
-        """Maskness (SOLOv2 sec. 3.3) [N, K]: the mean probability inside the mask, zero where that is too small.
+        """Maskness (SOLOv2 sec. 3.3): the mean probability inside each mask, zero where that is too small.
 
-        Sums are taken over each row first: a running sum of 100,000 float32 is wrong by more than 1e-4.
+        probabilities, inside: [masks, h w]. strides: [masks]. Returns [masks]. Sums are taken over each row first: a
+        running sum of 100,000 float32 is wrong by more than 1e-4.
         """
-        inside = (probabilities > self.mask_threshold).astype(probabilities.dtype)
-        areas = inside.sum(axis=2)
-        within = (probabilities * inside).reshape([*sides(probabilities)[:2], height, -1])
-        means = within.sum(axis=3).sum(axis=2) / areas.clip(min=1.0)
+        areas = inside.sum(axis=1)
+        within = (probabilities * inside).reshape([sides(inside)[0], height, -1])
+        means = within.sum(axis=2).sum(axis=1) / areas.clip(min=1.0)
         return means * (areas > strides).astype(means.dtype)
 
 
