@@ -18,8 +18,8 @@ class DeformableConv(nn.Layer):
     then k^2 logits of the modulation. Starts as a plain convolution at half strength (all zero: sigmoid 0.5).
     Input [N, in_channels, H, W], output [N, out_channels, H', W'].
 
-    gathers: whether `deformable_conv` computes it, or Paddle's kernel. None: where the input is on a CPU, which a
-    static graph does not know; there it is the kernel.
+    gathers: whether `deformable_conv` computes it, or Paddle's kernel. None: on a CPU in dygraph; a static graph, which
+    does not know where it will run, then has the kernel.
     """
 
     def __init__(self, in_channels: int, out_channels: int, kernel_size: int, *, stride: int = 1, bias: bool = False):
@@ -103,15 +103,15 @@ def _plain_positions(height: int, width: int, kernel_size: int, stride: int, par
 
 
 def _pixels(position: paddle.Tensor, batch: int, height: int, width: int) -> paddle.Tensor:
-    """The four pixels around each position, some valid ones where it is outside: int64 [..., 4].
+    """The four pixels around each position, counted through all images; where it is outside, some of the same image.
 
-    position: [2, parts, batch, places, taps].
+    position: [2, parts, batch, places, taps]. Returns int64 [parts, batch, places, taps, 4].
     """
     row, column = paddle.unbind(paddle.floor(position.detach()).astype("int64"))
-    first = (paddle.arange(batch) * (height * width)).reshape([-1, 1, 1])  # of each image's pixels
-    upper = first + row * width + column
+    upper = row * width + column
     lower = upper + width
-    return paddle.stack([upper, upper + 1, lower, lower + 1], axis=-1).clip(0, batch * height * width - 1)
+    pixels = paddle.stack([upper, upper + 1, lower, lower + 1], axis=-1).clip(0, height * width - 1)
+    return pixels + (paddle.arange(batch) * (height * width)).reshape([-1, 1, 1, 1])
 
 
 def _shares(position: paddle.Tensor, modulation: paddle.Tensor, size: paddle.Tensor) -> paddle.Tensor:

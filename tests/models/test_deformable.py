@@ -126,6 +126,15 @@ def test_a_displacement_out_of_range_reads_no_stray_memory(value):
     np.testing.assert_array_equal(y, 1)
 
 
+@pytest.mark.parametrize("outputs", [1, 3])
+def test_no_image_sees_another(outputs):
+    x = paddle.ones([3, 2, 4, 4])
+    x[1] = np.nan
+    displacement, modulation = paddle.zeros([3, 18, 4, 4]), paddle.ones([3, 9, 4, 4])
+    y = deformable_conv(x, displacement, modulation, paddle.ones([outputs, 2, 3, 3]), 1).numpy()
+    assert np.isnan(y[1]).all() and np.isfinite(y[[0, 2]]).all()
+
+
 @pytest.mark.parametrize(("case", "size", "stride"), [("dcn_k3", 3, 1), ("dcn_k3s2", 3, 2), ("dcn_k1", 1, 1)])
 def test_deformable_convolution_as_recorded(reference, case, size, stride):
     recorded = np.load(reference / "golden" / "dygraph__ops.npz")
