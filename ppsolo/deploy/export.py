@@ -73,7 +73,7 @@ def export_model(
         format: "paddle" for Paddle Inference (of this version of Paddle and later ones), "onnx" for onnxruntime.
         graph: "whole", images to instances, or "network", images to raw predictions.
         input_shape: N, 3, H, W of the prepared images; -1 leaves a side open.
-        device: "cpu" or "gpu", whose fastest operators a graph of the format "onnx" is to have; it runs on both.
+        device: "cpu" or "gpu", whose fastest operators the graph is to have; it runs on both.
         checkpoint: "file" and "sha256" of the weights, to be recorded.
         verify_export: compare with the model; an export that is beyond its bounds is not kept.
 

@@ -14,7 +14,9 @@ from ppsolo.models.solov2 import SOLOv2
 
 OUTPUTS = ("scores", "labels", "masks", "counts")
 LEVELS = 5
-PADDLE_3 = hasattr(paddle.inference.Config, "enable_new_ir")  # its static graphs, against those of Paddle 2
+PADDLE_3 = hasattr(
+    paddle.inference.Config, "enable_new_ir"
+)  # whose static graphs are other ones than those of Paddle 2
 RAW_OUTPUTS = (
     *(f"{kind}{level}" for kind in ("category_logits", "kernels") for level in range(LEVELS)),
     "mask_features",

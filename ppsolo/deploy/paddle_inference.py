@@ -20,7 +20,7 @@ MODEL_FILES = ("model.json", "model.pdmodel")  # of Paddle 3 and 2
 WEIGHTS_FILE = "model.pdiparams"
 _GPU_POOL_MB = 500
 _TENSORRT_WORKSPACE = 1 << 30
-_ONEDNN_OPERATORS = {"conv2d", "depthwise_conv2d", "elementwise_add", "relu", "hard_swish"}
+_ONEDNN_OPERATORS = {"conv2d", "depthwise_conv2d", "elementwise_add", "relu", "hard_swish"}  # in Paddle 2
 _ONEDNN_SHAPES = 1  # whose compiled kernels are kept: half a gigabyte each, and a tenth of a run to make again
 
 
@@ -53,7 +53,9 @@ class PaddleSession:
         if onednn is None:
             onednn = precision == "bf16" or (device == "cpu" and new_program == PADDLE_3)
         if onednn and PADDLE_3 and not new_program:
-            raise ExportError(f"{program}: Paddle 3 fails on it with oneDNN: leave onednn out, or export with Paddle 3")
+            raise ExportError(
+                f"{program}: Paddle 3 fails on it with oneDNN: take fp32 and leave onednn out, or export with Paddle 3"
+            )
         if new_program and not PADDLE_3:
             raise ExportError(f"{program} needs Paddle 3, this is {PADDLE_VERSION}: export it with this Paddle")
         if tensorrt and new_program:
@@ -100,12 +102,16 @@ class PaddleSession:
         if onednn:
             config.enable_mkldnn()
             config.set_mkldnn_cache_capacity(_ONEDNN_SHAPES)
-            # Convolutions and what goes with them: of other operators, nearest neighbours would not be Paddle's in its
-            # version 2, and resizing fails in version 3, where what the passes do not place is not placed.
-            config.set_mkldnn_op(_ONEDNN_OPERATORS)
-            for name in config.pass_builder().all_passes():
-                if ("mkldnn" in name or "onednn" in name) and "conv" not in name and name != "mkldnn_placement_pass":
-                    config.delete_pass(name)
+            if PADDLE_3:
+                # It would hand bilinear resizing to oneDNN, whose kernel cannot read the scale; fused convolutions
+                # are placed by passes of their own.
+                config.delete_pass("onednn_placement_pass")
+            else:
+                # Convolutions and what goes with them alone: oneDNN's nearest neighbours are other ones than Paddle's.
+                config.set_mkldnn_op(_ONEDNN_OPERATORS)
+                for name in config.pass_builder().all_passes():
+                    if ("mkldnn" in name or "onednn" in name) and "conv" not in name and "placement" not in name:
+                        config.delete_pass(name)
             if precision == "bf16":
                 config.enable_mkldnn_bfloat16()
         else:

@@ -124,8 +124,9 @@ def load(
         threads: of the CPU; what OMP_NUM_THREADS says, else all cores that the process may use, if None.
         keep_memory: let onnxruntime keep what it frees for the next image: a tenth faster, but for images of many
             sizes the process grows. Paddle Inference always has what it frees kept, which makes it up to twice as fast.
-        onednn: oneDNN kernels, of Paddle Inference on a CPU. If None, where it runs the graph: Paddle 3 fails on a
-            model.pdmodel with it. ResNet-50 at 800 x 1216 takes 0.6 of the time that it takes without.
+        onednn: oneDNN kernels, of Paddle Inference on a CPU. If None, they are used unless Paddle 3 runs a
+            model.pdmodel, on which it fails with them; bf16 always needs them. They take ResNet-50 at 800 x 1216 to
+            0.6 of its time.
         tensorrt: of Paddle Inference on a GPU, for a model.pdmodel. Building takes minutes.
         tensorrt_shapes: (N, H, W) of batches, small and large, between which TensorRT is to work.
 
