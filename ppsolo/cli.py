@@ -531,7 +531,7 @@ def _parser() -> argparse.ArgumentParser:
         "--device",
         choices=("cpu", "gpu"),
         default="cpu",
-        help="which one an ONNX graph is written for; it runs on both, default: %(default)s",
+        help="which one the graph is written for; it runs on both, default: %(default)s",
     )
     command.add_argument(
         "--input_shape",
