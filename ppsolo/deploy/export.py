@@ -29,7 +29,7 @@ from ppsolo.deploy.directory import (
     new_directory,
     write_facts,
 )
-from ppsolo.deploy.graph import RAW_OUTPUTS, NetworkGraph, WholeGraph, adapt_to_cpu, fold_norms
+from ppsolo.deploy.graph import PADDLE_3, RAW_OUTPUTS, NetworkGraph, WholeGraph, adapt_to_cpu, fold_norms
 from ppsolo.deploy.paddle_inference import PaddleSession
 from ppsolo.deploy.runtime import ONNX_FILE, load
 from ppsolo.deploy.verify import Verification, verify
@@ -143,7 +143,7 @@ def _write_paddle(
 ) -> None:
     """model.json (Paddle 3) or model.pdmodel (Paddle 2), and model.pdiparams."""
     folded = fold_norms(model)
-    if device == "cpu":
+    if device == "cpu" and PADDLE_3:
         adapt_to_cpu(folded)
     layer: nn.Layer = NetworkGraph(folded) if graph == "network" else WholeGraph(folded, build_postprocess(config))
     layer.eval()

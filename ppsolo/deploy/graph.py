@@ -14,9 +14,7 @@ from ppsolo.models.solov2 import SOLOv2
 
 OUTPUTS = ("scores", "labels", "masks", "counts")
 LEVELS = 5
-PADDLE_3 = hasattr(
-    paddle.inference.Config, "enable_new_ir"
-)  # whose static graphs are other ones than those of Paddle 2
+PADDLE_3 = hasattr(paddle.inference.Config, "enable_new_ir")  # its static graphs are other ones than before
 RAW_OUTPUTS = (
     *(f"{kind}{level}" for kind in ("category_logits", "kernels") for level in range(LEVELS)),
     "mask_features",
@@ -74,14 +72,14 @@ def fold_norms(model: SOLOv2) -> SOLOv2:
 
 
 def adapt_to_cpu(folded: SOLOv2) -> None:
-    """Have each convolution of a folded model computed by what is fastest in Paddle Inference on a CPU, in place.
+    """Have each convolution of a folded model computed by what is fastest in Paddle 3's inference on a CPU, in place.
 
-    Deformable ones gather; not in Paddle 2, whose graphs would then load for a minute and keep all that they gather.
-    Plain ones get a bias, of zeros where they have none: Paddle 3 leaves to oneDNN only those that have one.
+    Deformable ones gather. Plain ones get a bias, of zeros where they have none: only those that have one go to oneDNN.
+    In Paddle 2 the latter do so anyway, and gathering graphs load for a minute and keep all that they gather.
     """
     for block in folded.sublayers():
         if isinstance(block, DeformableConv):
-            block.gathers = PADDLE_3
+            block.gathers = True
         elif isinstance(block, nn.Conv2D) and block.bias is None:
             _add_bias(block, np.zeros(block.weight.shape[0], np.float32))
 
