@@ -139,15 +139,17 @@ def _sampled_product(
     """
     channels, out_channels = pixels.shape[1], kernel.shape[1]
     taps = kernel.shape[0] // channels
-    product_first = out_channels < channels  # then there is less to gather after it
-    if product_first:
+    if out_channels < channels:  # the product first, then there is less to gather
         kernels = kernel.reshape([taps, channels, out_channels]).transpose([1, 0, 2]).reshape([channels, -1])
-        pixels = paddle.matmul(pixels, kernels).reshape([-1, out_channels])
+        products = paddle.matmul(pixels, kernels).reshape([-1, out_channels])
         near = (near.reshape([-1, taps, 4]) * taps + paddle.arange(taps).unsqueeze(-1)).flatten()
-    # The same, in half of the time; but static graphs refuse it where the number of pixels is open.
-    around = F.embedding(near, pixels) if paddle.in_dynamic_mode() else paddle.gather(pixels, near)
-    together = 4 * taps if product_first else 4
-    sums = paddle.matmul(share.reshape([-1, 1, together]), around.reshape([-1, together, pixels.shape[1]]))
-    if product_first:
-        return sums.reshape([-1, out_channels])
-    return paddle.matmul(sums.reshape([-1, taps * channels]), kernel)
+        return _weighted_sums(products, near, share, 4 * taps)
+    return paddle.matmul(_weighted_sums(pixels, near, share, 4).reshape([-1, taps * channels]), kernel)
+
+
+def _weighted_sums(rows: paddle.Tensor, index: paddle.Tensor, share: paddle.Tensor, together: int) -> paddle.Tensor:
+    """Sums of `together` rows [all, C] each, times their shares. index, share: [sums together]. Returns [sums, C]."""
+    width = rows.shape[1]
+    # `embedding` gathers in half of the time, but static graphs refuse it where the number of rows is open.
+    gathered = F.embedding(index, rows) if paddle.in_dynamic_mode() else paddle.gather(rows, index)
+    return paddle.matmul(share.reshape([-1, 1, together]), gathered.reshape([-1, together, width])).reshape([-1, width])
