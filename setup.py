@@ -28,7 +28,7 @@ setup(
     package_data={
         "ppsolo.checkpoint": ["manifests/*.json"],
         "ppsolo.configs": ["*.yml", "_base_/*.yml"],
-        "ppsolo.deploy": ["page.html"],
+        "ppsolo.serve": ["page.html"],
     },
     # numpy 2.4 refuses one-element tensors as shapes, which Paddle 3.3 still makes.
     install_requires=["numpy<2.4", "opencv-python", "pycocotools", "pyyaml", "visualdl"],

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from ppsolo.build import build_model
     from ppsolo.checkpoint.load import LoadReport, load_weights, save_weights
     from ppsolo.data.images import read_image
-    from ppsolo.instances import Instances
     from ppsolo.predictor import Predictor
+    from ppsolo.results.instances import Instances
 
 __version__ = "0.1.0"
 
@@ -49,7 +49,7 @@ __all__ = [
 
 # What needs Paddle is imported when it is first asked for, so that reading a configuration stays quick.
 _LAZY = {
-    "Instances": "ppsolo.instances",
+    "Instances": "ppsolo.results.instances",
     "LoadReport": "ppsolo.checkpoint.load",
     "Predictor": "ppsolo.predictor",
     "build_model": "ppsolo.build",

@@ -57,7 +57,7 @@ def infer(options: argparse.Namespace) -> int:
     _import_paddle()
     from ppsolo.data.images import expand_images, list_images
     from ppsolo.data.videos import is_video
-    from ppsolo.engine.infer import infer_images, infer_video, make_output_dir
+    from ppsolo.infer import infer_images, infer_video, make_output_dir
     from ppsolo.predictor import Predictor
     from ppsolo.progress import Progress
 
@@ -103,8 +103,8 @@ def benchmark(options: argparse.Namespace) -> int:
     if not any(Path(side).is_dir() for side in options.sides):
         _refuse_device(options, "none of --sides is an exported directory")
     _import_paddle()
+    from ppsolo.benchmark.prediction import Side, benchmark_curve, write_benchmark
     from ppsolo.cpu import default_threads
-    from ppsolo.engine.benchmark import Side, benchmark_curve, write_benchmark
     from ppsolo.progress import Progress
 
     points = [
@@ -136,7 +136,7 @@ def benchmark(options: argparse.Namespace) -> int:
 def demo(options: argparse.Namespace) -> int:
     """Draw a data set, train a small network on it, measure it, and leave numbers and pictures."""
     _import_paddle()
-    from ppsolo.engine.demo import run_demo
+    from ppsolo.demo import run_demo
     from ppsolo.progress import Progress
 
     logging.getLogger("ppsolo").setLevel(logging.INFO)
@@ -158,8 +158,8 @@ def serve(options: argparse.Namespace) -> int:
     config = None if options.config is None else load_config(options.config, options.override)
     _import_paddle()
     try:
-        from ppsolo.deploy.server import Server, listen
-        from ppsolo.deploy.service import Limits, create_app
+        from ppsolo.serve.server import Server, listen
+        from ppsolo.serve.service import Limits, create_app
     except ModuleNotFoundError as error:
         raise ConfigError(f"{error.name} is not installed: pip install 'ppsolo[serve]'") from None
     limits = Limits(**{field.name: getattr(options, field.name) for field in dataclasses.fields(Limits)})
@@ -190,8 +190,8 @@ def train(options: argparse.Namespace) -> int:
     """Train or fine-tune, alone or under `python -m paddle.distributed.launch`."""
     config = load_config(options.config, options.override)
     _import_paddle()
-    from ppsolo.engine.run import train as run_training
     from ppsolo.progress import Progress
+    from ppsolo.training.run import train as run_training
 
     if os.environ.get("PADDLE_TRAINER_ID", "0") == "0":
         logging.getLogger("ppsolo").setLevel(logging.INFO)
@@ -203,12 +203,12 @@ def train(options: argparse.Namespace) -> int:
 
 def evaluate(options: argparse.Namespace) -> int:
     """Average precision on COCO annotations, of a model or (--json_eval) of results made elsewhere."""
-    from ppsolo.engine.report import format_report, write_report
+    from ppsolo.evaluation.report import format_report, write_report
 
     if options.json_eval is not None:
         if options.annotations is None:
             raise ConfigError("--json_eval needs the annotations it is compared with: add --annotations FILE")
-        from ppsolo.engine.metrics import evaluate_results
+        from ppsolo.evaluation.coco_evaluator import evaluate_results
 
         report = evaluate_results(options.annotations, options.json_eval)
     else:
@@ -229,8 +229,8 @@ def evaluate(options: argparse.Namespace) -> int:
 
 def _evaluate_model(config: "Config", options: argparse.Namespace) -> dict[str, Any] | None:
     """The report, on the main process; None on the others."""
-    from ppsolo.engine.distributed import start_processes
-    from ppsolo.engine.evaluate import evaluate_config, write_results
+    from ppsolo.evaluation.evaluate import evaluate_config, write_results
+    from ppsolo.processes import start_processes
     from ppsolo.progress import Progress
 
     processes = start_processes()
@@ -257,8 +257,8 @@ def _evaluate_model(config: "Config", options: argparse.Namespace) -> dict[str, 
 def check_data(options: argparse.Namespace) -> int:
     """Read a COCO data set and say what would go wrong in training, and which settings would suit it."""
     from ppsolo.atomic import atomic_writer
-    from ppsolo.data.check import check_dataset
-    from ppsolo.data.check_report import format_data_report
+    from ppsolo.check.dataset import check_dataset
+    from ppsolo.check.report import format_data_report
     from ppsolo.progress import Progress
 
     config = load_config(options.config, options.override)
@@ -323,8 +323,8 @@ def _verify(entry: "ZooEntry", coco: Path) -> int:
     }
     config = load_config(entry.config, files)
     _import_paddle()
-    from ppsolo.engine.evaluate import compare_with_published, evaluate_config
-    from ppsolo.engine.report import format_report
+    from ppsolo.evaluation.evaluate import compare_with_published, evaluate_config
+    from ppsolo.evaluation.report import format_report
     from ppsolo.progress import Progress
 
     with Progress("download", unit="B") as download, Progress(entry.name) as progress:

@@ -13,9 +13,9 @@ from ppsolo.build import build_preprocess, category_ids, class_names
 from ppsolo.config import Config
 from ppsolo.data.images import Source, read_image
 from ppsolo.data.preprocess import ImageSize
-from ppsolo.detection import DetectionArrays
-from ppsolo.instances import Instances
-from ppsolo.masks import resize_masks
+from ppsolo.results.instances import Instances
+from ppsolo.results.postprocess import DetectionArrays
+from ppsolo.results.resize import resize_masks
 
 
 class Pipeline(ABC):

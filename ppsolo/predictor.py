@@ -16,11 +16,11 @@ from ppsolo.checkpoint.load import LoadReport, load_pretrained
 from ppsolo.checkpoint.zoo import ZOO, zoo_entry
 from ppsolo.config import Config, load_config
 from ppsolo.cpu import default_threads, keep_freed_memory, threads_in_words, use_threads
-from ppsolo.detection import NOT_FINITE, DetectionArrays, HostPostprocess, RawArrays
 from ppsolo.errors import ConfigError, PredictionError
 from ppsolo.legacy.names import DYGRAPH, NATIVE, STATIC
 from ppsolo.models.solov2 import RawPredictions, SOLOv2
 from ppsolo.pipeline import Pipeline
+from ppsolo.results.postprocess import NOT_FINITE, DetectionArrays, HostPostprocess, RawArrays
 
 if TYPE_CHECKING:
     from ppsolo.deploy.runtime import NetworkEngine
@@ -124,7 +124,7 @@ class Predictor(Pipeline):
         """What runs the network in another runtime, made when it is first needed."""
         if self._network is None:
             from ppsolo.deploy.graph import RAW_OUTPUTS
-            from ppsolo.deploy.onnx_graph import build_onnx
+            from ppsolo.deploy.onnx.graph import build_onnx
             from ppsolo.deploy.onnx_runtime import OnnxSession
             from ppsolo.deploy.openvino_runtime import OpenVinoSession
             from ppsolo.deploy.runtime import NetworkEngine

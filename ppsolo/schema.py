@@ -145,7 +145,7 @@ class LossConfig:
 
 @dataclass(frozen=True)
 class OptimizerConfig:
-    """Momentum and decay; see `ppsolo.engine.optim.build_optimizer`. clip_norm: largest joint norm of gradients."""
+    """Momentum and decay; see `ppsolo.training.optim.build_optimizer`. clip_norm: largest joint norm of gradients."""
 
     momentum: float = 0.9
     weight_decay: float = 1e-4

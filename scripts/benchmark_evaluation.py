@@ -3,9 +3,9 @@
 import argparse
 import sys
 
-from ppsolo.engine.evaluation_benchmark import benchmark_evaluation
-from ppsolo.engine.report import write_report
+from ppsolo.benchmark.evaluation import benchmark_evaluation
 from ppsolo.errors import PpsoloError
+from ppsolo.evaluation.report import write_report
 from ppsolo.progress import Progress
 
 

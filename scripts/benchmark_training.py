@@ -4,9 +4,9 @@ import argparse
 import sys
 from pathlib import Path
 
-from ppsolo.engine.report import write_report
-from ppsolo.engine.training_benchmark import benchmark, read_baseline
+from ppsolo.benchmark.training import benchmark, read_baseline
 from ppsolo.errors import PpsoloError
+from ppsolo.evaluation.report import write_report
 
 FIGURES = ("reader", "targets", "step")
 

@@ -13,7 +13,7 @@ import pytest
 from seeded import seeded_model
 
 from ppsolo import Instances, Predictor, load_config
-from ppsolo.rle import decode_mask
+from ppsolo.results.rle import decode_mask
 
 GOLDEN = Path(os.environ.get("PPSOLO_REFERENCE", "nowhere")) / "golden"
 CASES = sorted(path.stem for path in GOLDEN.glob("*__seed*.npz"))

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ppsolo.checkpoint.source import BFLOAT16, Source, open_source, problem, quoted
+from ppsolo.checkpoint.checked_file import BFLOAT16, Source, open_source, problem, quoted
 
 TAR_BLOCK = 512
 

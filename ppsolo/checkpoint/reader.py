@@ -7,10 +7,10 @@ import re
 import numpy as np
 
 from ppsolo.checkpoint.archives import TAR_BLOCK, is_tar_block, read_folder, read_tar
-from ppsolo.checkpoint.pickled import PickledArray, Span, Text, load_array
-from ppsolo.checkpoint.pickles import read_pickle
+from ppsolo.checkpoint.checked_file import MAX_RANK, Source, open_source, problem, quoted
+from ppsolo.checkpoint.pickle_machine import read_pickle
+from ppsolo.checkpoint.pickle_records import PickledArray, Span, Text, load_array
 from ppsolo.checkpoint.safetensors import read_safetensors
-from ppsolo.checkpoint.source import MAX_RANK, Source, open_source, problem, quoted
 
 NAME_TABLE = "StructuredToParameterName@@"
 MOST_TABLES = 100  # entries of a file that nests its weights, as in {'model': weights, 'epoch': 3}

@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 
-from ppsolo.checkpoint.source import BFLOAT16, Source, quoted
+from ppsolo.checkpoint.checked_file import BFLOAT16, Source, quoted
 
 DTYPES = {
     "BOOL": "|b1",

@@ -9,9 +9,9 @@ from typing import BinaryIO
 import numpy as np
 
 from ppsolo.atomic import atomic_writer
+from ppsolo.checkpoint.checked_file import BFLOAT16, problem, quoted
 from ppsolo.checkpoint.reader import NAME_TABLE, SLICE_TABLE
 from ppsolo.checkpoint.safetensors import DTYPES
-from ppsolo.checkpoint.source import BFLOAT16, problem, quoted
 
 _SAFETENSORS_KINDS = {np.dtype(code): kind for kind, code in DTYPES.items() if code != BFLOAT16}
 _MAX_NAME = 1000

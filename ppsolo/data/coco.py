@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from ppsolo import rle
 from ppsolo.data.augment import BoxConvention, TrainingSample
 from ppsolo.data.images import read_image
 from ppsolo.errors import DatasetError, ImageError
+from ppsolo.results import rle
 
 logger = logging.getLogger(__name__)
 

@@ -159,7 +159,7 @@ def _write_onnx(model: SOLOv2, config: Config, graph: Graph, shape: Sequence[int
         import onnx
     except ImportError:
         raise ExportError("this needs the package onnx: pip install 'ppsolo[onnx]'") from None
-    from ppsolo.deploy.onnx_graph import build_onnx
+    from ppsolo.deploy.onnx.graph import build_onnx
 
     proto = build_onnx(model, build_postprocess(config) if graph == "whole" else None, device=device)
     for dimension, side in zip(proto.graph.input[0].type.tensor_type.shape.dim, shape, strict=True):

@@ -7,9 +7,9 @@ import numpy as np
 
 from ppsolo.cpu import available_cores, keep_freed_memory, threads_in_words
 from ppsolo.deploy.graph import OUTPUTS
-from ppsolo.deploy.onnx_half import half_precision
-from ppsolo.detection import DetectionArrays
+from ppsolo.deploy.onnx.half import half_precision
 from ppsolo.errors import ExportError
+from ppsolo.results.postprocess import DetectionArrays
 
 PROVIDERS = {"cpu": "CPUExecutionProvider", "gpu": "CUDAExecutionProvider"}
 # TF32 keeps 11 of 24 bits; an exhaustive search for the best convolution would start anew with every size of image.

@@ -12,8 +12,8 @@ from paddle.version import full_version as PADDLE_VERSION
 
 from ppsolo.cpu import keep_freed_memory, require_bfloat16, threads_in_words
 from ppsolo.deploy.graph import PADDLE_3
-from ppsolo.detection import DetectionArrays
 from ppsolo.errors import ExportError
+from ppsolo.results.postprocess import DetectionArrays
 
 PRECISIONS = ("fp32", "fp16", "bf16")
 MODEL_FILES = ("model.json", "model.pdmodel")  # of Paddle 3 and 2

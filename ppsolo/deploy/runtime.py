@@ -11,9 +11,9 @@ from ppsolo.build import build_postprocess
 from ppsolo.cpu import default_threads
 from ppsolo.deploy.directory import Device, Facts, check_files, read_facts
 from ppsolo.deploy.graph import LEVELS, RAW_OUTPUTS
-from ppsolo.detection import DetectionArrays, HostPostprocess, RawArrays
 from ppsolo.errors import ExportError, PredictionError
 from ppsolo.pipeline import Pipeline
+from ppsolo.results.postprocess import DetectionArrays, HostPostprocess, RawArrays
 
 ONNX_FILE = "model.onnx"
 # (N, H, W) that TensorRT is prepared for where the export leaves them open.

@@ -11,9 +11,9 @@ from ppsolo.build import build_postprocess, build_preprocess
 from ppsolo.config import Config
 from ppsolo.data.synthetic import draw_scene
 from ppsolo.deploy.runtime import pad_batch
-from ppsolo.detection import DetectionArrays
 from ppsolo.models.postprocess import SOLOv2Postprocess
 from ppsolo.models.solov2 import RawPredictions, SOLOv2
+from ppsolo.results.postprocess import DetectionArrays
 
 # Two runtimes that are right differ by rounding: about 1e-5 of a head's scale. Beyond these an export is wrong.
 HEADS_BOUND = 2e-4  # of the largest magnitude of the head

@@ -1,40 +1,11 @@
-"""Fixtures of the room: one server for all tests that leave it as it was, one export of a tiny model."""
+"""Fixtures of the room: one export of a tiny model."""
 
 import pytest
 from exports import Exported, lively_model
-from servers import SOON, ChannelPredictor, served
 
 from ppsolo import load_config
 from ppsolo.config import Config
 from ppsolo.deploy.export import export_model
-
-
-@pytest.fixture(scope="module")
-def shared():
-    predictor = ChannelPredictor()
-    limits = {"batch_size": 2, "queue": 4, "timeout": SOON, "max_bytes": 100_000, "max_pixels": 100_000}
-    with served(predictor, **limits) as running:
-        yield predictor, running
-        predictor.free.set()
-
-
-@pytest.fixture
-def predictor(shared):
-    predictor, _ = shared
-    predictor.batches.clear()
-    predictor.failures.clear()
-    predictor.free.set()
-    predictor.seconds = 0.0
-    return predictor
-
-
-@pytest.fixture
-def server(predictor, shared):
-    """One with small limits: a queue of 4, batches of 2, 100,000 bytes and pixels. It must be idle afterwards."""
-    _, running = shared
-    yield running
-    predictor.free.set()
-    assert running.service._batcher.waiting() == 0 and running.service._budget.held == 0
 
 
 @pytest.fixture(scope="session")

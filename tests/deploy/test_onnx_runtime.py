@@ -5,8 +5,8 @@ import sys
 import numpy as np
 import pytest
 
+from ppsolo.deploy.onnx.writer import OnnxWriter
 from ppsolo.deploy.onnx_runtime import OnnxEngine, OnnxSession
-from ppsolo.deploy.onnx_writer import OnnxWriter
 from ppsolo.errors import ExportError
 
 

@@ -14,10 +14,10 @@ from seeded import seeded_model
 from ppsolo import Predictor, deploy, load_config, read_image
 from ppsolo.checkpoint.zoo import ZOO
 from ppsolo.deploy.export import export_model
-from ppsolo.detection import DetectionArrays
-from ppsolo.masks import resize_masks
 from ppsolo.pipeline import Pipeline
-from ppsolo.rle import decode_masks
+from ppsolo.results.postprocess import DetectionArrays
+from ppsolo.results.resize import resize_masks
+from ppsolo.results.rle import decode_masks
 
 pytestmark = [
     pytest.mark.full_size,

@@ -17,10 +17,10 @@ from ppsolo.deploy.export import export_model
 from ppsolo.deploy.graph import PADDLE_3
 from ppsolo.deploy.paddle_inference import PaddleSession
 from ppsolo.deploy.verify import SCORES_BOUND, match, verify
-from ppsolo.detection import DetectionArrays
 from ppsolo.errors import ExportError, ImageError, PredictionError
-from ppsolo.instances import Instances
 from ppsolo.models.postprocess import SOLOv2Postprocess
+from ppsolo.results.instances import Instances
+from ppsolo.results.postprocess import DetectionArrays
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,1 @@
+"""Benchmarks: time and memory of prediction, training and evaluation."""

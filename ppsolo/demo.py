@@ -1,0 +1,238 @@
+"""The demonstration: draw a data set, train on it, evaluate, and leave numbers and pictures to look at."""
+
+import dataclasses
+import json
+import logging
+import os
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, TextIO
+
+import numpy as np
+import paddle
+import yaml
+
+import ppsolo
+from ppsolo.build import build_model
+from ppsolo.checkpoint.download import Progress
+from ppsolo.config import config_to_dict, load_config
+from ppsolo.cpu import available_cores
+from ppsolo.data.images import read_image, write_image
+from ppsolo.data.synthetic import draw_dataset, draw_scene
+from ppsolo.errors import ConfigError, TrainingError, UnavailableError
+from ppsolo.evaluation.evaluate import evaluate_config
+from ppsolo.evaluation.report import write_report
+from ppsolo.infer import make_output_dir
+from ppsolo.models.solov2 import SOLOv2
+from ppsolo.plot import Curve, Panel, contact_sheet, draw_panels
+from ppsolo.predictor import Predictor
+from ppsolo.results.instances import Instances
+from ppsolo.schema import Config
+from ppsolo.training.run import train
+from ppsolo.training.state import RunDirectory
+
+logger = logging.getLogger(__name__)
+
+CONFIG = "demo"
+PUBLISHED = "solov2_mobilenetv3_fpn_448_3x"
+TRAIN_SCENES, VAL_SCENES = 800, 60
+SHOWN_SEED = 2  # of the scenes in the pictures; those of the data set come from others
+SHOWN_SCENES, SHOWN_SIZE = 4, (360, 450)
+LARGE_SIZE = (480, 640)
+DRAWN_FROM = 0.5  # least score of an instance in a picture
+PROCESSES = 2  # that train, where there are as many cores
+SCRIPT = "import sys\n\nfrom ppsolo.cli import main\n\nsys.exit(main())\n"
+PROGRESS = re.compile(r"epoch \d+, |step \d+: |\d+ steps trained")  # what a run says, among what the launcher says
+MARK = "made_by_ppsolo_demo.txt"
+
+
+class TrainingCurve(NamedTuple):
+    """What a run's log says, by minutes of training, evaluations apart: dicts with "step", "minutes" and numbers."""
+
+    losses: list[dict[str, float]]
+    evaluations: list[dict[str, float]]
+
+
+def run_demo(
+    *,
+    output_dir: Path,
+    console: TextIO,
+    image: str | os.PathLike[str] | None = None,
+    scenes: tuple[int, int] = (TRAIN_SCENES, VAL_SCENES),
+    overrides: Mapping[str, Any] | None = None,
+    progress: Progress | None = None,
+) -> list[str]:
+    """Train the configuration `demo` on scenes that it draws, and measure it on others.
+
+    Leaves in `output_dir`: demo.json (AP and curve), curve.png, predictions.png (new scenes beside what they hold),
+    scene.png and prediction.png, and the data and the run in training/, which replace those of an earlier demo.
+
+    image: a photograph to predict on too, with a published system, into photo_prediction.png; where its weights
+        cannot be had, weights made from a seed take their place. scenes: how many to train and to measure on.
+    overrides: of the configuration. console: where the losses go. progress: told of (bytes, bytes in all) fetched.
+    Returns what was done and what it shows, a line each. Raises PpsoloError.
+    """
+    start = time.monotonic()
+    photo = None if image is None else read_image(image)
+    make_output_dir(output_dir)
+    workplace = output_dir / "training"
+    run = RunDirectory(workplace / "run")
+    _clear(workplace, run)
+    logger.info("drawing %d scenes to train on and %d to measure on", *scenes)
+    draw_dataset(workplace / "data", train=scenes[0], val=scenes[1])
+    own = {"name": run.path.name, "data.root": str(workplace / "data"), "train.output_dir": str(workplace)}
+    config = load_config(CONFIG, {**(overrides or {}), **own})
+    if available_cores() < PROCESSES:
+        train(config, console=console)
+    else:
+        _train_together(config, workplace, console)
+
+    config = dataclasses.replace(load_config(run.config_file), weights=str(run.last_weights))
+    report = evaluate_config(config).report
+    curve = read_curve(run.log_file)
+    write_image(output_dir / "curve.png", _draw_curve(curve, val_scenes=scenes[1]))
+    seen = _draw_pictures(Predictor(config), output_dir)
+    minutes = {"training": curve.losses[-1]["minutes"], "all": (time.monotonic() - start) / 60}
+    ap, ap50, ap75 = report["segm"]["stats"][:3]
+    counts = {"train": scenes[0], "val": scenes[1]}
+    record = {"mask_ap": ap, "scenes": counts, "minutes": minutes, "curve": curve._asdict(), "report": report}
+    write_report(record, output_dir / "demo.json")
+    lines = [
+        f"mask AP {ap:.3f} (AP50 {ap50:.3f}, AP75 {ap75:.3f}) on {scenes[1]} scenes that training did not see, after "
+        f"{config.train.epochs} epochs of {scenes[0]}: {minutes['training']:.1f} minutes of training, "
+        f"{minutes['all']:.1f} in all",
+        f"{output_dir}: demo.json and curve.png (AP over time), predictions.png (new scenes beside what is in them), "
+        f"prediction.png ({seen}), training/ (data and run)",
+        f"to go on with it: ppsolo infer -c {run.config_file} -o weights={run.last_weights} --infer_img "
+        f"{output_dir / 'scene.png'}",
+    ]
+    if photo is not None:
+        lines += _predict_photo(photo, output_dir / "photo_prediction.png", progress)
+    return lines
+
+
+def read_curve(log_file: Path) -> TrainingCurve:
+    """The curve in a run's log.jsonl."""
+    losses: list[dict[str, float]] = []
+    evaluations: list[dict[str, float]] = []
+    step, seconds, pace = 0, 0.0, 0.0
+    for line in log_file.read_text(encoding="utf-8").splitlines():
+        record = json.loads(line)
+        pace = record.get("train/step_seconds", pace)
+        minutes = (seconds + (record["step"] - step) * pace) / 60
+        at = {"step": record["step"], "minutes": minutes}
+        if "train/loss" in record:
+            step, seconds = record["step"], 60 * minutes
+            losses.append(at | {n: record[f"train/{n}"] for n in ("loss", "loss_mask", "loss_category")})
+        if "val/segm_AP" in record:
+            evaluations.append(at | {n: record[f"val/segm_{n}"] for n in ("AP", "AP50", "AP75")})
+    return TrainingCurve(losses, evaluations)
+
+
+def seeded_model(seed: int) -> SOLOv2:
+    """The published system's network with weights that depend on the seed alone, and that find something."""
+    paddle.seed(seed)
+    model = build_model(load_config(PUBLISHED))
+    # Initial class scores are all 0.01; wider weights spread them, so that some cells pass the threshold.
+    paddle.nn.initializer.Normal(0.0, 0.05)(model.head.category.weight)
+    paddle.nn.initializer.Normal(0.0, 0.05)(model.head.kernel.weight)
+    return model
+
+
+def _clear(workplace: Path, run: RunDirectory) -> None:
+    """Make the folder of data and run, or remove an earlier demonstration's run from it and nothing else."""
+    try:
+        if not workplace.exists():
+            workplace.mkdir()
+            text = "The next `ppsolo demo` into the folder above replaces run/ and draws into data/ again.\n"
+            (workplace / MARK).write_text(text, encoding="utf-8")
+        elif not (workplace / MARK).is_file():
+            raise ConfigError(f"{workplace} is no work of an earlier demo and stays; choose another --output_dir")
+        run.clear()
+    except OSError as error:
+        raise ConfigError(f"{workplace}: cannot be made ({error.strerror}); choose another --output_dir") from None
+
+
+def _train_together(config: Config, workplace: Path, console: TextIO) -> None:
+    """Train by PROCESSES processes, each with its share of the images; raises TrainingError where they fail."""
+    file, script, logs = workplace / "run.yml", workplace / "train.py", workplace / "logs"
+    file.write_text(yaml.safe_dump(config_to_dict(config)), encoding="utf-8")
+    script.write_text(SCRIPT, encoding="utf-8")
+    launcher = [sys.executable, "-m", "paddle.distributed.launch", "--nproc_per_node", str(PROCESSES)]
+    command = [*launcher, "--log_dir", str(logs), str(script), "train", "-c", str(file)]
+    path = os.pathsep.join([str(Path(ppsolo.__file__).parents[1]), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep)
+    threads = str(available_cores() // PROCESSES)
+    with subprocess.Popen(
+        command,
+        env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": threads},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+    ) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            if PROGRESS.match(line):
+                console.write(line)
+                console.flush()
+    if process.returncode != 0:
+        raise TrainingError(f"training ended with exit code {process.returncode}: {logs}/workerlog.0 says why")
+
+
+def _draw_pictures(predictor: Predictor, output_dir: Path) -> Instances:
+    """Leave predictions.png, scene.png and prediction.png; what was found in the last."""
+    rows = []
+    for number in range(SHOWN_SCENES):
+        scene = draw_scene(np.random.default_rng((SHOWN_SEED, number)), SHOWN_SIZE)
+        single = ~scene.crowds
+        truth = Instances.from_masks(
+            scene.masks[single],
+            scores=np.ones(int(single.sum()), np.float32),
+            labels=scene.labels[single],
+            class_names=predictor.class_names,
+            category_ids=predictor.category_ids,
+        )
+        found = predictor(scene.image).draw(scene.image, score_threshold=DRAWN_FROM)
+        rows.append([scene.image, found, truth.draw(scene.image)])
+    write_image(output_dir / "predictions.png", contact_sheet(rows, captions=("scene", "predicted", "drawn")))
+    pixels = draw_scene(np.random.default_rng((SHOWN_SEED, SHOWN_SCENES)), LARGE_SIZE).image
+    write_image(output_dir / "scene.png", pixels)
+    instances = predictor(pixels)
+    write_image(output_dir / "prediction.png", instances.draw(pixels, score_threshold=DRAWN_FROM))
+    return instances
+
+
+def _draw_curve(curve: TrainingCurve, *, val_scenes: int) -> np.ndarray:
+    def curves(points: Sequence[Mapping[str, float]], names: Mapping[str, str]) -> list[Curve]:
+        minutes = [point["minutes"] for point in points]
+        return [Curve(text, minutes, [point[key] for point in points]) for key, text in names.items()]
+
+    ap_names = {"AP": "AP", "AP50": "AP50", "AP75": "AP75"}
+    loss_names = {"loss": "sum", "loss_mask": "mask", "loss_category": "category"}
+    return draw_panels(
+        [
+            Panel(f"Mask AP on {val_scenes} unseen scenes", "minutes of training", curves(curve.evaluations, ap_names)),
+            Panel("Training loss", "minutes of training", curves(curve.losses, loss_names)),
+        ]
+    )
+
+
+def _predict_photo(photo: np.ndarray, target: Path, progress: Progress | None) -> list[str]:
+    """Draw what the published system finds in a photograph; says so where its weights cannot be had."""
+    try:
+        predictor = Predictor.from_pretrained(PUBLISHED, progress=progress)
+        lines, threshold = [str(predictor.load_report)], DRAWN_FROM
+    except UnavailableError as error:
+        predictor, threshold = Predictor(PUBLISHED, model=seeded_model(seed=0)), 0.0
+        lines = [
+            f"the published weights for the photograph cannot be had: {error}",
+            "weights made from a seed take their place: its masks show that network, postprocessing and drawing run, "
+            "not what a trained SOLOv2 sees (the demonstration's own network knows drawn shapes only)",
+        ]
+    instances = predictor(photo)
+    write_image(target, instances.draw(photo, score_threshold=threshold))
+    return [*lines, f"{instances} -> {target}"]

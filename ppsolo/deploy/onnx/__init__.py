@@ -1,0 +1,1 @@
+"""The ONNX writer: a model and its postprocessing as one ONNX graph."""

@@ -1,1 +1,0 @@
-"""Training and evaluation: loops, optimisation, bookkeeping and the COCO numbers."""

@@ -1,0 +1,1 @@
+"""Evaluation: average precision of results on COCO annotations."""

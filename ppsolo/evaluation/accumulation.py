@@ -1,0 +1,120 @@
+"""Average precision and recall over the matches of all images, by pycocotools' own arithmetic."""
+
+import contextlib
+import io
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from pycocotools.cocoeval import COCOeval
+
+from ppsolo.evaluation.ground_truth import GroundTruth
+from ppsolo.evaluation.matching import unpack
+
+
+@dataclass(frozen=True)
+class Accumulation:
+    """pycocotools' arrays, -1 where there is nothing to find, and its summary.
+
+    precision: float64 [T, R, K, A, M] by IoU threshold, recall, category, area range, detections per image.
+    recall: float64 [T, K, A, M]. stats: the twelve numbers.
+    """
+
+    precision: np.ndarray
+    recall: np.ndarray
+    stats: list[float]
+
+
+def accumulate(matches: np.ndarray, truth: GroundTruth, truth_ignored: np.ndarray) -> Accumulation:
+    """Accumulate MATCH [m], in any order of images, against all of `truth`; `truth_ignored` is bool [A, M].
+
+    COCOeval does it one category at a time, with only the images that have something of the category: the
+    same numbers in the same order as from its table of all categories and images, and little memory.
+    """
+    matches = matches[np.lexsort((matches["image"], matches["category"]))]  # stable: best scores stay first
+    order = np.lexsort((truth.image, truth.category))
+    truth_image, truth_category = truth.image[order], truth.category[order]
+    truth_ignored = truth_ignored[:, order]
+    evaluation: Any = COCOeval(iouType="segm")
+    shape = (
+        len(evaluation.params.iouThrs),
+        len(evaluation.params.recThrs),
+        len(truth.category_ids),
+        len(evaluation.params.areaRng),
+        len(evaluation.params.maxDets),
+    )
+    precision, recall = np.full(shape, -1.0), np.full((shape[0], *shape[2:]), -1.0)
+    with contextlib.redirect_stdout(io.StringIO()):  # COCOeval prints
+        for category in np.unique(truth_category):
+            rows = _span(matches["category"], category)
+            truths = _span(truth_category, category)
+            result = _accumulate_category(matches[rows], truth_image[truths], truth_ignored[:, truths])
+            precision[:, :, category] = result["precision"][:, :, 0]
+            recall[:, category] = result["recall"][:, 0]
+        evaluation.eval = {"precision": precision, "recall": recall}
+        evaluation.summarize()
+    return Accumulation(precision, recall, [float(value) for value in evaluation.stats])
+
+
+def per_class(accumulation: Accumulation, truth: GroundTruth) -> list[dict[str, Any]]:
+    """Each category's {"id", "name", "ground_truths" (without crowds), "AP", "AP50", "AP75", "AR100"}.
+
+    In [0, 1]; None for a category without ground truths.
+    """
+    counts = np.bincount(truth.category[~truth.crowd], minlength=len(truth.category_ids))
+    precision = accumulation.precision[..., 0, -1]  # all sizes, 100 detections -> [T, R, K]
+    recall = accumulation.recall[..., 0, -1]  # [T, K]
+    return [
+        {
+            "id": category_id,
+            "name": truth.category_names[k],
+            "ground_truths": int(counts[k]),
+            "AP": _mean(precision[:, :, k]),
+            "AP50": _mean(precision[0, :, k]),
+            "AP75": _mean(precision[5, :, k]),
+            "AR100": _mean(recall[:, k]),
+        }
+        for k, category_id in enumerate(truth.category_ids)
+    ]
+
+
+def _accumulate_category(matches: np.ndarray, truth_image: np.ndarray, truth_ignored: np.ndarray) -> dict[str, Any]:
+    """COCOeval's arrays, K = 1, of one category: its matches and its ground truths, both sorted by image."""
+    evaluation: Any = COCOeval(iouType="segm")
+    params = evaluation.params
+    images = np.unique(np.concatenate((matches["image"], truth_image)))
+    rows = list(_spans(matches["image"], images))
+    truths = list(_spans(truth_image, images))
+    matched = unpack(matches["matched"], len(params.iouThrs))
+    ignored = unpack(matches["ignored"], len(params.iouThrs))
+    params.imgIds, params.catIds = images.tolist(), [0]
+    evaluation._paramsEval = params
+    evaluation.evalImgs = [
+        {
+            "dtScores": matches["score"][rows[i]],
+            "dtMatches": matched[area][:, rows[i]],
+            "dtIgnore": ignored[area][:, rows[i]],
+            "gtIgnore": truth_ignored[area, truths[i]],
+        }
+        for area in range(len(params.areaRng))
+        for i in range(len(images))
+    ]
+    evaluation.accumulate()
+    return evaluation.eval
+
+
+def _span(column: np.ndarray, value: int) -> slice:
+    """Where `value` stands in a sorted column."""
+    return slice(np.searchsorted(column, value, "left"), np.searchsorted(column, value, "right"))
+
+
+def _spans(column: np.ndarray, values: np.ndarray) -> Iterator[slice]:
+    """Where each of `values` stands in a sorted column."""
+    return map(slice, np.searchsorted(column, values, "left"), np.searchsorted(column, values, "right"))
+
+
+def _mean(values: np.ndarray) -> float | None:
+    """As the summary has it: over what is there, and None instead of -1 if nothing is."""
+    present = values[values > -1]
+    return float(np.mean(present)) if present.size else None

@@ -1,0 +1,313 @@
+"""COCO's average precision and recall of masks, boxes and boundaries, image by image as results arrive."""
+
+import hashlib
+import threading
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pycocotools.cocoeval import Params
+
+from ppsolo.errors import DatasetError
+from ppsolo.evaluation.accumulation import accumulate, per_class
+from ppsolo.evaluation.boundary import boundary_width, lower_to_boundary_ious
+from ppsolo.evaluation.ground_truth import GroundTruth, ImageResults, detections_of, load_json, read_detections
+from ppsolo.evaluation.matching import MATCH, match_detections, overlaps, pack
+from ppsolo.results.instances import Instances
+
+IOU_TYPES = ("segm", "bbox", "boundary")
+
+# pycocotools' twelve numbers in its order: precision over IoU 0.50:0.95, at 0.50, at 0.75, of small (area to
+# 32^2), medium (to 96^2), large objects; recall with 1, 10, 100 detections per image and class, and by size.
+STAT_NAMES = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
+
+
+@dataclass(frozen=True)
+class EvaluationState:
+    """What a shard of an evaluation has found: 32 bytes per detection and IoU type, to be pickled and merged.
+
+    fingerprint: of the annotations and settings. images: indices of the images seen, int32 [n].
+    detections: number of results of each, int32 [n]. matches: MATCH [m] per IoU type.
+    """
+
+    fingerprint: str
+    images: np.ndarray
+    detections: np.ndarray
+    matches: Mapping[str, np.ndarray]
+
+
+class CocoEvaluator:
+    """Evaluates results against COCO annotations; the numbers are those of one COCOeval over everything.
+
+    Every image is matched when its results arrive and its masks are dropped; 32 bytes per detection and IoU
+    type remain. IoUs, accumulation and summary are pycocotools'; the matching is ours, equal and faster. One
+    difference: pycocotools takes an annotation with the id 0 for "no match", here it counts like any other.
+
+    "boundary" is Boundary AP (Cheng et al., CVPR 2021, arXiv 2103.16562): the smaller of the IoU of two masks
+    and the IoU of their boundaries decides.
+    """
+
+    def __init__(
+        self,
+        annotations: str | Path | Mapping[str, Any],
+        *,
+        iou_types: Sequence[str] = IOU_TYPES,
+        image_ids: Sequence[Any] | None = None,
+        box_from_mask: bool = False,
+        dilation_ratio: float = 0.02,
+    ) -> None:
+        """Read the annotations.
+
+        annotations: path of a COCO file, or its content, which is not changed.
+        iou_types: some of "segm", "bbox", "boundary".
+        image_ids: evaluate only these images and pass over results of the file's others; default: all.
+        box_from_mask: disregard the `bbox` of a result that has a mask. Otherwise, as in pycocotools, it also
+            decides by its area whether the detection counts as small, medium or large, even for "segm".
+        dilation_ratio: width of the boundary as a share of the image's diagonal.
+
+        Raises DatasetError if the annotations are broken.
+        """
+        if not iou_types or any(name not in IOU_TYPES for name in iou_types):
+            raise ValueError(f"iou_types must be some of {IOU_TYPES}, not {tuple(iou_types)}")
+        self._truth = GroundTruth(annotations, image_ids=image_ids)
+        self._iou_types = tuple(dict.fromkeys(iou_types))
+        self._box_from_mask = box_from_mask
+        self._dilation_ratio = dilation_ratio
+        self._params = Params(iouType="segm")  # the same thresholds, area ranges and limits for every type
+        self._areas = np.array(self._params.areaRng, np.float64)
+        self._truth_ignored = self._truth.crowd | _outside(self._truth.area, self._areas)
+        self._lock = threading.Lock()
+        self._detections: dict[int, int] = {}  # results per image seen
+        self._matches: dict[str, list[np.ndarray]] = {name: [] for name in self._iou_types}
+
+    def update(self, results: Sequence[Mapping[str, Any]]) -> None:
+        """Evaluate all results of one image, or of several; may be called from several threads.
+
+        results: COCO result entries with `image_id`, `category_id`, `score`, and `segmentation` (polygons or
+            run lengths, compressed or not) or, for "bbox" alone, `bbox`. Images that never come have no
+            detections.
+
+        Raises DatasetError, and leaves the evaluation as it was, if an entry is broken (naming its index and
+        image) or an image has been given before.
+        """
+        self._keep([self._match_image(detections) for detections in self._read(results)])
+
+    def add(self, image_id: Any, instances: Instances) -> None:
+        """Evaluate what a predictor found in one image, box and area being those of each mask.
+
+        The same as `update` with `instances.to_coco(image_id)` without its boxes, without reading the masks again.
+        Raises DatasetError as `update`.
+        """
+        try:
+            image = self._truth.image_index(image_id)
+        except KeyError:
+            raise DatasetError(f"{self._truth.source} has no image {image_id!r}") from None
+        if image is not None:
+            self._keep([self._match_image(detections_of(instances, image=image, truth=self._truth))])
+
+    def _keep(self, found: Sequence[tuple[int, int, dict[str, np.ndarray]]]) -> None:
+        """Store what `_match_image` gave for some images, all or none."""
+        with self._lock:
+            for image, _, _ in found:
+                if image in self._detections:
+                    image_id = self._truth.image_ids[image]
+                    raise DatasetError(f"image {image_id!r} was given before: give all its results at once")
+            for image, count, matches in found:
+                self._detections[image] = count
+                for name, rows in matches.items():
+                    self._matches[name].append(rows)
+
+    def state(self) -> EvaluationState:
+        """Everything found so far, to be sent to the process that merges."""
+        with self._lock:
+            return EvaluationState(
+                fingerprint=self._fingerprint(),
+                images=np.array(list(self._detections), np.int32),
+                detections=np.array(list(self._detections.values()), np.int32),
+                matches={name: _joined(rows) for name, rows in self._matches.items()},
+            )
+
+    def merge(self, states: Iterable[EvaluationState]) -> None:
+        """Take over what other evaluators of the same annotations have found, in any order and split.
+
+        An image that is already here is passed over: samplers that pad the last batch give some images to two
+        processes. Raises ValueError if a state comes from other annotations or settings.
+        """
+        for state in states:
+            if state.fingerprint != self._fingerprint():
+                raise ValueError("cannot merge: the states come from different annotations or settings")
+            with self._lock:
+                new = np.array([image not in self._detections for image in state.images.tolist()], bool)
+                images = state.images[new]
+                self._detections.update(zip(images.tolist(), state.detections[new].tolist(), strict=True))
+                for name, rows in state.matches.items():
+                    self._matches[name].append(rows[np.isin(rows["image"], images)])
+
+    def summarize(self) -> dict[str, Any]:
+        """The report, ready for JSON.
+
+        One entry per IoU type: {"stats": [12], "stats_annotated": [12], "per_class": [...],
+        "per_class_annotated": [...]}, the numbers in the order of STAT_NAMES, in [0, 1], -1 where there is
+        nothing to find. "stats" counts every image of the file. The "_annotated" ones leave out what was
+        detected on images without an annotation (crowds aside), as published numbers do: their models never
+        see those. A class is {"id", "name", "ground_truths", "AP", "AP50", "AP75", "AR100"}, with None for
+        numbers if it has no ground truths; such classes do not enter the means.
+
+        Besides: "stat_names"; "annotations", the file; the counts "images", "annotated_images",
+        "images_with_detections", "ground_truths" (not crowds), "crowds", "detections";
+        "boundary_dilation_ratio"; and "skipped", {IoU type: why it was not evaluated}.
+        """
+        state = self.state()
+        truth = self._truth
+        report: dict[str, Any] = {
+            "stat_names": list(STAT_NAMES),
+            "annotations": truth.source,
+            "images": len(truth.image_ids),
+            "annotated_images": int(truth.annotated.sum()),
+            "images_with_detections": int((state.detections > 0).sum()),
+            "ground_truths": int((~truth.crowd).sum()),
+            "crowds": int(truth.crowd.sum()),
+            "detections": int(state.detections.sum()),
+            "boundary_dilation_ratio": self._dilation_ratio,
+            "skipped": {},
+        }
+        for name in self._iou_types:
+            report[name] = self._summary(state.matches[name])
+        return report
+
+    def _read(self, results: Sequence[Mapping[str, Any]]) -> Iterator[ImageResults]:
+        grouped: dict[int, list[tuple[int, Mapping[str, Any]]]] = {}
+        for index, entry in enumerate(results):
+            if not isinstance(entry, Mapping):
+                raise DatasetError(f"result {index} is not a mapping")
+            try:
+                image = self._truth.image_index(entry.get("image_id"))
+            except KeyError:
+                raise DatasetError(
+                    f"result {index}: {self._truth.source} has no image {entry.get('image_id')!r}"
+                ) from None
+            if image is not None:
+                grouped.setdefault(image, []).append((index, entry))
+        for image, entries in grouped.items():
+            yield read_detections(
+                entries,
+                image=image,
+                truth=self._truth,
+                box_from_mask=self._box_from_mask,
+                needs_masks=self._iou_types != ("bbox",),
+            )
+
+    def _match_image(self, detections: ImageResults) -> tuple[int, int, dict[str, np.ndarray]]:
+        """Returns (image, number of results, MATCH rows per IoU type)."""
+        truth, params = self._truth, self._params
+        found: dict[str, list[np.ndarray]] = {name: [] for name in self._iou_types}
+        truth_rows = truth.rows(detections.image)
+        for category in np.unique(detections.category):
+            chosen = np.flatnonzero(detections.category == category)
+            chosen = chosen[np.argsort(-detections.score[chosen], kind="mergesort")][: params.maxDets[-1]]
+            rows = truth_rows[truth.category[truth_rows] == category]
+            score = detections.score[chosen]
+            for name, ious in self._ious(detections, chosen, rows).items():
+                matched, ignored = match_detections(
+                    ious,
+                    crowd=truth.crowd[rows],
+                    truth_ignored=self._truth_ignored[:, rows],
+                    detection_outside=_outside(detections.area[chosen], self._areas),
+                    thresholds=params.iouThrs,
+                )
+                packed = pack(matched, ignored, image=detections.image, category=category, score=score)
+                found[name].append(packed)
+        matches = {name: _joined(rows) for name, rows in found.items()}
+        return detections.image, len(detections.score), matches
+
+    def _ious(self, detections: ImageResults, chosen: np.ndarray, rows: np.ndarray) -> dict[str, np.ndarray]:
+        """float64 [D, G] per IoU type, of the `chosen` detections with the ground truths in `rows`."""
+        if not rows.size:
+            return {name: np.zeros((chosen.size, 0)) for name in self._iou_types}
+        crowd = self._truth.crowd[rows]
+        ious = {}
+        if "bbox" in self._iou_types:
+            ious["bbox"] = overlaps(detections.boxes[chosen], self._truth.boxes(rows), crowd)
+        if detections.masks is None or self._iou_types == ("bbox",):
+            return ious
+        masks, truths = [detections.masks[d] for d in chosen], self._truth.masks(rows)
+        mask_ious = overlaps(masks, truths, crowd)
+        if "segm" in self._iou_types:
+            ious["segm"] = mask_ious
+        if "boundary" in self._iou_types:
+            ious["boundary"] = lower_to_boundary_ious(
+                mask_ious,
+                masks,
+                truths,
+                crowd=crowd,
+                width=boundary_width(self._truth.size(detections.image), dilation_ratio=self._dilation_ratio),
+                lowest_threshold=self._params.iouThrs[0],
+            )
+        return ious
+
+    def _summary(self, matches: np.ndarray) -> dict[str, Any]:
+        truth, counted = self._truth, self._truth.annotated[matches["image"]]
+        everywhere = accumulate(matches, truth, self._truth_ignored)
+        annotated = everywhere if counted.all() else accumulate(matches[counted], truth, self._truth_ignored)
+        return {
+            "stats": everywhere.stats,
+            "stats_annotated": annotated.stats,
+            "per_class": per_class(everywhere, truth),
+            "per_class_annotated": per_class(annotated, truth),
+        }
+
+    def _fingerprint(self) -> str:
+        truth = self._truth
+        settings = (self._iou_types, self._box_from_mask, self._dilation_ratio)
+        digest = hashlib.sha256(repr((truth.image_ids, truth.category_ids, settings)).encode())
+        for column in (truth.image, truth.category, self._truth_ignored):
+            digest.update(column.tobytes())
+        return digest.hexdigest()
+
+
+def evaluate_results(
+    annotations: str | Path | Mapping[str, Any],
+    results: str | Path | Sequence[Mapping[str, Any]],
+    *,
+    iou_types: Sequence[str] | None = None,
+    image_ids: Sequence[Any] | None = None,
+    box_from_mask: bool = False,
+    dilation_ratio: float = 0.02,
+) -> dict[str, Any]:
+    """Evaluate a whole list of COCO results, made anywhere: the report of `CocoEvaluator.summarize`.
+
+    annotations, results: paths of JSON files, or their content, which is not changed.
+    iou_types: default all three, but "bbox" alone if no entry has a mask; `skipped` in the report then says
+    so. The other arguments are CocoEvaluator's.
+
+    Raises DatasetError naming the file, annotation or result that is broken.
+    """
+    source = str(results) if isinstance(results, (str, Path)) else "results"
+    entries = load_json(results) if isinstance(results, (str, Path)) else results
+    if not isinstance(entries, Sequence) or isinstance(entries, (str, bytes)):
+        raise DatasetError(f"{source} is not a COCO result file: it is not a list")
+    boxes_only = len(entries) > 0 and not any(isinstance(e, Mapping) and "segmentation" in e for e in entries)
+    skipped = {}
+    if iou_types is None:
+        iou_types = ("bbox",) if boxes_only else IOU_TYPES
+        skipped = {name: "the results have no masks" for name in IOU_TYPES if name not in iou_types}
+    evaluator = CocoEvaluator(
+        annotations,
+        iou_types=iou_types,
+        image_ids=image_ids,
+        box_from_mask=box_from_mask,
+        dilation_ratio=dilation_ratio,
+    )
+    evaluator.update(entries)
+    return {**evaluator.summarize(), "results": source, "skipped": skipped}
+
+
+def _outside(area: np.ndarray, ranges: np.ndarray) -> np.ndarray:
+    """Whether each area [n] lies outside of each of the ranges [A, 2]: bool [A, n]."""
+    return (area < ranges[:, :1]) | (area > ranges[:, 1:])
+
+
+def _joined(rows: Sequence[np.ndarray]) -> np.ndarray:
+    return np.concatenate(rows) if rows else np.zeros(0, MATCH)

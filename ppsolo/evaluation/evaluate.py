@@ -1,0 +1,224 @@
+"""Evaluation of a predictor on a COCO data set, image by image, shared out over processes."""
+
+import dataclasses
+import json
+import os
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ppsolo.atomic import atomic_writer
+from ppsolo.checkpoint.download import Progress
+from ppsolo.checkpoint.load import LoadReport
+from ppsolo.checkpoint.zoo import ZooEntry
+from ppsolo.data.classes import default_category_ids
+from ppsolo.data.images import read_ahead
+from ppsolo.errors import ConfigError, DatasetError, ImageError, PpsoloError
+from ppsolo.evaluation.coco_evaluator import IOU_TYPES, CocoEvaluator
+from ppsolo.evaluation.ground_truth import GroundTruth, load_json
+from ppsolo.predictor import Predictor
+from ppsolo.processes import ALONE, Processes
+from ppsolo.results.instances import Instances
+from ppsolo.schema import Config
+
+# How far, in points, a measured AP may be from the published one.
+TOLERATED_DIFFERENCE = 0.2
+
+# Called with the images done and their number.
+Callback = Callable[[int, int], None]
+
+
+class EvaluationSet:
+    """The images and annotations of a COCO file; no pixel is read yet.
+
+    source: the file. images: (id, path) of every image, by ascending id. category_ids, class_names: in the order
+    of the file. content: the file itself.
+    Raises DatasetError: unreadable file, no images, image file that does not exist.
+    """
+
+    def __init__(self, annotations: Path, image_dir: Path):
+        self.source = annotations
+        self.content: Mapping[str, Any] = load_json(annotations)
+        truth = GroundTruth(self.content)
+        files = {image["id"]: image.get("file_name") for image in self.content["images"]}
+        if not files:
+            raise DatasetError(f"{annotations}: there are no images to evaluate on")
+        self.images = tuple((image_id, image_dir / str(files[image_id])) for image_id in truth.image_ids)
+        for image_id, path in self.images:
+            if not os.path.isfile(path):
+                raise DatasetError(f"{annotations}: image {image_id}: {path} does not exist; check the image folder")
+        self.category_ids = tuple(category["id"] for category in self.content["categories"])
+        self.class_names = tuple(str(c.get("name", c["id"])) for c in self.content["categories"])
+
+    def truth_of(self, image_id: Any, predicted: Instances) -> Instances:
+        """The annotations of an image, crowds left out, with the classes and the size of what was `predicted`."""
+        truth = GroundTruth(self.content, image_ids=[image_id])
+        rows = truth.rows(0)
+        rows = rows[~truth.crowd[rows]]
+        ids = [truth.category_ids[category] for category in truth.category[rows]]
+        known = np.array([category_id in predicted.category_ids for category_id in ids], bool)
+        return Instances(
+            rles=truth.masks(rows[known]),
+            scores=np.ones(int(known.sum()), np.float32),
+            labels=np.array([predicted.category_ids.index(i) for i in ids if i in predicted.category_ids], np.int64),
+            size=predicted.size,
+            class_names=predicted.class_names,
+            category_ids=predicted.category_ids,
+        )
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """report: as `CocoEvaluator.summarize`. results: COCO results of all images, empty if they were not asked for;
+    they have no boxes, so that pycocotools takes sizes from the masks, as it does for the published numbers.
+
+    load_report: what was loaded into the predictor. description: what ran its network.
+    """
+
+    report: dict[str, Any]
+    results: list[dict[str, Any]]
+    load_report: LoadReport | None
+    description: str
+
+
+def evaluate(
+    predictor: Predictor,
+    dataset: EvaluationSet,
+    *,
+    batch_size: int = 1,
+    iou_types: Sequence[str] = IOU_TYPES,
+    keep_results: bool = False,
+    processes: Processes = ALONE,
+    progress: Callback | None = None,
+) -> Evaluation:
+    """Predict on every image of the data set and compare with its annotations; boxes are those of the masks.
+
+    Masks are compared as they come and dropped. With several processes each takes its share, and all get the
+    whole report. `progress` is told of this process's share.
+    Raises ImageError for an image that cannot be read: an AP without it would not be one.
+    """
+    evaluator = CocoEvaluator(dataset.content, iou_types=iou_types, box_from_mask=True)
+    share = dataset.images[processes.rank :: processes.world_size]
+    ids = iter([image_id for image_id, _ in share])
+    results: list[dict[str, Any]] = []
+    with closing(read_ahead([path for _, path in share], depth=batch_size + 1)) as ahead:
+        images = map(_readable, ahead)
+        done = 0
+        for found in predictor.stream(iter(lambda: list(islice(images, batch_size)), [])):
+            for instances in found:
+                image_id = next(ids)
+                evaluator.add(image_id, instances)
+                if keep_results:
+                    results += [_without_box(entry) for entry in instances.to_coco(image_id)]
+            done += len(found)
+            if progress is not None:
+                progress(done, len(share))
+    states = processes.gather(evaluator.state())
+    evaluator.merge(state for rank, state in enumerate(states) if rank != processes.rank)
+    shares = processes.gather(results) if keep_results else [results]
+    place = {image_id: number for number, (image_id, _) in enumerate(dataset.images)}
+    results = sorted((entry for entries in shares for entry in entries), key=lambda entry: place[entry["image_id"]])
+    report = {**evaluator.summarize(), "annotations": str(dataset.source)}
+    return Evaluation(report, results, predictor.load_report, predictor.description)
+
+
+def evaluate_config(
+    config: Config,
+    *,
+    batch_size: int = 1,
+    keep_results: bool = False,
+    processes: Processes = ALONE,
+    download: Progress | None = None,
+    progress: Callback | None = None,
+) -> Evaluation:
+    """`evaluate` the weights of a configuration on its validation images.
+
+    download: told of (bytes, bytes in all) of published weights. Raises PpsoloError.
+    """
+    data = config.data
+    if not data.val_annotations:
+        raise ConfigError("there are no annotations to evaluate on: set data.val_annotations")
+    dataset = EvaluationSet(Path(data.root) / data.val_annotations, Path(data.root) / data.val_images)
+    config = with_classes(
+        config, category_ids=dataset.category_ids, class_names=dataset.class_names, source=dataset.source
+    )
+    predictor = Predictor(config, progress=download)
+    return evaluate(
+        predictor,
+        dataset,
+        batch_size=batch_size,
+        keep_results=keep_results,
+        processes=processes,
+        progress=progress,
+    )
+
+
+def compare_with_published(entry: ZooEntry, report: Mapping[str, Any]) -> tuple[str, bool]:
+    """A line with both mask APs, and whether they agree; without a published one nothing disagrees.
+
+    The published systems never saw images without annotations, so the AP compared is the one without what was
+    detected on those.
+    """
+    measured = 100 * report["segm"]["stats_annotated"][0]
+    if entry.mask_ap is None:
+        return f"{entry.name}: mask AP measured {measured:.2f}, none published", True
+    agrees = abs(measured - entry.mask_ap) <= TOLERATED_DIFFERENCE
+    verdict = "agree" if agrees else f"differ by more than {TOLERATED_DIFFERENCE}"
+    return f"{entry.name}: mask AP published {entry.mask_ap:.1f}, measured {measured:.2f}: they {verdict}", agrees
+
+
+def write_results(results: Sequence[dict[str, Any]], path: Path) -> None:
+    """Write COCO results, whole or not at all; folders on the way are made. Raises PpsoloError."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_writer(path, "w") as stream:
+            stream.write("[\n" + ",\n".join(map(json.dumps, results)) + "\n]\n")
+    except OSError as error:
+        raise PpsoloError(f"cannot write {path}: {error.strerror or error}") from None
+
+
+def with_classes(config: Config, *, category_ids: Sequence[int], class_names: Sequence[str], source: Path) -> Config:
+    """The configuration with the classes of a data set filled in where it leaves them open.
+
+    category_ids, class_names: of the data set, in its order. source: what errors call it.
+    Raises ConfigError, saying what to set, if the numbers of classes or the ids differ.
+    """
+    number = len(category_ids)
+    if config.category_ids:
+        if unknown := [i for i in config.category_ids if i not in category_ids]:
+            raise ConfigError(
+                f"{source} has no category {unknown[0]}, which the configuration's category_ids or the training "
+                "annotations have: correct one of them"
+            )
+        ids = config.category_ids
+    elif number != config.num_classes:
+        shown = ", ".join(class_names[:3]) + (", ..." if number > 3 else "")
+        raise ConfigError(
+            f"{source} has {number} categories ({shown}), the configuration {config.num_classes} classes: "
+            f"set num_classes={number}"
+        )
+    else:
+        defaults = default_category_ids(number)
+        ids = defaults if set(defaults) == set(category_ids) else tuple(category_ids)
+    names = dict(zip(category_ids, class_names, strict=True))
+    if len(set(class_names)) < number:
+        names = {category_id: f"{name} {category_id}" for category_id, name in names.items()}
+    own_names = config.class_names or tuple(names[i] for i in ids)
+    return dataclasses.replace(config, category_ids=ids, class_names=own_names)
+
+
+def _readable(source: tuple[Path, np.ndarray | ImageError]) -> np.ndarray:
+    """The image that was read; raises the error that it is."""
+    _, image = source
+    if isinstance(image, ImageError):
+        raise image
+    return image
+
+
+def _without_box(entry: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in entry.items() if key != "bbox"}

@@ -1,0 +1,193 @@
+"""Prediction over many pictures or a video: pictures drawn, results written, memory bounded."""
+
+import contextlib
+import json
+import os
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+
+from ppsolo.atomic import atomic_writer
+from ppsolo.data.images import image_ids, read_ahead, write_image
+from ppsolo.data.videos import VideoFrames, VideoWriter
+from ppsolo.errors import ConfigError, ImageError
+from ppsolo.predictor import Predictor
+from ppsolo.results.instances import Instances
+
+# Called with the images done and their number, None where that is not known.
+Callback = Callable[[int, int | None], None]
+
+
+@dataclass
+class InferenceSummary:
+    """What an inference run did. failures: a line for each picture or video that could not be read, or not be drawn."""
+
+    images: int = 0
+    instances: int = 0
+    failures: list[str] = field(default_factory=list)
+
+
+def infer_images(
+    predictor: Predictor,
+    paths: Sequence[Path],
+    *,
+    output_dir: Path,
+    draw_threshold: float,
+    batch_size: int,
+    save_results: bool,
+    progress: Callback | None = None,
+) -> InferenceSummary:
+    """Predict on picture files; leave a drawing of each and, on request, `predictions.json`.
+
+    Drawings show instances of at least `draw_threshold`; results hold every instance that postprocessing
+    keeps. A picture that cannot be read, or not be drawn, is reported in the summary and the others go on.
+    `progress` is told of every batch.
+    Raises ConfigError where `output_dir` holds pictures to be read, or cannot be written to.
+    """
+    make_output_dir(output_dir, apart_from=paths)
+    drawings = _drawing_paths(output_dir, paths)
+    ids = dict(zip(paths, image_ids(paths), strict=True))
+    names = _file_names(paths)
+    summary = InferenceSummary()
+    with contextlib.ExitStack() as stack:
+        write = stack.enter_context(_results_file(output_dir)) if save_results else None
+        ahead = stack.enter_context(contextlib.closing(read_ahead(paths, depth=batch_size + 1)))
+        batches: deque[list[tuple[Path, np.ndarray | ImageError]]] = deque()
+
+        def images() -> Iterator[list[np.ndarray]]:
+            while batch := list(islice(ahead, batch_size)):
+                batches.append(batch)
+                yield [image for _, image in batch if isinstance(image, np.ndarray)]
+
+        done = 0
+        for predictions in predictor.stream(images()):
+            batch = batches.popleft()
+            readable = [(path, image) for path, image in batch if isinstance(image, np.ndarray)]
+            summary.failures += [str(error) for _, error in batch if isinstance(error, ImageError)]
+            for (path, image), instances in zip(readable, predictions, strict=True):
+                _count(summary, instances, write, image_id=ids[path], file_name=names[path])
+                try:
+                    write_image(drawings[path], instances.draw(image, score_threshold=draw_threshold))
+                except ImageError as error:  # JPEG ends at 65500 pixels a side
+                    summary.failures.append(str(error))
+            done += len(batch)
+            if progress is not None:
+                progress(done, len(paths))
+    return summary
+
+
+def infer_video(
+    predictor: Predictor,
+    path: Path,
+    *,
+    output_dir: Path,
+    draw_threshold: float,
+    batch_size: int,
+    save_results: bool,
+    progress: Callback | None = None,
+) -> InferenceSummary:
+    """Predict on every frame of a video; leaves an .mp4 with drawings and, on request, `predictions.json`.
+
+    In the results `image_id` is the frame's number from 0 on. Classes keep their colours from frame to frame.
+    Where the video is damaged, the frames before that are kept and the summary says so.
+    """
+    make_output_dir(output_dir, apart_from=[path])
+    summary = InferenceSummary()
+    with contextlib.ExitStack() as stack:
+        frames = stack.enter_context(VideoFrames(path))
+        drawing = VideoWriter(output_dir / f"{path.stem}.mp4", fps=frames.fps or 25.0, size=frames.size)
+        stack.enter_context(drawing)
+        write = stack.enter_context(_results_file(output_dir)) if save_results else None
+        # The next frames are decoded while the network works; the reader ends before its video is closed.
+        reader = stack.enter_context(ThreadPoolExecutor(max_workers=1, thread_name_prefix="video"))
+        batches: deque[list[np.ndarray]] = deque()
+
+        def read() -> Iterator[list[np.ndarray]]:
+            coming = reader.submit(_next_frames, frames, batch_size)
+            while batch := coming.result():
+                coming = reader.submit(_next_frames, frames, batch_size)
+                batches.append(batch)
+                yield batch
+
+        for predictions in predictor.stream(read()):
+            for frame, instances in zip(batches.popleft(), predictions, strict=True):
+                drawing.write(instances.draw(frame, score_threshold=draw_threshold, color_by="class"))
+                _count(summary, instances, write, image_id=summary.images, file_name=path.name)
+            if progress is not None:
+                progress(summary.images, frames.frame_count)
+        if frames.damage is not None:
+            summary.failures.append(frames.damage)
+    return summary
+
+
+def _next_frames(frames: VideoFrames, number: int) -> list[np.ndarray]:
+    return list(islice(frames, number))
+
+
+def make_output_dir(output_dir: Path, *, apart_from: Sequence[Path] = ()) -> None:
+    """Make the directory; raises ConfigError where that fails, or where it holds a file of `apart_from`."""
+    try:
+        output_dir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"{output_dir}: cannot be made ({error.strerror}); choose another --output_dir") from None
+    if not os.access(output_dir, os.W_OK | os.X_OK):
+        raise ConfigError(f"{output_dir}: cannot be written to; choose another --output_dir")
+    place = output_dir.resolve()
+    for source in apart_from:
+        if place in (source.resolve().parent, source.parent.resolve()):
+            raise ConfigError(f"{output_dir} holds {source.name}, which is to be read; choose another --output_dir")
+
+
+@contextlib.contextmanager
+def _results_file(output_dir: Path) -> Iterator[Callable[[dict], None]]:
+    """Yields what appends an entry to `predictions.json`, a JSON list that appears when it is whole."""
+    with atomic_writer(output_dir / "predictions.json", "w") as stream:
+        separators = iter(("[\n",))
+
+        def write(entry: dict) -> None:
+            stream.write(next(separators, ",\n") + json.dumps(entry))
+
+        yield write
+        stream.write(next(separators, "") + "\n]\n")
+
+
+def _count(
+    summary: InferenceSummary,
+    instances: Instances,
+    write: Callable[[dict], None] | None,
+    *,
+    image_id: int,
+    file_name: str,
+) -> None:
+    """Take one image's instances into the summary and, where there is one, the results file."""
+    summary.images += 1
+    summary.instances += len(instances)
+    if write is not None:
+        for entry in instances.to_coco(image_id):
+            write({**entry, "file_name": file_name})
+
+
+def _file_names(paths: Sequence[Path]) -> dict[Path, str]:
+    """What results call each picture: its file's name, or its whole path where another file has that name too."""
+    count = Counter(path.name for path in paths)
+    return {path: path.name if count[path.name] == 1 else path.as_posix() for path in paths}
+
+
+def _drawing_paths(output_dir: Path, paths: Sequence[Path]) -> dict[Path, Path]:
+    """A file in output_dir for each picture, with its own name; a second of the same name gets _2, and so on."""
+    taken: set[str] = set()
+    drawings = {}
+    for path in paths:
+        suffix = path.suffix if path.suffix.lower() in (".png", ".jpg", ".jpeg") else ".png"
+        name, count = path.stem + suffix, 1
+        while name.casefold() in taken:
+            count += 1
+            name = f"{path.stem}_{count}{suffix}"
+        taken.add(name.casefold())
+        drawings[path] = output_dir / name
+    return drawings

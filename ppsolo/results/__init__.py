@@ -1,0 +1,1 @@
+"""Results: what was found in a picture, without Paddle."""

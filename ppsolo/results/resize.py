@@ -1,0 +1,324 @@
+"""Instance masks made: from stride-4 probabilities to run lengths, and from these to polygons."""
+
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+
+from ppsolo.cpu import single_threaded_products
+from ppsolo.results.rle import Rle, decode_window, encode_runs, mask_boxes
+
+_CHUNK = 2**17  # resized values, or half as many with flags of them, that are looked through at once: they stay cached
+_BLOCK = 16  # places made of the same cells: more would be made of more cells, most of them with weight 0
+
+
+def resize_masks(
+    probabilities: np.ndarray,
+    *,
+    resized: tuple[int, int],
+    original: tuple[int, int],
+    threshold: float = 0.5,
+    stride: int = 4,
+) -> list[Rle]:
+    """Bring mask probabilities of a padded network input to the original image and threshold them there.
+
+    The result is that of two bilinear resizes (half-pixel centres, edges repeated): by `stride` to the padded
+    input, cut to its `resized` region, then to `original`, followed by `> threshold`. The enlarged images are never
+    made: of one mask at a time, a chunk of columns is (at most about 2**17 values), and which pixels of it are inside.
+
+    Args:
+        probabilities: float32 [n, h, w] in [0, 1], one map per instance; the padded input is
+            (stride * h, stride * w).
+        resized: (height, width) of the image inside the padded input, in pixels from its top left corner.
+        original: (height, width) of the image before it was resized.
+        threshold: a pixel belongs to the mask where its probability is greater.
+        stride: input pixels per cell of `probabilities`.
+
+    Returns:
+        n compressed COCO RLEs {"size": [height, width], "counts": bytes} of the original image.
+
+    Raises:
+        ValueError: a shape or size is not as described.
+    """
+    _check_sizes(probabilities.shape, resized=resized, original=original, stride=stride)
+    if len(probabilities) == 0:
+        return []
+    plan = _plan(probabilities.shape[1:], resized, original, stride)
+    limit = np.float32(threshold)
+    with single_threaded_products():  # they are small: threads would wait for each other
+        edges = (_edges_above(np.asarray(mask, np.float32), limit, plan) for mask in probabilities)
+        return [_encode_edges(found, original) for found in edges]
+
+
+def mask_polygons(rle: Rle, tolerance: float = 0.75) -> list[list[float]]:
+    """Outlines of a mask, one closed ring per part, in the COCO convention.
+
+    Rings run along the edges of pixels: pixel (row i, column j) is the square from (j, i) to (j + 1, i + 1), which is
+    how pycocotools reads polygons, so that with tolerance 0 it makes exactly this mask of them. Pixels that touch at
+    a corner are one part. A polygon cannot hold a hole: the ring walks to each hole, around it and back the same
+    way, and this cut has no width.
+
+    Args:
+        rle: compressed COCO RLE.
+        tolerance: how far, in pixels, a simplified ring may leave the exact one (Douglas-Peucker); 0 for exact. A ring
+            that would vanish stays exact.
+
+    Returns:
+        [x0, y0, x1, y1, ...] per part, at least three points each; [] for an empty mask.
+    """
+    x1, y1, x2, y2 = (int(v) for v in mask_boxes([rle])[0])
+    if x1 == x2:
+        return []
+    doubled = decode_window(rle, (x1, y1, x2, y2)).view(np.uint8).repeat(2, axis=0).repeat(2, axis=1)
+    contours, hierarchy = cv2.findContours(doubled, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE)
+    # cv2 names boundary pixels; of two per pixel of ours, 2j and 2j - 1 lie on either side of the edge at j.
+    rings = [_simplify((contour[:, 0] + 1) // 2, tolerance) + np.array([x1, y1]) for contour in contours]
+    parents = hierarchy[0][:, 3]  # -1, or for a hole the ring that it is in
+    outlines = {i: ring for i, ring in enumerate(rings) if parents[i] < 0}
+    for i in np.flatnonzero(parents >= 0):
+        outlines[parents[i]] = _join_hole(outlines[parents[i]], rings[i])
+    return [ring.astype(float).ravel().tolist() for ring in outlines.values()]
+
+
+class _Axis(NamedTuple):
+    """Places along one side of the network input as weighted means of cells, in blocks of _BLOCK neighbours."""
+
+    positions: np.ndarray  # float64 [blocks * _BLOCK], ascending, in pixels; past the last place: one pixel further
+    cells: np.ndarray  # int64 [blocks, cells of a block], ascending
+    weights: np.ndarray  # float32 [blocks, _BLOCK, cells of a block]; zero past the last place
+
+
+class _Plan(NamedTuple):
+    """How every mask of one image is resized."""
+
+    rows: _Axis  # the rows of the original or, if fewer, the knots between which a column is a straight line
+    columns: _Axis  # the columns of the original
+    samples: np.ndarray  # float32 [original height], ascending, positions of the rows of the original in the input
+    spacing: float  # of the samples, but for rounding and at both ends, where several may lie
+    at_knots: bool  # what `rows` holds
+
+    def columns_at_once(self, places: int) -> int:
+        """How many blocks of columns a chunk takes that have so many places each."""
+        return max(1, _CHUNK // (_BLOCK * places))
+
+
+def _check_sizes(shape: tuple[int, ...], *, resized: tuple[int, int], original: tuple[int, int], stride: int) -> None:
+    if len(shape) != 3:
+        raise ValueError(f"probabilities must be [n, h, w], got shape {shape}")
+    if stride < 1 or min(original) < 1:
+        raise ValueError(f"stride and original size must be positive, got {stride} and {original}")
+    padded = (stride * shape[1], stride * shape[2])
+    if not (1 <= resized[0] <= padded[0] and 1 <= resized[1] <= padded[1]):
+        raise ValueError(f"resized size {resized} must lie within the padded size {padded}")
+
+
+def _plan(cells: tuple[int, ...], resized: tuple[int, int], original: tuple[int, int], stride: int) -> _Plan:
+    samples = _sample_positions(resized[0], original[0])
+    knots = _knots(cells[0], resized[0], stride)
+    at_knots = len(samples) > 2 * len(knots)  # from about here finding the crossings costs less than every row
+    rows = _axis(knots if at_knots else samples, cells[0], stride)
+    columns = _axis(_sample_positions(resized[1], original[1]), cells[1], stride)
+    return _Plan(rows, columns, samples, resized[0] / original[0], at_knots)
+
+
+def _sample_positions(n_in: int, n_out: int) -> np.ndarray:
+    """Where a bilinear resize from n_in to n_out pixels reads its input: float32 [n_out] in [0, n_in - 1].
+
+    In float32, as the published systems compute it (exact positions move a value by up to 1e-4); and, as there,
+    a single output is the first input and not the middle one.
+    """
+    scale = np.float32(n_in) / np.float32(n_out) if n_out > 1 else np.float32(0)
+    centres = np.arange(n_out, dtype=np.float32) + np.float32(0.5)
+    return (scale * centres - np.float32(0.5)).clip(0, n_in - 1)
+
+
+def _knots(cells: int, resized: int, stride: int) -> np.ndarray:
+    """Rows of the network input between which a resized column is a straight line: int64, ascending.
+
+    The first resize is linear between cell centres, the second between pixels: together they bend only at the
+    pixels beside (or at) a cell centre, and end at the first and last pixel.
+    """
+    centres = stride * np.arange(cells)
+    knots = np.concatenate([[0], centres + (stride - 1) // 2, centres + stride // 2, [resized - 1]])
+    return np.unique(knots[knots < resized])
+
+
+def _neighbours(positions: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The two of n inputs around each position and the way between them: int64, int64, float32 in [0, 1)."""
+    lower = np.floor(positions).astype(np.int64)
+    return lower, np.minimum(lower + 1, n - 1), (positions - lower).astype(np.float32)
+
+
+def _axis(places: np.ndarray, cells: int, stride: int) -> _Axis:
+    """Both resizes in one: the pixels around each place, and the cells around each of these pixels.
+
+    Args:
+        places: [k], ascending, in pixels of the network input.
+        cells: how many cells the axis has.
+        stride: pixels per cell.
+    """
+    pixels = int(places[-1]) + 2  # the last one only ever with weight 0
+    left, right, way = _neighbours(places, pixels)
+    centres = ((np.arange(pixels) + 0.5) / stride - 0.5).clip(0, cells - 1)
+    lower, upper, fraction = _neighbours(centres, cells)
+
+    starts = np.arange(0, len(places), _BLOCK)
+    first, last = lower[left[starts]], upper[right[np.minimum(starts + _BLOCK, len(places)) - 1]]
+    width = int((last - first).max()) + 1
+    first = np.minimum(first, cells - width)
+
+    weights = np.zeros((len(first), _BLOCK, width), np.float32)
+    index, place = np.divmod(np.arange(len(places)), _BLOCK)
+    for pixel, share in ((left, 1 - way), (right, way)):
+        weights[index, place, lower[pixel] - first[index]] += share * (1 - fraction[pixel])
+        weights[index, place, upper[pixel] - first[index]] += share * fraction[pixel]
+    positions = np.full(len(first) * _BLOCK, places[-1] + 1, np.float64)
+    positions[: len(places)] = places
+    return _Axis(positions, first[:, None] + np.arange(width), weights)
+
+
+def _reached_blocks(axis: _Axis, lowest: int, highest: int) -> slice:
+    """The blocks that touch one of the cells lowest .. highest or a neighbour of one."""
+    begin = np.searchsorted(axis.cells[:, -1], lowest - 1, side="left")
+    end = np.searchsorted(axis.cells[:, 0], highest + 1, side="right")
+    return slice(int(begin), int(end))
+
+
+def _cells_of(axis: _Axis, blocks: slice) -> slice:
+    """The cells that some blocks are made of."""
+    return slice(int(axis.cells[blocks.start, 0]), int(axis.cells[blocks.stop - 1, -1]) + 1)
+
+
+def _mix(axis: _Axis, blocks: slice, cells: np.ndarray, first: int, out: np.ndarray | None = None) -> np.ndarray:
+    """The places of some blocks, float32 [blocks, _BLOCK, m], of values float32 [cells, m] from cell `first` on."""
+    return np.matmul(axis.weights[blocks], cells[axis.cells[blocks] - first], out=out)
+
+
+def _edges_above(probability: np.ndarray, threshold: np.float32, plan: _Plan) -> np.ndarray:
+    """Where the resized probability, float32 [h, w], changes between above the threshold and not, down the columns.
+
+    A resized value is a weighted mean of cells, so that only those within reach of a cell above the threshold can be
+    above it: the others are not computed.
+
+    Returns:
+        int64 [2 * runs], ascending: first pixel of each run and the one after its last, in column-major order of the
+        original.
+    """
+    x, y, cells_across, cells_down = cv2.boundingRect((probability > threshold).view(np.uint8))
+    rows = _reached_blocks(plan.rows, y, y + cells_down - 1)
+    columns = _reached_blocks(plan.columns, x, x + cells_across - 1)
+    if cells_across == 0 or rows.start >= rows.stop or columns.start >= columns.stop:  # or all of it in the padding
+        return np.zeros(0, np.int64)
+    # A cell at or below the threshold becomes <= 0, and so stays, in floating point too, any weighted mean of such.
+    down, across = _cells_of(plan.rows, rows), _cells_of(plan.columns, columns)
+    mixed = _mix(plan.rows, rows, probability[down, across] - threshold, down.start)
+    cells = cv2.transpose(mixed.reshape(-1, mixed.shape[2]))  # [cells, places]
+    return (_edges_between_knots if plan.at_knots else _edges_between_rows)(cells, across.start, rows, columns, plan)
+
+
+def _edges_between_rows(cells: np.ndarray, first: int, rows: slice, columns: slice, plan: _Plan) -> np.ndarray:
+    """`_edges_above` where the places are the rows of the original.
+
+    cells: float32 [cells of the blocks `columns`, places of the blocks `rows`], from cell `first` on.
+    """
+    height, top = len(plan.samples), rows.start * _BLOCK
+    cells = cells[:, : height - top]
+    chunk = plan.columns_at_once(2 * height)
+    inside = np.zeros((min(chunk, columns.stop - columns.start) * _BLOCK, height), bool)
+    before, parts = False, []
+    for begin in range(columns.start, columns.stop, chunk):
+        blocks = slice(begin, min(begin + chunk, columns.stop))
+        values = _mix(plan.columns, blocks, cells, first).reshape(-1, cells.shape[1])
+        part = inside[: len(values)]
+        np.greater(values, 0, out=part[:, top : top + cells.shape[1]])
+        parts.append(_changes(part.ravel(), before) + begin * _BLOCK * height)
+        before = part[-1, -1]
+    if before:
+        parts.append(np.array([columns.stop * _BLOCK * height]))
+    return np.concatenate(parts)
+
+
+def _edges_between_knots(cells: np.ndarray, first: int, rows: slice, columns: slice, plan: _Plan) -> np.ndarray:
+    """`_edges_above` where the places are knots, with straight lines between them.
+
+    cells: float32 [cells of the blocks `columns`, places of the blocks `rows`], from cell `first` on.
+    """
+    height, places = len(plan.samples), cells.shape[1]
+    knots = plan.rows.positions[rows.start * _BLOCK : rows.stop * _BLOCK]
+    knots = np.concatenate([knots[:1] - 1, knots, knots[-1:] + 1])
+    chunk = plan.columns_at_once(places + 2)
+    values = np.empty((min(chunk, columns.stop - columns.start), _BLOCK, places + 2), np.float32)
+    values[:, :, [0, -1]] = -1  # each column is closed at both ends
+    parts = []
+    for begin in range(columns.start, columns.stop, chunk):
+        blocks = slice(begin, min(begin + chunk, columns.stop))
+        part = values[: blocks.stop - begin]
+        _mix(plan.columns, blocks, cells, first, out=part[:, :, 1:-1])
+        flat = part.ravel()
+        change = _changes(flat > 0, False)
+        column, after = np.divmod(change, places + 2)
+        here, there = flat[change - 1].astype(np.float64), flat[change]
+        zero = knots[after - 1] + here / (here - there) * np.diff(knots)[after - 1]
+        # A row exactly at zero is outside.
+        row = np.empty(len(zero), np.int64)
+        row[0::2] = _count_samples(plan, zero[0::2], np.less_equal)
+        row[1::2] = _count_samples(plan, zero[1::2], np.less)
+        parts.append((begin * _BLOCK + column) * height + row)
+    return _without_pairs(np.concatenate(parts))
+
+
+def _changes(flags: np.ndarray, before: bool) -> np.ndarray:
+    """Which of the flags, bool [a multiple of 8], differ from the one before: int64, ascending."""
+    change = np.empty(len(flags), bool)
+    change[0] = flags[0] != before
+    np.not_equal(flags[1:], flags[:-1], out=change[1:])
+    # Eight at once first: numpy's own search takes twice as long where a flag in thirty changes.
+    eights = change.view(np.uint64)
+    some = np.flatnonzero(eights != 0)
+    place = np.flatnonzero(eights[some].view(bool))
+    return 8 * some[place >> 3] + (place & 7)
+
+
+def _count_samples(plan: _Plan, limits: np.ndarray, compare: np.ufunc) -> np.ndarray:
+    """How many of the samples are `compare` (< or <=) each limit: int64, from their even spacing, put right by one."""
+    number = len(plan.samples)
+    padded = np.concatenate([[-np.inf], plan.samples, [np.inf]]).astype(np.float32)
+    count = np.ceil((limits + 0.5) / plan.spacing - 0.5).clip(0, number).astype(np.int64)
+    count += compare(padded[1:][count], limits)
+    count -= ~compare(padded[count], limits)
+    # Several samples may lie at either end.
+    count[~compare(plan.samples[0], limits)] = 0
+    count[compare(plan.samples[-1], limits)] = number
+    return count
+
+
+def _without_pairs(edges: np.ndarray) -> np.ndarray:
+    """Ascending edges without those that cancel: a run between two rows, or one that goes on in the next column."""
+    steps = edges[1:] - edges[:-1]
+    if steps.all():
+        return edges
+    first = np.flatnonzero(np.append(True, steps))
+    return edges[first[np.diff(first, append=len(edges)) % 2 == 1]]
+
+
+def _encode_edges(edges: np.ndarray, size: tuple[int, int]) -> Rle:
+    """The compressed COCO RLE of a mask of (height, width) whose runs start and stop at `edges`."""
+    ends = np.append(edges, size[0] * size[1])
+    lengths = ends.copy()
+    lengths[1:] -= ends[:-1]
+    if len(lengths) > 1 and lengths[-1] == 0:  # the mask holds the last pixel
+        lengths = lengths[:-1]
+    return encode_runs(lengths, size)
+
+
+def _simplify(ring: np.ndarray, tolerance: float) -> np.ndarray:
+    """A closed ring int32 [k, 2] with fewer points, none farther than `tolerance` from it, or without repeats only."""
+    exact = ring[(ring != np.roll(ring, 1, axis=0)).any(axis=1)]
+    simple = cv2.approxPolyDP(exact, tolerance, True)[:, 0]
+    return simple if len(simple) >= 3 else exact
+
+
+def _join_hole(ring: np.ndarray, hole: np.ndarray) -> np.ndarray:
+    """One ring that goes from its point nearest to the hole's first around the hole and back."""
+    nearest = int(np.square(ring - hole[0]).sum(axis=1).argmin())
+    return np.concatenate([ring[: nearest + 1], hole, hole[:1], ring[nearest:]])

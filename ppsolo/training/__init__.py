@@ -1,0 +1,1 @@
+"""Training: the loop, its optimizer, states and logs."""

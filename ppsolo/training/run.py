@@ -1,0 +1,265 @@
+"""A training run from its configuration: everything built, loaded or resumed, trained and written down."""
+
+import dataclasses
+import hashlib
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, TextIO
+
+import paddle
+from paddle.optimizer.lr import LRScheduler
+
+from ppsolo.build import build_criterion, build_dataset, build_loader, build_model
+from ppsolo.checkpoint.download import Progress
+from ppsolo.checkpoint.load import load_backbone, load_pretrained
+from ppsolo.checkpoint.writer import write_checkpoint
+from ppsolo.config import config_to_dict
+from ppsolo.cpu import default_threads, keep_freed_memory, use_threads
+from ppsolo.data.coco import CocoDataset
+from ppsolo.data.loader import TrainingLoader
+from ppsolo.errors import ConfigError, TrainingError
+from ppsolo.evaluation.evaluate import EvaluationSet, with_classes
+from ppsolo.models.solov2 import SOLOv2
+from ppsolo.predictor import Predictor
+from ppsolo.processes import Processes, start_processes
+from ppsolo.schema import Config, OptimizerConfig
+from ppsolo.training.ema import ExponentialMovingAverage
+from ppsolo.training.optim import build_optimizer
+from ppsolo.training.precision import Precision
+from ppsolo.training.schedule import build_schedule, scaled_rate
+from ppsolo.training.sinks import ConsoleSink, JsonLinesSink, Sink, VisualDLSink
+from ppsolo.training.state import RunDirectory, TrainingState, check_same_run, read_state
+from ppsolo.training.trainer import Trainer
+from ppsolo.training.validation import Validation
+
+logger = logging.getLogger(__name__)
+
+AUTO = "auto"
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainingSummary:
+    """What a run left. best_ap: in [0, 1], -1 without evaluation."""
+
+    directory: Path
+    steps: int
+    best_ap: float
+
+    def __str__(self) -> str:
+        text = f"{self.steps} steps trained; {self.directory}/last.pdparams holds the weights"
+        return text if self.best_ap < 0 else f"{text}, best.pdparams those with mask AP {self.best_ap:.4f}"
+
+
+def train(
+    config: Config, *, resume: str | None = None, console: TextIO, download: Progress | None = None
+) -> TrainingSummary:
+    """Train what `config` describes, alone or with the other processes that the launcher started.
+
+    resume: a training state's file; or "auto" for the newest whole one of the run's directory, or a start where
+        there is none. console: where the losses go. download: told of (bytes, bytes in all) of published weights.
+    Raises PpsoloError: one line for whatever is missing, broken or does not fit.
+    """
+    processes = start_processes()
+    set_up_cpu()
+    dataset = build_dataset(config)
+    config = training_classes(config, dataset)
+    validation_set = _validation_set(config)
+    identity = _identity(config, dataset, processes)
+    run = RunDirectory(Path(config.train.output_dir) / config.name)
+    resumed = _state_to_resume(run, resume)
+    if resumed is not None:
+        check_same_run(resumed.record, identity)
+    steps = set(processes.gather(None if resumed is None else resumed.record["step"]))
+    if len(steps) > 1:
+        raise TrainingError(f"the processes see different checkpoints (steps {steps}): put {run.path} where all see it")
+    records = [dataset[index] for index in range(len(dataset))]
+    loader = build_loader(config, records, rank=processes.rank, world_size=processes.world_size)
+    instances = sum(len(record.annotation_ids) for record in records)
+    logger.info("%d images, %d instances, %d classes to train on", len(records), instances, config.num_classes)
+    sinks: list[Sink] = []
+    if processes.is_main:
+        run.prepare(config, config.class_names)
+        first_step = 0 if resumed is None else resumed.record["step"]
+        total_steps = loader.batches_per_epoch // config.train.accumulate * config.train.epochs
+        sinks.append(ConsoleSink(console, first_step=first_step, total_steps=total_steps))
+        sinks.append(JsonLinesSink(run.log_file, first_step=first_step))
+        sinks.append(VisualDLSink(run.visualdl, first_step=first_step))
+    try:
+        trainer = build_trainer(
+            config,
+            loader,
+            processes,
+            validation_set=validation_set,
+            checkpoint=CheckpointWriter(run, identity=identity, keep=config.train.keep_checkpoints),
+            sinks=sinks,
+            console=console if processes.is_main else None,
+        )
+        if resumed is None:
+            load_start(trainer.model, config, download)
+        else:
+            trainer.load_state(resumed)
+            logger.info("resumed after step %d, in epoch %d", trainer.step, trainer.epoch + 1)
+        processes.share_weights(trainer.model)
+        trainer.fit()
+    finally:
+        loader.close()
+        for sink in sinks:
+            sink.close()
+    return TrainingSummary(run.path, trainer.step, trainer.best_ap)
+
+
+class CheckpointWriter:
+    """Called by the trainer: writes a training state with the newest weights, or the best weights.
+
+    identity: what `check_same_run` compares when training goes on. keep: training states that stay.
+    """
+
+    def __init__(self, run: RunDirectory, *, identity: Mapping[str, Any], keep: int):
+        self.run = run
+        self.identity = identity
+        self.keep = keep
+
+    def __call__(self, trainer: Trainer, best: bool) -> None:
+        if not trainer.processes.is_main:
+            return
+        if best:
+            write_checkpoint(trainer.published_weights(), self.run.best_weights)
+            return
+        # Weights first: what a state is there for has its weights, wherever the run is killed.
+        write_checkpoint(trainer.published_weights(), self.run.last_weights)
+        state = trainer.state()
+        state = TrainingState(state.arrays, {**state.record, **self.identity})
+        self.run.add_state(state, step=trainer.step, keep=self.keep)
+
+
+def build_trainer(
+    config: Config,
+    loader: TrainingLoader,
+    processes: Processes,
+    *,
+    validation_set: EvaluationSet | None = None,
+    checkpoint: CheckpointWriter | None = None,
+    sinks: Sequence[Sink] = (),
+    console: TextIO | None = None,
+) -> Trainer:
+    """The trainer of a run, its model freshly initialised from the seed. console: for progress of evaluations."""
+    train = config.train
+    paddle.seed(train.seed)
+    model = build_model(config)
+    rate, line = scaled_rate(train.schedule, train.batch_size * train.accumulate * processes.world_size)
+    logger.info(line)
+    steps_per_epoch = max(1, loader.batches_per_epoch // train.accumulate)
+    schedule = build_schedule(train.schedule, rate=rate, steps_per_epoch=steps_per_epoch, epochs=train.epochs)
+    validation = None
+    if validation_set is not None:
+        predictor = Predictor(config, model=model)
+        validation = Validation(
+            predictor, validation_set, pictures=train.pictures, processes=processes, console=console
+        )
+    return Trainer(
+        model=model,
+        criterion=build_criterion(config),
+        optimizer=_optimizer(model, schedule, train.optimizer),
+        schedule=schedule,
+        loader=loader,
+        epochs=train.epochs,
+        precision=Precision(train.amp),
+        accumulate=train.accumulate,
+        clip_norm=train.optimizer.clip_norm,
+        ema=None if train.ema_decay is None else ExponentialMovingAverage(model, decay=train.ema_decay),
+        non_finite=train.non_finite,
+        seed=train.seed,
+        processes=processes,
+        evaluate=validation,
+        evaluate_every=train.evaluate_every,
+        patience=train.patience,
+        checkpoint=checkpoint,
+        checkpoint_steps=train.checkpoint_steps,
+        sinks=sinks,
+        log_every=train.log_every,
+    )
+
+
+def load_start(model: SOLOv2, config: Config, download: Progress | None = None) -> None:
+    """Load what training starts from: a whole checkpoint, a backbone, or nothing; the log says which."""
+    if config.weights is not None:
+        report = load_pretrained(model, config.weights, allow_other_classes=True, progress=download)
+    elif config.pretrained_backbone is not None:
+        report = load_backbone(model, config.pretrained_backbone)
+    else:
+        report = "training starts from random weights (set weights or pretrained_backbone to start from others)"
+        if config.model.backbone.freeze_norm and config.model.backbone.norm != "gn":
+            report += "; the backbone's norms are frozen, which suits pretrained weights only"
+    logger.info("%s", report)
+
+
+def set_up_cpu() -> None:
+    """Where training runs on a CPU: let kernels have the cores of the process, and freed memory be kept."""
+    if paddle.device.get_device() == "cpu":
+        use_threads(default_threads())
+        keep_freed_memory()
+
+
+def training_classes(config: Config, dataset: CocoDataset) -> Config:
+    """The configuration with the data set's classes. Raises ConfigError if they do not fit."""
+    source = Path(config.data.root) / config.data.train_annotations
+    config = with_classes(config, category_ids=dataset.category_ids, class_names=dataset.class_names, source=source)
+    if config.category_ids != dataset.category_ids:
+        raise ConfigError(
+            f"{source}: training takes the categories in the order of the file: set "
+            f"category_ids={list(dataset.category_ids)}"
+        )
+    return config
+
+
+def _validation_set(config: Config) -> EvaluationSet | None:
+    data = config.data
+    if not data.val_annotations or config.train.evaluate_every == 0:
+        return None
+    dataset = EvaluationSet(Path(data.root) / data.val_annotations, Path(data.root) / data.val_images)
+    with_classes(config, category_ids=dataset.category_ids, class_names=dataset.class_names, source=dataset.source)
+    return dataset
+
+
+def _state_to_resume(run: RunDirectory, resume: str | None) -> TrainingState | None:
+    if resume is None:
+        run.refuse_another_run()
+        return None
+    if resume != AUTO:
+        return read_state(Path(resume))
+    newest = run.newest_state()
+    if newest is None:
+        logger.info("no checkpoint in %s: a new run starts", run.path)
+        return None
+    path, state = newest
+    logger.info("going on from %s", path)
+    return state
+
+
+def _identity(config: Config, dataset: CocoDataset, processes: Processes) -> dict[str, object]:
+    """What must be the same when training goes on; see `check_same_run`."""
+    digest = hashlib.sha256()
+    for index in range(len(dataset)):
+        record = dataset[index]
+        digest.update(repr((record.image_id, record.size, record.annotation_ids)).encode())
+    return {
+        "config": config_to_dict(config),
+        "world_size": processes.world_size,
+        "dataset": f"{len(dataset)} images {digest.hexdigest()[:12]}",
+    }
+
+
+def _optimizer(model: SOLOv2, schedule: LRScheduler, config: OptimizerConfig) -> paddle.optimizer.Momentum:
+    try:
+        return build_optimizer(
+            model,
+            schedule,
+            momentum=config.momentum,
+            weight_decay=config.weight_decay,
+            backbone_weight_decay=config.backbone_weight_decay,
+            backbone_lr_factors=config.backbone_lr_factors,
+            free_neck_bias=config.free_neck_bias,
+        )
+    except ValueError as error:
+        raise ConfigError(f"train.optimizer: {error}") from None

@@ -1,0 +1,342 @@
+"""The training loop: epochs of steps, with everything that a step needs given to it built."""
+
+import logging
+import random
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, closing, nullcontext
+from itertools import islice
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import paddle
+from paddle.optimizer.lr import LRScheduler
+
+from ppsolo.data.loader import TrainingBatch, TrainingLoader
+from ppsolo.data.targets import positive_counts
+from ppsolo.errors import TrainingError
+from ppsolo.models.losses import SOLOv2Criterion, Targets
+from ppsolo.models.solov2 import SOLOv2
+from ppsolo.processes import ALONE, Processes
+from ppsolo.training.ema import ExponentialMovingAverage
+from ppsolo.training.optim import clip_gradients, load_optimizer_state, optimizer_state
+from ppsolo.training.precision import Precision
+from ppsolo.training.sinks import Metrics, Sink
+from ppsolo.training.state import TrainingState
+
+logger = logging.getLogger(__name__)
+
+AP = "val/segm_AP"
+MOST_SKIPPED = 10  # steps in a row; after that the weights themselves must be broken
+
+
+class _Step(NamedTuple):
+    """What a step leaves on the device, to be read back later."""
+
+    number: int  # from 0
+    image_ids: list[tuple[int, ...]]  # of each batch
+    found: list[paddle.Tensor]  # float32 [3] of each batch: mask, category and total loss
+    losses: paddle.Tensor  # float32 [3], their mean over batches and processes
+    finite: paddle.Tensor  # bool [], whether losses and gradients are
+
+
+class Trainer:
+    """Trains a model; what it does in which order is in `fit`, `train_one_epoch` and `train_step`.
+
+    model, criterion, optimizer, schedule, loader: built, the schedule being the optimizer's.
+    epochs: to train in all. accumulate: batches in a step. clip_norm: largest joint norm of the gradients.
+    ema: averaged weights, which evaluation then uses. precision: mixed or not.
+    non_finite: what to do at a loss or gradient that is not finite; either way the image ids are named. "stop" raises
+        TrainingError where it is next looked for (`settle`): with the losses that are logged, and before anything is
+        evaluated or written. "skip" looks at every step, before the weights change, which on a GPU makes it wait for
+        each; it passes the step over, but ten in a row stop.
+    seed: every step's random numbers (Python's, numpy's, Paddle's) follow from it, the step and the process.
+    evaluate: measures the model as it is, returning metrics with "val/segm_AP"; called every `evaluate_every` epochs
+        and after the last. patience: evaluations without a better AP after which training ends, 0: never.
+    checkpoint: called with the trainer and True after an evaluation with the best AP so far, and False where training
+        could go on from: after every epoch, and every `checkpoint_steps` steps within it.
+    sinks: get the mean losses, learning rate and times of every `log_every` steps, and what `evaluate` returns.
+
+    Attributes: epoch, step_in_epoch, step (all counted from 0: those done), best_ap.
+    """
+
+    def __init__(
+        self,
+        *,
+        model: SOLOv2,
+        criterion: SOLOv2Criterion,
+        optimizer: paddle.optimizer.Momentum,
+        schedule: LRScheduler,
+        loader: TrainingLoader,
+        epochs: int,
+        precision: Precision,
+        accumulate: int = 1,
+        clip_norm: float | None = None,
+        ema: ExponentialMovingAverage | None = None,
+        non_finite: Literal["stop", "skip"] = "stop",
+        seed: int = 0,
+        processes: Processes = ALONE,
+        evaluate: Callable[[], Metrics] | None = None,
+        evaluate_every: int = 1,
+        patience: int = 0,
+        checkpoint: "Callable[[Trainer, bool], None] | None" = None,
+        checkpoint_steps: int = 1000,
+        sinks: Sequence[Sink] = (),
+        log_every: int = 20,
+    ):
+        self.model, self.criterion, self.optimizer, self.schedule = model, criterion, optimizer, schedule
+        self.loader, self.epochs, self.accumulate = loader, epochs, accumulate
+        self.precision, self.clip_norm, self.ema, self.non_finite = precision, clip_norm, ema, non_finite
+        self.seed, self.processes = seed, processes
+        self.evaluate, self.evaluate_every, self.patience = evaluate, evaluate_every, patience
+        self.checkpoint, self.checkpoint_steps = checkpoint, checkpoint_steps
+        self.sinks, self.log_every = sinks, log_every
+        self.steps_per_epoch = loader.batches_per_epoch // accumulate
+        if self.steps_per_epoch == 0:
+            raise TrainingError(
+                f"an epoch has {loader.batches_per_epoch} batches, one step takes {accumulate}: lower train.accumulate"
+            )
+        self.epoch = self.step_in_epoch = self.step = 0
+        self.best_ap = -1.0
+        self._without_gain = self._skipped = 0
+        self._trained = [parameter for parameter in model.parameters() if not parameter.stop_gradient]
+        state = model.state_dict()
+        self._statistics = [state[name] for name in state if name.endswith(("._mean", "._variance"))]
+        self._unsettled: list[_Step] = []
+        # Since the last record: losses, and seconds with those of them for data.
+        self._recent_losses: list[np.ndarray] = []
+        self._recent_seconds: list[tuple[float, float]] = []
+
+    def fit(self) -> None:
+        """Train from where the state is to the last epoch, or until `patience` is used up."""
+        while self.epoch < self.epochs and not self._gave_up():
+            self.train_one_epoch()
+            self.epoch, self.step_in_epoch = self.epoch + 1, 0
+            last = self.epoch == self.epochs
+            if self.evaluate is not None and self.evaluate_every and (last or self.epoch % self.evaluate_every == 0):
+                self._evaluate()
+            self._checkpoint(best=False)
+
+    def train_one_epoch(self) -> None:
+        """The steps that are left of the epoch."""
+        self.model.train()
+        first, end = self.step_in_epoch * self.accumulate, self.steps_per_epoch * self.accumulate
+        with closing(self.loader.epoch(self.epoch, start=first, stop=end)) as batches:
+            while self.step_in_epoch < self.steps_per_epoch:
+                start = time.perf_counter()
+                group = list(islice(batches, self.accumulate))
+                data_seconds = time.perf_counter() - start
+                self.train_step(group)
+                self.step, self.step_in_epoch = self.step + 1, self.step_in_epoch + 1
+                last = self.step_in_epoch == self.steps_per_epoch
+                log, save = self.step % self.log_every == 0, self.step % self.checkpoint_steps == 0 and not last
+                if log or save or last:
+                    self.settle()  # waits for the device, which is part of the steps' time
+                self._recent_seconds.append((time.perf_counter() - start, data_seconds))
+                if log:
+                    self._log()
+                if save:
+                    self._checkpoint(best=False)
+
+    def train_step(self, batches: Sequence[TrainingBatch]) -> paddle.Tensor:
+        """One step of the optimizer -> float32 [3]: mask, category and total loss, of all batches and processes.
+
+        Nothing is read back from the device, unless steps may be passed over. Then the running statistics of norms
+        stay as they were too, but the learning rate goes on.
+        """
+        statistics = [(value, value.clone()) for value in self._statistics] if self.non_finite == "skip" else []
+        seed_step(self.seed, self.step, self.processes.rank)
+        found = []
+        for batch, (mask_share, category_share) in zip(batches, self._shares(batches), strict=True):
+            with self.precision.forward():
+                raw = self.model(paddle.to_tensor(batch.images))
+            losses = self.criterion(raw, Targets.from_arrays(batch.targets))
+            mask, category = losses.mask * mask_share, losses.category * category_share
+            total = mask + category
+            self.precision.backward(total / len(batches))
+            found.append(paddle.stack([mask, category, total]).detach())
+        self.processes.average_gradients(self._trained)
+        means = self.processes.mean(paddle.stack(found).mean(axis=0))
+        image_ids = [batch.image_ids for batch in batches]
+        self._unsettled.append(_Step(self.step, image_ids, found, means, self._finite(means)))
+        if self.non_finite == "stop" or self.settle():
+            self.precision.unscale(self.optimizer)
+            if self.clip_norm is not None:
+                with paddle.no_grad():
+                    clip_gradients(self.model, self.clip_norm)
+            self.precision.step(self.optimizer)
+            if self.ema is not None:
+                self.ema.update()
+        else:
+            for value, before in statistics:
+                paddle.assign(before, value)
+        self.optimizer.clear_grad(set_to_zero=False)
+        self.schedule.step()
+        return means
+
+    def settle(self) -> bool:
+        """Read back the losses of the steps since the last time -> whether they and the gradients were finite.
+
+        Raises TrainingError at the first step that was not, unless it may be passed over.
+        """
+        steps, self._unsettled = self._unsettled, []
+        if not steps:
+            return True
+        finite = paddle.stack([step.finite for step in steps]).numpy()
+        losses = paddle.stack([step.losses for step in steps]).numpy()
+        for step, good, means in zip(steps, finite, losses, strict=True):
+            if good:
+                self._skipped = 0
+                self._recent_losses.append(means)
+            else:
+                self._pass_over(step)
+        return bool(finite.all())
+
+    def published_weights(self) -> dict[str, np.ndarray]:
+        """The weights to predict with: averaged if there is an average."""
+        if self.ema is not None and self.ema.steps:
+            return self.ema.weights()
+        return {name: value.numpy() for name, value in self.model.state_dict().items()}
+
+    def state(self) -> TrainingState:
+        """All that `load_state` needs to go on as if there had been no break. Raises as `settle`."""
+        self.settle()
+        arrays: dict[str, Mapping[str, np.ndarray]] = {
+            "model": {name: value.numpy() for name, value in self.model.state_dict().items()},
+            "optimizer": optimizer_state(self.optimizer, self.model),
+        }
+        record: dict[str, Any] = {
+            "epoch": self.epoch,
+            "step_in_epoch": self.step_in_epoch,
+            "step": self.step,
+            "best_ap": self.best_ap,
+            "without_gain": self._without_gain,
+            "skipped": self._skipped,
+            "recent_losses": [losses.tolist() for losses in self._recent_losses],
+            "precision": self.precision.state(),
+            "ema": None,
+        }
+        if self.ema is not None:
+            ema = self.ema.state_dict()
+            arrays["ema"] = ema.pop("averages")
+            record["ema"] = ema
+        return TrainingState(arrays, record)
+
+    def load_state(self, state: TrainingState) -> None:
+        """Take over all of a state. Raises TrainingError if any of it is missing or does not fit."""
+        record, arrays = state.record, state.arrays
+        model = self.model.state_dict()
+        weights = arrays.get("model", {})
+        try:
+            if {name: list(value.shape) for name, value in model.items()} != {
+                name: list(value.shape) for name, value in weights.items()
+            }:
+                raise ValueError("its weights are those of another network")
+            if (record["ema"] is None) != (self.ema is None):
+                raise ValueError("one has averaged weights and the other has not (train.ema_decay)")
+            if self.ema is not None:
+                self.ema.load_state_dict({**record["ema"], "averages": arrays.get("ema", {})})
+            load_optimizer_state(self.optimizer, self.model, arrays.get("optimizer", {}))
+            self.precision.load_state(record["precision"])
+            self.epoch, self.step_in_epoch, self.step = (record[k] for k in ("epoch", "step_in_epoch", "step"))
+            self.best_ap, self._without_gain = record["best_ap"], record["without_gain"]
+            self._skipped = record["skipped"]
+            self._recent_losses = [np.array(losses, np.float32) for losses in record["recent_losses"]]
+        except (KeyError, ValueError) as error:
+            raise TrainingError(f"cannot resume: {error}; nothing is resumed in part") from None
+        for name, value in model.items():
+            value.set_value(weights[name])
+        self.schedule.step(self.step)
+        self._unsettled.clear()
+
+    def _shares(self, batches: Sequence[TrainingBatch]) -> paddle.Tensor:
+        """float32 [batches, 2]: the weights of each batch's mask and category loss in the mean over the step.
+
+        With them the step's losses are sums over what is positive in all its batches and processes, divided by how
+        much that is: the same, however its images are shared out. Where there is one batch they are 1.
+        """
+        counts = paddle.to_tensor([positive_counts(batch.targets) for batch in batches], dtype="float32")
+        parts = len(batches) * self.processes.world_size
+        masks, cells = self.processes.mean(counts.mean(axis=0))
+        mask_shares = counts[:, 0] / masks.clip(min=1 / parts)
+        category_shares = (counts[:, 1] + 1) / (cells + 1 / parts)
+        return paddle.stack([mask_shares, category_shares], axis=1)
+
+    def _gave_up(self) -> bool:
+        return self.patience > 0 and self._without_gain >= self.patience
+
+    def _evaluate(self) -> None:
+        assert self.evaluate is not None
+        self.settle()
+        with self._averaged():
+            self.processes.share_weights(self.model)
+            metrics = self.evaluate()
+        ap = metrics[AP]
+        if ap > self.best_ap:
+            self.best_ap, self._without_gain = float(ap), 0
+            self._checkpoint(best=True)
+        else:
+            self._without_gain += 1
+        for sink in self.sinks:
+            sink.log(metrics, self.step)
+
+    def _averaged(self) -> AbstractContextManager[None]:
+        return self.ema.applied() if self.ema is not None and self.ema.steps else nullcontext()
+
+    def _checkpoint(self, *, best: bool) -> None:
+        self.settle()
+        if self.checkpoint is not None:
+            self.checkpoint(self, best)
+
+    def _log(self) -> None:
+        if not self._recent_losses:
+            return
+        mask, category, total = np.mean(self._recent_losses, axis=0)
+        step_seconds, data_seconds = np.mean(self._recent_seconds, axis=0)
+        metrics = {
+            "train/loss": float(total),
+            "train/loss_mask": float(mask),
+            "train/loss_category": float(category),
+            "train/learning_rate": float(self.optimizer.get_lr()),
+            "train/step_seconds": float(step_seconds),
+            "train/data_seconds": float(data_seconds),
+            "train/epoch": self.epoch + 1,
+        }
+        self._recent_losses.clear()
+        self._recent_seconds.clear()
+        for sink in self.sinks:
+            sink.log(metrics, self.step)
+
+    @paddle.no_grad()
+    def _finite(self, losses: paddle.Tensor) -> paddle.Tensor:
+        """bool []: losses and gradients are finite; of scaled gradients, which may overflow, nothing is said.
+
+        Kernels may turn a nan into 0 on its way to the loss, but not on the way back.
+        """
+        gradients = [] if self.precision.level != "none" else [parameter.grad for parameter in self._trained]
+        sums = [losses.sum(), *(gradient.sum() for gradient in gradients if gradient is not None)]
+        return paddle.isfinite(paddle.stack(sums)).all()
+
+    def _pass_over(self, step: _Step) -> None:
+        """Name the images of a step that was not finite; raise unless it may be skipped."""
+        self._skipped += 1
+        guilty = [
+            ids for ids, losses in zip(step.image_ids, step.found, strict=True) if not np.isfinite(losses.numpy()).all()
+        ]
+        shares = self.processes.gather((guilty, step.image_ids))
+        chosen = [ids for share, _ in shares for ids in share] or [ids for _, share in shares for ids in share]
+        ids = ", ".join(str(image_id) for batch in chosen for image_id in batch)
+        message = f"the loss or gradient of step {step.number + 1} is not finite; its images: {ids}"
+        if self.non_finite == "stop":
+            raise TrainingError(f"{message}; check them, lower the learning rate, or set train.non_finite=skip")
+        if self._skipped >= MOST_SKIPPED:
+            raise TrainingError(f"{message}; so were the {MOST_SKIPPED - 1} before: lower the learning rate")
+        logger.warning("%s; the step is passed over", message)
+
+
+def seed_step(seed: int, step: int, rank: int) -> None:
+    """Make what Python, numpy and Paddle draw next depend on these three alone."""
+    (number,) = np.random.SeedSequence((seed, step, rank)).generate_state(1).tolist()
+    random.seed(number)
+    np.random.seed(number)
+    paddle.seed(number)

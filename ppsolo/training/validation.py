@@ -1,0 +1,73 @@
+"""What training measures now and then: the AP on the validation images, and pictures of a few of them."""
+
+from contextlib import ExitStack
+from typing import Any, TextIO
+
+import numpy as np
+
+from ppsolo.data.images import read_image
+from ppsolo.evaluation.evaluate import EvaluationSet, evaluate
+from ppsolo.predictor import Predictor
+from ppsolo.processes import ALONE, Processes
+from ppsolo.progress import Progress
+from ppsolo.training.sinks import Metrics
+
+IOU_TYPES = ("segm", "bbox")
+SHOWN_STATS = {"AP": 0, "AP50": 1, "AP75": 2}
+PICTURE_THRESHOLD = 0.3  # least score of an instance that is drawn
+GAP = 8  # pixels between prediction and truth
+
+
+class Validation:
+    """Called by the trainer: metrics "val/segm_AP", ..., "val/bbox_AP", ..., in [0, 1], and pictures.
+
+    predictor: around the model that is trained. pictures: how many of the images are drawn, the same ones every
+        time, spread evenly over the annotated ones: prediction left, annotations right.
+    console: where progress is shown, None: nowhere.
+    """
+
+    def __init__(
+        self,
+        predictor: Predictor,
+        dataset: EvaluationSet,
+        *,
+        pictures: int = 0,
+        processes: Processes = ALONE,
+        console: TextIO | None = None,
+    ):
+        self.predictor = predictor
+        self.dataset = dataset
+        self.processes = processes
+        self.console = console
+        annotated = {annotation["image_id"] for annotation in dataset.content["annotations"]}
+        candidates = [entry for entry in dataset.images if entry[0] in annotated]
+        count = min(pictures, len(candidates))
+        self.pictured = [candidates[i * len(candidates) // count] for i in range(count)]
+
+    def __call__(self) -> Metrics:
+        self.predictor.model.eval()
+        with ExitStack() as stack:
+            progress = None
+            if self.console is not None:
+                progress = stack.enter_context(Progress("evaluate", stream=self.console)).update
+            report = evaluate(
+                self.predictor, self.dataset, iou_types=IOU_TYPES, processes=self.processes, progress=progress
+            ).report
+        metrics: dict[str, float | np.ndarray] = {
+            f"val/{kind}_{name}": report[kind]["stats"][index]
+            for kind in IOU_TYPES
+            for name, index in SHOWN_STATS.items()
+        }
+        if self.processes.is_main:
+            metrics |= {f"val/image_{image_id}": self._picture(image_id, path) for image_id, path in self.pictured}
+        return metrics
+
+    def _picture(self, image_id: Any, path: Any) -> np.ndarray:
+        """uint8 RGB [H, 2 W + gap, 3]"""
+        image = read_image(path)
+        predicted = self.predictor(image)
+        truth = self.dataset.truth_of(image_id, predicted)
+        gap = np.full((image.shape[0], GAP, 3), 255, np.uint8)
+        return np.concatenate(
+            [predicted.draw(image, score_threshold=PICTURE_THRESHOLD), gap, truth.draw(image)], axis=1
+        )

@@ -1,0 +1,62 @@
+"""The benchmark: what is counted by hand, sides in turn, a chart, refusals."""
+
+import json
+
+import numpy as np
+import paddle
+import pytest
+
+from ppsolo import build_model, load_config, save_weights
+from ppsolo.benchmark.machine import in_new_process, machine, matrix_product
+from ppsolo.benchmark.prediction import Side, benchmark, count_multiply_adds, summary, write_benchmark
+from ppsolo.data.images import read_image, write_image
+from ppsolo.errors import PpsoloError
+from ppsolo.models.layers import ConvNorm
+
+
+def test_multiply_adds_are_those_of_the_convolutions():
+    plain = paddle.nn.Sequential(ConvNorm(4, 6, 3), ConvNorm(6, 6, 3, stride=2, groups=3), ConvNorm(6, 2, 1))
+    expected = 6 * 4 * 9 * 80 + 6 * 2 * 9 * 20 + 2 * 6 * 20
+    assert count_multiply_adds(plain, paddle.zeros([1, 4, 8, 10])) == expected
+    deformable = ConvNorm(4, 6, 3, deformable=True)
+    assert count_multiply_adds(deformable, paddle.zeros([2, 4, 8, 10])) == 2 * 80 * (27 * 4 * 9 + 6 * 4 * 9)
+
+
+def test_numbers_of_a_summary():
+    values = summary([3.0, 1.0, 2.0])
+    assert (values["median"], values["least"], values["most"]) == (2.0, 1.0, 3.0)
+    assert 2.0 < values["p90"] < values["p99"] < 3.0
+
+
+def test_what_a_measurement_was_made_on():
+    assert min(in_new_process(matrix_product, 1, (64, 64, 64), 1).values()) > 0
+    found = machine()
+    assert found["processor"] and found["cores"] >= 1 and found["threads"] >= 1 and found["memory_gb"] > 0
+    assert {"python", "numpy", "pycocotools"} <= set(found["versions"])
+
+
+def test_sides_are_measured_stage_by_stage(tmp_path, tiny):
+    config = load_config("solov2_r50_fpn_1x", tiny)
+    save_weights(build_model(config), tmp_path / "own.safetensors")
+    write_image(tmp_path / "a.png", np.random.default_rng(0).integers(0, 256, [60, 90, 3], dtype=np.uint8))
+    config = load_config("solov2_r50_fpn_1x", {**tiny, "weights": str(tmp_path / "own.safetensors")})
+    side = Side("dygraph", config, str(tmp_path / "a.png"), batch=2)
+    report = benchmark([side], repeats=2, warm_up=1)
+    (measured,) = report["sides"]
+    seconds = measured["seconds"]
+    assert {"reading", "preprocessing", "network", "postprocessing", "total"} < set(seconds)
+    parts = sum(values["least"] for stage, values in seconds.items() if stage != "total")
+    assert 0 < parts <= seconds["total"]["most"]
+    assert report["input"] == [2, 3, 64, 96] and report["multiply_adds"] > 1e6 and report["floor_seconds"] > 0
+    assert measured["peak_memory_mb"] > 50 and len(measured["instances"]) == 2
+    (line,) = write_benchmark([report], tmp_path / "out" / "benchmark.json")
+    assert "dygraph" in line
+    assert set(json.loads((tmp_path / "out" / "benchmark.json").read_text())[0]["gigaflops"]) == {"numpy", "paddle"}
+    assert (read_image(tmp_path / "out" / "benchmark.png") != 255).any()
+
+
+def test_a_side_that_cannot_be_had_is_named(tmp_path, tiny):
+    write_image(tmp_path / "a.png", np.zeros([60, 90, 3], np.uint8))
+    side = Side(str(tmp_path / "nothing"), load_config("solov2_r50_fpn_1x", tiny), str(tmp_path / "a.png"))
+    with pytest.raises(PpsoloError, match="nothing: none of dygraph, onnxruntime"):
+        benchmark([side], repeats=1, warm_up=0)

@@ -1,0 +1,94 @@
+"""The report on a data set: severities, the JSON form, and a text that stays short."""
+
+import json
+
+import pytest
+
+from ppsolo.check.report import DataReport, Findings, LevelReport, SettingsReport, format_data_report
+
+SETTINGS = SettingsReport((LevelReport(40, (1.0, 96.0), 400, 6), LevelReport(36, (48.0, 2048.0), 50, 0)), 5)
+
+
+def report(findings: Findings, **changes) -> DataReport:
+    values = {
+        "annotations": "set.json",
+        "image_dir": "images",
+        "training_scale": (800, 1333),
+        "images": 20,
+        "instances": 420,
+        "crowds": 1,
+        "categories": ((3, "bolt", 400), (5, "nut", 20)),
+        "sizes": (1.0, 2.0, 3.5, 40.0, 50.0, 60.0, 700.25),
+        "given": SETTINGS,
+        "suggested": SETTINGS,
+        "problems": findings.problems(instances=420),
+    }
+    return DataReport(**{**values, **changes})
+
+
+def test_order_and_severity():
+    findings = Findings()
+    assert report(findings).ok
+    findings.add("crowd", 8)
+    assert report(findings).ok
+    findings.add("unused-category", 5)
+    assert not report(findings).ok
+    findings.add("missing-image", 2, "image 2: x.png")
+    problems = report(findings).problems
+    assert [(problem.kind, problem.severity, problem.ids) for problem in problems] == [
+        ("missing-image", "error", (2,)),
+        ("unused-category", "warning", (5,)),
+        ("crowd", "note", (8,)),
+    ]
+    assert problems[0].details == ("image 2: x.png",)
+
+
+@pytest.mark.parametrize("kind", ["tiny", "out-of-range", "collision"])
+def test_matters_of_degree(kind):
+    """A note up to 1 % of the instances, a warning above."""
+    findings = Findings()
+    for number in range(4):
+        findings.add(kind, number)
+    assert findings.problems(instances=400)[0].severity == "note"
+    assert findings.problems(instances=399)[0].severity == "warning"
+
+
+def test_unknown_kind():
+    with pytest.raises(KeyError):
+        Findings().add("colision", 3)
+
+
+def test_json_holds_everything():
+    findings = Findings()
+    for number in range(500):
+        findings.add("broken-polygon", number, f"annotation {number}: why")
+    whole = report(findings).to_json()
+    assert json.loads(json.dumps(whole, allow_nan=False)) == whole
+    assert whole["ok"] is False
+    assert whole["num_classes"] == 2
+    assert whole["problems"][0]["ids"] == list(range(500))
+    assert len(whole["problems"][0]["details"]) == 500
+    assert whole["given"]["levels"][0] == {"num_grid": 40, "scale_range": [1.0, 96.0], "instances": 400, "lost": 6}
+    assert report(Findings(), given=None, suggested=None, sizes=()).to_json()["suggested"] is None
+
+
+def test_text():
+    findings = Findings()
+    for number in range(500):
+        findings.add("broken-polygon", 1000 + number, f"annotation {1000 + number}: why")
+    findings.add("unused-category", 7)
+    findings.add("num-classes", detail="num_classes is 80, the file has 2 categories")
+    text = format_data_report(report(findings))
+    assert "images: 20, instances: 420, crowds: 1, categories: 2" in text
+    assert "800 / 1333" in text and "100 %: 700" in text
+    assert "  num_grids: [40, 36]\n  scale_ranges: [[1, 96], [48, 2048]]\n" in text
+    assert "6 (1.5 %)" in text and "lost on all levels: 5 (1.2 %)" in text
+    assert "(500 annotations: 1000, 1001, " in text and "1009, ...)" in text and "1010" not in text
+    assert "annotation 1002: why" in text and "... 497 more" in text
+    assert "(1 category: 7)" in text
+    assert "num_classes is 80, the file has 2 categories" in text
+    assert text.index("errors:") < text.index("warnings:") and "notes:" not in text
+    assert text.endswith("there are problems")
+    assert format_data_report(report(Findings())).endswith("nothing is wrong")
+    bare = format_data_report(report(Findings(), given=None, suggested=None, sizes=()))
+    assert "suggested" not in bare and "quantiles" not in bare

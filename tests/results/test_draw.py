@@ -1,0 +1,176 @@
+"""Drawings: what is coloured, what is refused, and where labels go."""
+
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+
+from ppsolo.results.draw import instance_color
+from ppsolo.results.instances import Instances
+
+
+def make(masks: np.ndarray, labels: list[int] | None = None, names: tuple[str, ...] = ("thing", "цвет")) -> Instances:
+    n = len(masks)
+    return Instances.from_masks(
+        masks,
+        scores=np.linspace(0.9, 0.1, n),
+        labels=np.zeros(n, int) if labels is None else np.array(labels),
+        class_names=names,
+        category_ids=range(len(names)),
+    )
+
+
+def blobs(n: int, size: tuple[int, int], seed: int) -> np.ndarray:
+    generator = np.random.default_rng(seed)
+    masks = np.zeros((n, *size), np.uint8)
+    for mask in masks:
+        center = (int(generator.integers(size[1])), int(generator.integers(size[0])))
+        cv2.circle(mask, center, int(generator.integers(1, max(size) // 3 + 2)), 1, -1)
+    return masks.astype(bool)
+
+
+def test_mask_is_tinted_and_the_rest_kept():
+    image = np.random.default_rng(0).integers(0, 256, (60, 80, 3), dtype=np.uint8)
+    original = image.copy()
+    masks = np.zeros((1, 60, 80), bool)
+    masks[0, 10:50, 20:60] = True
+    drawn = make(masks).draw(image, alpha=0.25, write_labels=False)
+    assert np.array_equal(image, original)
+    assert drawn.dtype == np.uint8 and drawn.shape == image.shape
+    inner = (slice(13, 47), slice(23, 57))
+    expected = 0.75 * image[inner] + 0.25 * np.array(instance_color(0))
+    assert np.abs(drawn[inner] - expected).max() <= 0.5
+    outside = ~cv2.dilate(masks[0].astype(np.uint8), np.ones((3, 3), np.uint8)).astype(bool)
+    assert np.array_equal(drawn[outside], image[outside])
+
+
+def test_outline_has_the_full_colour():
+    masks = np.zeros((1, 40, 40), bool)
+    masks[0, 10:30, 10:30] = True
+    drawn = make(masks).draw(np.zeros((40, 40, 3), np.uint8), alpha=0.0, write_labels=False)
+    assert tuple(drawn[10, 20]) == instance_color(0)
+    assert not drawn[20, 20].any()
+
+
+def test_small_instances_lie_on_large_ones_whatever_their_order():
+    masks = np.zeros((2, 50, 50), bool)
+    masks[0, 20:30, 20:30] = True
+    masks[1] = True
+    drawn = make(masks).draw(np.zeros((50, 50, 3), np.uint8), alpha=1.0, write_labels=False)
+    assert tuple(drawn[25, 25]) == instance_color(0)
+    assert tuple(drawn[5, 5]) == instance_color(1)
+
+
+def test_threshold_and_empty_masks():
+    masks = np.zeros((3, 40, 200), bool)
+    masks[0, :, 150:] = masks[2, :, :50] = True
+    image = np.zeros((40, 200, 3), np.uint8)
+    drawn = make(masks).draw(image, score_threshold=0.3)
+    assert drawn[:, 150:].any() and not drawn[:, :50].any()
+    assert np.array_equal(make(masks)[1:2].draw(image), image)
+
+
+def test_colours_by_class():
+    masks = np.zeros((2, 30, 30), bool)
+    masks[0, :, :10] = masks[1, :, 20:] = True
+    image = np.zeros((30, 30, 3), np.uint8)
+    instances = make(masks, labels=[1, 1])
+    drawn = instances.draw(image, alpha=1.0, color_by="class", write_labels=False)
+    assert tuple(drawn[15, 5]) == tuple(drawn[15, 25]) == instance_color(1)
+    drawn = instances.draw(image, alpha=1.0, write_labels=False)
+    assert tuple(drawn[15, 5]) != tuple(drawn[15, 25])
+
+
+def test_colours_are_fixed_bright_and_apart():
+    assert [instance_color(i) for i in range(3)] == [instance_color(i) for i in range(3)]
+    colors = np.array([instance_color(i) for i in range(12)])
+    assert colors.min() >= 0 and colors.max() <= 255
+    assert (colors @ [0.299, 0.587, 0.114]).min() > 80
+    distances = np.linalg.norm(colors[:, None] - colors[None], axis=2) + 1000 * np.eye(12)
+    assert distances.min() > 40
+    assert len({instance_color(i) for i in range(100)}) == 100
+
+
+def test_label_stands_over_its_box():
+    masks = np.zeros((1, 200, 300), bool)
+    masks[0, 100:150, 100:200] = True
+    image = np.zeros((200, 300, 3), np.uint8)
+    bare = make(masks).draw(image, write_labels=False)
+    labelled = make(masks).draw(image)
+    y, x = np.nonzero((labelled != bare).any(axis=2))
+    assert y.max() < 102 and y.min() > 70 and x.min() == 100
+    assert (labelled[y.min(), x.min() : x.max() + 1] == instance_color(0)).all()
+
+
+@pytest.mark.parametrize("corner", ["top", "bottom", "left", "right"])
+def test_labels_stay_inside_the_image(corner):
+    masks = np.zeros((1, 200, 300), bool)
+    strips = {"top": np.s_[:3], "bottom": np.s_[-3:], "left": np.s_[:, :3], "right": np.s_[:, -3:]}
+    masks[0][strips[corner]] = True
+    image = np.zeros((200, 300, 3), np.uint8)
+    changed = make(masks).draw(image) != make(masks).draw(image, write_labels=False)
+    y, x = np.nonzero(changed.any(axis=2))
+    middle = np.zeros((1, 200, 300), bool)
+    middle[0, 100:150, 100:200] = True
+    whole = make(middle).draw(image) != make(middle).draw(image, write_labels=False)
+    whole_y, whole_x = np.nonzero(whole.any(axis=2))
+    # as large as in the middle of the image, but for the side that its own outline may share with it
+    assert np.ptp(x) >= np.ptp(whole_x) - 4 and np.ptp(y) >= np.ptp(whole_y) - 4
+
+
+def test_labels_of_neighbours_keep_apart():
+    masks = np.zeros((2, 300, 400), bool)
+    masks[:, 100:200, 100:200] = True
+    image = np.zeros((300, 400, 3), np.uint8)
+    instances = make(masks)
+    difference = instances.draw(image) != instances.draw(image, write_labels=False)
+    alone = instances[:1].draw(image) != instances[:1].draw(image, write_labels=False)
+    assert np.count_nonzero(difference.any(axis=2)) > 1.7 * np.count_nonzero(alone.any(axis=2))
+
+
+def test_names_that_cannot_be_drawn_become_their_number():
+    masks = np.zeros((1, 200, 300), bool)
+    masks[0, 100:150, 100:200] = True
+    image = np.zeros((200, 300, 3), np.uint8)
+    foreign = make(masks, labels=[1]).draw(image)
+    assert np.array_equal(foreign, make(masks, labels=[1], names=("thing", "class 1")).draw(image))
+    assert not np.array_equal(foreign, make(masks, labels=[1], names=("thing", "????")).draw(image))
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 50), (5, 7), (2000, 10), (10, 2000), (64, 48), (700, 900)])
+def test_any_size_is_drawn(size):
+    image = np.full((*size, 3), 128, np.uint8)
+    instances = make(blobs(12, size, seed=1), labels=[0, 1] * 6)
+    drawn = instances.draw(image)
+    assert drawn.shape == image.shape and drawn.dtype == np.uint8
+    assert (drawn != image).any()
+    assert np.array_equal(drawn, instances.draw(image))
+    assert np.array_equal(instances.draw(image[:, ::-1]), instances.draw(image))
+
+
+@pytest.mark.parametrize(
+    "image",
+    [
+        np.zeros((4, 5), np.uint8),
+        np.zeros((4, 5, 1), np.uint8),
+        np.zeros((4, 5, 4), np.uint8),
+        np.zeros((4, 5, 3), np.float32),
+        [[[0, 0, 0]]],
+    ],
+)
+def test_other_images_are_refused(image):
+    with pytest.raises(ValueError, match=r"uint8 RGB array \[height, width, 3\]"):
+        make(np.ones((1, 4, 5), bool)).draw(image)
+
+
+def test_other_sizes_and_options_are_refused():
+    instances = make(np.ones((1, 4, 5), bool))
+    with pytest.raises(ValueError, match=r"image has size \(5, 4\).*\(4, 5\)"):
+        instances.draw(np.zeros((5, 4, 3), np.uint8))
+    image = np.zeros((4, 5, 3), np.uint8)
+    with pytest.raises(ValueError, match="alpha"):
+        instances.draw(image, alpha=1.5)
+    wrong: Any = "score"
+    with pytest.raises(ValueError, match="color_by"):
+        instances.draw(image, color_by=wrong)

@@ -1,0 +1,180 @@
+"""Postprocessing on the host answers as the one in Paddle, however much work it leaves out."""
+
+import numpy as np
+import paddle
+import pytest
+
+from ppsolo.cpu import _openblas_threads, single_threaded_products
+from ppsolo.errors import PredictionError
+from ppsolo.models.postprocess import SOLOv2Postprocess
+from ppsolo.models.solov2 import RawPredictions
+from ppsolo.results import postprocess as detection
+from ppsolo.results.postprocess import DetectionArrays, HostPostprocess, RawArrays
+
+GRIDS = (12, 10, 6, 4, 2)
+
+
+def raw_arrays(seed: int, *, batch: int = 1, classes: int = 3, shift: float = 0.0, size=(40, 250)) -> RawArrays:
+    random = np.random.default_rng(seed)
+
+    def array(*shape: int) -> np.ndarray:
+        return random.normal(0, 1.5, shape).astype("float32")
+
+    return RawArrays(
+        [array(batch, classes, grid, grid) + np.float32(shift) for grid in GRIDS],
+        [array(batch, 4, grid, grid) for grid in GRIDS],
+        np.maximum(array(batch, 4, *size), 0),
+    )
+
+
+def in_paddle(settings: SOLOv2Postprocess, raw: RawArrays) -> DetectionArrays:
+    found = settings(
+        RawPredictions(
+            [paddle.to_tensor(x) for x in raw.category_logits],
+            [paddle.to_tensor(x) for x in raw.kernels],
+            paddle.to_tensor(raw.mask_features),
+        )
+    )
+    return DetectionArrays(*(tensor.numpy() for tensor in found))
+
+
+def assert_same(ours: DetectionArrays, theirs: DetectionArrays) -> None:
+    assert [(x.dtype, x.shape) for x in ours] == [(x.dtype, x.shape) for x in theirs]
+    assert ours.counts.tolist() == theirs.counts.tolist()
+    assert ours.labels.tolist() == theirs.labels.tolist()
+    np.testing.assert_allclose(ours.scores, theirs.scores, atol=1e-5)  # float32 sums in another order
+    np.testing.assert_allclose(ours.masks, theirs.masks, atol=1e-6)
+
+
+@pytest.mark.parametrize("kernel", ["gaussian", "linear"])
+@pytest.mark.parametrize("classes", [1, 3, 90])
+@pytest.mark.parametrize(("top_n", "most"), [(500, 100), (60, 100), (500, 7), (10, 3)])
+def test_the_same_instances(kernel, classes, top_n, most):
+    settings = SOLOv2Postprocess(pre_nms_top_n=top_n, max_instances=most, nms_kernel=kernel)
+    raw = raw_arrays(classes, batch=3, classes=classes)
+    for logits in raw.category_logits:  # nothing in the second image
+        logits[1] -= 50.0
+    found = HostPostprocess(settings, threads=2)(raw)
+    assert found.counts[1] == 0 < found.counts[0]
+    assert_same(found, in_paddle(settings, raw))
+
+
+def test_later_cells_are_left_out():
+    """With few instances wanted, the masks of most cells cannot matter and are not made."""
+    made = []
+
+    class Counting(HostPostprocess):
+        def _mask_statistics(self, kernels, features, *, keep):
+            made.append(len(kernels))
+            return super()._mask_statistics(kernels, features, keep=keep)
+
+    settings, raw = SOLOv2Postprocess(max_instances=10), raw_arrays(5, classes=90, shift=-2.0)
+    raw = raw._replace(kernels=[5 * x for x in raw.kernels])  # so that maskness is near 1
+    assert_same(Counting(settings)(raw), in_paddle(settings, raw))
+    assert sum(made) < sum(grid * grid for grid in GRIDS) / 2
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("masks", [0, 80])
+def test_masks_that_were_not_kept_are_made_again(masks, threads, monkeypatch):
+    """All of them, or those after the first cells."""
+    monkeypatch.setattr(detection, "_KEPT_VALUES", masks * 40 * 250)
+    settings, raw = SOLOv2Postprocess(max_instances=40), raw_arrays(5)
+    shares = []
+
+    class Noting(HostPostprocess):
+        def _masks(self, kernels, features, cells, statistics):
+            shares.append(np.mean(cells < sum(len(block.probabilities) for block in statistics)))
+            return super()._masks(kernels, features, cells, statistics)
+
+    assert_same(Noting(settings, threads=threads)(raw), in_paddle(settings, raw))
+    assert all(0 < share < 1 if masks else share == 0 for share in shares)
+
+
+@pytest.mark.parametrize("many", [2, 10**6])
+def test_overlaps_are_products_or_counts_of_bits(many, monkeypatch):
+    if not hasattr(np, "bitwise_count"):
+        pytest.skip("this numpy counts no bits: every overlap is a product")
+    monkeypatch.setattr(detection, "_MANY", many)
+    settings, raw = SOLOv2Postprocess(), raw_arrays(5)
+    assert_same(HostPostprocess(settings, threads=2)(raw), in_paddle(settings, raw))
+
+
+@pytest.mark.parametrize("threshold", [0.0, 0.3, 0.9, 1.0])
+def test_mask_thresholds(threshold):
+    settings, raw = SOLOv2Postprocess(mask_threshold=threshold), raw_arrays(6)
+    found = HostPostprocess(settings)(raw)
+    assert_same(found, in_paddle(settings, raw))
+    assert (len(found.scores) == 0) == (threshold == 1.0)
+
+
+@pytest.mark.parametrize("case", ["no score", "no mask", "all decayed"])
+def test_nothing_found(case):
+    raw = raw_arrays(4, batch=2, shift=-50.0 if case == "no score" else 0.0)
+    if case == "no mask":
+        raw = raw._replace(kernels=[-np.abs(x) for x in raw.kernels])
+    found = HostPostprocess(SOLOv2Postprocess(update_threshold=2.0 if case == "all decayed" else 0.05))(raw)
+    assert found.counts.tolist() == [0, 0]
+    assert found.scores.shape == found.labels.shape == (0,)
+    assert found.masks.shape == (0, 40, 250)
+
+
+def test_one_instance():
+    raw = raw_arrays(6, shift=-50.0)
+    raw.category_logits[0][0, 1, 2, 2] = 3.0
+    raw.kernels[0][0, :, 2, 2] = 1.0
+    settings = SOLOv2Postprocess()
+    found = HostPostprocess(settings)(raw)
+    assert found.counts.tolist() == [1] and found.labels.tolist() == [1]
+    assert_same(found, in_paddle(settings, raw))
+
+
+@pytest.mark.parametrize("place", ["category_logits", "kernels", "mask_features"])
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_what_is_not_finite_is_refused(place, value):
+    raw = raw_arrays(7)
+    arrays = getattr(raw, place)
+    (arrays if place == "mask_features" else arrays[3])[0, 0, 0, 0] = value
+    with pytest.raises(PredictionError, match="not finite"):
+        HostPostprocess(SOLOv2Postprocess())(raw)
+
+
+def test_raw_predictions_stay_as_they_are():
+    raw = raw_arrays(8)
+    before = [x.copy() for x in (*raw.category_logits, *raw.kernels, raw.mask_features)]
+    HostPostprocess(SOLOv2Postprocess())(raw)
+    for ours, theirs in zip((*raw.category_logits, *raw.kernels, raw.mask_features), before, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+def test_products_have_one_thread_within_and_theirs_again_after():
+    controls = _openblas_threads()
+    if controls is None:
+        pytest.skip("this numpy brings no OpenBLAS")
+    get, put = controls
+    before = get()
+    put(2)
+    try:
+        with single_threaded_products():
+            with single_threaded_products():
+                assert get() == 1
+            assert get() == 1
+        assert get() == 2
+        with pytest.raises(ValueError, match="within"), single_threaded_products():
+            raise ValueError("within")
+        assert get() == 2
+    finally:
+        put(before)
+
+
+def test_the_mean_of_a_large_mask_is_exact_in_paddle_too():
+    raw = raw_arrays(6, shift=-50.0)
+    raw.category_logits[0][0, 1, 2, 2] = 3.0
+    raw.kernels[0][0, :, 2, 2] = 1.0
+    features = np.random.default_rng(0).uniform(0.5, 1.0, (1, raw.mask_features.shape[1], 600, 512))
+    raw = raw._replace(mask_features=features.astype(np.float32))
+    (score,) = in_paddle(SOLOv2Postprocess(), raw).scores
+    logits = features[0].sum(axis=0)
+    expected = (1 / (1 + np.exp(-logits))).mean() / (1 + np.exp(-3.0))
+    assert abs(score - expected) < 2e-6
+    assert abs(HostPostprocess(SOLOv2Postprocess())(raw).scores[0] - expected) < 2e-6

@@ -1,0 +1,109 @@
+"""The demonstration, on a few scenes: it trains, measures, and leaves what it says."""
+
+import json
+import re
+
+import numpy as np
+import pytest
+
+from ppsolo import demo
+from ppsolo.config import config_from_dict, config_to_dict
+from ppsolo.data.images import read_image
+from ppsolo.demo import read_curve, run_demo
+from ppsolo.errors import ConfigError, ImageError, TrainingError, UnavailableError
+
+TINY = {
+    "model": {
+        "backbone": {"width": 4, "norm_groups": 1},
+        "neck": {"channels": 4},
+        "mask_feature_head": {"mid_channels": 4, "out_channels": 4},
+        "head": {"channels": 4, "num_convs": 1},
+        "norm_groups": 1,
+    },
+    "train": {"epochs": 2, "batch_size": 2, "log_every": 1, "evaluate_every": 1},
+}
+
+
+def run_tiny(folder, console, **options):
+    flat = {f"{part}.{key}": value for part, keys in TINY.items() for key, value in keys.items()}
+    return run_demo(output_dir=folder, console=console, scenes=(4, 2), overrides=flat, **options)
+
+
+def test_what_it_leaves_and_a_second_time(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(demo, "available_cores", lambda: 2)
+    with (tmp_path / "console.txt").open("w") as console:
+        lines = run_tiny(tmp_path / "demo", console)
+        (tmp_path / "demo" / "training" / "run" / "mine.txt").write_text("stays")
+        run_tiny(tmp_path / "demo", console)
+    assert capsys.readouterr() == ("", "")
+    assert "epoch 2, loss" in (tmp_path / "console.txt").read_text()
+    record = json.loads((tmp_path / "demo" / "demo.json").read_text())
+    assert record["mask_ap"] == record["report"]["segm"]["stats"][0]
+    assert re.match(rf"mask AP {record['mask_ap']:.3f} \(AP50 .*\) on 2 scenes .* 2 epochs of 4: ", lines[0])
+    curve = record["curve"]
+    assert [point["step"] for point in curve["losses"]] == [1, 2]
+    assert [point["step"] for point in curve["evaluations"]] == [1, 2]
+    assert curve["evaluations"][-1]["AP"] == record["mask_ap"]
+    assert 0 < curve["losses"][0]["minutes"] < record["minutes"]["training"] < record["minutes"]["all"]
+    for name, width in (("scene", 640), ("prediction", 640), ("predictions", 1398), ("curve", 1240)):
+        picture = read_image(tmp_path / "demo" / f"{name}.png")
+        assert picture.shape[1] == width and picture.std() > 5
+    assert (tmp_path / "demo" / "training" / "run" / "mine.txt").read_text() == "stays"
+    assert not (tmp_path / "demo" / "photo_prediction.png").exists()
+
+
+def test_one_core_trains_alone(tmp_path, monkeypatch):
+    monkeypatch.setattr(demo, "available_cores", lambda: 1)
+    with (tmp_path / "console.txt").open("w") as console:
+        run_tiny(tmp_path / "demo", console)
+    curve = json.loads((tmp_path / "demo" / "demo.json").read_text())["curve"]
+    assert [point["step"] for point in curve["losses"]] == [1, 2, 3, 4]
+    assert "epoch 2, loss" in (tmp_path / "console.txt").read_text()
+
+
+def test_training_that_fails_is_named(tmp_path, monkeypatch):
+    monkeypatch.setattr(demo, "available_cores", lambda: 2)
+    monkeypatch.setattr(demo, "SCRIPT", "raise SystemExit('broken')")
+    with (tmp_path / "console.txt").open("w") as console, pytest.raises(TrainingError, match=r"workerlog\.0 says why"):
+        run_tiny(tmp_path / "demo", console)
+    assert "broken" in (tmp_path / "demo" / "training" / "logs" / "workerlog.0").read_text()
+
+
+def test_nothing_of_others_is_touched(tmp_path, capsys):
+    (tmp_path / "training" / "run").mkdir(parents=True)
+    (tmp_path / "training" / "run" / "config.yml").write_text("mine")
+    with pytest.raises(ConfigError, match=r"training is no work of an earlier demo and stays; choose another"):
+        run_tiny(tmp_path, console=None)
+    assert (tmp_path / "training" / "run" / "config.yml").read_text() == "mine"
+    with pytest.raises(ImageError, match=r"gone\.jpg"):  # before any minute is spent on training
+        run_tiny(tmp_path / "other", console=None, image=tmp_path / "gone.jpg")
+    assert not (tmp_path / "other").exists()
+
+
+def test_a_photograph_without_published_weights(tmp_path, monkeypatch):
+    def refuse(*args, **kwargs):
+        raise UnavailableError("no network here; put the file there")
+
+    small = config_from_dict({"name": "small", "preprocess": {"short_side": 64}, "model": TINY["model"]}, "small")
+    (tmp_path / "small.yml").write_text(json.dumps(config_to_dict(small)))
+    monkeypatch.setattr(demo, "PUBLISHED", tmp_path / "small.yml")
+    monkeypatch.setattr(demo.Predictor, "from_pretrained", refuse)
+    photo = np.random.default_rng(0).integers(0, 256, (64, 80, 3), np.uint8)
+    target = tmp_path / "photo_prediction.png"
+    first, second, last = demo._predict_photo(photo, target, None)
+    assert "cannot be had: no network here" in first and "not what a trained SOLOv2 sees" in second
+    assert "photo_prediction.png" in last and read_image(target).shape == photo.shape
+
+
+def test_minutes_are_those_of_training(tmp_path):
+    losses = {"train/loss": 3.0, "train/loss_mask": 2.0, "train/loss_category": 1.0}
+    records = [
+        {"step": 20, **losses, "train/step_seconds": 3.0},
+        {"step": 30, "val/segm_AP": 0.5, "val/segm_AP50": 0.8, "val/segm_AP75": 0.4, "val/bbox_AP": 0.6},
+        {"step": 40, **losses, "train/step_seconds": 6.0},
+    ]
+    (tmp_path / "log.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    curve = read_curve(tmp_path / "log.jsonl")
+    assert [point["minutes"] for point in curve.losses] == [1.0, 3.0]
+    assert curve.evaluations == [{"step": 30, "minutes": 1.5, "AP": 0.5, "AP50": 0.8, "AP75": 0.4}]
+    assert curve.losses[0] == {"step": 20, "minutes": 1.0, "loss": 3.0, "loss_mask": 2.0, "loss_category": 1.0}

@@ -1,0 +1,156 @@
+"""Two processes on the CPU through gloo: they train as one would, and fail together."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from ppsolo.build.network import build_model
+
+from ppsolo.checkpoint.load import save_weights
+from ppsolo.checkpoint.reader import read_checkpoint
+from ppsolo.cli import main
+from ppsolo.config import load_config
+from ppsolo.data.synthetic import draw_dataset
+
+ROOT = Path(__file__).parents[1]
+TIMEOUT = 600  # seconds; a hang would be the failure that these tests are about
+
+
+def logs(folder: Path) -> str:
+    return "".join(path.read_text(errors="replace") for path in sorted(folder.glob("workerlog.*")))
+
+
+@pytest.fixture(scope="module")
+def settings(training):
+    """One image a process, and what depends on how a step's images are shared out left out: norms and DropBlock.
+
+    All images have one size, since images that share a batch are padded to the largest.
+    """
+    return {
+        **training,
+        "model.head.drop_block": False,
+        "model.backbone.freeze_norm": True,
+        "train.augment.short_sides": [48],
+        "train.augment.crop": "none",
+        "train.epochs": 1,
+        "train.pictures": 0,
+        "train.batch_size": 1,
+    }
+
+
+def options(settings, folder: Path, **changes) -> list[str]:
+    values = {**settings, "train.output_dir": str(folder), **{k.replace("__", "."): v for k, v in changes.items()}}
+    return ["-c", "solov2_r50_enhance_coco", "-o", *(f"{key}={json.dumps(value)}" for key, value in values.items())]
+
+
+def test_two_processes_train_as_one_with_twice_the_batch(settings, tmp_path, launch):
+    """20 steps; also one writer, and a checkpoint of one process refused by two."""
+    epochs = {"train__epochs": 5, "train__evaluate_every": 5}
+    done = launch(ROOT / "scripts" / "train.py", *options(settings, tmp_path / "two", **epochs), log=tmp_path / "log")
+    assert done.returncode == 0, logs(tmp_path / "log")
+    for name, change in (("batch", {"train__batch_size": 2}), ("accumulated", {"train__accumulate": 2})):
+        assert main(["train", *options(settings, tmp_path / name, **epochs, **change)]) == 0
+    two, *ones = (tmp_path / name / "tiny" for name in ("two", "batch", "accumulated"))
+    records = [json.loads(line) for line in (two / "log.jsonl").read_text().splitlines()]
+    assert [record["step"] for record in records] == [*range(1, 21), 20]
+    theirs = read_checkpoint(two / "last.pdparams")
+    # float32 sums in another order, which 20 steps carry on: 5e-6 of the largest weight. But displacements are still
+    # near zero, where sampling bends, and rounding may decide which side a gradient is taken from: 3e-4 were seen then.
+    tolerance = 1e-3
+    for one in ones:
+        ours = read_checkpoint(one / "last.pdparams")
+        assert theirs.keys() == ours.keys()
+        for name, value in ours.items():
+            np.testing.assert_allclose(theirs[name], value, rtol=0, atol=tolerance * np.abs(value).max(), err_msg=name)
+        own_records = [json.loads(line) for line in (one / "log.jsonl").read_text().splitlines()]
+        for mine, other in zip(own_records, records, strict=True):
+            for key in mine.keys() - {"train/step_seconds", "train/data_seconds"}:
+                assert other[key] == pytest.approx(mine[key], rel=tolerance), (one, mine["step"], key)
+    again = options(settings, tmp_path / "batch", train__batch_size=2)
+    resumed = launch(ROOT / "scripts" / "train.py", *again, "-r", "auto", log=tmp_path / "again")
+    assert resumed.returncode != 0
+    assert "world_size is 2, the checkpoint's is 1" in logs(tmp_path / "again")
+
+
+def test_sharded_evaluation_gives_the_same_numbers(settings, tmp_path, launch):
+    """5 images on 1, 2 and 3 processes: an unequal share, and everything that a network without training finds."""
+    draw_dataset(tmp_path, train=1, val=5, size=(48, 64), seed=3)
+    everything = {"postprocess__score_threshold": 0.0, "postprocess__update_threshold": 0.0}
+    model = build_model(load_config("solov2_r50_enhance_coco", settings))
+    save_weights(model, tmp_path / "random.pdparams", generation="ppsolo")
+    arguments = options(
+        settings, tmp_path, **everything, data__root=str(tmp_path), weights=str(tmp_path / "random.pdparams")
+    )
+    found = []
+    for processes in (1, 2, 3):
+        output = tmp_path / str(processes)
+        done = launch(
+            ROOT / "scripts" / "eval.py", *arguments, "--save_results", "--output_dir", str(output), "--report",
+            str(tmp_path / f"{processes}.json"), log=output / "log", processes=processes,
+        )  # fmt: skip
+        assert done.returncode == 0, logs(output / "log")
+        found.append(
+            (json.loads((tmp_path / f"{processes}.json").read_text()), (output / "predictions.json").read_bytes())
+        )
+    assert len(json.loads(found[0][1])) == 500
+    assert found[1:] == [found[0]] * 2
+
+
+DYING = """
+import os, signal, sys
+from ppsolo.cli import main
+from ppsolo.training.trainer import Trainer
+
+step = Trainer.train_step
+
+def dying(self, batches):
+    if self.step == 2 and self.processes.rank == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return step(self, batches)
+
+Trainer.train_step = dying
+sys.exit(main(["train", *sys.argv[1:]]))
+"""
+
+
+def test_the_launcher_ends_all_when_one_dies_and_says_why(settings, tmp_path, launch):
+    """Whichever comes first: the launcher sees the death, or the survivor misses the dead and ends by itself."""
+    (tmp_path / "dying.py").write_text(DYING)
+    done = launch(tmp_path / "dying.py", *options(settings, tmp_path), log=tmp_path / "log")
+    assert done.returncode != 0
+    by_launcher = "rank 1 status failed" in done.stdout + done.stderr
+    by_survivor = "ppsolo: error: lost another process" in (tmp_path / "log" / "workerlog.0").read_text()
+    assert by_launcher or by_survivor, logs(tmp_path / "log")
+
+
+def test_who_is_left_alone_ends_with_a_clear_message(settings, tmp_path, free_endpoints):
+    """As on another machine, whose launcher cannot see the death: here there is no launcher at all."""
+    (tmp_path / "dying.py").write_text(DYING)
+    master, *endpoints = free_endpoints(3)
+    shared = {
+        **os.environ,
+        "PYTHONPATH": str(ROOT),
+        "OMP_NUM_THREADS": "1",
+        "PADDLE_MASTER": master,
+        "PADDLE_TRAINERS_NUM": "2",
+        "PADDLE_TRAINER_ENDPOINTS": ",".join(endpoints),
+        "PADDLE_DISTRI_BACKEND": "gloo",
+    }
+    command = [sys.executable, str(tmp_path / "dying.py"), *options(settings, tmp_path)]
+    processes = []
+    for rank, endpoint in enumerate(endpoints):
+        own = {"PADDLE_TRAINER_ID": str(rank), "PADDLE_CURRENT_ENDPOINT": endpoint}
+        processes.append(subprocess.Popen(command, env={**shared, **own}, stderr=subprocess.PIPE, text=True))
+    try:
+        errors = [process.communicate(timeout=TIMEOUT)[1] for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    assert [process.returncode for process in processes] == [2, -signal.SIGKILL], errors
+    assert "ppsolo: error: lost another process" in errors[0]
+    assert len(list((tmp_path / "tiny").glob("*.pdparams"))) == 0

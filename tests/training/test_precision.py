@@ -1,0 +1,60 @@
+"""Mixed precision: nothing at all without it; with it, on a GPU, finite losses and a state to go on from."""
+
+import numpy as np
+import paddle
+import pytest
+
+from ppsolo.errors import ConfigError
+from ppsolo.training.precision import Precision
+
+GPU = paddle.device.get_device().startswith("gpu")
+
+
+def layer_and_optimizer():
+    paddle.seed(0)
+    layer = paddle.nn.Linear(4, 2)
+    return layer, paddle.optimizer.Momentum(0.1, parameters=layer.parameters())
+
+
+def trained(precision: Precision, steps: int = 3) -> np.ndarray:
+    layer, optimizer = layer_and_optimizer()
+    for _ in range(steps):
+        with precision.forward():
+            output = layer(paddle.ones([3, 4]))
+        precision.backward(output.astype("float32").square().mean())
+        precision.unscale(optimizer)
+        precision.step(optimizer)
+        optimizer.clear_grad()
+    return layer.weight.numpy()
+
+
+def test_none_is_plain_training():
+    layer, optimizer = layer_and_optimizer()
+    for _ in range(3):
+        layer(paddle.ones([3, 4])).square().mean().backward()
+        optimizer.step()
+        optimizer.clear_grad()
+    precision = Precision("none")
+    np.testing.assert_array_equal(trained(precision), layer.weight.numpy())
+    assert precision.state() == {}
+    precision.load_state({})
+    with pytest.raises(ValueError, match=r"train\.amp"):
+        precision.load_state({"scale": 1.0})
+
+
+@pytest.mark.skipif(GPU, reason="there is a GPU")
+def test_mixed_precision_takes_a_gpu():
+    with pytest.raises(ConfigError, match=r"set train\.amp=none"):
+        Precision("O1")
+
+
+@pytest.mark.skipif(not GPU, reason="there is no GPU")
+@pytest.mark.parametrize("level", ["O1", "O2"])
+def test_mixed_precision_trains_nearly_the_same_and_its_state_goes_on(level):
+    precision = Precision(level)
+    # float16 has 11 bits of mantissa
+    np.testing.assert_allclose(trained(precision), trained(Precision("none")), rtol=1e-2, atol=1e-3)
+    state = precision.state()
+    other = Precision(level)
+    other.load_state(state)
+    assert other.state() == state and state["incr_count"] == 3
