@@ -9,7 +9,8 @@ import paddle
 import pytest
 
 import ppsolo
-from ppsolo import build, cli
+from ppsolo import cli
+from ppsolo.build import network as build
 from ppsolo.data.images import write_image
 from ppsolo.deploy.export import export_model
 
@@ -46,7 +47,7 @@ def test_there_is_something_to_try():
 @pytest.mark.parametrize("arguments", commands(), ids=" ".join)
 def test_every_command_is_understood(arguments, monkeypatch):
     monkeypatch.chdir(ROOT)
-    options = cli._parser().parse_args(arguments)
+    options = cli.parser().parse_args(arguments)
     if getattr(options, "config", None) and not options.config.startswith("output/"):
         ppsolo.load_config(options.config, options.override)
 

@@ -1,0 +1,43 @@
+"""The command line: `ppsolo <command>`, one file per command."""
+
+import argparse
+import logging
+import os
+from collections.abc import Sequence
+
+import ppsolo
+from ppsolo.cli import benchmark, check_data, convert, demo, eval, export, infer, serve, train, zoo
+from ppsolo.cli.shared import INTERRUPTED, REFUSED, say_error
+from ppsolo.errors import PpsoloError
+
+COMMANDS = (infer, serve, train, eval, check_data, benchmark, demo, zoo, convert, export)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit code: 0, 1 (some inputs failed), 2 (refused), 130 (interrupted)."""
+    options = parser().parse_args(arguments)
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
+    # A line of our own says what is wrong with a picture or a video; those of the libraries would drown it.
+    os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")
+    os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
+    try:
+        return options.run(options)
+    except PpsoloError as error:
+        say_error(str(error))
+        return REFUSED
+    except OSError as error:  # a full disk, say
+        say_error(f"{error.filename or 'a file'}: {error.strerror or error}")
+        return REFUSED
+    except KeyboardInterrupt:
+        say_error("interrupted")
+        return INTERRUPTED
+
+
+def parser() -> argparse.ArgumentParser:
+    """The parser of every command."""
+    top = argparse.ArgumentParser(prog="ppsolo", description="SOLOv2 instance segmentation, native to PaddlePaddle.")
+    top.add_argument("--version", action="version", version=f"ppsolo {ppsolo.__version__}")
+    commands = top.add_subparsers(title="commands", required=True, metavar="command")
+    for command in COMMANDS:
+        command.add(commands)
+    return top

@@ -1,0 +1,80 @@
+"""`ppsolo benchmark`: time runtimes side by side."""
+
+import argparse
+from pathlib import Path
+
+from ppsolo.cli.shared import OK, Commands, add_command, add_config, add_device, import_paddle, refuse_device, say
+from ppsolo.config import load_config
+from ppsolo.errors import ConfigError
+
+EXAMPLES = "ppsolo benchmark -c solov2_r50_fpn_3x -o weights=FILE --image street.jpg --sides dygraph openvino"
+
+
+def add(commands: Commands) -> None:
+    """Add the command and its flags to the parser."""
+    command = add_command(commands, "benchmark", run, EXAMPLES)
+    add_config(command)
+    command.add_argument("--image", required=True, metavar="FILE", help="the picture")
+    command.add_argument(
+        "--sides",
+        nargs="+",
+        default=["dygraph"],
+        metavar="SIDE",
+        help="dygraph, onnxruntime, openvino, openvino-bf16, exported directories",
+    )
+    command.add_argument(
+        "--peer", nargs="+", default=[], metavar="PATH", help="ONNX files, directories that PaddleDetection exported"
+    )
+    command.add_argument("--batch", nargs="+", type=int, default=[1], metavar="N", help="images a batch, or a curve")
+    command.add_argument("--threads", nargs="+", type=int, metavar="N", help="default: all cores; or a curve")
+    command.add_argument("--height", nargs="+", type=int, metavar="N", help="scale the picture to it first, or a curve")
+    command.add_argument(
+        "--instances", nargs="+", type=int, metavar="N", help="kept at most, but by exports; or a curve"
+    )
+    add_device(command, "exported directories")
+    command.add_argument("--repeats", type=int, default=7, metavar="N", help="rounds that count, default: %(default)s")
+    command.add_argument("--warm_up", type=int, default=1, metavar="N", help="rounds before, default: %(default)s")
+    command.add_argument("--output", default="output/benchmark.json", metavar="FILE", help="JSON, default: %(default)s")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Time predictors, exported directories and peers side by side on one picture."""
+    configs = [
+        load_config(
+            options.config, [*options.override, *([] if most is None else [f"postprocess.max_instances={most}"])]
+        )
+        for most in options.instances or [None]
+    ]
+    if options.repeats < 1 or options.warm_up < 0:
+        raise ConfigError("--repeats takes at least 1, --warm_up at least 0")
+    if not any(Path(side).is_dir() for side in options.sides):
+        refuse_device(options, "none of --sides is an exported directory")
+    import_paddle()
+    from ppsolo.benchmark.prediction import Side, benchmark_curve, write_benchmark
+    from ppsolo.cpu import default_threads
+    from ppsolo.progress import Progress
+
+    points = [
+        [
+            Side(
+                name,
+                config,
+                options.image,
+                batch=batch,
+                threads=threads,
+                height=height,
+                device=options.device,
+                precision=options.precision,
+            )
+            for name in [*options.sides, *options.peer]
+        ]
+        for config in configs
+        for batch in options.batch
+        for threads in options.threads or [default_threads()]
+        for height in options.height or [None]
+    ]
+    with Progress("benchmark", unit="points") as progress:
+        reports = benchmark_curve(points, repeats=options.repeats, warm_up=options.warm_up, progress=progress.update)
+    for line in write_benchmark(reports, Path(options.output)):
+        say(line)
+    return OK

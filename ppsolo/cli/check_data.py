@@ -1,0 +1,49 @@
+"""`ppsolo check-data`: what would go wrong with a data set."""
+
+import argparse
+import json
+
+from ppsolo.cli.shared import OK, SOME_FAILED, Commands, add_command, add_config, say
+from ppsolo.config import load_config
+
+EXAMPLES = """ppsolo check-data -c solov2_r50_fpn_1x --annotations train.json --images train"""
+
+
+def add(commands: Commands) -> None:
+    """Add the command and its flags to the parser."""
+    command = add_command(commands, "check-data", run, EXAMPLES)
+    add_config(command)
+    command.add_argument("--annotations", required=True, metavar="FILE", help="COCO's JSON file")
+    command.add_argument(
+        "--images", required=True, metavar="DIR", help="the folder that its file names are relative to"
+    )
+    command.add_argument("--json", metavar="FILE", help="write everything, all ids included, as JSON")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Read a COCO data set and say what would go wrong in training, and which settings would suit it."""
+    from ppsolo.atomic import atomic_writer
+    from ppsolo.check.dataset import check_dataset
+    from ppsolo.check.report import format_data_report
+    from ppsolo.progress import Progress
+
+    config = load_config(options.config, options.override)
+    augment = config.train.augment
+    with Progress("check") as progress:
+        report = check_dataset(
+            options.annotations,
+            options.images,
+            short_side=max(augment.short_sides),
+            long_side=augment.long_side,
+            num_grids=config.model.head.num_grids,
+            scale_ranges=[(lowest, highest) for lowest, highest in config.train.targets.scale_ranges],
+            num_classes=config.num_classes,
+            round_sides=config.preprocess.round_sides,
+            box_convention=config.data.box_convention,
+            progress=progress.update,
+        )
+    say(format_data_report(report))
+    if options.json is not None:
+        with atomic_writer(options.json, "w") as stream:
+            json.dump(report.to_json(), stream, indent=1)
+    return OK if report.ok else SOME_FAILED

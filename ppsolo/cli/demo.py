@@ -1,0 +1,33 @@
+"""`ppsolo demo`: train a small network on drawn pictures."""
+
+import argparse
+import logging
+import sys
+from pathlib import Path
+
+from ppsolo.cli.shared import OK, Commands, add_command, import_paddle, say
+
+EXAMPLES = """ppsolo demo --output_dir output/demo"""
+
+
+def add(commands: Commands) -> None:
+    """Add the command and its flags to the parser."""
+    command = add_command(commands, "demo", run, EXAMPLES)
+    command.add_argument("--output_dir", default="output/demo", metavar="DIR", help="default: %(default)s")
+    command.add_argument("--image", metavar="PATH", help="a photograph to predict on too, with a published system")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Draw a data set, train a small network on it, measure it, and leave numbers and pictures."""
+    import_paddle()
+    from ppsolo.demo import run_demo
+    from ppsolo.progress import Progress
+
+    logging.getLogger("ppsolo").setLevel(logging.INFO)
+    with Progress("download", unit="B") as progress:
+        lines = run_demo(
+            output_dir=Path(options.output_dir), console=sys.stderr, image=options.image, progress=progress.update
+        )
+    for line in lines:
+        say(line)
+    return OK

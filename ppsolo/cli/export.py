@@ -1,0 +1,80 @@
+"""`ppsolo export`: write a model for static-graph runtimes."""
+
+import argparse
+from pathlib import Path
+
+from ppsolo.cli.shared import OK, Commands, add_command, add_config, import_paddle, say
+from ppsolo.config import load_config
+
+EXAMPLES = """ppsolo export -c solov2_r50_fpn_3x -o weights=solov2_r50_fpn_3x --output_dir output/r50
+ppsolo export -c solov2_r50_fpn_3x -o weights=FILE --output_dir output/r50 --format onnx --graph network"""
+
+
+def add(commands: Commands) -> None:
+    """Add the command and its flags to the parser."""
+    command = add_command(commands, "export", run, EXAMPLES)
+    add_config(command)
+    command.add_argument(
+        "--output_dir",
+        required=True,
+        metavar="DIR",
+        help="appears whole or not at all; an export there is replaced, anything else refused",
+    )
+    command.add_argument(
+        "--format", choices=("paddle", "onnx"), default="paddle", help="whose runtime, default: %(default)s"
+    )
+    command.add_argument(
+        "--graph",
+        choices=("whole", "network"),
+        default="whole",
+        help="with postprocessing, or raw predictions, default: %(default)s",
+    )
+    command.add_argument(
+        "--device",
+        choices=("cpu", "gpu"),
+        default="cpu",
+        help="which one the graph is written for; it runs on both, default: %(default)s",
+    )
+    command.add_argument(
+        "--input_shape",
+        type=int,
+        nargs=4,
+        default=(-1, 3, -1, -1),
+        metavar=("N", "3", "H", "W"),
+        help="fix sides of the prepared images; -1, the default, leaves one open",
+    )
+    command.add_argument(
+        "--verify",
+        action="store_true",
+        default=True,
+        help="compare with the model on drawn scenes; what differs is not kept (default)",
+    )
+    command.add_argument("--no_verify", dest="verify", action="store_false", help="write without comparing")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Write a model for Paddle Inference or onnxruntime, and verify what was written."""
+    config = load_config(options.config, options.override)
+    import_paddle()
+    from ppsolo.deploy.directory import check_place
+    from ppsolo.deploy.export import checkpoint_facts, export_model
+    from ppsolo.predictor import Predictor
+    from ppsolo.progress import Progress
+
+    check_place(Path(options.output_dir))  # before minutes of work
+    with Progress("download", unit="B") as progress:
+        predictor = Predictor(config, progress=progress.update)
+    say(str(predictor.load_report))
+    written = export_model(
+        predictor.model,
+        config,
+        options.output_dir,
+        format=options.format,
+        graph=options.graph,
+        device=options.device,
+        input_shape=options.input_shape,
+        checkpoint=checkpoint_facts(str(config.weights)),
+        verify_export=options.verify,
+    )
+    say(str(written))
+    return OK

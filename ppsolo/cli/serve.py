@@ -1,0 +1,70 @@
+"""`ppsolo serve`: answer over HTTP."""
+
+import argparse
+import dataclasses
+import logging
+import signal
+import sys
+
+from ppsolo.cli.shared import OK, Commands, add_command, add_config, add_device, import_paddle, refuse_device, say
+from ppsolo.config import load_config
+from ppsolo.errors import ConfigError
+
+EXAMPLES = """ppsolo serve --model_dir output/r50_onnx --port 8000"""
+
+
+def add(commands: Commands) -> None:
+    """Add the command and its flags to the parser."""
+    command = add_command(commands, "serve", run, EXAMPLES)
+    add_config(command, required=False)
+    command.add_argument("--model_dir", metavar="DIR", help="what `ppsolo export` wrote, in place of a configuration")
+    add_device(command, "--model_dir")
+    command.add_argument("--host", default="127.0.0.1", metavar="H", help="where to listen, default: %(default)s")
+    command.add_argument("--port", type=int, default=8000, metavar="P", help="0: any free one, default: %(default)s")
+    for name, value, meaning in (
+        ("batch_size", 4, "pictures predicted together"),
+        ("queue", 32, "requests that wait; further ones get 503"),
+        ("timeout", 30.0, "seconds for a picture to arrive (408), to wait (503) and to be predicted (504)"),
+        ("max_bytes", 20 * 2**20, "of a request's body (413)"),
+        ("max_pixels", 2**25, "of a picture (422)"),
+    ):
+        command.add_argument(
+            f"--{name}", type=type(value), default=value, metavar="N", help=f"{meaning}, default: %(default)s"
+        )
+
+
+def run(options: argparse.Namespace) -> int:
+    """Answer over HTTP: POST a picture to /predict, or try the page at /."""
+    if (options.config is None) == (options.model_dir is None):
+        raise ConfigError("what is to be served? Give a configuration (-c) or an exported directory (--model_dir)")
+    if options.config is not None:
+        refuse_device(options, "give an exported directory (--model_dir)")
+    config = None if options.config is None else load_config(options.config, options.override)
+    import_paddle()
+    try:
+        from ppsolo.serve.server import Server, listen
+        from ppsolo.serve.service import Limits, create_app
+    except ModuleNotFoundError as error:
+        raise ConfigError(f"{error.name} is not installed: pip install 'ppsolo[serve]'") from None
+    limits = Limits(**{field.name: getattr(options, field.name) for field in dataclasses.fields(Limits)})
+    listener = listen(options.host, options.port)  # before the weights are loaded: a wrong port is found at once
+    if config is not None:
+        from ppsolo.predictor import Predictor
+        from ppsolo.progress import Progress
+
+        with Progress("download", unit="B") as progress:
+            predictor = Predictor(config, keep_memory=False, progress=progress.update)
+        say(str(predictor.load_report))
+    else:
+        from ppsolo.deploy import load
+
+        predictor = load(options.model_dir, device=options.device, precision=options.precision, keep_memory=False)
+    say(predictor.description)
+    name = predictor.config.name
+    host, port = listener.getsockname()[:2]
+    say(f"{name} answers on http://{f'[{host}]' if ':' in host else host}:{port}/")
+    sys.stdout.flush()
+    logging.getLogger("python_multipart").setLevel(logging.ERROR)  # it warns of what is refused anyway
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(OK))  # what follows the server's orderly end
+    Server(create_app(predictor, model=name, limits=limits)).run(sockets=[listener])
+    return OK

@@ -1,0 +1,83 @@
+"""`ppsolo zoo`: the published checkpoints."""
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ppsolo.cli.shared import OK, SOME_FAILED, Commands, add_command, import_paddle, say
+from ppsolo.config import load_config
+
+if TYPE_CHECKING:
+    from ppsolo.checkpoint.zoo import ZooEntry
+
+EXAMPLES = """ppsolo zoo list
+ppsolo zoo fetch solov2_r50_fpn_3x"""
+
+
+def add(commands: Commands) -> None:
+    """Add the command and its flags to the parser."""
+    command = add_command(commands, "zoo", run, EXAMPLES)
+    actions = command.add_subparsers(dest="action", required=True, metavar="action")
+    actions.add_parser("list", help="the published checkpoints")
+    action = actions.add_parser("fetch", help="download one")
+    action.add_argument("name")
+    action = actions.add_parser("check", help="check a file against one's manifest")
+    action.add_argument("name")
+    action.add_argument("file")
+    action = actions.add_parser("verify", help="measure one's AP and compare it with the published one")
+    action.add_argument("name")
+    action.add_argument(
+        "--data", required=True, metavar="DIR", help="COCO: annotations/instances_val2017.json and val2017/ in it"
+    )
+
+
+def run(options: argparse.Namespace) -> int:
+    """List the published checkpoints, fetch one, check a file against one's manifest, or measure one's AP."""
+    from ppsolo.checkpoint.reader import read_checkpoint
+    from ppsolo.checkpoint.zoo import ZOO, check_manifest, zoo_entry
+    from ppsolo.progress import Progress
+
+    if options.action == "list":
+        say(f"{'name':38} {'generation':12} {'mask AP':>8} {'ms':>6}  device  (published, not reproduced)")
+        for entry in ZOO.values():
+            say(
+                f"{entry.name:38} {entry.generation:12} {entry.mask_ap or '-':>8} "
+                f"{entry.latency_ms or '-':>6}  {entry.latency_device or ''}"
+            )
+        return OK
+    entry = zoo_entry(options.name)
+    if options.action == "verify":
+        return _verify(entry, Path(options.data))
+    if options.action == "fetch":
+        import_paddle()
+        from ppsolo.checkpoint.load import read_published
+
+        with Progress(entry.name, unit="B") as progress:
+            path, _ = read_published(entry.name, progress=progress.update)
+        say(str(path))
+    else:
+        check_manifest(read_checkpoint(options.file), entry, Path(options.file).name)
+        say(f"{options.file} holds what {entry.name} must hold")
+    return OK
+
+
+def _verify(entry: "ZooEntry", coco: Path) -> int:
+    """Print the published and the measured AP side by side; SOME_FAILED if they are too far apart."""
+    files = {
+        "weights": entry.name,
+        "data.root": str(coco),
+        "data.val_annotations": "annotations/instances_val2017.json",
+        "data.val_images": "val2017",
+    }
+    config = load_config(entry.config, files)
+    import_paddle()
+    from ppsolo.evaluation.evaluate import compare_with_published, evaluate_config
+    from ppsolo.evaluation.report import format_report
+    from ppsolo.progress import Progress
+
+    with Progress("download", unit="B") as download, Progress(entry.name) as progress:
+        report = evaluate_config(config, download=download.update, progress=progress.update).report
+    say(format_report(report))
+    line, agrees = compare_with_published(entry, report)
+    say(line)
+    return OK if agrees else SOME_FAILED
