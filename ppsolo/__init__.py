@@ -20,7 +20,7 @@ importlib.import_module("zlib")
 use_vector_products()
 
 if TYPE_CHECKING:
-    from ppsolo.build import build_model
+    from ppsolo.build.network import build_model
     from ppsolo.checkpoint.load import LoadReport, load_weights, save_weights
     from ppsolo.data.images import read_image
     from ppsolo.predictor import Predictor
@@ -52,7 +52,7 @@ _LAZY = {
     "Instances": "ppsolo.results.instances",
     "LoadReport": "ppsolo.checkpoint.load",
     "Predictor": "ppsolo.predictor",
-    "build_model": "ppsolo.build",
+    "build_model": "ppsolo.build.network",
     "load_weights": "ppsolo.checkpoint.load",
     "read_image": "ppsolo.data.images",
     "save_weights": "ppsolo.checkpoint.load",

@@ -17,7 +17,7 @@ import paddle
 import yaml
 
 import ppsolo
-from ppsolo.build import build_model
+from ppsolo.build.network import build_model
 from ppsolo.checkpoint.download import Progress
 from ppsolo.config import config_to_dict, load_config
 from ppsolo.cpu import available_cores

@@ -9,7 +9,7 @@ from typing import overload
 
 import numpy as np
 
-from ppsolo.build import build_preprocess, category_ids, class_names
+from ppsolo.build.pipeline import build_preprocess, category_ids, class_names
 from ppsolo.config import Config
 from ppsolo.data.images import Source, read_image
 from ppsolo.data.preprocess import ImageSize

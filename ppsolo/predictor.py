@@ -10,17 +10,19 @@ import numpy as np
 import paddle
 from paddle.version import full_version as PADDLE_VERSION
 
-from ppsolo.build import build_model, build_postprocess
+from ppsolo.build.network import build_model, build_postprocess
+from ppsolo.build.pipeline import build_numpy_postprocess
 from ppsolo.checkpoint.download import Progress
 from ppsolo.checkpoint.load import LoadReport, load_pretrained
 from ppsolo.checkpoint.zoo import ZOO, zoo_entry
 from ppsolo.config import Config, load_config
 from ppsolo.cpu import default_threads, keep_freed_memory, threads_in_words, use_threads
 from ppsolo.errors import ConfigError, PredictionError
+from ppsolo.interface import RAW_OUTPUTS
 from ppsolo.legacy.names import DYGRAPH, NATIVE, STATIC
 from ppsolo.models.solov2 import RawPredictions, SOLOv2
 from ppsolo.pipeline import Pipeline
-from ppsolo.results.postprocess import NOT_FINITE, DetectionArrays, HostPostprocess, RawArrays
+from ppsolo.results.postprocess import NOT_FINITE, DetectionArrays, RawArrays
 
 if TYPE_CHECKING:
     from ppsolo.deploy.runtime import NetworkEngine
@@ -104,7 +106,7 @@ class Predictor(Pipeline):
         self._network: NetworkEngine | None = None
         self.threads = threads if threads is not None else default_threads()
         self._keep_memory = keep_memory
-        self._host_postprocess = HostPostprocess(self._postprocess, threads=self.threads)
+        self._host_postprocess = build_numpy_postprocess(self.config, threads=self.threads)
 
     @property
     def model(self) -> SOLOv2:
@@ -123,7 +125,6 @@ class Predictor(Pipeline):
     def _network_engine(self) -> "NetworkEngine":
         """What runs the network in another runtime, made when it is first needed."""
         if self._network is None:
-            from ppsolo.deploy.graph import RAW_OUTPUTS
             from ppsolo.deploy.onnx.graph import build_onnx
             from ppsolo.deploy.onnx_runtime import OnnxSession
             from ppsolo.deploy.openvino_runtime import OpenVinoSession

@@ -4,7 +4,8 @@ import numpy as np
 import paddle
 import pytest
 
-from ppsolo.build import build_model, build_postprocess, build_preprocess, category_ids, class_names
+from ppsolo.build.network import build_model, build_postprocess
+from ppsolo.build.pipeline import build_preprocess, category_ids, class_names
 from ppsolo.checkpoint.zoo import ZOO
 from ppsolo.config import find_config, load_config
 

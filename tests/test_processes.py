@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from ppsolo.build.network import build_model
 
+from ppsolo.build.network import build_model
 from ppsolo.checkpoint.load import save_weights
 from ppsolo.checkpoint.reader import read_checkpoint
 from ppsolo.cli import main

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import paddle
 
-from ppsolo.build import build_dataset
+from ppsolo.build.training import build_dataset
 from ppsolo.data.augment import TrainingSample
 from ppsolo.errors import DatasetError
 from ppsolo.schema import Config

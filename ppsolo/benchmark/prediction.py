@@ -232,7 +232,8 @@ def _count(side: Side) -> tuple[list[int], int]:
     """The shape of a batch of the prepared picture, and `count_multiply_adds` of the configuration's network for it."""
     import paddle
 
-    from ppsolo.build import build_model, build_preprocess
+    from ppsolo.build.network import build_model
+    from ppsolo.build.pipeline import build_preprocess
 
     prepared, _ = build_preprocess(side.config)(_picture(side))
     model = build_model(side.config)
@@ -309,7 +310,7 @@ def _peer_inputs(side: Side, kinds: Mapping[str, str]) -> dict[str, np.ndarray]:
 
     kinds: which of PaddleDetection's inputs each of the peer's is. Raises ConfigError where one is none of them.
     """
-    from ppsolo.build import build_preprocess
+    from ppsolo.build.pipeline import build_preprocess
 
     image, size = build_preprocess(side.config)(_picture(side))
     scale = np.divide(size.resized, size.original)

@@ -21,7 +21,7 @@ from ppsolo.benchmark.paddledetection import (
     original_targets,
     without_output,
 )
-from ppsolo.build import build_dataset, build_loader
+from ppsolo.build.training import build_dataset, build_loader
 from ppsolo.config import load_config
 from ppsolo.data.augment import augment
 from ppsolo.data.coco import load_sample

@@ -13,7 +13,7 @@ from typing import Any, Literal
 import yaml
 
 from ppsolo.atomic import put_folder_in_place, temporary_name
-from ppsolo.build import class_names
+from ppsolo.build.pipeline import class_names
 from ppsolo.config import Config, config_from_dict, config_to_dict, parse_yaml
 from ppsolo.errors import ConfigError, ExportError
 

@@ -13,7 +13,7 @@ from paddle import nn
 from paddle.version import full_version as PADDLE_VERSION
 
 import ppsolo
-from ppsolo.build import build_postprocess
+from ppsolo.build.network import build_postprocess
 from ppsolo.checkpoint.download import fetch_published
 from ppsolo.checkpoint.zoo import ZOO
 from ppsolo.config import Config
@@ -29,11 +29,12 @@ from ppsolo.deploy.directory import (
     new_directory,
     write_facts,
 )
-from ppsolo.deploy.graph import PADDLE_3, RAW_OUTPUTS, NetworkGraph, WholeGraph, adapt_to_cpu, fold_norms
+from ppsolo.deploy.graph import PADDLE_3, NetworkGraph, WholeGraph, adapt_to_cpu, fold_norms
 from ppsolo.deploy.paddle_inference import PaddleSession
 from ppsolo.deploy.runtime import ONNX_FILE, load
 from ppsolo.deploy.verify import Verification, verify
 from ppsolo.errors import ExportError
+from ppsolo.interface import RAW_OUTPUTS
 from ppsolo.models.solov2 import SOLOv2
 
 OPEN_SHAPE = (-1, 3, -1, -1)

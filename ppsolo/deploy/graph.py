@@ -12,13 +12,7 @@ from ppsolo.models.layers import ConvNorm
 from ppsolo.models.postprocess import SOLOv2Postprocess
 from ppsolo.models.solov2 import SOLOv2
 
-OUTPUTS = ("scores", "labels", "masks", "counts")
-LEVELS = 5
 PADDLE_3 = hasattr(paddle.inference.Config, "enable_new_ir")  # its static graphs are other ones than before
-RAW_OUTPUTS = (
-    *(f"{kind}{level}" for kind in ("category_logits", "kernels") for level in range(LEVELS)),
-    "mask_features",
-)
 
 
 class WholeGraph(nn.Layer):

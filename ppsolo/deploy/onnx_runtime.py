@@ -6,9 +6,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from ppsolo.cpu import available_cores, keep_freed_memory, threads_in_words
-from ppsolo.deploy.graph import OUTPUTS
 from ppsolo.deploy.onnx.half import half_precision
 from ppsolo.errors import ExportError
+from ppsolo.interface import OUTPUTS
 from ppsolo.results.postprocess import DetectionArrays
 
 PROVIDERS = {"cpu": "CPUExecutionProvider", "gpu": "CUDAExecutionProvider"}

@@ -7,13 +7,13 @@ from typing import Literal, Protocol
 
 import numpy as np
 
-from ppsolo.build import build_postprocess
+from ppsolo.build.pipeline import build_numpy_postprocess
 from ppsolo.cpu import default_threads
 from ppsolo.deploy.directory import Device, Facts, check_files, read_facts
-from ppsolo.deploy.graph import LEVELS, RAW_OUTPUTS
 from ppsolo.errors import ExportError, PredictionError
+from ppsolo.interface import LEVELS, RAW_OUTPUTS
 from ppsolo.pipeline import Pipeline
-from ppsolo.results.postprocess import DetectionArrays, HostPostprocess, RawArrays
+from ppsolo.results.postprocess import DetectionArrays, NumpyPostprocess, RawArrays
 
 ONNX_FILE = "model.onnx"
 # (N, H, W) that TensorRT is prepared for where the export leaves them open.
@@ -43,7 +43,7 @@ class Session(Protocol):
 class NetworkEngine:
     """A network without postprocessing, which is done here, on the CPU. description: see `Engine`."""
 
-    def __init__(self, session: Session, postprocess: HostPostprocess):
+    def __init__(self, session: Session, postprocess: NumpyPostprocess):
         self._session = session
         self._postprocess = postprocess
         self.description = f"{session.description}; postprocessing in numpy"
@@ -113,7 +113,7 @@ def load(
 ) -> ExportedPredictor:
     """The model in a directory that `ppsolo export` wrote, checked against its checksums.
 
-    A whole graph answers by itself; a graph of the network is followed by postprocessing on the CPU, `HostPostprocess`.
+    A whole graph answers by itself. A graph of the network alone is followed by `NumpyPostprocess` on the CPU.
 
     Args:
         directory: with infer_cfg.yml and the model's files.
@@ -145,7 +145,7 @@ def load(
     threads = threads if threads is not None else default_threads()
     if threads < 1:
         raise ExportError(f"threads is {threads}, give at least 1")
-    host = HostPostprocess(build_postprocess(facts.config), threads=threads) if facts.graph == "network" else None
+    host = build_numpy_postprocess(facts.config, threads=threads) if facts.graph == "network" else None
     if runtime != "paddle" and (onednn or tensorrt):
         raise ExportError("oneDNN and TensorRT are options of a Paddle export: leave them out")
     if runtime == "openvino":

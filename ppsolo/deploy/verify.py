@@ -7,7 +7,8 @@ from typing import NamedTuple
 import numpy as np
 import paddle
 
-from ppsolo.build import build_postprocess, build_preprocess
+from ppsolo.build.network import build_postprocess
+from ppsolo.build.pipeline import build_preprocess
 from ppsolo.config import Config
 from ppsolo.data.synthetic import draw_scene
 from ppsolo.deploy.runtime import pad_batch

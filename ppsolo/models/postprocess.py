@@ -5,11 +5,10 @@ from typing import NamedTuple
 import paddle
 import paddle.nn.functional as F
 
+from ppsolo.interface import EQUAL_SCORES
 from ppsolo.models.shapes import sides
 from ppsolo.models.solov2 import RawPredictions
 
-# The published systems call two scores equal when they differ by less than this.
-EQUAL_SCORES = 1e-8
 NMS_KERNELS = ("gaussian", "linear")
 
 

@@ -8,7 +8,8 @@ import numpy as np
 
 from ppsolo.cpu import single_threaded_products
 from ppsolo.errors import PredictionError
-from ppsolo.models.postprocess import EQUAL_SCORES, SOLOv2Postprocess
+from ppsolo.interface import EQUAL_SCORES
+from ppsolo.schema import PostprocessConfig
 
 NOT_FINITE = "the network's output is not finite: check its weights and preprocess.mean and std"
 _KEPT_VALUES = 2**24  # of masks that are kept until it is known who needs them: thousands would fill the memory
@@ -97,7 +98,7 @@ class MaskStatistics(NamedTuple):
     sums: np.ndarray
 
 
-class HostPostprocess:
+class NumpyPostprocess:
     """`RawArrays` of a batch -> its `DetectionArrays`: the answer of `SOLOv2Postprocess`, by less work.
 
     An instance's final score is at most the class score of its cell, since maskness and decay are at most 1, and only
@@ -105,7 +106,7 @@ class HostPostprocess:
     is found so far are better than all that is left can become. Overlaps are counted within classes.
     """
 
-    def __init__(self, settings: SOLOv2Postprocess, *, threads: int = 1):
+    def __init__(self, settings: PostprocessConfig, *, threads: int = 1):
         """settings: thresholds and limits. threads: that share the work on an image."""
         self._settings = settings
         self._pool = ThreadPoolExecutor(threads) if threads > 1 else None
@@ -267,7 +268,7 @@ def _check_finite(sums: Sequence[float]) -> None:
         raise PredictionError(NOT_FINITE)
 
 
-def find_candidates(raw: RawArrays, settings: SOLOv2Postprocess) -> Candidates:
+def find_candidates(raw: RawArrays, settings: PostprocessConfig) -> Candidates:
     """What passes points NMS and the score threshold in a batch of one image."""
     cells, labels, scores, start = [], [], [], 0
     for logits in raw.category_logits:

@@ -10,7 +10,8 @@ from typing import Any, TextIO
 import paddle
 from paddle.optimizer.lr import LRScheduler
 
-from ppsolo.build import build_criterion, build_dataset, build_loader, build_model
+from ppsolo.build.network import build_model
+from ppsolo.build.training import build_criterion, build_dataset, build_loader
 from ppsolo.checkpoint.download import Progress
 from ppsolo.checkpoint.load import load_backbone, load_pretrained
 from ppsolo.checkpoint.writer import write_checkpoint

@@ -26,7 +26,8 @@ from ppsolo.benchmark.training import (
     measure_targets,
     read_baseline,
 )
-from ppsolo.build import build_dataset, build_model
+from ppsolo.build.network import build_model
+from ppsolo.build.training import build_dataset
 from ppsolo.config import load_config
 from ppsolo.errors import DatasetError
 

@@ -6,7 +6,7 @@ import numpy as np
 import paddle
 import pytest
 
-from ppsolo.build import build_model
+from ppsolo.build.network import build_model
 from ppsolo.config import load_config
 from ppsolo.models.losses import SOLOv2Criterion, Targets, dice_loss, focal_loss
 from ppsolo.models.solov2 import RawPredictions

@@ -1,5 +1,7 @@
 """Postprocessing on the host answers as the one in Paddle, however much work it leaves out."""
 
+import dataclasses
+
 import numpy as np
 import paddle
 import pytest
@@ -9,7 +11,8 @@ from ppsolo.errors import PredictionError
 from ppsolo.models.postprocess import SOLOv2Postprocess
 from ppsolo.models.solov2 import RawPredictions
 from ppsolo.results import postprocess as detection
-from ppsolo.results.postprocess import DetectionArrays, HostPostprocess, RawArrays
+from ppsolo.results.postprocess import DetectionArrays, NumpyPostprocess, RawArrays
+from ppsolo.schema import PostprocessConfig
 
 GRIDS = (12, 10, 6, 4, 2)
 
@@ -27,8 +30,8 @@ def raw_arrays(seed: int, *, batch: int = 1, classes: int = 3, shift: float = 0.
     )
 
 
-def in_paddle(settings: SOLOv2Postprocess, raw: RawArrays) -> DetectionArrays:
-    found = settings(
+def in_paddle(settings: PostprocessConfig, raw: RawArrays) -> DetectionArrays:
+    found = SOLOv2Postprocess(**dataclasses.asdict(settings))(
         RawPredictions(
             [paddle.to_tensor(x) for x in raw.category_logits],
             [paddle.to_tensor(x) for x in raw.kernels],
@@ -50,11 +53,11 @@ def assert_same(ours: DetectionArrays, theirs: DetectionArrays) -> None:
 @pytest.mark.parametrize("classes", [1, 3, 90])
 @pytest.mark.parametrize(("top_n", "most"), [(500, 100), (60, 100), (500, 7), (10, 3)])
 def test_the_same_instances(kernel, classes, top_n, most):
-    settings = SOLOv2Postprocess(pre_nms_top_n=top_n, max_instances=most, nms_kernel=kernel)
+    settings = PostprocessConfig(pre_nms_top_n=top_n, max_instances=most, nms_kernel=kernel)
     raw = raw_arrays(classes, batch=3, classes=classes)
     for logits in raw.category_logits:  # nothing in the second image
         logits[1] -= 50.0
-    found = HostPostprocess(settings, threads=2)(raw)
+    found = NumpyPostprocess(settings, threads=2)(raw)
     assert found.counts[1] == 0 < found.counts[0]
     assert_same(found, in_paddle(settings, raw))
 
@@ -63,12 +66,12 @@ def test_later_cells_are_left_out():
     """With few instances wanted, the masks of most cells cannot matter and are not made."""
     made = []
 
-    class Counting(HostPostprocess):
+    class Counting(NumpyPostprocess):
         def _mask_statistics(self, kernels, features, *, keep):
             made.append(len(kernels))
             return super()._mask_statistics(kernels, features, keep=keep)
 
-    settings, raw = SOLOv2Postprocess(max_instances=10), raw_arrays(5, classes=90, shift=-2.0)
+    settings, raw = PostprocessConfig(max_instances=10), raw_arrays(5, classes=90, shift=-2.0)
     raw = raw._replace(kernels=[5 * x for x in raw.kernels])  # so that maskness is near 1
     assert_same(Counting(settings)(raw), in_paddle(settings, raw))
     assert sum(made) < sum(grid * grid for grid in GRIDS) / 2
@@ -79,10 +82,10 @@ def test_later_cells_are_left_out():
 def test_masks_that_were_not_kept_are_made_again(masks, threads, monkeypatch):
     """All of them, or those after the first cells."""
     monkeypatch.setattr(detection, "_KEPT_VALUES", masks * 40 * 250)
-    settings, raw = SOLOv2Postprocess(max_instances=40), raw_arrays(5)
+    settings, raw = PostprocessConfig(max_instances=40), raw_arrays(5)
     shares = []
 
-    class Noting(HostPostprocess):
+    class Noting(NumpyPostprocess):
         def _masks(self, kernels, features, cells, statistics):
             shares.append(np.mean(cells < sum(len(block.probabilities) for block in statistics)))
             return super()._masks(kernels, features, cells, statistics)
@@ -96,14 +99,14 @@ def test_overlaps_are_products_or_counts_of_bits(many, monkeypatch):
     if not hasattr(np, "bitwise_count"):
         pytest.skip("this numpy counts no bits: every overlap is a product")
     monkeypatch.setattr(detection, "_MANY", many)
-    settings, raw = SOLOv2Postprocess(), raw_arrays(5)
-    assert_same(HostPostprocess(settings, threads=2)(raw), in_paddle(settings, raw))
+    settings, raw = PostprocessConfig(), raw_arrays(5)
+    assert_same(NumpyPostprocess(settings, threads=2)(raw), in_paddle(settings, raw))
 
 
 @pytest.mark.parametrize("threshold", [0.0, 0.3, 0.9, 1.0])
 def test_mask_thresholds(threshold):
-    settings, raw = SOLOv2Postprocess(mask_threshold=threshold), raw_arrays(6)
-    found = HostPostprocess(settings)(raw)
+    settings, raw = PostprocessConfig(mask_threshold=threshold), raw_arrays(6)
+    found = NumpyPostprocess(settings)(raw)
     assert_same(found, in_paddle(settings, raw))
     assert (len(found.scores) == 0) == (threshold == 1.0)
 
@@ -113,7 +116,7 @@ def test_nothing_found(case):
     raw = raw_arrays(4, batch=2, shift=-50.0 if case == "no score" else 0.0)
     if case == "no mask":
         raw = raw._replace(kernels=[-np.abs(x) for x in raw.kernels])
-    found = HostPostprocess(SOLOv2Postprocess(update_threshold=2.0 if case == "all decayed" else 0.05))(raw)
+    found = NumpyPostprocess(PostprocessConfig(update_threshold=2.0 if case == "all decayed" else 0.05))(raw)
     assert found.counts.tolist() == [0, 0]
     assert found.scores.shape == found.labels.shape == (0,)
     assert found.masks.shape == (0, 40, 250)
@@ -123,8 +126,8 @@ def test_one_instance():
     raw = raw_arrays(6, shift=-50.0)
     raw.category_logits[0][0, 1, 2, 2] = 3.0
     raw.kernels[0][0, :, 2, 2] = 1.0
-    settings = SOLOv2Postprocess()
-    found = HostPostprocess(settings)(raw)
+    settings = PostprocessConfig()
+    found = NumpyPostprocess(settings)(raw)
     assert found.counts.tolist() == [1] and found.labels.tolist() == [1]
     assert_same(found, in_paddle(settings, raw))
 
@@ -136,13 +139,13 @@ def test_what_is_not_finite_is_refused(place, value):
     arrays = getattr(raw, place)
     (arrays if place == "mask_features" else arrays[3])[0, 0, 0, 0] = value
     with pytest.raises(PredictionError, match="not finite"):
-        HostPostprocess(SOLOv2Postprocess())(raw)
+        NumpyPostprocess(PostprocessConfig())(raw)
 
 
 def test_raw_predictions_stay_as_they_are():
     raw = raw_arrays(8)
     before = [x.copy() for x in (*raw.category_logits, *raw.kernels, raw.mask_features)]
-    HostPostprocess(SOLOv2Postprocess())(raw)
+    NumpyPostprocess(PostprocessConfig())(raw)
     for ours, theirs in zip((*raw.category_logits, *raw.kernels, raw.mask_features), before, strict=True):
         np.testing.assert_array_equal(ours, theirs)
 
@@ -173,8 +176,8 @@ def test_the_mean_of_a_large_mask_is_exact_in_paddle_too():
     raw.kernels[0][0, :, 2, 2] = 1.0
     features = np.random.default_rng(0).uniform(0.5, 1.0, (1, raw.mask_features.shape[1], 600, 512))
     raw = raw._replace(mask_features=features.astype(np.float32))
-    (score,) = in_paddle(SOLOv2Postprocess(), raw).scores
+    (score,) = in_paddle(PostprocessConfig(), raw).scores
     logits = features[0].sum(axis=0)
     expected = (1 / (1 + np.exp(-logits))).mean() / (1 + np.exp(-3.0))
     assert abs(score - expected) < 2e-6
-    assert abs(HostPostprocess(SOLOv2Postprocess())(raw).scores[0] - expected) < 2e-6
+    assert abs(NumpyPostprocess(PostprocessConfig())(raw).scores[0] - expected) < 2e-6

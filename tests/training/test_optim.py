@@ -7,7 +7,7 @@ import paddle
 import pytest
 from paddle import nn
 
-from ppsolo.build import build_model
+from ppsolo.build.network import build_model
 from ppsolo.config import load_config
 from ppsolo.legacy.names import STATIC, generation_of, published_names
 from ppsolo.training.optim import (

@@ -13,7 +13,7 @@ import numpy as np
 import paddle
 import pytest
 
-from ppsolo.build import build_model
+from ppsolo.build.network import build_model
 from ppsolo.config import load_config
 from ppsolo.legacy.names import STATIC, generation_of, published_names
 from ppsolo.models.losses import SOLOv2Criterion, Targets

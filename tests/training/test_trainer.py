@@ -9,7 +9,7 @@ import numpy as np
 import paddle
 import pytest
 
-from ppsolo.build import build_dataset, build_loader
+from ppsolo.build.training import build_dataset, build_loader
 from ppsolo.config import load_config
 from ppsolo.data.loader import TrainingBatch
 from ppsolo.data.targets import collate_targets, make_targets

@@ -4,8 +4,8 @@ import os
 from collections.abc import Container, Iterable, Mapping
 from typing import TYPE_CHECKING
 
-from ppsolo.deploy.graph import RAW_OUTPUTS
 from ppsolo.errors import ExportError
+from ppsolo.interface import RAW_OUTPUTS
 
 if TYPE_CHECKING:
     import onnx

@@ -8,7 +8,8 @@ import numpy as np
 from ppsolo.deploy.onnx.layers import range_of, size_of, split
 from ppsolo.deploy.onnx.network import RawNames
 from ppsolo.deploy.onnx.writer import OnnxWriter
-from ppsolo.models.postprocess import EQUAL_SCORES, SOLOv2Postprocess
+from ppsolo.interface import EQUAL_SCORES
+from ppsolo.models.postprocess import SOLOv2Postprocess
 
 # Rows of the mask features that are worked on at once; their number is a multiple of it in every padded image.
 STRIP_ROWS = 8

@@ -5,9 +5,9 @@ import paddle
 import pytest
 
 from ppsolo import build_model, load_config
-from ppsolo.deploy.graph import RAW_OUTPUTS
 from ppsolo.deploy.onnx.graph import build_onnx
 from ppsolo.deploy.onnx_runtime import OnnxEngine, OnnxSession
+from ppsolo.interface import RAW_OUTPUTS
 from ppsolo.models.postprocess import SOLOv2Postprocess
 from ppsolo.models.solov2 import SOLOv2
 

@@ -4,14 +4,14 @@ import numpy as np
 import onnx
 import pytest
 
-from ppsolo.build import build_postprocess
+from ppsolo.build.pipeline import build_numpy_postprocess
 from ppsolo.deploy import load
 from ppsolo.deploy.export import export_model
-from ppsolo.deploy.graph import LEVELS, OUTPUTS, RAW_OUTPUTS
 from ppsolo.deploy.onnx.half import half_precision
 from ppsolo.deploy.onnx_runtime import OnnxSession
 from ppsolo.errors import ExportError
-from ppsolo.results.postprocess import HostPostprocess, RawArrays
+from ppsolo.interface import LEVELS, OUTPUTS, RAW_OUTPUTS
+from ppsolo.results.postprocess import RawArrays
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +37,7 @@ def test_instances_are_those_of_the_half_network(files, exported):
     batch = np.random.default_rng(0).standard_normal((2, 3, 64, 96)).astype(np.float32)
     scores, labels, _, counts = OnnxSession(half_precision(files["whole"]), OUTPUTS)(batch)
     *heads, features = OnnxSession(half_precision(files["network"]), RAW_OUTPUTS)(batch)
-    postprocess = HostPostprocess(build_postprocess(exported.config))
+    postprocess = build_numpy_postprocess(exported.config)
     expected = postprocess(RawArrays(heads[:LEVELS], heads[LEVELS:], features))
     assert counts.tolist() == expected.counts.tolist() and counts.min() > 3
     assert labels.tolist() == expected.labels.tolist()

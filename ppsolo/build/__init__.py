@@ -1,0 +1,1 @@
+"""From configuration to objects: the one place where config meets code."""

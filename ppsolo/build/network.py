@@ -1,0 +1,81 @@
+"""The network of a configuration, and its postprocessing in Paddle."""
+
+from ppsolo.models.fpn import FPN
+from ppsolo.models.head import SOLOv2Head
+from ppsolo.models.mask_feature import MaskFeatureHead
+from ppsolo.models.mobilenetv3 import MobileNetV3
+from ppsolo.models.postprocess import SOLOv2Postprocess
+from ppsolo.models.resnet import ResNet
+from ppsolo.models.solov2 import SOLOv2
+from ppsolo.schema import BackboneConfig, Config
+
+RESNET_BLOCKS = {14: (1, 1, 1, 1), 26: (2, 2, 2, 2), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3)}
+
+
+def build_model(config: Config) -> SOLOv2:
+    """The network of `config`, freshly initialised, in train mode.
+
+    backbone: image [N, 3, H, W] -> C2..C5, strides 4..32
+    neck: C2..C5 -> P2..P6, strides 4..64
+    mask_feature_head: P2..P5 -> [N, E, H/4, W/4]
+    head: P2..P6 -> per level category logits [N, C, S, S] and kernels [N, E, S, S]
+    """
+    model = config.model
+    backbone = build_backbone(model.backbone)
+    return SOLOv2(
+        backbone=backbone,
+        neck=FPN(backbone.out_channels, model.neck.channels),
+        mask_feature_head=MaskFeatureHead(
+            in_channels=model.neck.channels,
+            mid_channels=model.mask_feature_head.mid_channels,
+            out_channels=model.mask_feature_head.out_channels,
+            norm_groups=model.norm_groups,
+            deformable=model.mask_feature_head.deformable,
+            dcn_bias=model.dcn_bias,
+        ),
+        head=SOLOv2Head(
+            num_classes=config.num_classes,
+            in_channels=model.neck.channels,
+            channels=model.head.channels,
+            num_convs=model.head.num_convs,
+            kernel_channels=model.mask_feature_head.out_channels,
+            num_grids=model.head.num_grids,
+            dcn_layers=model.head.dcn_layers,
+            dcn_bias=model.dcn_bias,
+            norm_groups=model.norm_groups,
+            drop_block=model.head.drop_block,
+        ),
+    )
+
+
+def build_backbone(config: BackboneConfig) -> ResNet | MobileNetV3:
+    """The backbone alone, with `out_channels` of C2..C5."""
+    if config.type == "mobilenetv3":
+        return MobileNetV3(
+            scale=config.scale, norm=config.norm, freeze_norm=config.freeze_norm, norm_groups=config.norm_groups
+        )
+    return ResNet(
+        blocks=RESNET_BLOCKS[config.depth],
+        variant=config.variant,
+        dcn_stages=config.dcn_stages,
+        norm=config.norm,
+        freeze_norm=config.freeze_norm,
+        frozen_stages=config.frozen_stages,
+        width=config.width,
+        norm_groups=config.norm_groups,
+    )
+
+
+def build_postprocess(config: Config) -> SOLOv2Postprocess:
+    """What turns raw predictions into detections."""
+    postprocess = config.postprocess
+    return SOLOv2Postprocess(
+        strides=postprocess.strides,
+        score_threshold=postprocess.score_threshold,
+        mask_threshold=postprocess.mask_threshold,
+        update_threshold=postprocess.update_threshold,
+        pre_nms_top_n=postprocess.pre_nms_top_n,
+        max_instances=postprocess.max_instances,
+        nms_kernel=postprocess.nms_kernel,
+        nms_sigma=postprocess.nms_sigma,
+    )
