@@ -12,7 +12,7 @@ import numpy as np
 from ppsolo.atomic import atomic_writer
 from ppsolo.data.images import write_image
 from ppsolo.errors import DatasetError
-from ppsolo.results.resize import mask_polygons
+from ppsolo.results.polygons import mask_polygons
 from ppsolo.results.rle import encode_mask, mask_areas, mask_boxes, run_lengths
 
 CLASS_NAMES = ("circle", "rectangle", "triangle")

@@ -12,7 +12,7 @@ import numpy as np
 
 from ppsolo.atomic import atomic_writer
 from ppsolo.results.draw import draw_masks
-from ppsolo.results.resize import mask_polygons
+from ppsolo.results.polygons import mask_polygons
 from ppsolo.results.rle import Rle, decode_mask, encode_mask, mask_areas, mask_boxes, mask_boxes_xywh
 
 _LABELME_VERSION = "5.5.0"  # of the file format that `to_labelme` writes
@@ -158,7 +158,7 @@ class Instances:
         """The outlines of each mask in the COCO convention: per instance, per part, [x0, y0, x1, y1, ...] in pixels.
 
         Rings follow the edges of pixels, a hole is cut open to the ring around it, and an empty mask has no part:
-        see `ppsolo.results.resize.mask_polygons`, also for `tolerance` (pixels; 0 gives back exactly the mask).
+        see `ppsolo.results.polygons.mask_polygons`, also for `tolerance` (pixels; 0 gives back exactly the mask).
         """
         return [mask_polygons(rle, tolerance) for rle in self.rles]
 
