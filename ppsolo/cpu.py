@@ -5,8 +5,11 @@ import ctypes
 import functools
 import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
+
+import threadpoolctl
 
 from ppsolo.errors import ExportError
 
@@ -47,55 +50,42 @@ def use_threads(threads: int) -> None:
 
 @contextlib.contextmanager
 def single_threaded_products() -> Iterator[None]:
-    """Within it, a matrix product of numpy takes one thread: for work that threads share, each with its products.
+    """Within it, a matrix product of numpy takes one thread.
 
-    OpenBLAS, which numpy's wheels bring, otherwise has them wait for each other, two to four times as long. Another
-    BLAS is left as it is.
+    Several threads that each compute products of their own otherwise wait for each other, two to four times as long.
+    The setting belongs to the whole process: the first thread that enters sets it, the last one that leaves undoes it.
     """
-    controls = _openblas_threads()
-    if controls is None:
-        yield
-        return
-    get, put = controls
-    with _PRODUCTS.lock:
-        if _PRODUCTS.users == 0:
-            _PRODUCTS.threads = get()
-            put(1)
-        _PRODUCTS.users += 1
+    with _products.lock:
+        if _products.users == 0:
+            _products.limit = _blas().limit(limits=1)
+        _products.users += 1
     try:
         yield
     finally:
-        with _PRODUCTS.lock:
-            _PRODUCTS.users -= 1
-            if _PRODUCTS.users == 0:
-                put(_PRODUCTS.threads)
+        with _products.lock:
+            _products.users -= 1
+            if _products.users == 0 and _products.limit is not None:
+                _products.limit.restore_original_limits()
 
 
 class _Products:
-    """Who is within `single_threaded_products`, and how many threads products had before the first."""
+    """How many threads are within `single_threaded_products`, and the way back to the setting before the first."""
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
         self.users = 0
-        self.threads = 1
+        self.limit: Any = None
 
 
-_PRODUCTS = _Products()
+_products = _Products()
 
 
 @functools.cache
-def _openblas_threads() -> tuple[Callable[[], int], Callable[[int], None]] | None:
-    """What tells and sets the threads of the OpenBLAS that lies beside numpy; None where there is none."""
-    import numpy as np  # here, since this module is read before Paddle, which decides numpy's threads
+def _blas() -> threadpoolctl.ThreadpoolController:
+    """The matrix product libraries of this process. Paddle's own (MKL) is none of them."""
+    import numpy  # noqa: F401  here, since this module is read before Paddle, which decides numpy's threads
 
-    for file in (Path(np.__file__).parent.parent / "numpy.libs").glob("*openblas*"):
-        library = ctypes.CDLL(str(file))
-        for prefix in ("scipy_", ""):
-            names = (f"{prefix}openblas_{verb}_num_threads64_" for verb in ("get", "set"))
-            get, put = (getattr(library, name, None) for name in names)
-            if get is not None and put is not None:
-                return get, put
-    return None
+    return threadpoolctl.ThreadpoolController().select(user_api="blas")
 
 
 def keep_freed_memory() -> None:
