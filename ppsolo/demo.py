@@ -225,7 +225,7 @@ def _predict_photo(photo: np.ndarray, target: Path, progress: Progress | None) -
     """Draw what the published system finds in a photograph; says so where its weights cannot be had."""
     try:
         predictor = Predictor.from_pretrained(PUBLISHED, progress=progress)
-        lines, threshold = [str(predictor.load_report)], DRAWN_FROM
+        lines, threshold = [predictor.origin], DRAWN_FROM
     except UnavailableError as error:
         predictor, threshold = Predictor(PUBLISHED, model=seeded_model(seed=0)), 0.0
         lines = [

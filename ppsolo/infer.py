@@ -3,7 +3,7 @@
 import contextlib
 import json
 import os
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -16,7 +16,7 @@ from ppsolo.atomic import atomic_writer
 from ppsolo.data.images import image_ids, read_ahead, write_image
 from ppsolo.data.videos import VideoFrames, VideoWriter
 from ppsolo.errors import ConfigError, ImageError
-from ppsolo.predictor import Predictor
+from ppsolo.pipeline import Pipeline
 from ppsolo.results.instances import Instances
 
 # Called with the images done and their number, None where that is not known.
@@ -33,7 +33,7 @@ class InferenceSummary:
 
 
 def infer_images(
-    predictor: Predictor,
+    predictor: Pipeline,
     paths: Sequence[Path],
     *,
     output_dir: Path,
@@ -57,32 +57,32 @@ def infer_images(
     with contextlib.ExitStack() as stack:
         write = stack.enter_context(_results_file(output_dir)) if save_results else None
         ahead = stack.enter_context(contextlib.closing(read_ahead(paths, depth=batch_size + 1)))
-        batches: deque[list[tuple[Path, np.ndarray | ImageError]]] = deque()
 
-        def images() -> Iterator[list[np.ndarray]]:
+        done = unreadable = 0
+
+        def readable() -> Iterator[list[tuple[Path, np.ndarray]]]:
+            nonlocal unreadable
             while batch := list(islice(ahead, batch_size)):
-                batches.append(batch)
-                yield [image for _, image in batch if isinstance(image, np.ndarray)]
+                failures = [str(error) for _, error in batch if isinstance(error, ImageError)]
+                summary.failures += failures
+                unreadable += len(failures)
+                yield [(path, image) for path, image in batch if isinstance(image, np.ndarray)]
 
-        done = 0
-        for predictions in predictor.stream(images()):
-            batch = batches.popleft()
-            readable = [(path, image) for path, image in batch if isinstance(image, np.ndarray)]
-            summary.failures += [str(error) for _, error in batch if isinstance(error, ImageError)]
-            for (path, image), instances in zip(readable, predictions, strict=True):
+        for answered in predictor.stream(readable()):
+            for path, image, instances in answered:
                 _count(summary, instances, write, image_id=ids[path], file_name=names[path])
                 try:
                     write_image(drawings[path], instances.draw(image, score_threshold=draw_threshold))
                 except ImageError as error:  # JPEG ends at 65500 pixels a side
                     summary.failures.append(str(error))
-            done += len(batch)
+            done += len(answered)
             if progress is not None:
-                progress(done, len(paths))
+                progress(done + unreadable, len(paths))
     return summary
 
 
 def infer_video(
-    predictor: Predictor,
+    predictor: Pipeline,
     path: Path,
     *,
     output_dir: Path,
@@ -105,28 +105,26 @@ def infer_video(
         write = stack.enter_context(_results_file(output_dir)) if save_results else None
         # The next frames are decoded while the network works; the reader ends before its video is closed.
         reader = stack.enter_context(ThreadPoolExecutor(max_workers=1, thread_name_prefix="video"))
-        batches: deque[list[np.ndarray]] = deque()
+        numbered = enumerate(frames)
 
-        def read() -> Iterator[list[np.ndarray]]:
-            coming = reader.submit(_next_frames, frames, batch_size)
+        def next_frames() -> list[tuple[int, np.ndarray]]:
+            return list(islice(numbered, batch_size))
+
+        def read() -> Iterator[list[tuple[int, np.ndarray]]]:
+            coming = reader.submit(next_frames)
             while batch := coming.result():
-                coming = reader.submit(_next_frames, frames, batch_size)
-                batches.append(batch)
+                coming = reader.submit(next_frames)
                 yield batch
 
-        for predictions in predictor.stream(read()):
-            for frame, instances in zip(batches.popleft(), predictions, strict=True):
+        for answered in predictor.stream(read()):
+            for number, frame, instances in answered:
                 drawing.write(instances.draw(frame, score_threshold=draw_threshold, color_by="class"))
-                _count(summary, instances, write, image_id=summary.images, file_name=path.name)
+                _count(summary, instances, write, image_id=number, file_name=path.name)
             if progress is not None:
                 progress(summary.images, frames.frame_count)
         if frames.damage is not None:
             summary.failures.append(frames.damage)
     return summary
-
-
-def _next_frames(frames: VideoFrames, number: int) -> list[np.ndarray]:
-    return list(islice(frames, number))
 
 
 def make_output_dir(output_dir: Path, *, apart_from: Sequence[Path] = ()) -> None:

@@ -1,11 +1,10 @@
-"""What stands around the network: images are read, prepared and batched; what is detected becomes instances."""
+"""The pipeline around a network: images are read, prepared and batched; detections become instances."""
 
-import os
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import overload
+from typing import NamedTuple, TypeVar, overload
 
 import numpy as np
 
@@ -17,24 +16,46 @@ from ppsolo.results.instances import Instances
 from ppsolo.results.postprocess import DetectionArrays
 from ppsolo.results.resize import resize_masks
 
+Key = TypeVar("Key")
+
+
+class Prepared(NamedTuple):
+    """An image as the network takes it: float32 [3, H, W], H and W multiples of 32, and its three sizes."""
+
+    image: np.ndarray
+    size: ImageSize
+
 
 class Pipeline(ABC):
-    """Images in, instances out, around a network that a subclass runs in `detect`.
+    """Images in, instances out. A subclass runs the network in `detect`.
+
+    One image goes through four steps: `read_image`, `prepare`, `detect`, `finish`.
 
     Attributes:
         config: the resolved configuration.
         class_names, category_ids: one per label.
+        description: the runtime, its version, device, precision and threads, in one line.
+        origin: where the weights come from, in one line.
     """
 
-    def __init__(self, config: Config):
+    def __init__(self, config: Config, *, description: str, origin: str):
         self.config = config
         self.class_names = class_names(config)
         self.category_ids = category_ids(config)
+        self.description = description
+        self.origin = origin
         self._preprocess = build_preprocess(config)
+
+    def __repr__(self) -> str:
+        classes = f"{len(self.class_names)} classes"
+        return f"{type(self).__name__}({self.config.name}: {classes}; {self.description})"
 
     @abstractmethod
     def detect(self, batch: np.ndarray) -> DetectionArrays:
-        """What the network finds in prepared images, float32 [N, 3, H, W] with H and W multiples of 32."""
+        """The detections in prepared images, float32 [N, 3, H, W], H and W multiples of 32.
+
+        Raises PredictionError where the output of the network is not finite.
+        """
 
     @overload
     def __call__(self, images: Source, *, batch_size: int = 4) -> Instances: ...
@@ -46,58 +67,51 @@ class Pipeline(ABC):
         """The instances of an image, or of each image of a list.
 
         Args:
-            images: a path or a uint8 [H, W, 3] RGB array; or a list of them, which gives a list.
-            batch_size: images to run through the network at once. Only images whose padded sizes agree share
-                a forward, since padding changes what the network sees: a batch answers as one by one would.
+            images: anything that `ppsolo.read_image` takes: a path or a uint8 [H, W, 3] RGB array, for example. A
+                list or a tuple of images gives a list.
+            batch_size: images in one run of the network. Only images whose padded sizes agree share a run, since
+                padding changes the input: a batch answers as its images do one by one.
 
         Raises:
-            ImageError: an image cannot be read; its path is named.
-            PredictionError: the network's output is not finite.
+            ImageError: an image cannot be read. Its path is named.
+            PredictionError: the output of the network is not finite.
         """
         if batch_size < 1:
             raise ValueError(f"batch_size is {batch_size}, it must be at least 1")
-        if isinstance(images, str | os.PathLike | np.ndarray):
+        if not isinstance(images, list | tuple):
             return self._predict([read_image(images)])[0]
         results = []
         for start in range(0, len(images), batch_size):
             results += self._predict([read_image(image) for image in images[start : start + batch_size]])
         return results
 
-    def stream(self, batches: Iterable[Sequence[np.ndarray]]) -> Iterator[list[Instances]]:
-        """The instances of each batch of uint8 [H, W, 3] RGB arrays, one batch after the other.
+    def stream(
+        self, batches: Iterable[Sequence[tuple[Key, np.ndarray]]]
+    ) -> Iterator[list[tuple[Key, np.ndarray, Instances]]]:
+        """The instances of batch after batch of images that each carry a key.
 
-        While the caller works with those of one batch, the network computes the next, in a thread of its own: one
-        batch more is held. Raises as a call does.
+        The network computes the next batch in a thread of its own while the caller works with this one, so one more
+        batch is held. Raises as a call does.
+
+        Args:
+            batches: lists of (key, image). A key is anything that names the image; it comes back with the answer.
+                Images are uint8 [H, W, 3] RGB.
         """
-        ahead: deque[Future[list[tuple[DetectionArrays, ImageSize]]]] = deque()
+        ahead: deque[tuple[Sequence[tuple[Key, np.ndarray]], Future[list[tuple[DetectionArrays, ImageSize]]]]] = deque()
         with ThreadPoolExecutor(max_workers=1, thread_name_prefix="network") as network:
             for batch in batches:
-                ahead.append(network.submit(self._detect, batch))
+                ahead.append((batch, network.submit(self._detect, [image for _, image in batch])))
                 if len(ahead) > 1:
-                    yield self._finish(ahead.popleft().result())
+                    yield self._answer(*ahead.popleft())
             while ahead:
-                yield self._finish(ahead.popleft().result())
+                yield self._answer(*ahead.popleft())
 
-    def _predict(self, images: Sequence[np.ndarray]) -> list[Instances]:
-        """uint8 RGB images -> their instances."""
-        return self._finish(self._detect(images))
+    def prepare(self, image: np.ndarray) -> Prepared:
+        """uint8 [H, W, 3] RGB -> the input of the network, resized, normalised and padded."""
+        return Prepared(*self._preprocess(image))
 
-    def _detect(self, images: Sequence[np.ndarray]) -> list[tuple[DetectionArrays, ImageSize]]:
-        """What is found in each image, by one forward for each padded size that occurs."""
-        prepared = [self._preprocess(image) for image in images]
-        groups: dict[tuple[int, int], list[int]] = {}
-        for index, (_, size) in enumerate(prepared):
-            groups.setdefault(size.padded, []).append(index)
-        results: dict[int, DetectionArrays] = {}
-        for members in groups.values():
-            detections = self.detect(np.stack([prepared[index][0] for index in members]))
-            results |= zip(members, detections.images(), strict=True)
-        return [(results[index], size) for index, (_, size) in enumerate(prepared)]
-
-    def _finish(self, found: list[tuple[DetectionArrays, ImageSize]]) -> list[Instances]:
-        return [self._instances(detections, size) for detections, size in found]
-
-    def _instances(self, detections: DetectionArrays, size: ImageSize) -> Instances:
+    def finish(self, detections: DetectionArrays, size: ImageSize) -> Instances:
+        """The detections of one image -> instances with masks at the original size."""
         return Instances(
             rles=resize_masks(
                 detections.masks,
@@ -111,3 +125,28 @@ class Pipeline(ABC):
             class_names=self.class_names,
             category_ids=self.category_ids,
         )
+
+    def _predict(self, images: Sequence[np.ndarray]) -> list[Instances]:
+        """uint8 RGB images -> their instances."""
+        return [self.finish(detections, size) for detections, size in self._detect(images)]
+
+    def _detect(self, images: Sequence[np.ndarray]) -> list[tuple[DetectionArrays, ImageSize]]:
+        """The detections of each image. The network runs once for each padded size that occurs."""
+        prepared = [self.prepare(image) for image in images]
+        groups: dict[tuple[int, int], list[int]] = {}
+        for index, (_, size) in enumerate(prepared):
+            groups.setdefault(size.padded, []).append(index)
+        results: dict[int, DetectionArrays] = {}
+        for members in groups.values():
+            detections = self.detect(np.stack([prepared[index].image for index in members]))
+            results |= zip(members, detections.images(), strict=True)
+        return [(results[index], size) for index, (_, size) in enumerate(prepared)]
+
+    def _answer(
+        self,
+        batch: Sequence[tuple[Key, np.ndarray]],
+        detected: "Future[list[tuple[DetectionArrays, ImageSize]]]",
+    ) -> list[tuple[Key, np.ndarray, Instances]]:
+        """The batch with its instances, once the network has answered."""
+        pairs = zip(batch, detected.result(), strict=True)
+        return [(key, image, self.finish(detections, size)) for (key, image), (detections, size) in pairs]

@@ -1,4 +1,4 @@
-"""The predictor: images in, instances out."""
+"""The predictor: a checkpoint answers."""
 
 import importlib.util
 import logging
@@ -33,16 +33,64 @@ Engine = Literal["auto", "dygraph", "onnxruntime", "openvino"]
 ENGINES = ("auto", "dygraph", "onnxruntime", "openvino")
 
 
+class DygraphNetwork:
+    """A model in Paddle, as it is written, with its postprocessing.
+
+    description: see `ppsolo.pipeline.Pipeline`.
+    """
+
+    def __init__(self, model: SOLOv2, config: Config, *, threads: int, keep_memory: bool):
+        """model: in eval mode. threads, keep_memory: see `Predictor`."""
+        self.model = model
+        self._threads = threads
+        self._keep_memory = keep_memory
+        self._postprocess = build_postprocess(config)
+        self._numpy_postprocess = build_numpy_postprocess(config, threads=threads)
+        device = paddle.device.get_device()
+        self.description = f"Paddle {PADDLE_VERSION} dygraph, {device}"
+        self.description += f", {threads_in_words(threads)}" if device == "cpu" else ""
+
+    def run(self, images: np.ndarray) -> DetectionArrays:
+        """images: float32 [N, 3, H, W], prepared. Raises PredictionError where the output is not finite."""
+        return self.postprocess(self.predict(images))
+
+    def predict(self, images: np.ndarray) -> RawPredictions:
+        """The raw predictions for prepared images, float32 [N, 3, H, W]."""
+        if _on_cpu():
+            use_threads(self._threads)
+            if self._keep_memory:
+                keep_freed_memory()
+        with paddle.no_grad():
+            return self.model(paddle.to_tensor(images))
+
+    def postprocess(self, raw: RawPredictions) -> DetectionArrays:
+        """Raw predictions -> detections, by thresholds, points NMS and Matrix NMS. Errors as for `run`."""
+        if _on_cpu():
+            return self._numpy_postprocess(
+                RawArrays(
+                    [tensor.numpy() for tensor in raw.category_logits],
+                    [tensor.numpy() for tensor in raw.kernels],
+                    raw.mask_features.numpy(),
+                )
+            )
+        with paddle.no_grad():
+            _check_finite(raw)
+            return DetectionArrays(*(tensor.numpy() for tensor in self._postprocess(raw)))
+
+
 class Predictor(Pipeline):
-    """A SOLOv2 model with what comes before and after it.
+    """A checkpoint that answers: images in, instances out.
+
+    >>> import numpy as np, ppsolo
+    >>> config = ppsolo.load_config("solov2_r50_fpn_1x", ["model.backbone.depth=14", "preprocess.short_side=64"])
+    >>> predictor = ppsolo.Predictor(config, model=ppsolo.build_model(config))
+    >>> predictor(np.zeros([48, 64, 3], np.uint8)).masks.shape[1:]
+    (48, 64)
 
     Attributes:
-        config: the resolved configuration.
-        model: the network, in eval mode. Whoever takes it may change its weights: where the engine was chosen by
-            "auto", dygraph answers from then on.
-        description: what runs the network: which runtime, version, device and threads, in one line.
-        class_names, category_ids: one per label.
-        load_report: what was loaded, None where the model was given.
+        config, class_names, category_ids, description, origin: see `ppsolo.pipeline.Pipeline`.
+        load_report: which arrays were loaded; None where the model was given.
+        threads: CPU threads of the network.
     """
 
     def __init__(
@@ -57,20 +105,21 @@ class Predictor(Pipeline):
         keep_memory: bool = True,
         progress: Progress | None = None,
     ):
-        """Build the model and load its weights.
+        """Build the model, load its weights and, for another engine than Paddle, convert it.
 
         Args:
             config: a configuration, its file, or the name of one that comes with ppsolo.
             weights: a checkpoint file or a published name; the configuration's own `weights` if None.
             model: a model that is built and loaded already, in place of `weights`.
-            engine: "dygraph", Paddle as the model is written; "onnxruntime" or "openvino", the same computed by another
-                runtime on a CPU (`pip install 'ppsolo[onnx]'`, `'ppsolo[openvino]'`), with the weights as they are at
-                the first image; "auto", one of the latter where it is installed, no GPU is used and no `model` given.
-            precision: "bf16" takes the engine "openvino" and a CPU that has it; it changes results beyond rounding.
-            threads: CPU threads of the network; by default what the user set OMP_NUM_THREADS to, else all cores of
+            engine: "dygraph": Paddle, with the model as it is written. "onnxruntime" or "openvino": the same computed
+                by another runtime on a CPU (`pip install 'ppsolo[onnx]'`, `'ppsolo[openvino]'`), with the weights as
+                they are now. "auto": OpenVINO or onnxruntime where one is installed, no GPU is used and no `model` is
+                given; else "dygraph".
+            precision: "bf16" takes the engine "openvino" and a CPU that has it. It changes results beyond rounding.
+            threads: CPU threads of the network. Default: OMP_NUM_THREADS where the user set it, else all cores of
                 the process.
-            keep_memory: let onnxruntime keep what it frees for the next image: a tenth faster, but for images of many
-                sizes the process grows. OpenVINO keeps within bounds by itself.
+            keep_memory: keep freed memory in the process for the next image. It is a tenth faster, but with images of
+                many sizes the process grows. OpenVINO keeps within bounds by itself.
             progress: called with (bytes so far, bytes in all or None) while a published file is fetched.
 
         Raises:
@@ -83,72 +132,23 @@ class Predictor(Pipeline):
             raise ConfigError(f"precision is {precision!r}, which takes engine='openvino'")
         if threads is not None and threads < 1:
             raise ConfigError(f"threads is {threads}, give at least 1")
-        super().__init__(config if isinstance(config, Config) else load_config(config))
+        config = config if isinstance(config, Config) else load_config(config)
         self.load_report: LoadReport | None = None
-        self._postprocess = build_postprocess(self.config)
         if model is None:
-            source = weights if weights is not None else self.config.weights
-            if source is None:
-                example = self.config.name if self.config.name in ZOO else "FILE"
-                raise ConfigError(
-                    f"{self.config.name} has no weights: give a checkpoint file or a published name (weights={example})"
-                )
-            model = build_model(self.config)
-            self.load_report = load_pretrained(model, source, progress=progress)
-            self._compare_generations(self.load_report)
-        self._model = model
-        self._model.eval()
-        self._automatic = engine == "auto"
+            model, self.load_report = load_model(config, weights, progress=progress)
         if engine == "auto":
             engine = _best_engine() if self.load_report is not None and _on_cpu() else "dygraph"
-        self._engine: Engine = engine
-        self._precision = precision
-        self._network: NetworkEngine | None = None
         self.threads = threads if threads is not None else default_threads()
-        self._keep_memory = keep_memory
-        self._host_postprocess = build_numpy_postprocess(self.config, threads=self.threads)
-
-    @property
-    def model(self) -> SOLOv2:
-        if self._automatic:
-            self._engine, self._network = "dygraph", None
-        return self._model
-
-    @property
-    def description(self) -> str:
-        if self._engine != "dygraph":
-            return self._network_engine().description
-        device = paddle.device.get_device()
-        threads = f", {threads_in_words(self.threads)}" if device == "cpu" else ""
-        return f"Paddle {PADDLE_VERSION} dygraph, {device}{threads}"
-
-    def _network_engine(self) -> "NetworkEngine":
-        """What runs the network in another runtime, made when it is first needed."""
-        if self._network is None:
-            from ppsolo.deploy.onnx.graph import build_onnx
-            from ppsolo.deploy.onnx_runtime import OnnxSession
-            from ppsolo.deploy.openvino_runtime import OpenVinoSession
-            from ppsolo.deploy.runtime import NetworkEngine
-
-            graph = build_onnx(self._model).SerializeToString()
-            if self._engine == "openvino":
-                session = OpenVinoSession(graph, RAW_OUTPUTS, precision=self._precision, threads=self.threads)
-            else:
-                session = OnnxSession(graph, RAW_OUTPUTS, threads=self.threads, keep_memory=self._keep_memory)
-            self._network = NetworkEngine(session, self._host_postprocess)
-        return self._network
-
-    def _compare_generations(self, report: LoadReport) -> None:
-        """Warn where the images are prepared as the other generation does: results are close, but not the same."""
-        prepared = DYGRAPH if self.config.preprocess.normalize_first else STATIC
-        if report.generation not in (prepared, NATIVE):
-            logger.warning(
-                "%s is of the generation %s, %s prepares images as %s does: take a configuration of the former",
-                report.file,
-                report.generation,
-                self.config.name,
-                prepared,
+        model.eval()
+        self._network: DygraphNetwork | NetworkEngine
+        if engine == "dygraph":
+            self._network = DygraphNetwork(model, config, threads=self.threads, keep_memory=keep_memory)
+        else:
+            self._network = _converted(
+                model, config, engine=engine, precision=precision, threads=self.threads, keep_memory=keep_memory
             )
+        origin = "a model that was given" if self.load_report is None else str(self.load_report)
+        super().__init__(config, description=self._network.description, origin=origin)
 
     @classmethod
     def from_pretrained(
@@ -164,7 +164,7 @@ class Predictor(Pipeline):
     ) -> "Predictor":
         """A published system by name, fetched on first use; or a configuration file with its weights.
 
-        The other arguments and the errors are those of `Predictor`.
+        The other arguments and the errors are the same as for `Predictor`.
         """
         config = name
         if weights is None and not isinstance(name, Config) and str(name) in ZOO:
@@ -179,33 +179,74 @@ class Predictor(Pipeline):
             progress=progress,
         )
 
-    def detect(self, batch: np.ndarray) -> DetectionArrays:
-        """What is found in prepared images, float32 [N, 3, H, W]; PredictionError where the output is not finite."""
-        if self._engine != "dygraph":
-            return self._network_engine().run(batch)
-        return self.postprocess(self.raw(batch))
-
-    def raw(self, batch: np.ndarray) -> RawPredictions:
-        """What the network says of prepared images, float32 [N, 3, H, W], in dygraph whatever the engine."""
-        if _on_cpu():
-            use_threads(self.threads)
-            keep_freed_memory()
-        with paddle.no_grad():
-            return self._model(paddle.to_tensor(batch))
-
-    def postprocess(self, raw: RawPredictions) -> DetectionArrays:
-        """The instances of raw predictions, by thresholds, points NMS and Matrix NMS; errors as for `detect`."""
-        if _on_cpu():
-            return self._host_postprocess(
-                RawArrays(
-                    [tensor.numpy() for tensor in raw.category_logits],
-                    [tensor.numpy() for tensor in raw.kernels],
-                    raw.mask_features.numpy(),
-                )
+    @property
+    def dygraph(self) -> DygraphNetwork:
+        """The network in Paddle. Raises PredictionError where another runtime computes."""
+        if not isinstance(self._network, DygraphNetwork):
+            raise PredictionError(
+                f"{self.description} computes, not Paddle: take Predictor(..., engine='dygraph') to work with the model"
             )
-        with paddle.no_grad():
-            _check_finite(raw)
-            return DetectionArrays(*(tensor.numpy() for tensor in self._postprocess(raw)))
+        return self._network
+
+    @property
+    def model(self) -> SOLOv2:
+        """The model, in eval mode; changes of its weights count at once. Errors as for `dygraph`."""
+        return self.dygraph.model
+
+    def detect(self, batch: np.ndarray) -> DetectionArrays:
+        """See `ppsolo.pipeline.Pipeline.detect`."""
+        return self._network.run(batch)
+
+
+def load_model(
+    config: Config, weights: str | os.PathLike[str] | None = None, *, progress: Progress | None = None
+) -> tuple[SOLOv2, LoadReport]:
+    """The model of a configuration with its weights, in eval mode, and which arrays were loaded.
+
+    weights, progress: see `Predictor`. Raises ConfigError, CheckpointError, DownloadError.
+    """
+    source = weights if weights is not None else config.weights
+    if source is None:
+        example = config.name if config.name in ZOO else "FILE"
+        raise ConfigError(
+            f"{config.name} has no weights: give a checkpoint file or a published name (weights={example})"
+        )
+    model = build_model(config)
+    report = load_pretrained(model, source, progress=progress)
+    _compare_generations(config, report)
+    model.eval()
+    return model, report
+
+
+def _converted(
+    model: SOLOv2, config: Config, *, engine: Engine, precision: str, threads: int, keep_memory: bool
+) -> "NetworkEngine":
+    """The network in another runtime, followed by postprocessing in numpy. Raises ExportError."""
+    from ppsolo.deploy.onnx.graph import build_onnx
+    from ppsolo.deploy.onnx_runtime import OnnxSession
+    from ppsolo.deploy.openvino_runtime import OpenVinoSession
+    from ppsolo.deploy.runtime import NetworkEngine
+
+    graph = build_onnx(model).SerializeToString()
+    if engine == "openvino":
+        session = OpenVinoSession(graph, RAW_OUTPUTS, precision=precision, threads=threads)
+    else:
+        session = OnnxSession(graph, RAW_OUTPUTS, threads=threads, keep_memory=keep_memory)
+    return NetworkEngine(session, build_numpy_postprocess(config, threads=threads))
+
+
+def _compare_generations(config: Config, report: LoadReport) -> None:
+    """Warn where images are prepared as in the other generation: results are close, but not the same."""
+    prepared = DYGRAPH if config.preprocess.normalize_first else STATIC
+    if report.generation not in (prepared, NATIVE):
+        logger.warning(
+            "%s is of the generation %s, %s prepares images as in %s: take a configuration of %s",
+            report.file,
+            report.generation,
+            config.name,
+            prepared,
+            report.generation,
+        )
 
 
 def _on_cpu() -> bool:
@@ -213,7 +254,7 @@ def _on_cpu() -> bool:
 
 
 def _best_engine() -> Engine:
-    """The fastest on a CPU of those that are installed; all are exact to rounding."""
+    """The fastest installed engine for a CPU; all are exact to rounding."""
     if _installed("onnx"):
         if _installed("openvino"):
             return "openvino"
@@ -227,7 +268,7 @@ def _installed(package: str) -> bool:
 
 
 def _check_finite(raw: RawPredictions) -> None:
-    """A network that computes no numbers has not found nothing: it cannot answer."""
+    """Raise PredictionError where a value is not finite: such a network has not found nothing, it cannot answer."""
     for tensor in (*raw.category_logits, *raw.kernels, raw.mask_features):
         if not paddle.isfinite(tensor).all().item():
             raise PredictionError(NOT_FINITE)

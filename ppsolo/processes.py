@@ -1,15 +1,19 @@
-"""Several training processes as one: gradients averaged, results gathered, weights shared."""
+"""Several training processes as one: gradients averaged, results gathered, weights shared.
+
+Paddle is imported where several processes need it: one process evaluates an export without Paddle.
+"""
 
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
-
-import paddle
-from paddle import nn
+from typing import TYPE_CHECKING, Any
 
 from ppsolo.errors import TrainingError
+
+if TYPE_CHECKING:
+    import paddle
+    from paddle import nn
 
 BUCKET_ELEMENTS = 8_000_000  # gradients that are averaged at once: 32 MB
 
@@ -29,24 +33,28 @@ class Processes:
     def is_main(self) -> bool:
         return self.rank == 0
 
-    @paddle.no_grad()
-    def average_gradients(self, parameters: Sequence[paddle.Tensor]) -> None:
+    def average_gradients(self, parameters: "Sequence[paddle.Tensor]") -> None:
         """Replace every gradient by its mean over the processes; each parameter has one everywhere or nowhere."""
         if self.world_size == 1:
             return
-        gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-        for bucket in _buckets(gradients):
-            flat = paddle.concat([gradient.flatten() for gradient in bucket])
-            with _naming_the_cause():
-                paddle.distributed.all_reduce(flat)
-            parts = paddle.split(flat / self.world_size, [gradient.size for gradient in bucket])
-            for gradient, part in zip(bucket, parts, strict=True):
-                paddle.assign(part.reshape(gradient.shape), gradient)
+        import paddle
 
-    def mean(self, values: paddle.Tensor) -> paddle.Tensor:
+        gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+        with paddle.no_grad():
+            for bucket in _buckets(gradients):
+                flat = paddle.concat([gradient.flatten() for gradient in bucket])
+                with _naming_the_cause():
+                    paddle.distributed.all_reduce(flat)
+                parts = paddle.split(flat / self.world_size, [gradient.size for gradient in bucket])
+                for gradient, part in zip(bucket, parts, strict=True):
+                    paddle.assign(part.reshape(gradient.shape), gradient)
+
+    def mean(self, values: "paddle.Tensor") -> "paddle.Tensor":
         """The mean of the processes' tensors, elementwise."""
         if self.world_size == 1:
             return values
+        import paddle
+
         with _naming_the_cause():
             paddle.distributed.all_reduce(values)
         return values / self.world_size
@@ -55,15 +63,19 @@ class Processes:
         """What each process gave, by rank; it must be possible to pickle it."""
         if self.world_size == 1:
             return [value]
+        import paddle
+
         values: list[Any] = []
         with _naming_the_cause():
             paddle.distributed.all_gather_object(values, value)
         return values
 
-    def share_weights(self, model: nn.Layer) -> None:
+    def share_weights(self, model: "nn.Layer") -> None:
         """Give every process the weights, running statistics included, of the process 0."""
         if self.world_size == 1:
             return
+        import paddle
+
         for value in model.state_dict().values():
             with _naming_the_cause():
                 paddle.distributed.broadcast(value, src=0)
@@ -76,12 +88,14 @@ def start_processes() -> Processes:
     """Join the others that `python -m paddle.distributed.launch` has started; alone without it."""
     if int(os.environ.get("PADDLE_TRAINERS_NUM", "1")) == 1:
         return Processes()
+    import paddle
+
     with _naming_the_cause():
         paddle.distributed.init_parallel_env()
     return Processes(paddle.distributed.get_rank(), paddle.distributed.get_world_size())
 
 
-def _buckets(gradients: Sequence[paddle.Tensor]) -> Iterator[list[paddle.Tensor]]:
+def _buckets(gradients: "Sequence[paddle.Tensor]") -> "Iterator[list[paddle.Tensor]]":
     bucket, size = [], 0
     for gradient in gradients:
         bucket.append(gradient)

@@ -72,8 +72,10 @@ def test_a_stream_answers_as_calls_do_and_one_batch_ahead(predictor, monkeypatch
     begun = []
     detect = predictor.detect
     monkeypatch.setattr(predictor, "detect", lambda batch: begun.append(threading.get_ident()) or detect(batch))
-    for number, found in enumerate(predictor.stream(iter(batches))):
-        for one, other in zip(found, expected[number], strict=True):
+    keyed = [[(f"{i}.{j}", image) for j, image in enumerate(batch)] for i, batch in enumerate(batches)]
+    for number, answered in enumerate(predictor.stream(iter(keyed))):
+        assert [(key, id(image)) for key, image, _ in answered] == [(key, id(image)) for key, image in keyed[number]]
+        for (_, _, one), other in zip(answered, expected[number], strict=True):
             assert_same(one, other)
         if number == 2:
             deadline = time.monotonic() + 60
@@ -81,7 +83,7 @@ def test_a_stream_answers_as_calls_do_and_one_batch_ahead(predictor, monkeypatch
                 assert time.monotonic() < deadline
                 time.sleep(0.01)
     assert len(begun) == 5 and threading.get_ident() not in begun
-    stream = predictor.stream(iter(batches))
+    stream = predictor.stream(iter(keyed))
     next(stream)
     stream.close()
     assert not any(thread.name.startswith("network") for thread in threading.enumerate())
@@ -93,7 +95,7 @@ def test_a_stream_raises_what_a_call_does(predictor, monkeypatch):
 
     monkeypatch.setattr(predictor, "detect", broken)
     with pytest.raises(ppsolo.PpsoloError, match="not finite"):
-        list(predictor.stream([[picture(0)]]))
+        list(predictor.stream([[("a", picture(0))]]))
 
 
 def test_a_path_and_its_pixels_answer_alike(predictor, tmp_path):
@@ -128,8 +130,8 @@ def test_masks_have_the_size_of_the_image(predictor, tiny, height, width):
     """2.x divides both sides by the vertical ratio: it gives 100x640 masks of 100x641 pixels."""
     predictor = Predictor(load_config("solov2_r50_fpn_1x_coco", tiny), model=predictor.model)
     detections = []
-    postprocess = predictor.postprocess
-    predictor.postprocess = lambda raw: detections.append(postprocess(raw)) or detections[-1]
+    detect = predictor.detect
+    predictor.detect = lambda batch: detections.append(detect(batch)) or detections[-1]
     instances = predictor(picture(0, height, width))
     assert len(instances) > 0 and instances.masks.shape[1:] == (height, width)
     scale = min(64 / min(height, width), 96 / max(height, width))
@@ -192,13 +194,29 @@ def test_the_engine_is_the_best_that_is_exact_and_says_so(predictor, tmp_path, t
     assert_same(explicit(picture(0)), expected)
 
 
-def test_weights_changed_afterwards_are_not_answered_from_an_old_graph(predictor, tmp_path, tiny):
+def test_reading_an_attribute_changes_nothing(predictor, tmp_path, tiny):
+    """The runtime is fixed at construction: the model is there in dygraph alone, and its changed weights count."""
+    pytest.importorskip("onnxruntime")
     save_weights(predictor.model, tmp_path / "own.safetensors")
-    loaded = Predictor(load_config("solov2_r50_fpn_1x", tiny), weights=tmp_path / "own.safetensors")
-    assert len(loaded(picture(0))) > 0
-    bias = loaded.model.head.category.bias
+    config = load_config("solov2_r50_fpn_1x", tiny)
+    loaded = Predictor(config, weights=tmp_path / "own.safetensors")
+    description, expected = loaded.description, loaded(picture(0))
+    with pytest.raises(ppsolo.PredictionError, match="engine='dygraph'"):
+        _ = loaded.model
+    assert loaded.description == description and "dygraph" not in description
+    assert_same(loaded(picture(0)), expected)
+    plain = Predictor(config, weights=tmp_path / "own.safetensors", engine="dygraph")
+    bias = plain.model.head.category.bias
     bias.set_value(bias.numpy() - 50)
-    assert len(loaded(picture(0))) == 0 and "dygraph" in loaded.description
+    assert len(plain(picture(0))) == 0 and len(expected) > 0
+
+
+@pytest.mark.parametrize("keep", [True, False])
+def test_freed_memory_is_kept_in_dygraph_only_where_wanted(predictor, monkeypatch, keep):
+    kept = []
+    monkeypatch.setattr(predictor_module, "keep_freed_memory", lambda: kept.append(True))
+    Predictor(predictor.config, model=predictor.model, keep_memory=keep)(picture(0))
+    assert bool(kept) == keep
 
 
 def test_weights_of_the_other_generation_are_warned_about(predictor, tmp_path, tiny, caplog):

@@ -203,17 +203,15 @@ class _PredictorRunner:
     def run(self) -> dict[str, float]:
         seconds = {}
         seconds["reading"], images = _timed(lambda: [_picture(self._side) for _ in range(self._side.batch)])
-        seconds["preprocessing"], prepared = _timed(lambda: [self._pipeline._preprocess(image) for image in images])
+        seconds["preprocessing"], prepared = _timed(lambda: [self._pipeline.prepare(image) for image in images])
         batch = np.stack([image for image, _ in prepared])
         if self._apart:
-            seconds["network"], raw = _timed(lambda: self._pipeline.raw(batch))
-            seconds["postprocessing"], found = _timed(lambda: self._pipeline.postprocess(raw))
+            seconds["network"], raw = _timed(lambda: self._pipeline.dygraph.predict(batch))
+            seconds["postprocessing"], found = _timed(lambda: self._pipeline.dygraph.postprocess(raw))
         else:
             seconds["network and postprocessing"], found = _timed(lambda: self._pipeline.detect(batch))
         seconds["masks at the original size, as run lengths"], instances = _timed(
-            lambda: [
-                self._pipeline._instances(one, size) for one, (_, size) in zip(found.images(), prepared, strict=True)
-            ]
+            lambda: [self._pipeline.finish(one, size) for one, (_, size) in zip(found.images(), prepared, strict=True)]
         )
         self.facts = {"instances": [len(one) for one in instances]}
         seconds[TOTAL] = sum(seconds.values())

@@ -5,10 +5,10 @@ import logging
 import os
 from collections.abc import Sequence
 
-import ppsolo
 from ppsolo.cli import benchmark, check_data, convert, demo, eval, export, infer, serve, train, zoo
 from ppsolo.cli.shared import INTERRUPTED, REFUSED, say_error
 from ppsolo.errors import PpsoloError
+from ppsolo.version import __version__
 
 COMMANDS = (infer, serve, train, eval, check_data, benchmark, demo, zoo, convert, export)
 
@@ -36,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def parser() -> argparse.ArgumentParser:
     """The parser of every command."""
     top = argparse.ArgumentParser(prog="ppsolo", description="SOLOv2 instance segmentation, native to PaddlePaddle.")
-    top.add_argument("--version", action="version", version=f"ppsolo {ppsolo.__version__}")
+    top.add_argument("--version", action="version", version=f"ppsolo {__version__}")
     commands = top.add_subparsers(title="commands", required=True, metavar="command")
     for command in COMMANDS:
         command.add(commands)

@@ -28,7 +28,7 @@ def run(options: argparse.Namespace) -> int:
     config = load_config(options.config, options.override)
     import_paddle()
     from ppsolo.checkpoint.load import save_weights
-    from ppsolo.predictor import Predictor
+    from ppsolo.predictor import load_model
     from ppsolo.progress import Progress
 
     if Path(options.output).suffix not in (".pdparams", ".safetensors"):
@@ -36,7 +36,7 @@ def run(options: argparse.Namespace) -> int:
     if config.weights is not None and Path(options.output).resolve() == Path(config.weights).resolve():
         raise ConfigError(f"--output {options.output} is the file to be read; choose another")
     with Progress("download", unit="B") as progress:
-        predictor = Predictor(config, progress=progress.update)
-    save_weights(predictor.model, options.output, generation=options.names)
-    say(f"{predictor.load_report}; written to {options.output} under the names of {options.names}")
+        model, report = load_model(config, progress=progress.update)
+    save_weights(model, options.output, generation=options.names)
+    say(f"{report}; written to {options.output} under the names of {options.names}")
     return OK

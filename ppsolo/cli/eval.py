@@ -75,7 +75,7 @@ def _evaluate_model(config: "Config", options: argparse.Namespace) -> dict[str, 
         )
     if not processes.is_main:
         return None
-    say(str(evaluation.load_report))
+    say(evaluation.origin)
     say(evaluation.description)
     if options.save_results:
         path = Path(options.output_dir) / "predictions.json"

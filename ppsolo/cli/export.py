@@ -58,15 +58,15 @@ def run(options: argparse.Namespace) -> int:
     import_paddle()
     from ppsolo.deploy.directory import check_place
     from ppsolo.deploy.export import checkpoint_facts, export_model
-    from ppsolo.predictor import Predictor
+    from ppsolo.predictor import load_model
     from ppsolo.progress import Progress
 
     check_place(Path(options.output_dir))  # before minutes of work
     with Progress("download", unit="B") as progress:
-        predictor = Predictor(config, progress=progress.update)
-    say(str(predictor.load_report))
+        model, report = load_model(config, progress=progress.update)
+    say(str(report))
     written = export_model(
-        predictor.model,
+        model,
         config,
         options.output_dir,
         format=options.format,

@@ -56,7 +56,7 @@ def run(options: argparse.Namespace) -> int:
 
     with Progress("download", unit="B") as progress:
         predictor = Predictor(config, progress=progress.update)
-    say(str(predictor.load_report))
+    say(predictor.origin)
     say(predictor.description)
     settings = {
         "output_dir": output_dir,

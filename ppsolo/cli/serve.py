@@ -40,7 +40,6 @@ def run(options: argparse.Namespace) -> int:
     if options.config is not None:
         refuse_device(options, "give an exported directory (--model_dir)")
     config = None if options.config is None else load_config(options.config, options.override)
-    import_paddle()
     try:
         from ppsolo.serve.server import Server, listen
         from ppsolo.serve.service import Limits, create_app
@@ -49,16 +48,17 @@ def run(options: argparse.Namespace) -> int:
     limits = Limits(**{field.name: getattr(options, field.name) for field in dataclasses.fields(Limits)})
     listener = listen(options.host, options.port)  # before the weights are loaded: a wrong port is found at once
     if config is not None:
+        import_paddle()
         from ppsolo.predictor import Predictor
         from ppsolo.progress import Progress
 
         with Progress("download", unit="B") as progress:
             predictor = Predictor(config, keep_memory=False, progress=progress.update)
-        say(str(predictor.load_report))
     else:
         from ppsolo.deploy import load
 
         predictor = load(options.model_dir, device=options.device, precision=options.precision, keep_memory=False)
+    say(predictor.origin)
     say(predictor.description)
     name = predictor.config.name
     host, port = listener.getsockname()[:2]

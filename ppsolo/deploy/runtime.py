@@ -66,9 +66,9 @@ class ExportedPredictor(Pipeline):
 
     def __init__(self, facts: Facts, engine: Engine):
         """facts and engine of one directory; `load` puts them together."""
-        super().__init__(facts.config)
+        verified = f"verified, {facts.verified}" if facts.verified else "not verified"
+        super().__init__(facts.config, description=engine.description, origin=f"an export; {verified}")
         self.facts = facts
-        self.description = engine.description
         self._engine = engine
 
     def detect(self, batch: np.ndarray) -> DetectionArrays:

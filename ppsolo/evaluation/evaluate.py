@@ -14,14 +14,13 @@ import numpy as np
 
 from ppsolo.atomic import atomic_writer
 from ppsolo.checkpoint.download import Progress
-from ppsolo.checkpoint.load import LoadReport
 from ppsolo.checkpoint.zoo import ZooEntry
 from ppsolo.data.classes import default_category_ids
 from ppsolo.data.images import read_ahead
 from ppsolo.errors import ConfigError, DatasetError, ImageError, PpsoloError
 from ppsolo.evaluation.coco_evaluator import IOU_TYPES, CocoEvaluator
 from ppsolo.evaluation.ground_truth import GroundTruth, load_json
-from ppsolo.predictor import Predictor
+from ppsolo.pipeline import Pipeline
 from ppsolo.processes import ALONE, Processes
 from ppsolo.results.instances import Instances
 from ppsolo.schema import Config
@@ -77,17 +76,17 @@ class Evaluation:
     """report: as `CocoEvaluator.summarize`. results: COCO results of all images, empty if they were not asked for;
     they have no boxes, so that pycocotools takes sizes from the masks, as it does for the published numbers.
 
-    load_report: what was loaded into the predictor. description: what ran its network.
+    origin: where the weights come from. description: the runtime of the network.
     """
 
     report: dict[str, Any]
     results: list[dict[str, Any]]
-    load_report: LoadReport | None
+    origin: str
     description: str
 
 
 def evaluate(
-    predictor: Predictor,
+    predictor: Pipeline,
     dataset: EvaluationSet,
     *,
     batch_size: int = 1,
@@ -104,14 +103,12 @@ def evaluate(
     """
     evaluator = CocoEvaluator(dataset.content, iou_types=iou_types, box_from_mask=True)
     share = dataset.images[processes.rank :: processes.world_size]
-    ids = iter([image_id for image_id, _ in share])
     results: list[dict[str, Any]] = []
     with closing(read_ahead([path for _, path in share], depth=batch_size + 1)) as ahead:
-        images = map(_readable, ahead)
+        images = ((image_id, _readable(read)) for (image_id, _), read in zip(share, ahead, strict=True))
         done = 0
         for found in predictor.stream(iter(lambda: list(islice(images, batch_size)), [])):
-            for instances in found:
-                image_id = next(ids)
+            for image_id, _, instances in found:
                 evaluator.add(image_id, instances)
                 if keep_results:
                     results += [_without_box(entry) for entry in instances.to_coco(image_id)]
@@ -124,7 +121,7 @@ def evaluate(
     place = {image_id: number for number, (image_id, _) in enumerate(dataset.images)}
     results = sorted((entry for entries in shares for entry in entries), key=lambda entry: place[entry["image_id"]])
     report = {**evaluator.summarize(), "annotations": str(dataset.source)}
-    return Evaluation(report, results, predictor.load_report, predictor.description)
+    return Evaluation(report, results, predictor.origin, predictor.description)
 
 
 def evaluate_config(
@@ -147,6 +144,8 @@ def evaluate_config(
     config = with_classes(
         config, category_ids=dataset.category_ids, class_names=dataset.class_names, source=dataset.source
     )
+    from ppsolo.predictor import Predictor  # here, since it needs Paddle
+
     predictor = Predictor(config, progress=download)
     return evaluate(
         predictor,

@@ -19,7 +19,7 @@ from ppsolo.results.rle import decode_mask
 class Oracle:
     """Stands in for a predictor: answers the annotations of an image, shifted by a few pixels."""
 
-    load_report = None
+    origin = "stub"
     description = "stub"
 
     def __init__(self, dataset: EvaluationSet, shift: int):
@@ -42,8 +42,8 @@ class Oracle:
         return read_image(path).tobytes()
 
     def stream(self, batches):
-        for images in batches:
-            yield [self._shifted(self.answers[image.tobytes()]) for image in images]
+        for batch in batches:
+            yield [(key, image, self._shifted(self.answers[image.tobytes()])) for key, image in batch]
 
     def _shifted(self, truth: Instances) -> Instances:
         masks = [np.roll(decode_mask(rle), self.shift, axis=1) for rle in truth.rles]
