@@ -6,7 +6,7 @@ from pathlib import Path
 from setuptools import find_packages, setup
 
 HERE = Path(__file__).parent
-VERSION = re.search(r'__version__ = "(.+)"', (HERE / "ppsolo" / "__init__.py").read_text())
+VERSION = re.search(r'__version__ = "(.+)"', (HERE / "ppsolo" / "version.py").read_text())
 # Deformable convolution runs in onnxruntime from 1.25 on.
 ONNX = ["onnx>=1.16", "onnxruntime>=1.25"]
 OPENVINO = ["onnx>=1.16", "openvino>=2025.1"]
@@ -26,15 +26,17 @@ setup(
     packages=[*find_packages(include=["ppsolo", "ppsolo.*"]), "ppsolo.configs"],
     package_dir={"ppsolo.configs": "configs"},
     package_data={
+        "ppsolo": ["py.typed"],
         "ppsolo.checkpoint": ["manifests/*.json"],
         "ppsolo.configs": ["*.yml", "_base_/*.yml"],
         "ppsolo.serve": ["page.html"],
     },
     # numpy 2.4 refuses one-element tensors as shapes, which Paddle 3.3 still makes.
-    install_requires=["numpy<2.4", "opencv-python", "pycocotools", "pyyaml", "visualdl"],
+    install_requires=["numpy<2.4", "opencv-python", "pycocotools", "pyyaml", "threadpoolctl"],
     extras_require={
-        "cpu": ["paddlepaddle>=2.6.2"],
-        "gpu": ["paddlepaddle-gpu>=2.6.2"],
+        # What trains has all packages of the card; what answers from an export needs neither Paddle nor VisualDL.
+        "cpu": ["paddlepaddle>=2.6.2", "visualdl"],
+        "gpu": ["paddlepaddle-gpu>=2.6.2", "visualdl"],
         "onnx": ONNX,
         "openvino": OPENVINO,
         "serve": SERVE,

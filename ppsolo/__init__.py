@@ -1,4 +1,13 @@
-"""ppsolo: SOLOv2 instance segmentation, native to PaddlePaddle."""
+"""ppsolo finds every object in a picture and draws its exact outline: SOLOv2 instance segmentation for PaddlePaddle.
+
+    import ppsolo
+    predictor = ppsolo.Predictor.from_pretrained("solov2_r50_fpn_3x")
+    instances = predictor("street.jpg")  # masks, boxes, scores, labels
+    instances.draw(ppsolo.read_image("street.jpg"))
+
+The names below are the public face. Modules and names that start with an underscore are internal, and so are all
+rooms of the package that docs/architecture.md calls internal.
+"""
 
 import importlib
 from typing import TYPE_CHECKING, Any
@@ -10,23 +19,27 @@ from ppsolo.errors import (
     ConfigError,
     DatasetError,
     DownloadError,
+    ExportError,
     ImageError,
     PpsoloError,
+    PredictionError,
+    TrainingError,
     UnavailableError,
 )
+from ppsolo.version import __version__
 
 # Paddle 2.6 brings a zlib of its own whose symbols clash with the system's; loading Python's first avoids a crash.
 importlib.import_module("zlib")
 use_vector_products()
 
 if TYPE_CHECKING:
+    from ppsolo.api import evaluate, export, load, train
     from ppsolo.build.network import build_model
     from ppsolo.checkpoint.load import LoadReport, load_weights, save_weights
     from ppsolo.data.images import read_image
+    from ppsolo.deploy.runtime import ExportedPredictor
     from ppsolo.predictor import Predictor
     from ppsolo.results.instances import Instances
-
-__version__ = "0.1.0"
 
 __all__ = [
     "CheckpointError",
@@ -34,32 +47,55 @@ __all__ = [
     "ConfigError",
     "DatasetError",
     "DownloadError",
+    "ExportError",
+    "ExportedPredictor",
     "ImageError",
     "Instances",
     "LoadReport",
     "PpsoloError",
+    "PredictionError",
     "Predictor",
+    "TrainingError",
     "UnavailableError",
+    "__version__",
     "build_model",
+    "evaluate",
+    "export",
+    "load",
     "load_config",
     "load_weights",
     "read_image",
     "save_weights",
+    "train",
 ]
 
-# What needs Paddle is imported when it is first asked for, so that reading a configuration stays quick.
+# These are imported when they are first asked for, so that `import ppsolo` is quick and needs no Paddle.
 _LAZY = {
+    "ExportedPredictor": "ppsolo.deploy.runtime",
     "Instances": "ppsolo.results.instances",
     "LoadReport": "ppsolo.checkpoint.load",
     "Predictor": "ppsolo.predictor",
     "build_model": "ppsolo.build.network",
+    "evaluate": "ppsolo.api",
+    "export": "ppsolo.api",
+    "load": "ppsolo.api",
     "load_weights": "ppsolo.checkpoint.load",
     "read_image": "ppsolo.data.images",
     "save_weights": "ppsolo.checkpoint.load",
+    "train": "ppsolo.api",
 }
 
 
 def __getattr__(name: str) -> Any:
     if name not in _LAZY:
         raise AttributeError(f"module 'ppsolo' has no attribute '{name}'")
-    return getattr(importlib.import_module(_LAZY[name]), name)
+    try:
+        return getattr(importlib.import_module(_LAZY[name]), name)
+    except ModuleNotFoundError as error:
+        if error.name != "paddle":
+            raise
+        raise ConfigError(f"ppsolo.{name} needs PaddlePaddle: pip install 'ppsolo[cpu]' or 'ppsolo[gpu]'") from None
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

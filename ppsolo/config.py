@@ -8,15 +8,17 @@ import types
 import typing
 from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 import yaml
 
 from ppsolo.errors import ConfigError
 from ppsolo.schema import Config, check_config
 
+Overrides: TypeAlias = Sequence[str] | Mapping[str, Any]
 
-def load_config(path: str | Path, overrides: Sequence[str] | Mapping[str, Any] = ()) -> Config:
+
+def load_config(path: str | Path, overrides: Overrides = ()) -> Config:
     """Read a configuration file, its `_BASE_` files first, and apply overrides.
 
     A base is a file beside the one that names it, or the name of a configuration that comes with ppsolo.
@@ -28,12 +30,19 @@ def load_config(path: str | Path, overrides: Sequence[str] | Mapping[str, Any] =
     file = find_config(path)
     tree = _read_with_bases(file, ())
     tree.setdefault("name", file.stem)
+    return config_from_dict(_overridden(tree, overrides), file.name)
+
+
+def override_config(config: Config, overrides: Overrides) -> Config:
+    """The configuration with values replaced; overrides and errors as for `load_config`."""
+    return config_from_dict(_overridden(config_to_dict(config), overrides), config.name)
+
+
+def _overridden(tree: dict[str, Any], overrides: Overrides) -> dict[str, Any]:
     pairs = list(overrides.items()) if isinstance(overrides, Mapping) else [_split(o) for o in overrides]
     for key, value in pairs:
         tree = _merge(tree, _nest(key, value))
-    config = _to_dataclass(Config, tree, where=file.name, prefix="")
-    check_config(config, file.name)
-    return config
+    return tree
 
 
 def config_to_dict(config: Config) -> dict[str, Any]:

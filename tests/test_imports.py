@@ -35,6 +35,7 @@ ROOMS = (
     "training",
     "benchmark",
     "demo",
+    "api",
     "cli",
     "__main__",
 )

@@ -12,7 +12,6 @@ import paddle
 from paddle import nn
 from paddle.version import full_version as PADDLE_VERSION
 
-import ppsolo
 from ppsolo.build.network import build_postprocess
 from ppsolo.checkpoint.download import fetch_published
 from ppsolo.checkpoint.zoo import ZOO
@@ -36,6 +35,7 @@ from ppsolo.deploy.verify import Verification, verify
 from ppsolo.errors import ExportError
 from ppsolo.interface import RAW_OUTPUTS
 from ppsolo.models.solov2 import SOLOv2
+from ppsolo.version import __version__
 
 OPEN_SHAPE = (-1, 3, -1, -1)
 DIVISOR = 32  # of the sides of a prepared image
@@ -97,7 +97,7 @@ def export_model(
             inputs=(_input(shape),),
             outputs=_outputs(config, graph),
             checkpoint=checkpoint or {},
-            ppsolo=ppsolo.__version__,
+            ppsolo=__version__,
             paddle=PADDLE_VERSION,
             verified=None,
             files=checksums(place),

@@ -22,7 +22,6 @@ from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException as StarletteHTTPException
 from starlette.requests import ClientDisconnect
 
-import ppsolo
 from ppsolo.data.images import decode_image
 from ppsolo.errors import ConfigError, ImageError, PpsoloError
 from ppsolo.results.instances import Instances
@@ -30,6 +29,7 @@ from ppsolo.serve.answers import json_answer, picture_answer
 from ppsolo.serve.batching import Batcher, Pending, QueueFull, Stopped
 from ppsolo.serve.prometheus import CountRequests, Metrics
 from ppsolo.serve.uploads import Budget, read_upload
+from ppsolo.version import __version__
 
 logger = logging.getLogger(__name__)
 
@@ -310,7 +310,7 @@ def create_app(predictor: AnyPredictor, *, model: str, limits: Limits = Limits()
 
     app = FastAPI(
         title="ppsolo",
-        version=ppsolo.__version__,
+        version=__version__,
         description="Instances of a picture: masks, classes and scores, by SOLOv2.",
         lifespan=lifespan,
         docs_url=None,  # these pages load their scripts from elsewhere, which an offline machine cannot
@@ -411,7 +411,7 @@ def _add_pages(app: FastAPI, service: Service, predictor: AnyPredictor, model: s
     async def info() -> dict[str, Any]:
         """The model, its classes, the limits, and the versions."""
         limits = service.limits
-        versions = {"ppsolo": ppsolo.__version__, "python": platform.python_version()}
+        versions = {"ppsolo": __version__, "python": platform.python_version()}
         if (paddle := sys.modules.get("paddle")) is not None:
             versions["paddle"] = paddle.version.full_version
         return {

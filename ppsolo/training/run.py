@@ -53,12 +53,13 @@ class TrainingSummary:
 
 
 def train(
-    config: Config, *, resume: str | None = None, console: TextIO, download: Progress | None = None
+    config: Config, *, resume: str | None = None, console: TextIO | None = None, download: Progress | None = None
 ) -> TrainingSummary:
     """Train what `config` describes, alone or with the other processes that the launcher started.
 
     resume: a training state's file; or "auto" for the newest whole one of the run's directory, or a start where
-        there is none. console: where the losses go. download: told of (bytes, bytes in all) of published weights.
+        there is none. console: where the losses go, None: nowhere.
+    download: called with (bytes so far, bytes in all) while published weights are fetched.
     Raises PpsoloError: one line for whatever is missing, broken or does not fit.
     """
     processes = start_processes()
@@ -83,7 +84,8 @@ def train(
         run.prepare(config, config.class_names)
         first_step = 0 if resumed is None else resumed.record["step"]
         total_steps = loader.batches_per_epoch // config.train.accumulate * config.train.epochs
-        sinks.append(ConsoleSink(console, first_step=first_step, total_steps=total_steps))
+        if console is not None:
+            sinks.append(ConsoleSink(console, first_step=first_step, total_steps=total_steps))
         sinks.append(JsonLinesSink(run.log_file, first_step=first_step))
         sinks.append(VisualDLSink(run.visualdl, first_step=first_step))
     try:

@@ -4,7 +4,6 @@ from typing import TYPE_CHECKING, cast, get_args
 
 from paddle.version import full_version as PADDLE_VERSION
 
-import ppsolo
 from ppsolo.deploy.directory import Device
 from ppsolo.deploy.onnx.network import RawNames, network
 from ppsolo.deploy.onnx.postprocess import postprocess as write_postprocess
@@ -12,6 +11,7 @@ from ppsolo.deploy.onnx.writer import OnnxWriter
 from ppsolo.models.head import SOLOv2Head
 from ppsolo.models.postprocess import SOLOv2Postprocess
 from ppsolo.models.solov2 import SOLOv2
+from ppsolo.version import __version__
 
 if TYPE_CHECKING:
     import onnx
@@ -50,7 +50,7 @@ def build_onnx(
         name="solov2" if postprocess else "solov2_network",
         inputs=[writer.value("image", writer.types.FLOAT, ["N", 3, "H", "W"])],
         outputs=outputs,
-        metadata={"ppsolo": ppsolo.__version__, "paddle": PADDLE_VERSION},
+        metadata={"ppsolo": __version__, "paddle": PADDLE_VERSION},
     )
 
 

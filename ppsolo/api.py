@@ -1,0 +1,148 @@
+"""The public functions: train, evaluate, export and load, each from a configuration or a directory."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from ppsolo.config import Config, Overrides, load_config, override_config
+from ppsolo.errors import ConfigError
+from ppsolo.pipeline import Pipeline
+
+if TYPE_CHECKING:
+    from ppsolo.deploy.export import Export
+    from ppsolo.deploy.runtime import ExportedPredictor
+    from ppsolo.evaluation.evaluate import Evaluation
+    from ppsolo.predictor import Predictor
+    from ppsolo.training.run import TrainingSummary
+
+ConfigSource = Config | str | os.PathLike[str]
+
+
+def train(config: ConfigSource, overrides: Overrides = (), *, resume: str | None = None) -> "TrainingSummary":
+    """Train or fine-tune, as `ppsolo train` does, in this process; losses go to the logger "ppsolo".
+
+    Args:
+        config: a configuration, its file, or the name of one that comes with ppsolo.
+        overrides: as for `load_config`: ["train.epochs=12"] or {"train.epochs": 12}.
+        resume: a training state's file, or "auto" for the newest one of the run.
+
+    Returns the directory of the run, its steps and its best AP. Raises PpsoloError: one line with the remedy.
+    """
+    from ppsolo.training.run import train as train_config
+
+    return train_config(_resolved(config, overrides), resume=resume)
+
+
+def evaluate(
+    model: ConfigSource | Pipeline,
+    overrides: Overrides = (),
+    *,
+    annotations: str | os.PathLike[str] | None = None,
+    images: str | os.PathLike[str] | None = None,
+    batch_size: int = 1,
+) -> "Evaluation":
+    """Average precision on a COCO data set, as `ppsolo eval` measures it.
+
+    Args:
+        model: a configuration with weights, or a predictor (`Predictor`, or what `load` returns).
+        overrides: of a configuration, as for `load_config`.
+        annotations, images: a COCO file and the folder that its file names are relative to. A configuration has its
+            own (`data.val_annotations`, `data.val_images`); a predictor needs both.
+        batch_size: images in one run of the network.
+
+    Returns `Evaluation`: `.report["segm"]["stats"][0]` is the mask AP, in [0, 1]. Raises PpsoloError.
+    """
+    from ppsolo.evaluation.evaluate import EvaluationSet, evaluate_config
+    from ppsolo.evaluation.evaluate import evaluate as evaluate_predictor
+
+    if (annotations is None) != (images is None):
+        raise ConfigError("annotations and images go together: give both")
+    if isinstance(model, Pipeline):
+        if annotations is None or images is None:
+            raise ConfigError("a predictor names no data set: give annotations and images")
+        return evaluate_predictor(model, EvaluationSet(Path(annotations), Path(images)), batch_size=batch_size)
+    config = _resolved(model, overrides)
+    if annotations is not None and images is not None:
+        files = {
+            "data.root": ".",
+            "data.val_annotations": str(Path(annotations).absolute()),
+            "data.val_images": str(Path(images).absolute()),
+        }
+        config = override_config(config, files)
+    return evaluate_config(config, batch_size=batch_size)
+
+
+def export(
+    config: ConfigSource,
+    directory: str | os.PathLike[str],
+    overrides: Overrides = (),
+    *,
+    weights: str | os.PathLike[str] | None = None,
+    format: Literal["paddle", "onnx"] = "paddle",
+    graph: Literal["whole", "network"] = "whole",
+    device: Literal["cpu", "gpu"] = "cpu",
+    input_shape: Sequence[int] = (-1, 3, -1, -1),
+    verify: bool = True,
+) -> "Export":
+    """Write a model for static-graph inference and verify what was written, as `ppsolo export` does.
+
+    Args:
+        config, overrides: as for `train`.
+        directory: appears whole or not at all. An export there is replaced, anything else is refused.
+        weights: a checkpoint file or a published name; the configuration's own `weights` if None.
+        format: "paddle" for Paddle Inference, "onnx" for onnxruntime and OpenVINO.
+        graph: "whole" with postprocessing, or "network": raw predictions, postprocessed in numpy.
+        device: which one the graph is written for; it runs on both.
+        input_shape: N, 3, H, W of the prepared images; -1 leaves a side open.
+        verify: compare with the model on drawn scenes; an export that differs is not kept.
+
+    Raises PpsoloError.
+    """
+    from ppsolo.deploy.directory import check_place
+    from ppsolo.deploy.export import checkpoint_facts, export_model
+    from ppsolo.predictor import load_model
+
+    check_place(Path(directory))  # before minutes of work
+    resolved = _resolved(config, overrides)
+    model, _ = load_model(resolved, weights)
+    return export_model(
+        model,
+        resolved,
+        directory,
+        format=format,
+        graph=graph,
+        device=device,
+        input_shape=tuple(input_shape),
+        checkpoint=checkpoint_facts(os.fspath(weights) if weights is not None else str(resolved.weights)),
+        verify_export=verify,
+    )
+
+
+def load(
+    directory: str | os.PathLike[str], *, threads: int | None = None, keep_memory: bool = True
+) -> "ExportedPredictor | Predictor":
+    """The predictor in a directory: an export that `ppsolo export` wrote, or a finished training run.
+
+    An export answers in its own runtime, on the CPU (`ppsolo.deploy.load` has all options). Of a run, the best weights
+    answer, or the last ones where no evaluation found a best.
+
+    threads, keep_memory: see `Predictor`. Raises PpsoloError: the directory is neither, or is damaged.
+    """
+    place = Path(directory)
+    if (place / "infer_cfg.yml").is_file() or not place.is_dir():
+        from ppsolo.deploy.runtime import load as load_export
+
+        return load_export(place, threads=threads, keep_memory=keep_memory)
+    weights = next((place / name for name in ("best.pdparams", "last.pdparams") if (place / name).is_file()), None)
+    if weights is None or not (place / "config.yml").is_file():
+        raise ConfigError(f"{directory} is no export (infer_cfg.yml) and no run (config.yml, best.pdparams)")
+    from ppsolo.predictor import Predictor
+
+    return Predictor(place / "config.yml", weights=weights, threads=threads, keep_memory=keep_memory)
+
+
+def _resolved(config: ConfigSource, overrides: Overrides) -> Config:
+    if isinstance(config, Config):
+        return override_config(config, overrides)
+    return load_config(Path(config), overrides)

@@ -1,0 +1,99 @@
+"""Exports answer where Paddle is not installed: in a new environment that has onnxruntime and OpenVINO only."""
+
+import os
+import subprocess
+import venv
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ppsolo import Predictor, build_model, load_config
+from ppsolo.data.images import write_image
+
+ROOT = Path(__file__).parent.parent
+# Not in the new environment: Paddle, what only training needs, and ppsolo itself, which comes from this checkout.
+LEFT_OUT = ("paddle", "visualdl", "ppsolo", "__editable__")
+
+
+@pytest.fixture(scope="module")
+def python(tmp_path_factory) -> Path:
+    """The interpreter of an environment that has this one's packages, by links, but for Paddle and VisualDL."""
+    place = tmp_path_factory.mktemp("environment")
+    venv.create(place, symlinks=True)
+    site = next(place.glob("lib/python*/site-packages"))
+    for package in Path(np.__file__).parents[1].iterdir():
+        if not package.name.startswith(LEFT_OUT) and package.suffix != ".pth" and not (site / package.name).exists():
+            (site / package.name).symlink_to(package)
+    return place / "bin" / "python"
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory, tiny) -> tuple[Path, int]:
+    """A folder with a picture and exports for ONNX runtimes, and how many instances the model finds in the picture."""
+    pytest.importorskip("onnxruntime")
+    import paddle
+
+    from ppsolo.deploy.export import export_model
+
+    folder = tmp_path_factory.mktemp("exports")
+    paddle.seed(1)
+    config = load_config("solov2_r50_fpn_1x", tiny)
+    model = build_model(config)
+    for layer in (model.head.category, model.head.kernel):
+        paddle.nn.initializer.Normal(0.0, 0.6)(layer.weight)
+    image = np.random.default_rng(0).integers(0, 256, [60, 90, 3], np.uint8)
+    write_image(folder / "a.png", image)
+    for graph in ("network", "whole"):
+        export_model(model, config, folder / graph, format="onnx", graph=graph, verify_export=False)
+    return folder, len(Predictor(config, model=model)(image))
+
+
+def run(python: Path, code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    return subprocess.run(
+        [python, "-c", code, *arguments], capture_output=True, text=True, env=environment, timeout=120, check=False
+    )
+
+
+def test_paddle_is_not_there(python):
+    assert "No module named 'paddle'" in run(python, "import paddle").stderr
+
+
+@pytest.mark.parametrize(
+    ("graph", "engine"), [("network", "onnxruntime"), ("whole", "onnxruntime"), ("network", "openvino")]
+)
+def test_an_export_answers(python, exported, graph, engine):
+    pytest.importorskip(engine)
+    folder, expected = exported
+    code = """if True:
+        import sys, ppsolo
+        from ppsolo import deploy
+        predictor = deploy.load(sys.argv[1], engine=sys.argv[2])
+        found = predictor(ppsolo.read_image(sys.argv[3]))
+        assert "paddle" not in sys.modules
+        print(len(found), found.masks.shape[1:], found.to_coco(1)[0].keys() >= {"segmentation"})
+    """
+    done = run(python, code, str(folder / graph), engine, str(folder / "a.png"))
+    assert done.stdout.split() == [str(expected), "(60,", "90)", "True"], done.stderr
+
+
+def test_every_module_of_the_answering_half_is_imported(python):
+    code = """if True:
+        import importlib, pkgutil
+        import ppsolo.check, ppsolo.data, ppsolo.results, ppsolo.serve, ppsolo.evaluation
+        for room in (ppsolo.data, ppsolo.results, ppsolo.check, ppsolo.serve, ppsolo.evaluation):
+            for module in pkgutil.iter_modules(room.__path__, room.__name__ + "."):
+                importlib.import_module(module.name)
+        for name in ("pipeline", "config", "infer", "api", "cli", "deploy.runtime", "deploy.onnx_runtime"):
+            importlib.import_module("ppsolo." + name)
+    """
+    done = run(python, code)
+    assert done.returncode == 0, done.stderr
+
+
+def test_what_needs_paddle_says_so(python):
+    done = run(python, "import ppsolo; ppsolo.Predictor")
+    assert done.stderr.splitlines()[-1].endswith(
+        "ppsolo.Predictor needs PaddlePaddle: pip install 'ppsolo[cpu]' or 'ppsolo[gpu]'"
+    )
