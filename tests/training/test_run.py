@@ -278,6 +278,6 @@ def test_verify_compares_with_the_published_ap(drawn, tmp_path, capsys, monkeypa
     def made_tiny(name, overrides=()):
         return real(name, {**overrides, **tiny, "num_classes": 80, "weights": str(tmp_path / "small.pdparams")})
 
-    monkeypatch.setattr("ppsolo.cli.train.load_config", made_tiny)
+    monkeypatch.setattr("ppsolo.cli.zoo.load_config", made_tiny)
     assert main(["zoo", "verify", "solov2_r50_fpn_1x", "--data", str(tmp_path)]) == 1
     assert "mask AP published 35.6, measured 0.00: they differ by more than 0.2" in capsys.readouterr().out

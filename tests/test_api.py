@@ -1,0 +1,87 @@
+"""The public face: what `import ppsolo` gives, and train, evaluate, export and load from one configuration."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import ppsolo
+from ppsolo import errors
+from ppsolo.data.images import read_image
+
+
+def test_every_public_name_is_there_and_shown():
+    assert set(ppsolo.__all__) <= set(dir(ppsolo))
+    for name in ppsolo.__all__:
+        assert getattr(ppsolo, name) is not None
+    with pytest.raises(AttributeError, match="nothing_of_ours"):
+        _ = ppsolo.nothing_of_ours
+
+
+def test_every_error_is_public():
+    raised = {name for name, value in vars(errors).items() if isinstance(value, type)}
+    assert raised <= set(ppsolo.__all__)
+
+
+def test_help_starts_with_four_lines_that_predict():
+    lines = [line for line in (ppsolo.__doc__ or "").splitlines() if line.startswith("    ")]
+    assert len(lines) == 4 and lines[0].strip() == "import ppsolo" and "from_pretrained" in lines[1]
+
+
+def test_importing_is_cheap():
+    code = "import sys, ppsolo; print(any(name in sys.modules for name in ('paddle', 'cv2', 'onnxruntime')))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
+
+
+@pytest.fixture(scope="module")
+def run(training, tmp_path_factory) -> ppsolo.Config:
+    """The configuration of a run that was trained by the public function."""
+    changes = {**training, "train.epochs": 1, "train.evaluate_every": 1, "train.pictures": 0}
+    changes["train.output_dir"] = str(tmp_path_factory.mktemp("api"))
+    config = ppsolo.load_config("solov2_r50_fpn_1x", changes)
+    summary = ppsolo.train(config)
+    assert summary.steps > 0 and (summary.directory / "last.pdparams").is_file()
+    return config
+
+
+def test_a_run_is_loaded_by_its_directory(run):
+    predictor = ppsolo.load(f"{run.train.output_dir}/{run.name}")
+    image = next((Path(run.data.root) / "val").iterdir())
+    assert predictor(image).size == read_image(image).shape[:2]
+    assert len(predictor.class_names) == run.num_classes and "class 0" not in predictor.class_names
+    assert run.name in repr(predictor)
+
+
+def test_evaluate_takes_a_configuration_or_a_predictor(run):
+    weights = f"{run.train.output_dir}/{run.name}/last.pdparams"
+    by_config = ppsolo.evaluate(run, [f"weights={weights}"])
+    predictor = ppsolo.Predictor(f"{run.train.output_dir}/{run.name}/config.yml", weights=weights)
+    annotations, images = f"{run.data.root}/{run.data.val_annotations}", f"{run.data.root}/{run.data.val_images}"
+    by_predictor = ppsolo.evaluate(predictor, annotations=annotations, images=images)
+    assert by_config.report["segm"]["stats"] == by_predictor.report["segm"]["stats"]
+    elsewhere = ppsolo.evaluate(run, {"weights": weights, "data.root": "gone"}, annotations=annotations, images=images)
+    assert elsewhere.report["segm"]["stats"] == by_config.report["segm"]["stats"]
+    with pytest.raises(ppsolo.ConfigError, match="give annotations and images"):
+        ppsolo.evaluate(predictor)
+    with pytest.raises(ppsolo.ConfigError, match="give both"):
+        ppsolo.evaluate(predictor, annotations=annotations)
+
+
+def test_export_writes_what_load_reads(run, tmp_path):
+    weights = f"{run.train.output_dir}/{run.name}/last.pdparams"
+    pytest.importorskip("onnxruntime")
+    written = ppsolo.export(run, tmp_path / "out", weights=weights, format="onnx", graph="network")
+    assert written.verification is not None
+    loaded = ppsolo.load(tmp_path / "out")
+    image = np.zeros([48, 64, 3], np.uint8)
+    assert isinstance(loaded, ppsolo.ExportedPredictor) and loaded(image).size == (48, 64)
+
+
+def test_a_directory_that_is_neither_is_refused(tmp_path):
+    with pytest.raises(ppsolo.ConfigError, match=r"no export .* no run"):
+        ppsolo.load(tmp_path)
+    with pytest.raises(ppsolo.ExportError, match="no such directory"):
+        ppsolo.load(tmp_path / "gone")
