@@ -1,4 +1,4 @@
-"""The schema of a configuration: frozen dataclasses with the defaults, and what no system can be built from."""
+"""The schema of a configuration: frozen dataclasses with defaults, and the values that are refused."""
 
 from dataclasses import dataclass, field
 from typing import Literal
@@ -10,9 +10,19 @@ MAX_NAME_BYTES = 255  # of a directory
 
 @dataclass(frozen=True)
 class BackboneConfig:
-    """type resnet: depth, variant, dcn_stages, width, frozen_stages as in `ResNet`; mobilenetv3: scale.
+    """The backbone: ResNet or MobileNetV3, both with C2 to C5 as outputs.
 
-    norm_groups: of norm gn, where freeze_norm means nothing.
+    Attributes:
+        type: which family.
+        depth: layers of a ResNet; 14 and 26 are small ones for tests and small data sets.
+        variant: "b", or "d" with the deeper stem and average pooling in the shortcuts (ResNet-vd).
+        dcn_stages: stages, counted from 1, whose 3x3 convolutions are deformable.
+        width: channels of the first stage of a ResNet, 64 in the published systems.
+        scale: width multiplier of MobileNetV3.
+        norm: "bn", "sync_bn" (statistics over all processes; needs a GPU) or "gn".
+        norm_groups: groups of "gn".
+        freeze_norm: keep the statistics and the affine parameters of "bn" fixed. "gn" ignores it.
+        frozen_stages: -1 trains all, 0 freezes the stem, n freezes the stem and the stages 1 to n.
     """
 
     type: Literal["resnet", "mobilenetv3"] = "resnet"
@@ -29,14 +39,24 @@ class BackboneConfig:
 
 @dataclass(frozen=True)
 class NeckConfig:
-    """channels of every pyramid level."""
+    """The FPN.
+
+    Attributes:
+        channels: of every pyramid level, P2 to P6.
+    """
 
     channels: int = 256
 
 
 @dataclass(frozen=True)
 class MaskFeatureHeadConfig:
-    """out_channels is also the length of every predicted kernel."""
+    """The mask-feature head.
+
+    Attributes:
+        mid_channels: of its towers.
+        out_channels: of the mask features, and so the length of every predicted kernel.
+        deformable: use deformable convolutions.
+    """
 
     mid_channels: int = 128
     out_channels: int = 256
@@ -45,7 +65,15 @@ class MaskFeatureHeadConfig:
 
 @dataclass(frozen=True)
 class HeadConfig:
-    """The towers of the SOLOv2 head, and the grid of each of its five levels."""
+    """The SOLOv2 head: one tower for categories and one for kernels, shared by five levels.
+
+    Attributes:
+        channels: of the towers.
+        num_convs: convolutions of each tower.
+        dcn_layers: which of them, counted from 0, are deformable.
+        drop_block: DropBlock on the towers while training (Ghiasi et al., arXiv 1810.12890).
+        num_grids: cells along one side of the grid, level by level, the finest first.
+    """
 
     channels: int = 512
     num_convs: int = 4
@@ -56,7 +84,13 @@ class HeadConfig:
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """The network; norm_groups and dcn_bias hold for both heads."""
+    """The network.
+
+    Attributes:
+        backbone, neck, mask_feature_head, head: its parts.
+        norm_groups: groups of the group norms in both heads.
+        dcn_bias: give the deformable convolutions of both heads a bias.
+    """
 
     backbone: BackboneConfig = field(default_factory=BackboneConfig)
     neck: NeckConfig = field(default_factory=NeckConfig)
@@ -68,7 +102,15 @@ class ModelConfig:
 
 @dataclass(frozen=True)
 class PreprocessConfig:
-    """How an image becomes the network's input; see `ppsolo.data.preprocess.Preprocess`."""
+    """How an image becomes the input of the network; see `ppsolo.data.preprocess.Preprocess`.
+
+    Attributes:
+        short_side: pixels of the shorter side after the resize.
+        long_side: most pixels of the longer side; the resize is smaller where it would be exceeded.
+        mean, std: for each of R, G, B, of values in [0, 1].
+        normalize_first: normalise before the resize (PaddleDetection 2.x) or after it (0.5).
+        round_sides: round the sides first and scale each by its own ratio (2.x), or scale both by one ratio (0.5).
+    """
 
     short_side: int = 800
     long_side: int = 1333
@@ -80,7 +122,17 @@ class PreprocessConfig:
 
 @dataclass(frozen=True)
 class PostprocessConfig:
-    """Thresholds and limits; see `ppsolo.models.postprocess.SOLOv2Postprocess`."""
+    """How raw predictions become instances; see `ppsolo.results.postprocess.NumpyPostprocess`.
+
+    Attributes:
+        strides: for each level, the area in mask pixels that a mask must exceed.
+        score_threshold: least class score of a candidate, before masks are made.
+        mask_threshold: least probability of a pixel that belongs to a mask.
+        update_threshold: least score of an instance after Matrix NMS.
+        pre_nms_top_n: most candidates that Matrix NMS compares.
+        max_instances: most instances of an image.
+        nms_kernel, nms_sigma: the decay of Matrix NMS (SOLOv2 sec. 3.3).
+    """
 
     strides: tuple[int, ...] = (8, 8, 16, 32, 32)
     score_threshold: float = 0.1
@@ -94,10 +146,15 @@ class PostprocessConfig:
 
 @dataclass(frozen=True)
 class DataConfig:
-    """A COCO-format data set; its paths are relative to `root`. See `ppsolo.data.coco.CocoDataset`.
+    """A data set in COCO's format.
 
-    val_annotations may be empty: then training goes on without evaluation. num_workers: processes that prepare
-    batches, for each training process; 0 prepares them in between.
+    Attributes:
+        root: the folder that the other paths are relative to.
+        train_annotations, train_images: the JSON file to train on, and the folder of its pictures.
+        val_annotations, val_images: the same for evaluation; "" trains without evaluation.
+        box_convention: "exclusive": x2 = x + width (2.x); "inclusive": x2 = x + width - 1 (0.5).
+        keep_empty: keep pictures without an instance to train on.
+        num_workers: processes that prepare batches, for each training process; 0 prepares them between the steps.
     """
 
     root: str = "data/coco"
@@ -114,8 +171,13 @@ class DataConfig:
 class AugmentConfig:
     """What happens to a training image, in this order; see `ppsolo.data.augment`.
 
-    color: arithmetic of `ColorDistort`. crop: `RandomCrop`, and what it does with instances that lose every pixel.
-    flip: `RandomFlip`. turn: `RandomTurn`. One of short_sides is drawn for each image.
+    Attributes:
+        color: change brightness, contrast, saturation and hue, by the arithmetic of "hsv" or "yiq"; "none" does not.
+        crop: cut out a random part; instances that lose every pixel are kept or dropped.
+        short_sides: one of them is drawn for each image as the shorter side.
+        long_side: most pixels of the longer side.
+        flip: mirror half of the images from left to right.
+        turn: turn images by 0, 90, 180 or 270 degrees.
     """
 
     color: Literal["none", "hsv", "yiq"] = "none"
@@ -128,7 +190,12 @@ class AugmentConfig:
 
 @dataclass(frozen=True)
 class TargetsConfig:
-    """Which instance is learned on which level; see `ppsolo.data.targets.make_targets`."""
+    """Which instance is learned on which level and in which cells; see `ppsolo.data.targets.make_targets`.
+
+    Attributes:
+        scale_ranges: for each level [smallest, largest] root of the box area, in pixels of the resized image.
+        sampling_radius: share of the sides of the box that is positive (SOLO sec. 3.3.1).
+    """
 
     scale_ranges: tuple[tuple[float, ...], ...] = ((1, 96), (48, 192), (96, 384), (192, 768), (384, 2048))
     sampling_radius: float = 0.2
@@ -136,7 +203,12 @@ class TargetsConfig:
 
 @dataclass(frozen=True)
 class LossConfig:
-    """See `ppsolo.models.losses.SOLOv2Criterion`."""
+    """The losses; see `ppsolo.models.losses.SOLOv2Criterion`.
+
+    Attributes:
+        mask_weight: of the Dice loss of the masks, against the focal loss of the categories.
+        focal_alpha, focal_gamma: of the focal loss (Lin et al., arXiv 1708.02002).
+    """
 
     mask_weight: float = 3.0
     focal_alpha: float = 0.25
@@ -145,7 +217,16 @@ class LossConfig:
 
 @dataclass(frozen=True)
 class OptimizerConfig:
-    """Momentum and decay; see `ppsolo.training.optim.build_optimizer`. clip_norm: largest joint norm of gradients."""
+    """Stochastic gradient descent with momentum; see `ppsolo.training.optim.build_optimizer`.
+
+    Attributes:
+        momentum: share of the last step's velocity that is kept.
+        weight_decay: L2 penalty of the weights.
+        backbone_weight_decay: the same for the backbone, where it differs.
+        backbone_lr_factors: factors of the learning rate for the stages of the backbone; empty: 1.
+        free_neck_bias: no weight decay for the biases of the neck.
+        clip_norm: largest joint norm of all gradients; null: no limit.
+    """
 
     momentum: float = 0.9
     weight_decay: float = 1e-4
@@ -157,9 +238,16 @@ class OptimizerConfig:
 
 @dataclass(frozen=True)
 class ScheduleConfig:
-    """The learning rate. It is meant for steps of `images_per_step` images; scale_to_batch fits it to others.
+    """The learning rate over the steps of a run, after a linear warm-up.
 
-    steps: times gamma at every milestone, in epochs. cosine: down to 0 along half a cosine. Both warm up linearly.
+    Attributes:
+        type: "steps": times gamma at every milestone; "cosine": down to 0 along half a cosine.
+        learning_rate: for steps of `images_per_step` images.
+        images_per_step: the batch of all processes that `learning_rate` is meant for.
+        scale_to_batch: scale the rate to the batch that is really used.
+        warmup_steps: steps of the warm-up.
+        milestones: epochs after which "steps" lowers the rate.
+        gamma: factor at a milestone.
     """
 
     type: Literal["steps", "cosine"] = "steps"
@@ -175,17 +263,23 @@ class ScheduleConfig:
 class TrainConfig:
     """A training run.
 
-    output_dir: the run's directory is made in it, under the configuration's name.
-    batch_size: images that a process takes through the network at once; accumulate: how many such batches make
-        one step of the optimizer.
-    ema_decay: average the weights, and evaluate and publish the average; null: do not.
-    amp: automatic mixed precision, "O1" or "O2", on a GPU; parameters stay float32.
-    non_finite: "stop" at a loss that is no number, at the latest when losses are next logged and before anything is
-        written, or "skip" the step, which on a GPU costs a wait at every one; either way the images are named.
-    evaluate_every: epochs from one evaluation to the next, 0: none. patience: evaluations without a better AP
-        after which training ends, 0: never. pictures: validation images drawn at every evaluation.
-    checkpoint_steps: steps from one checkpoint to the next within an epoch; one is written at its end anyway.
-        keep_checkpoints: how many, newest first, stay. log_every: steps from one record to the next.
+    Attributes:
+        output_dir: the run's directory is made in it, under the configuration's name.
+        epochs: passes over the data set.
+        batch_size: images that one process takes through the network at once.
+        accumulate: batches that make one step of the optimizer.
+        seed: every random number of the run follows from it.
+        ema_decay: average the weights, then evaluate and publish the average; null: do not.
+        amp: automatic mixed precision on a GPU, "O1" or "O2". Parameters stay float32.
+        non_finite: at a loss or a gradient that is NaN or infinite, "stop" the run or "skip" the step. Either way the
+            images are named. "skip" makes a GPU wait at every step.
+        evaluate_every: epochs from one evaluation to the next; 0: none.
+        patience: evaluations without a better AP after which training ends; 0: never.
+        pictures: validation images that are drawn at every evaluation.
+        checkpoint_steps: steps from one training state to the next within an epoch; its end always writes one.
+        keep_checkpoints: training states that are kept, the newest first.
+        log_every: steps from one log line to the next.
+        augment, targets, loss, optimizer, schedule: the parts of the recipe.
     """
 
     output_dir: str = "output"
@@ -211,12 +305,16 @@ class TrainConfig:
 
 @dataclass(frozen=True)
 class Config:
-    """One system. name: set by the reader to the file's stem. weights: a file, or a published name.
+    """One system.
 
-    pretrained_backbone: a file with ImageNet weights that training starts from, where `weights` is not given.
-
-    class_names may be empty: then 80 classes are COCO's, any other number is numbered.
-    category_ids: the ids written to COCO results; empty means COCO's own for 80 classes, else 1..n.
+    Attributes:
+        name: of the system; the name of its file where none is given. Runs and exports are called by it.
+        weights: a checkpoint file, or a published name; null: none.
+        pretrained_backbone: a file with ImageNet weights that training starts from where `weights` is null.
+        num_classes: classes of the data set.
+        class_names: one per class; empty: COCO's for 80 classes, else "class 0" and so on.
+        category_ids: the ids in COCO results, one per class; empty: COCO's for 80 classes, else 1, 2, and so on.
+        model, preprocess, postprocess, data, train: the parts.
     """
 
     name: str = ""
@@ -233,9 +331,9 @@ class Config:
 
 
 def check_config(config: Config, where: str) -> None:
-    """Refuse what no system can be built from or trained, in the words of the file: ConfigError."""
+    """Raise ConfigError for a value that no system can be built from. where: names the file in the message."""
     model, head = config.model, config.model.head
-    # No network of use lies outside; a slip of the keyboard should not take all memory.
+    # The limits are far from any useful network: they keep a slip of the keyboard from taking all memory.
     limits = {
         "num_classes": (config.num_classes, 1, 100_000),
         "model.backbone.width": (model.backbone.width, 2, 1024),
