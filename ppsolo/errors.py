@@ -1,5 +1,7 @@
 """The errors that ppsolo raises for a user's input, each with a one-line message."""
 
+from ppsolo.text import one_line
+
 LONGEST_MESSAGE = 1000
 
 
@@ -12,8 +14,7 @@ class PpsoloError(Exception):
     def __init__(self, message: str):
         if len(message) > LONGEST_MESSAGE:
             message = f"{message[: LONGEST_MESSAGE // 2]} ... {message[-LONGEST_MESSAGE // 2 :]}"
-        printable = "".join(letter if letter.isprintable() else " " for letter in message)
-        super().__init__(" ".join(printable.split()))
+        super().__init__(one_line(message))
 
 
 class ConfigError(PpsoloError):

@@ -11,6 +11,7 @@ import httpx
 import numpy as np
 
 from ppsolo.results.instances import Instances
+from ppsolo.serve.access import THIS_MACHINE, AccessRules
 from ppsolo.serve.server import Server, listen
 from ppsolo.serve.service import Limits, create_app
 
@@ -69,9 +70,9 @@ def wait_until(condition, seconds: float = SOON) -> None:
 
 
 @contextlib.contextmanager
-def served(predictor, *, ready: bool = True, stop_seconds: float = 5.0, **limits):
+def served(predictor, *, ready: bool = True, stop_seconds: float = 5.0, access: AccessRules = THIS_MACHINE, **limits):
     """A server on its own thread. Yields its url, port, Service, HTTP client, and `stop`, which tells it to stop."""
-    app = create_app(predictor, model="a model", limits=Limits(**limits))
+    app = create_app(predictor, model="a model", limits=Limits(**limits), access=access)
     listener = listen("127.0.0.1", 0)
     port = listener.getsockname()[1]
     server = Server(app, stop_seconds=stop_seconds)

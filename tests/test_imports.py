@@ -8,6 +8,7 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "ppsolo"
 # From the ground up, one room a floor: a module imports its own room and rooms on lower floors, nothing else.
 ROOMS = (
+    "text",
     "errors",
     "version",
     "interface",

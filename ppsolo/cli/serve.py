@@ -2,7 +2,6 @@
 
 import argparse
 import dataclasses
-import logging
 import signal
 import sys
 
@@ -31,6 +30,14 @@ def add(commands: Commands) -> None:
         command.add_argument(
             f"--{name}", type=type(value), default=value, metavar="N", help=f"{meaning}, default: %(default)s"
         )
+    for name, example, meaning in (
+        ("host", "NAME", "further names or addresses of this service, such as solo.example, *.example or * (all)"),
+        ("origin", "URL", "web pages elsewhere that may use it, such as https://app.example or * (all)"),
+    ):
+        command.add_argument(
+            f"--allow_{name}", action="extend", nargs="+", default=[], metavar=example, help=f"{meaning}"
+        )
+    command.add_argument("--token_file", metavar="FILE", help="its only line is the token that clients must send")
 
 
 def run(options: argparse.Namespace) -> int:
@@ -41,11 +48,17 @@ def run(options: argparse.Namespace) -> int:
         refuse_device(options, "give an exported directory (--model_dir)")
     config = None if options.config is None else load_config(options.config, options.override)
     try:
+        from ppsolo.serve.access import AccessRules, read_token
         from ppsolo.serve.server import Server, listen
         from ppsolo.serve.service import Limits, create_app
     except ModuleNotFoundError as error:
         raise ConfigError(f"{error.name} is not installed: pip install 'ppsolo[serve]'") from None
     limits = Limits(**{field.name: getattr(options, field.name) for field in dataclasses.fields(Limits)})
+    access = AccessRules(
+        hosts=_names_of(options.host) + options.allow_host,
+        origins=options.allow_origin,
+        token=None if options.token_file is None else read_token(options.token_file),
+    )
     listener = listen(options.host, options.port)  # before the weights are loaded: a wrong port is found at once
     if config is not None:
         import_paddle()
@@ -64,7 +77,11 @@ def run(options: argparse.Namespace) -> int:
     host, port = listener.getsockname()[:2]
     say(f"{name} answers on http://{f'[{host}]' if ':' in host else host}:{port}/")
     sys.stdout.flush()
-    logging.getLogger("python_multipart").setLevel(logging.ERROR)  # it warns of what is refused anyway
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(OK))  # what follows the server's orderly end
-    Server(create_app(predictor, model=name, limits=limits)).run(sockets=[listener])
+    Server(create_app(predictor, model=name, limits=limits, access=access)).run(sockets=[listener])
     return OK
+
+
+def _names_of(host: str) -> list[str]:
+    """The name that --host gives, unless it stands for every address of this machine."""
+    return [] if host in ("", "0.0.0.0", "::") else [host]

@@ -20,24 +20,28 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, JSONResponse, Response
 from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException as StarletteHTTPException
+from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect
 
 from ppsolo.data.images import decode_image
 from ppsolo.errors import ConfigError, ImageError, PpsoloError
 from ppsolo.results.instances import Instances
+from ppsolo.serve.access import THIS_MACHINE, AccessRules, CheckSource, CheckToken, client_of
 from ppsolo.serve.answers import json_answer, picture_answer
 from ppsolo.serve.batching import Batcher, Pending, QueueFull, Stopped
 from ppsolo.serve.prometheus import CountRequests, Metrics
-from ppsolo.serve.uploads import Budget, read_upload
+from ppsolo.serve.uploads import ByteLimit, read_upload
+from ppsolo.text import one_line
 from ppsolo.version import __version__
 
 logger = logging.getLogger(__name__)
 
 PAGE = Path(__file__).with_name("page.html")
 THREADS = 2  # that decode, and as many that write answers
-LEAST_BUDGET = 2**28  # bytes of bodies held at once, or four of the largest if that is more
+LEAST_BYTES = 2**28  # of bodies held at once, or four of the largest bodies if that is more
 CLIENT_GONE = 499  # nobody sees it but the metrics
 LONGEST_RETRY = 60
+MALFORMED = (400, 413, 415, 422)  # statuses that say what is wrong with the request
 
 Work = TypeVar("Work")
 
@@ -75,8 +79,8 @@ class Limits:
                 raise ConfigError(f"--{field.name} is {value}, give a number above zero")
 
 
-class Wish(NamedTuple):
-    """What a request wants to have of the instances."""
+class AnswerOptions(NamedTuple):
+    """What a request asks for: which instances, and in which form."""
 
     score_threshold: float
     form: Literal["json", "polygons", "png"]
@@ -122,7 +126,7 @@ class Service:
         self.limits = limits
         self.state = "starting"
         self._predictor = predictor
-        self._budget = Budget(max(LEAST_BUDGET, 4 * limits.max_bytes))
+        self._bytes = ByteLimit(max(LEAST_BYTES, 4 * limits.max_bytes))
         self._batcher: Batcher | None = None
         self._answering = 0  # requests whose picture has arrived
         self.metrics = Metrics(waiting=lambda: self._batcher.waiting() if self._batcher else 0)
@@ -139,6 +143,7 @@ class Service:
             on_batch=self.metrics.observe_batch,
         )
         self._writers = ThreadPoolExecutor(THREADS, thread_name_prefix="answer")
+        self._parsers = ThreadPoolExecutor(1, thread_name_prefix="form")
         self._stopping, self._stopped = (asyncio.get_running_loop().create_future() for _ in range(2))
         self._warming_up = asyncio.create_task(self._warm_up(self._batcher))
 
@@ -158,6 +163,7 @@ class Service:
     def close(self) -> None:
         """Let the threads go."""
         self._writers.shutdown(wait=False)
+        self._parsers.shutdown(wait=False)
 
     async def _warm_up(self, batcher: Batcher) -> None:
         side = math.isqrt(self.limits.max_pixels)
@@ -172,16 +178,16 @@ class Service:
             if self.state != "stopping":
                 self.state = "ready"
 
-    async def predict(self, request: Request, wish: Wish) -> Response:
+    async def predict(self, request: Request, options: AnswerOptions) -> Response:
         """The answer to a request that carries a picture. Raises HTTPException, ClientDisconnect."""
         started = time.perf_counter()
         timeout = self.limits.timeout
-        with self._budget.share() as take:
+        with self._bytes.share() as take:
             with self._queue() as queue:
                 queue.check_room()  # before anything of the picture is read
             until = time.monotonic() + timeout
             data = await _in_time(
-                read_upload(request, max_bytes=self.limits.max_bytes, take=take),
+                read_upload(request, max_bytes=self.limits.max_bytes, take=take, threads=self._parsers),
                 until=lambda: until,
                 late=lambda: HTTPException(408, f"the picture took more than {timeout:g} s to arrive"),
                 ends={self._stopping: _stopping()},
@@ -190,11 +196,11 @@ class Service:
                 raise HTTPException(422, "the picture is empty (0 bytes)")
             with self._queue() as queue:
                 job = queue.submit(data)
-            gone = asyncio.ensure_future(_departure(request))
+            gone = asyncio.ensure_future(_disconnect(request))
             self._answering += 1
             try:
                 return await _in_time(
-                    self._answer(job, data, wish, started),
+                    self._answer(job, data, options, started),
                     until=lambda: timeout + (job.begun or job.submitted),
                     late=lambda: self._late(job),
                     ends={self._stopped: _stopping(), gone: ClientDisconnect()},
@@ -226,7 +232,7 @@ class Service:
             return HTTPException(503, f"others were answered for {timeout:g} s: try again", self._retry_after())
         return HTTPException(504, f"the prediction was not done within {timeout:g} s", self._retry_after())
 
-    async def _answer(self, job: Pending, data: bytes, wish: Wish, started: float) -> Response:
+    async def _answer(self, job: Pending, data: bytes, options: AnswerOptions, started: float) -> Response:
         """Await the prediction, and write the response on another thread."""
         try:
             instances = await asyncio.wrap_future(job)
@@ -243,20 +249,20 @@ class Service:
         self.metrics.instances.inc(len(instances))
 
         def write() -> bytes:
-            if wish.form == "png":
+            if options.form == "png":
                 return picture_answer(
-                    data, instances, score_threshold=wish.score_threshold, max_pixels=self.limits.max_pixels
+                    data, instances, score_threshold=options.score_threshold, max_pixels=self.limits.max_pixels
                 )
             return json_answer(
                 instances,
-                image_id=wish.image_id,
-                score_threshold=wish.score_threshold,
-                polygons=wish.form == "polygons",
+                image_id=options.image_id,
+                score_threshold=options.score_threshold,
+                polygons=options.form == "polygons",
                 seconds=time.perf_counter() - started,
             )
 
         content = await asyncio.get_running_loop().run_in_executor(self._writers, write)
-        return Response(content, media_type="image/png" if wish.form == "png" else "application/json")
+        return Response(content, media_type="image/png" if options.form == "png" else "application/json")
 
 
 def _stopping(reason: str = "the service is stopping") -> HTTPException:
@@ -287,17 +293,20 @@ async def _in_time(
         task.cancel()
 
 
-async def _departure(request: Request) -> None:
+async def _disconnect(request: Request) -> None:
     """Returns when the client, whose request has been read, goes away."""
     while (await request.receive())["type"] != "http.disconnect":
         pass
 
 
-def create_app(predictor: AnyPredictor, *, model: str, limits: Limits = Limits()) -> FastAPI:
+def create_app(
+    predictor: AnyPredictor, *, model: str, limits: Limits = Limits(), access: AccessRules = THIS_MACHINE
+) -> FastAPI:
     """The web application; `app.state.service` is its Service.
 
     predictor: called with a list of uint8 [H, W, 3] RGB arrays and batch_size, from one thread; has `class_names`.
-    model: what /info calls it.
+    model: its name in /info.
+    access: which requests are answered.
     """
     service = Service(predictor, limits)
 
@@ -315,8 +324,19 @@ def create_app(predictor: AnyPredictor, *, model: str, limits: Limits = Limits()
         lifespan=lifespan,
         docs_url=None,  # these pages load their scripts from elsewhere, which an offline machine cannot
         redoc_url=None,
+        redirect_slashes=False,  # a redirect would repeat the Host header
     )
     app.state.service = service
+    if access.token is not None:  # the first that is added comes last
+        app.add_middleware(CheckToken, token=access.token)
+    if access.origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=[origin.lower() for origin in access.origins],
+            allow_methods=["GET", "POST"],
+            allow_headers=["Authorization", "Content-Type"],
+        )
+    app.add_middleware(CheckSource, rules=access)
     app.add_middleware(CountRequests, metrics=service.metrics)
     _add_refusals(app)
     _add_predict(app, service)
@@ -325,10 +345,12 @@ def create_app(predictor: AnyPredictor, *, model: str, limits: Limits = Limits()
 
 
 def _add_refusals(app: FastAPI) -> None:
-    """Every refusal is {"error": one line}."""
+    """Every refusal is {"error": one line}; one of a malformed request is a line in the log too."""
 
     @app.exception_handler(StarletteHTTPException)
     async def refused(request: Request, error: StarletteHTTPException) -> Response:
+        if error.status_code in MALFORMED:
+            logger.warning("%s: refused, %s", client_of(request.scope), one_line(str(error.detail)))
         return JSONResponse({"error": error.detail}, error.status_code, error.headers)
 
     @app.exception_handler(RequestValidationError)
@@ -379,7 +401,7 @@ def _add_predict(app: FastAPI, service: Service) -> None:
         image_id: Annotated[int, Query(description="repeated in the answer")] = 0,
     ) -> Response:
         """The instances of a picture, sent as a form's file or as it is."""
-        return await service.predict(request, Wish(score_threshold, format, image_id))
+        return await service.predict(request, AnswerOptions(score_threshold, format, image_id))
 
 
 def _add_pages(app: FastAPI, service: Service, predictor: AnyPredictor, model: str) -> None:

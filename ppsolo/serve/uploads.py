@@ -1,17 +1,22 @@
-"""A picture taken from the body of a request, of which no more is held than may be."""
+"""A picture taken from the body of a request, within limits on its bytes."""
 
+import asyncio
 import contextlib
 from collections.abc import AsyncGenerator, Callable, Iterator
+from concurrent.futures import Executor
 
 from fastapi import HTTPException, Request
-from starlette.formparsers import MultiPartException, MultiPartParser
 
-MOST_FIELDS = 16  # of a form, beside its one file
+from ppsolo.serve.forms import FormError, boundary_of, file_of_form
+
 WAYS = "as multipart/form-data, or as it is with a Content-Type of image/*"
 
 
-class Budget:
-    """The bytes that all requests may hold together."""
+class ByteLimit:
+    """A limit on the bytes that all requests hold together.
+
+    total: the limit. held: the bytes held now.
+    """
 
     def __init__(self, total: int):
         self.total = total
@@ -19,7 +24,7 @@ class Budget:
 
     @contextlib.contextmanager
     def share(self) -> Iterator[Callable[[int], None]]:
-        """Yields what takes a number of bytes, or refuses (503); all that was taken is given back at the end."""
+        """Yields a function that takes a number of bytes or raises a 503; all are given back at the end."""
         taken = 0
 
         def take(count: int) -> None:
@@ -35,25 +40,32 @@ class Budget:
             self.held -= taken
 
 
-async def read_upload(request: Request, *, max_bytes: int, take: Callable[[int], None]) -> bytes:
+async def read_upload(request: Request, *, max_bytes: int, take: Callable[[int], None], threads: Executor) -> bytes:
     """The bytes of the picture that a request carries.
 
-    max_bytes: of the whole body. take: called with the number of bytes before each part of the body is kept.
+    max_bytes: the limit for the whole body. take: called with the number of bytes before each part of the body is
+    kept. threads: where forms are parsed, so that none holds up the event loop.
 
-    Raises HTTPException: 413 beyond `max_bytes`, as soon as the length is stated or met; 415 for another type of
-    body, 400 for a form that is malformed or has not exactly one file; and what `take` raises.
-    Raises starlette's ClientDisconnect where the client goes away.
+    Raises HTTPException: 413 beyond `max_bytes`, as soon as the length is stated or reached; 415 for another type of
+    body; 400 for a form that is malformed or has not exactly one file; and what `take` raises.
+    Raises starlette's ClientDisconnect when the client goes away.
     """
     if int(request.headers.get("content-length", 0)) > max_bytes:
         raise _too_large(max_bytes)
-    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    body = _bounded(request, max_bytes=max_bytes, take=take)
-    async with contextlib.aclosing(body):
-        if kind == "multipart/form-data":
-            return await _file_of_form(request, body)
-        if kind.startswith("image/") or kind == "application/octet-stream":
-            return b"".join([chunk async for chunk in body])
-    raise HTTPException(415, f"the body is of type {kind or 'nothing'}: send the picture {WAYS}")
+    content_type = request.headers.get("content-type", "")
+    kind = content_type.partition(";")[0].strip().lower()
+    is_form = kind == "multipart/form-data"
+    if not (is_form or kind.startswith("image/") or kind == "application/octet-stream"):
+        raise HTTPException(415, f"the body is of type {kind or 'nothing'}: send the picture {WAYS}")
+    try:
+        boundary = boundary_of(content_type) if is_form else b""
+        async with contextlib.aclosing(_bounded(request, max_bytes=max_bytes, take=take)) as chunks:
+            body = b"".join([chunk async for chunk in chunks])
+        if not is_form:
+            return body
+        return await asyncio.get_running_loop().run_in_executor(threads, file_of_form, body, boundary)
+    except FormError as error:
+        raise HTTPException(400, f"the form cannot be read ({error}): send one file") from None
 
 
 async def _bounded(request: Request, *, max_bytes: int, take: Callable[[int], None]) -> AsyncGenerator[bytes, None]:
@@ -68,23 +80,3 @@ async def _bounded(request: Request, *, max_bytes: int, take: Callable[[int], No
 
 def _too_large(max_bytes: int) -> HTTPException:
     return HTTPException(413, f"the body has more than {max_bytes} bytes: shrink the picture")
-
-
-class _FormInMemory(MultiPartParser):
-    """Starlette's parser, without its temporary files on disk: the body is bounded already."""
-
-    spool_max_size = 2**40
-
-
-async def _file_of_form(request: Request, body: AsyncGenerator[bytes, None]) -> bytes:
-    try:
-        form = await _FormInMemory(request.headers, body, max_files=1, max_fields=MOST_FIELDS).parse()
-    except MultiPartException as error:
-        raise HTTPException(400, f"the form cannot be read ({error.message}): send one file") from None
-    for value in form.values():
-        if not isinstance(value, str):
-            try:
-                return value.file.read()
-            finally:
-                value.file.close()
-    raise HTTPException(400, "the form has no file, or ends before the file does: send one file")

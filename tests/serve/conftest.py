@@ -29,4 +29,4 @@ def server(predictor, shared):
     _, running = shared
     yield running
     predictor.free.set()
-    assert running.service._batcher.waiting() == 0 and running.service._budget.held == 0
+    assert running.service._batcher.waiting() == 0 and running.service._bytes.held == 0

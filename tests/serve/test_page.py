@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 from servers import picture, png, served
 
+from ppsolo.serve.access import AccessRules
+
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
 pytestmark = pytest.mark.skipif(
     CHROMIUM is None or DRIVER is None,
@@ -104,6 +106,20 @@ def test_a_chosen_photo_is_shown_with_its_masks(page, tmp_path):
     assert not changed[450:, :].any() and not changed[200:400, 350:590].any()  # neither mask nor label
     label = part(page, "picture").get_attribute("aria-label")
     assert label == "squares.png: 2 instances, red 0.90, green 0.50"
+
+
+def test_the_page_asks_for_the_token(browser, predictor, tmp_path):
+    with served(predictor, access=AccessRules(token="0123456789abcdef")) as server:
+        browser.get(server.url + "/")
+        until(browser, lambda: part(browser, "access").is_displayed())
+        (tmp_path / "squares.png").write_bytes(png(squares()))
+        choose(browser, tmp_path / "squares.png")
+        assert "token" in text(browser, "error")
+        part(browser, "token").send_keys("0123456789abcdef\n")
+        until(browser, lambda: "3 classes" in text(browser, "model"))
+        assert not part(browser, "access").is_displayed() and not part(browser, "error").is_displayed()
+        choose(browser, tmp_path / "squares.png")
+        assert text(browser, "count") == "2 instances of 3"
 
 
 def test_the_slider_filters_in_the_browser(page, predictor, tmp_path):
