@@ -1,39 +1,147 @@
-"""Outlines of masks: rings that follow the edges of pixels."""
+"""Outlines of masks: rings that follow the edges of pixels, with and without holes of their own."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
+from pycocotools import mask as pycocotools_mask
 
 from ppsolo.results.rle import Rle, decode_window, mask_boxes
 
+LEAST_IOU = 0.99  # of a simplified outline and its mask
+_TOLERANCES = (0.75, 0.5)  # pixels, tried in this order before the exact outline
+
+_API: Any = pycocotools_mask
+
+
+class Part(NamedTuple):
+    """One connected part of a mask: its outer ring and its holes, each int64 [k, 2] of x, y in pixels, not closed.
+
+    No ring crosses or touches itself, and two rings meet in single points only: what GIS programs call valid.
+    """
+
+    outer: np.ndarray
+    holes: tuple[np.ndarray, ...]
+
 
 def mask_polygons(rle: Rle, tolerance: float = 0.75) -> list[list[float]]:
-    """Outlines of a mask, one closed ring per part, in the COCO convention.
+    """The outlines of a mask in the COCO convention: one closed ring per part.
 
-    Rings run along the edges of pixels: pixel (row i, column j) is the square from (j, i) to (j + 1, i + 1), which is
-    how pycocotools reads polygons, so that with tolerance 0 it makes exactly this mask of them. Pixels that touch at
-    a corner are one part. A polygon cannot hold a hole: the ring walks to each hole, around it and back the same
-    way, and this cut has no width.
+    A ring runs along the edges of pixels. Pixel (row i, column j) is the square from (j, i) to (j + 1, i + 1).
+    pycocotools reads polygons in the same way, so that with tolerance 0 it makes exactly this mask of them. Pixels
+    that touch at a corner are one part. A polygon cannot hold a hole, so the ring walks to each hole, around it and
+    back the same way. This cut has no width.
 
     Args:
         rle: compressed COCO RLE.
-        tolerance: how far, in pixels, a simplified ring may leave the exact one (Douglas-Peucker); 0 for exact. A ring
-            that would vanish stays exact.
+        tolerance: the largest distance, in pixels, of a simplified ring to the exact one (Douglas-Peucker); 0 for the
+            exact ring. A ring that would vanish stays exact.
 
     Returns:
         [x0, y0, x1, y1, ...] per part, at least three points each; [] for an empty mask.
     """
-    x1, y1, x2, y2 = (int(v) for v in mask_boxes([rle])[0])
-    if x1 == x2:
+    window, corner = _window(rle)
+    if window.size == 0:
         return []
-    doubled = decode_window(rle, (x1, y1, x2, y2)).view(np.uint8).repeat(2, axis=0).repeat(2, axis=1)
-    contours, hierarchy = cv2.findContours(doubled, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE)
-    # cv2 names boundary pixels; of two per pixel of ours, 2j and 2j - 1 lie on either side of the edge at j.
-    rings = [_simplify((contour[:, 0] + 1) // 2, tolerance) + np.array([x1, y1]) for contour in contours]
-    parents = hierarchy[0][:, 3]  # -1, or for a hole the ring that it is in
+    contours, hierarchy = cv2.findContours(_doubled(window), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE)
+    rings = [_simplify(_pixel_edges(contour), tolerance) + corner for contour in contours]
+    parents = hierarchy[0][:, 3]  # of an outer ring -1, of a hole the ring around it
     outlines = {i: ring for i, ring in enumerate(rings) if parents[i] < 0}
     for i in np.flatnonzero(parents >= 0):
-        outlines[parents[i]] = _join_hole(outlines[parents[i]], rings[i])
-    return [ring.astype(float).ravel().tolist() for ring in outlines.values()]
+        outlines[parents[i]] = _join(outlines[parents[i]], rings[i])
+    return [_flat(ring) for ring in outlines.values()]
+
+
+def close_polygons(rle: Rle) -> list[list[float]]:
+    """`mask_polygons` with as few points as keep an IoU of at least LEAST_IOU with the mask."""
+    for tolerance in _TOLERANCES:
+        polygons = mask_polygons(rle, tolerance)
+        if not polygons or polygon_iou(polygons, rle) >= LEAST_IOU:
+            return polygons
+    return mask_polygons(rle, 0.0)
+
+
+def single_ring(rle: Rle) -> list[float]:
+    """`close_polygons` joined into one ring, for formats that have one ring per instance; [] for an empty mask.
+
+    The ring walks from part to part and back the same way. These cuts have no width.
+    """
+    rings = [np.reshape(polygon, (-1, 2)) for polygon in close_polygons(rle)]
+    if not rings:
+        return []
+    ring = rings[0]
+    for other in rings[1:]:
+        ring = _join(ring, other)
+    return _flat(ring)
+
+
+def mask_parts(rle: Rle) -> list[Part]:
+    """The exact parts of a mask with their holes. Pixels that touch at a corner only belong to different parts."""
+    window, corner = _window(rle)
+    if window.size == 0:
+        return []
+    parts = []
+    number, labels, stats, _ = cv2.connectedComponentsWithStats(np.pad(window, 1), connectivity=4)
+    for label in range(1, number):
+        left, top, width, height = stats[label, :4].tolist()
+        # One pixel of margin joins all of the outside.
+        part = labels[top - 1 : top + height + 1, left - 1 : left + width + 1] == label
+        offset = corner + np.array([left - 2, top - 2])
+        parts.append(_part(part, offset))
+    return parts
+
+
+def polygon_iou(polygons: Sequence[Sequence[float]], rle: Rle) -> float:
+    """The IoU of a mask with COCO polygons, as pycocotools draws them; both must not be empty."""
+    drawn = _API.merge(_API.frPyObjects([list(polygon) for polygon in polygons], *rle["size"]))
+    return float(_API.iou([drawn], [rle], [0])[0, 0])
+
+
+def _part(part: np.ndarray, offset: np.ndarray) -> Part:
+    """The rings of one 4-connected part, bool [h, w] with a margin of one pixel."""
+    # The outside and each hole are 4-connected too. Then no ring touches itself.
+    number, regions, stats, _ = cv2.connectedComponentsWithStats((~part).view(np.uint8), connectivity=4)
+    outside = regions[0, 0]
+    outer = _single_contour(regions != outside) + offset
+    holes = []
+    for region in range(1, number):
+        if region != outside:
+            left, top, width, height = stats[region, :4].tolist()
+            hole = regions[top : top + height, left : left + width] == region
+            holes.append(_single_contour(hole)[::-1] + offset + np.array([left, top]))
+    return Part(outer, tuple(holes))
+
+
+def _single_contour(region: np.ndarray) -> np.ndarray:
+    """The outer ring of a 4-connected region: int64 [k, 2]."""
+    contours, _ = cv2.findContours(_doubled(region.view(np.uint8)), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
+    return _corners(_pixel_edges(contours[0]))
+
+
+def _window(rle: Rle) -> tuple[np.ndarray, np.ndarray]:
+    """The mask inside its box, uint8 [h, w], and the (x, y) of the box."""
+    x1, y1, x2, y2 = (int(v) for v in mask_boxes([rle])[0])
+    return decode_window(rle, (x1, y1, x2, y2)).view(np.uint8), np.array([x1, y1])
+
+
+def _doubled(window: np.ndarray) -> np.ndarray:
+    return window.repeat(2, axis=0).repeat(2, axis=1)
+
+
+def _pixel_edges(contour: np.ndarray) -> np.ndarray:
+    """A contour of the doubled mask -> int32 [k, 2] on the edges of pixels.
+
+    cv2 names boundary pixels; of two per pixel of the mask, 2j and 2j - 1 lie on either side of the edge at j.
+    """
+    return (contour[:, 0] + 1) // 2
+
+
+def _corners(ring: np.ndarray) -> np.ndarray:
+    """A closed ring of horizontal and vertical steps without repeats and without points on straight lines."""
+    ring = ring[(ring != np.roll(ring, 1, axis=0)).any(axis=1)].astype(np.int64)
+    before, after = ring - np.roll(ring, 1, axis=0), np.roll(ring, -1, axis=0) - ring
+    return ring[before[:, 0] * after[:, 1] != before[:, 1] * after[:, 0]]
 
 
 def _simplify(ring: np.ndarray, tolerance: float) -> np.ndarray:
@@ -43,7 +151,11 @@ def _simplify(ring: np.ndarray, tolerance: float) -> np.ndarray:
     return simple if len(simple) >= 3 else exact
 
 
-def _join_hole(ring: np.ndarray, hole: np.ndarray) -> np.ndarray:
-    """One ring that goes from its point nearest to the hole's first around the hole and back."""
-    nearest = int(np.square(ring - hole[0]).sum(axis=1).argmin())
-    return np.concatenate([ring[: nearest + 1], hole, hole[:1], ring[nearest:]])
+def _join(ring: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """One ring that leaves `ring` at its point nearest to the first of `other`, walks around `other` and back."""
+    nearest = int(np.square(ring - other[0]).sum(axis=1).argmin())
+    return np.concatenate([ring[: nearest + 1], other, other[:1], ring[nearest:]])
+
+
+def _flat(ring: np.ndarray) -> list[float]:
+    return ring.astype(float).ravel().tolist()

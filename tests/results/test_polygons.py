@@ -7,7 +7,7 @@ import pytest
 from blobs import noise
 from pycocotools import mask as coco_mask
 
-from ppsolo.results.polygons import mask_polygons
+from ppsolo.results.polygons import close_polygons, mask_parts, mask_polygons, polygon_iou, single_ring
 from ppsolo.results.rle import decode_mask, encode_mask
 
 
@@ -59,3 +59,52 @@ def test_simplified_polygons_stay_close(side, least):
         drawn = rasterize(simple, (side, side))
         assert (drawn & mask).sum() / (drawn | mask).sum() > least
         assert sum(map(len, simple)) < 0.7 * sum(map(len, exact))
+
+
+def blobs(seed: int, size: tuple[int, int], spread: float) -> np.ndarray:
+    return noise(1, size, seed=seed, spread=spread)[0] > 0.5
+
+
+@pytest.mark.parametrize("spread", [0.0, 1.0, 3.0])
+def test_one_ring_draws_all_parts_and_spares_all_holes(spread):
+    for seed in range(30):
+        size = tuple(np.random.default_rng(seed).integers(1, 50, 2).tolist())
+        mask = blobs(seed, size, spread)
+        rle = encode_mask(mask)
+        ring = single_ring(rle)
+        assert bool(ring) == mask.any()
+        if ring:
+            assert polygon_iou([ring], rle) >= 0.99
+            assert polygon_iou(close_polygons(rle), rle) >= 0.99
+
+
+def test_close_polygons_have_fewer_points_where_a_mask_is_large():
+    rle = encode_mask(blobs(3, (300, 300), 25.0))
+    exact, close = mask_polygons(rle, 0), close_polygons(rle)
+    assert len(exact) == len(close) and sum(map(len, close)) < 0.5 * sum(map(len, exact))
+
+
+@pytest.mark.parametrize("spread", [0.0, 1.0, 3.0])
+def test_parts_are_valid_shapes_that_cover_the_mask(spread):
+    shapely = pytest.importorskip("shapely")
+    for seed in range(30):
+        size = tuple(np.random.default_rng(seed).integers(1, 40, 2).tolist())
+        mask = blobs(seed, size, spread)
+        shapes = [shapely.Polygon(part.outer, part.holes) for part in mask_parts(encode_mask(mask))]
+        whole = shapely.MultiPolygon(shapes)
+        assert whole.is_valid, shapely.is_valid_reason(whole)
+        assert whole.area == mask.sum()
+        rows, columns = np.nonzero(mask)
+        assert shapely.contains_xy(whole, columns + 0.5, rows + 0.5).all()
+
+
+def test_parts_of_small_shapes():
+    def parts(rows: list[str]) -> list[tuple[int, int]]:
+        mask = np.array([[c == "#" for c in row] for row in rows])
+        return [(len(part.outer), len(part.holes)) for part in mask_parts(encode_mask(mask))]
+
+    assert parts(["..", ".."]) == []
+    assert parts(["#.", ".#"]) == [(4, 0), (4, 0)]
+    assert parts(["###", "#.#", "###"]) == [(4, 1)]
+    assert parts([".#.", "#.#", ".#."]) == [(4, 0)] * 4
+    assert parts(["####", "#.##", "##.#", "####"]) == [(4, 2)]
