@@ -12,7 +12,20 @@ ONNX = ["onnx>=1.16", "onnxruntime>=1.25"]
 OPENVINO = ["onnx>=1.16", "openvino>=2025.1"]
 
 SERVE = ["fastapi>=0.115", "uvicorn>=0.30", "python-multipart>=0.0.20", "prometheus-client>=0.20"]
-TEST = ["pytest", "pytest-xdist", *ONNX, *OPENVINO, *SERVE, "httpx", "selenium"]  # selenium drives the page
+# Results for other tools: data frames, Parquet, ImageJ's ROIs, supervision.
+FORMATS = ["pandas", "pyarrow<26", "roifile", "supervision"]  # pyarrow 26 refuses numpy 1, which Paddle 2.6 needs
+READERS = ["labelme", "supervision", "geojson", "shapely", "pillow", "tifffile"]  # other tools that read our files
+TEST = [
+    "pytest",
+    "pytest-xdist",
+    *ONNX,
+    *OPENVINO,
+    *SERVE,
+    *FORMATS,
+    *READERS,
+    "httpx",
+    "selenium",
+]  # selenium drives the page
 
 setup(
     name="ppsolo",
@@ -40,6 +53,7 @@ setup(
         "onnx": ONNX,
         "openvino": OPENVINO,
         "serve": SERVE,
+        "formats": FORMATS,
         "test": TEST,
         "dev": [*TEST, "ruff", "pyright[nodejs]"],
     },

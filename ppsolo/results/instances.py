@@ -1,36 +1,58 @@
 """The instances that were found in one image: masks, scores, labels and boxes, and their written forms."""
 
-import json
 import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 import numpy as np
 
 from ppsolo.atomic import atomic_writer
 from ppsolo.results.draw import draw_masks
 from ppsolo.results.polygons import mask_polygons
-from ppsolo.results.rle import Rle, decode_mask, encode_mask, mask_areas, mask_boxes, mask_boxes_xywh
+from ppsolo.results.rle import Rle, decode_mask, encode_mask, mask_areas, mask_boxes
 
-_LABELME_VERSION = "5.5.0"  # of the file format that `to_labelme` writes
+if TYPE_CHECKING:
+    import pandas
+    import supervision
+
+    from ppsolo.results.files.image_results import ImageResults
 
 
 class Instances:
-    """The n instances of one image, in the order given (the predictor's: best score first). Not to be changed.
+    """The n instances of one image, in the order given (the predictor's: best score first). They cannot be changed.
 
-    Masks are kept as run lengths, a few hundred bytes each; `masks` decodes them when first asked for.
+    Masks are kept as run lengths, a few hundred bytes each. `masks` decodes them when it is first read.
 
     Attributes:
-        rles: tuple of n compressed COCO RLEs {"size": [height, width], "counts": bytes}.
+        rles: tuple of n compressed COCO RLEs {"size": [height, width], "counts": bytes}, new dicts at each reading.
         scores: float32 [n], confidence in [0, 1].
         labels: int64 [n], index into `class_names`, from 0.
         size: (height, width) of the image in pixels.
         class_names: the names of all classes.
         category_ids: the COCO category id of each class.
+
+    >>> masks = np.zeros((2, 4, 6), bool)
+    >>> masks[0, :2, :3] = masks[1, 3, 5] = True
+    >>> instances = Instances.from_masks(
+    ...     masks, scores=np.array([0.9, 0.4]), labels=np.array([0, 1]), class_names=("cat", "dog"), category_ids=(1, 2)
+    ... )
+    >>> instances
+    Instances(2: 1 cat, 1 dog; 4x6)
+    >>> instances.above(0.5).boxes.tolist()
+    [[0.0, 0.0, 3.0, 2.0]]
+    >>> instances.areas.tolist()
+    [6, 1]
     """
+
+    scores: np.ndarray
+    labels: np.ndarray
+    size: tuple[int, int]
+    class_names: tuple[str, ...]
+    category_ids: tuple[int, ...]
+    _rles: tuple[Rle, ...]
 
     def __init__(
         self,
@@ -47,13 +69,16 @@ class Instances:
         Raises:
             ValueError: lengths differ, a label has no class, or an RLE is not of the image's size.
         """
-        self.rles = tuple(_checked_rle(rle, size) for rle in rles)
-        self.scores = np.array(scores, np.float32)
-        self.labels = _checked_labels(labels, classes=len(class_names))
-        self.size = (int(size[0]), int(size[1]))
-        self.class_names = tuple(class_names)
-        self.category_ids = tuple(int(i) for i in category_ids)
-        n = len(self.rles)
+        values = {
+            "scores": _read_only(np.array(scores, np.float32)),
+            "labels": _read_only(_checked_labels(labels, classes=len(class_names))),
+            "size": (int(size[0]), int(size[1])),
+            "class_names": tuple(class_names),
+            "category_ids": tuple(int(i) for i in category_ids),
+            "_rles": tuple(_checked_rle(rle, size) for rle in rles),
+        }
+        self.__dict__.update(values)  # past __setattr__, which refuses
+        n = len(self)
         if self.scores.shape != (n,) or self.labels.shape != (n,):
             raise ValueError(
                 f"scores and labels must be [{n}] like the masks, got {self.scores.shape} and {self.labels.shape}"
@@ -87,31 +112,40 @@ class Instances:
             category_ids=category_ids,
         )
 
+    def __setattr__(self, name: str, value: object) -> NoReturn:
+        raise AttributeError(f"Instances cannot be changed: make new ones instead of setting '{name}'")
+
+    def __delattr__(self, name: str) -> NoReturn:
+        raise AttributeError(f"Instances cannot be changed: '{name}' cannot be deleted")
+
+    @property
+    def rles(self) -> tuple[Rle, ...]:
+        return tuple({"size": list(rle["size"]), "counts": rle["counts"]} for rle in self._rles)
+
     @cached_property
     def masks(self) -> np.ndarray:
         """bool [n, height, width], decoded once and kept: n bytes per pixel of the image."""
         masks = np.empty((len(self), *self.size), bool)
-        for mask, rle in zip(masks, self.rles, strict=True):
+        for mask, rle in zip(masks, self._rles, strict=True):
             mask[:] = decode_mask(rle)
-        return masks
+        return _read_only(masks)
 
     @cached_property
     def boxes(self) -> np.ndarray:
         """float32 [n, 4]: the tight x1, y1, x2, y2 of each mask in pixels, x2 and y2 exclusive; zeros if empty."""
-        return mask_boxes(self.rles)
+        return _read_only(mask_boxes(self._rles))
 
     @cached_property
     def areas(self) -> np.ndarray:
         """int64 [n]: the pixels of each mask."""
-        return mask_areas(self.rles)
+        return _read_only(mask_areas(self._rles))
 
     @property
     def names(self) -> list[str]:
-        """The class name of each instance."""
         return [self.class_names[label] for label in self.labels]
 
     def __len__(self) -> int:
-        return len(self.rles)
+        return len(self._rles)
 
     def __iter__(self) -> Iterator["Instances"]:
         """Each instance as Instances of one."""
@@ -127,7 +161,7 @@ class Instances:
         if chosen.ndim != 1:
             raise IndexError(f"instances have one axis, the index has {chosen.ndim}")
         return Instances(
-            rles=[self.rles[i] for i in chosen],
+            rles=[self._rles[i] for i in chosen],
             scores=self.scores[chosen],
             labels=self.labels[chosen],
             size=self.size,
@@ -143,8 +177,20 @@ class Instances:
         found = f"{len(self)}: {', '.join(parts)}" if parts else "0"
         return f"Instances({found}; {self.size[0]}x{self.size[1]})"
 
+    def _repr_png_(self) -> bytes:
+        """A small PNG of the masks on black, which a notebook shows."""
+        from ppsolo.results.preview import preview_png
+
+        return preview_png(self._rles, size=self.size, scores=self.scores, labels=self.labels, names=self.names)
+
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in self.__dict__.items() if name != "masks"}  # pickled as run lengths
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        for value in state.values():
+            if isinstance(value, np.ndarray):
+                _read_only(value)
+        self.__dict__.update(state)
 
     def above(self, score: float) -> "Instances":
         """The instances with at least this score."""
@@ -152,7 +198,7 @@ class Instances:
 
     def rle(self) -> list[dict[str, Any]]:
         """The masks for JSON: n compressed COCO RLEs {"size": [height, width], "counts": str}."""
-        return [{"size": list(rle["size"]), "counts": rle["counts"].decode("ascii")} for rle in self.rles]
+        return [{"size": list(rle["size"]), "counts": rle["counts"].decode("ascii")} for rle in self._rles]
 
     def polygons(self, tolerance: float = 0.75) -> list[list[list[float]]]:
         """The outlines of each mask in the COCO convention: per instance, per part, [x0, y0, x1, y1, ...] in pixels.
@@ -160,7 +206,7 @@ class Instances:
         Rings follow the edges of pixels, a hole is cut open to the ring around it, and an empty mask has no part:
         see `ppsolo.results.polygons.mask_polygons`, also for `tolerance` (pixels; 0 gives back exactly the mask).
         """
-        return [mask_polygons(rle, tolerance) for rle in self.rles]
+        return [mask_polygons(rle, tolerance) for rle in self._rles]
 
     def to_coco(self, image_id: int | str) -> list[dict[str, Any]]:
         """The instances as entries of a COCO results file, ready for JSON.
@@ -169,25 +215,14 @@ class Instances:
             n dicts: image_id, category_id, segmentation (compressed RLE, counts a str), score, and bbox
             [x, y, width, height] in pixels.
         """
-        boxes = mask_boxes_xywh(self.rles)
-        return [
-            {
-                "image_id": image_id,
-                "category_id": self.category_ids[label],
-                "segmentation": rle,
-                "score": float(score),
-                "bbox": box.tolist(),
-            }
-            for label, rle, score, box in zip(self.labels, self.rle(), self.scores, boxes, strict=True)
-        ]
+        from ppsolo.results.files.coco import coco_entries
+
+        return coco_entries(self.results(image_id=image_id))
 
     def to_labelme(
         self, path: str | os.PathLike, image_path: str | os.PathLike | None = None, *, tolerance: float = 0.75
     ) -> None:
-        """Write the instances as a labelme JSON file of polygons; an existing file is replaced in one step.
-
-        The parts of one instance share a group_id. Each shape holds its score under "score", a key that labelme
-        leaves alone. Instances with an empty mask have no shape.
+        """Write a labelme JSON file of polygons, see `labelme_document`; an existing file is replaced in one step.
 
         Args:
             path: the JSON file.
@@ -197,20 +232,118 @@ class Instances:
         Raises:
             OSError: the file cannot be written.
         """
+        from ppsolo.results.files.labelme import labelme_text
+
         path = Path(path)
-        relative = "" if image_path is None else os.path.relpath(image_path, path.parent)
-        content = {
-            "version": _LABELME_VERSION,
-            "flags": {},
-            "shapes": self._labelme_shapes(tolerance),
-            "imagePath": relative.replace(os.sep, "/"),
-            "imageData": None,
-            "imageHeight": self.size[0],
-            "imageWidth": self.size[1],
-        }
-        text = json.dumps(content, ensure_ascii=False, indent=2)
+        text = labelme_text(self.results(image_path=image_path), folder=path.parent, tolerance=tolerance)
         with atomic_writer(path, "w") as stream:
             stream.write(text)
+
+    def to_yolo(self) -> str:
+        """YOLO segmentation labels, a line "class x y x y ..." per instance, coordinates from 0 to 1.
+
+        >>> mask = np.ones((1, 2, 4), bool)
+        >>> one = Instances.from_masks(
+        ...     mask, scores=np.ones(1), labels=np.zeros(1, int), class_names=["cat"], category_ids=[1]
+        ... )
+        >>> print(one.to_yolo(), end="")
+        0 0.000000 0.000000 0.000000 1.000000 1.000000 1.000000 1.000000 0.000000
+        """
+        from ppsolo.results.files.yolo import yolo_text
+
+        return yolo_text(self.results())
+
+    def to_label_map(self) -> np.ndarray:
+        """[height, width]: 0 for background, i + 1 for instance i, the best score where masks overlap.
+
+        uint8 for up to 255 instances, else uint16. Raises PpsoloError for more than 65535.
+        """
+        from ppsolo.results.files.label_map import label_map
+
+        return label_map(self.results())
+
+    def to_geojson(self) -> dict[str, Any]:
+        """A GeoJSON FeatureCollection as QuPath reads and writes it: Polygons and MultiPolygons in pixels."""
+        from ppsolo.results.files.geojson import geojson_document
+
+        return geojson_document(self.results())
+
+    def to_pandas(
+        self, image: np.ndarray | None = None, *, pixel_size: float | None = None, image_name: str = ""
+    ) -> "pandas.DataFrame":
+        """A row per instance: area, box, centroid, perimeter, equivalent diameter, mean intensity; units are in names.
+
+        Args:
+            image: uint8 RGB [height, width, 3], for the mean intensity.
+            pixel_size: micrometres per pixel, for the columns in micrometres.
+            image_name: what the column file_name says.
+
+        Raises:
+            PpsoloError: pandas is not installed.
+        """
+        from ppsolo.results.files.objects import data_frame
+
+        return data_frame(self.results(image=image, pixel_size=pixel_size, image_name=image_name))
+
+    def to_supervision(self) -> "supervision.Detections":
+        """Detections with masks, scores, labels and data["class_name"]. Raises PpsoloError without supervision."""
+        from ppsolo.results.files.objects import detections
+
+        return detections(self.results())
+
+    def to_bytes(
+        self,
+        format: str,
+        *,
+        image: np.ndarray | None = None,
+        image_path: str | os.PathLike | None = None,
+        image_name: str = "",
+        image_id: int | str = 0,
+        pixel_size: float | None = None,
+    ) -> bytes:
+        """The content of a file of another tool.
+
+        format: coco, labelme, yolo, label_map, masks, geojson, imagej, csv or parquet. The other arguments say what is
+            known of the image, see `ppsolo.results.files.image_results.ImageResults`.
+
+        Raises:
+            ValueError: there is no such format.
+            PpsoloError: the format needs a package that is not installed, or cannot hold so many instances.
+        """
+        from ppsolo.results.files.catalogue import FORMATS
+
+        if format not in FORMATS:
+            raise ValueError(f"there is no format {format!r}: choose among {', '.join(FORMATS)}")
+        found = self.results(
+            image=image, image_path=image_path, image_name=image_name, image_id=image_id, pixel_size=pixel_size
+        )
+        return FORMATS[format].encode(found)
+
+    def results(
+        self,
+        *,
+        image: np.ndarray | None = None,
+        image_path: str | os.PathLike | None = None,
+        image_name: str = "",
+        image_id: int | str = 0,
+        pixel_size: float | None = None,
+    ) -> "ImageResults":
+        """The instances as plain values with what is known of the image, for the writers in `ppsolo.results.files`."""
+        from ppsolo.results.files.image_results import ImageResults
+
+        return ImageResults(
+            rles=self._rles,
+            scores=self.scores,
+            labels=self.labels,
+            size=self.size,
+            class_names=self.class_names,
+            category_ids=self.category_ids,
+            image=image,
+            image_path=None if image_path is None else Path(image_path),
+            image_name=image_name or ("" if image_path is None else Path(image_path).name),
+            image_id=image_id,
+            pixel_size=pixel_size,
+        )
 
     def draw(
         self,
@@ -231,7 +364,7 @@ class Instances:
         shown = self.above(score_threshold)
         return draw_masks(
             image,
-            shown.rles,
+            shown._rles,
             size=self.size,
             scores=shown.scores,
             labels=shown.labels,
@@ -241,22 +374,10 @@ class Instances:
             write_labels=write_labels,
         )
 
-    def _labelme_shapes(self, tolerance: float) -> list[dict[str, Any]]:
-        shapes = []
-        for i, (name, score, rings) in enumerate(zip(self.names, self.scores, self.polygons(tolerance), strict=True)):
-            for ring in rings:
-                shapes.append(
-                    {
-                        "label": name,
-                        "points": [[x, y] for x, y in zip(ring[0::2], ring[1::2], strict=True)],
-                        "group_id": i if len(rings) > 1 else None,
-                        "description": "",
-                        "shape_type": "polygon",
-                        "flags": {},
-                        "score": round(float(score), 6),
-                    }
-                )
-        return shapes
+
+def _read_only(array: np.ndarray) -> np.ndarray:
+    array.setflags(write=False)
+    return array
 
 
 def _checked_rle(rle: Rle, size: tuple[int, int]) -> Rle:

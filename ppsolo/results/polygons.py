@@ -10,7 +10,7 @@ from pycocotools import mask as pycocotools_mask
 from ppsolo.results.rle import Rle, decode_window, mask_boxes
 
 LEAST_IOU = 0.99  # of a simplified outline and its mask
-_TOLERANCES = (0.75, 0.5)  # pixels, tried in this order before the exact outline
+_TOLERANCES = (1.0, 0.75, 0.5)  # pixels, tried in this order before the exact outline
 
 _API: Any = pycocotools_mask
 

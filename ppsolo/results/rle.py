@@ -15,6 +15,7 @@ MAX_OUTLINE = 1e6  # pixels around a polygon
 MAX_COORDINATE = 1e5  # of a polygon, in pixels: pycocotools walks every edge, and one wild point could exhaust memory
 
 _LONGEST_GROUP = 7  # characters of five bits each: enough for any 32-bit run
+_AT_ONCE = 255  # masks: of more, pycocotools 2.0.11 cannot say the areas with numpy 2
 _API: Any = pycocotools_mask  # published type stubs know only some of the forms that it takes
 
 
@@ -154,9 +155,8 @@ def run_lengths(rle: Rle) -> np.ndarray:
 
 def mask_areas(rles: Sequence[Rle]) -> np.ndarray:
     """Numbers of pixels in masks: int64 [n]."""
-    if len(rles) == 0:
-        return np.zeros(0, np.int64)
-    return np.asarray(_API.area(list(rles))).astype(np.int64)
+    parts = [_API.area(list(rles[start : start + _AT_ONCE])) for start in range(0, len(rles), _AT_ONCE)]
+    return np.concatenate([np.zeros(0, np.int64), *parts]).astype(np.int64)
 
 
 def mask_boxes(rles: Sequence[Rle]) -> np.ndarray:

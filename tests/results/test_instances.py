@@ -1,12 +1,15 @@
 """Instances: their arrays, choosing among them, and every written form, with and without any instance."""
 
+import doctest
 import json
 import pickle
 
+import cv2
 import numpy as np
 import pytest
 from pycocotools import mask as coco_mask
 
+import ppsolo.results.instances
 from ppsolo.results.instances import Instances
 from ppsolo.results.rle import encode_mask
 
@@ -234,3 +237,40 @@ def test_draw_hands_its_arguments_on(three):
     image = np.zeros((*SIZE, 3), np.uint8)
     assert np.array_equal(three.draw(image, score_threshold=0.95), image)
     assert three.draw(image)[3, 5].any() and not three.draw(image, alpha=0.0)[3, 5].any()
+
+
+def test_instances_cannot_be_changed(three):
+    for name in ("scores", "labels", "rles", "size", "masks", "anything"):
+        with pytest.raises(AttributeError, match="cannot be changed"):
+            setattr(three, name, None)
+    with pytest.raises(AttributeError, match="cannot be changed"):
+        del three.scores
+    for instances in (three, three[:2], pickle.loads(pickle.dumps(three))):
+        for array in (instances.scores, instances.labels, instances.masks, instances.boxes, instances.areas):
+            with pytest.raises(ValueError, match="read-only"):
+                array[:] = 0
+    three.rles[0]["size"][0] = 99
+    three.rles[0].clear()
+    assert three.rles[0]["size"] == list(SIZE)
+
+
+@pytest.mark.parametrize("size", [(12, 20), (2000, 3), (1, 1)])
+def test_a_notebook_shows_a_small_picture(size):
+    masks = np.zeros((1, *size), bool)
+    masks[0, : size[0] // 2 + 1] = True
+    picture = cv2.imdecode(np.frombuffer(make(masks, [0.9], [0])._repr_png_(), np.uint8), cv2.IMREAD_COLOR)
+    assert max(picture.shape) <= 800 and picture[0].any()
+    assert picture.shape[0] / picture.shape[1] == pytest.approx(size[0] / size[1], rel=0.01) or size == (2000, 3)
+
+
+def test_a_notebook_shows_no_instance_too(none):
+    assert not cv2.imdecode(np.frombuffer(none._repr_png_(), np.uint8), cv2.IMREAD_COLOR).any()
+
+
+def test_unknown_formats_are_refused(three):
+    with pytest.raises(ValueError, match="choose among coco, labelme"):
+        three.to_bytes("cocoa")
+
+
+def test_the_examples_run():
+    assert doctest.testmod(ppsolo.results.instances).failed == 0

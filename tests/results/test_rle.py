@@ -156,3 +156,10 @@ def test_masks_of_one_size_are_decoded_together():
 def test_an_empty_mask_may_have_runs_of_nothing(runs):
     rle = read_segmentation({"size": [4, 5], "counts": runs}, (4, 5))
     assert not mask_boxes([rle]).any() and not decode_masks([rle], (4, 5)).any()
+
+
+def test_areas_and_boxes_of_more_masks_than_a_byte_counts():
+    masks = [np.full((2, i + 1), True) for i in range(600)]
+    rles = [encode_mask(mask) for mask in masks]
+    assert mask_areas(rles).tolist() == [2 * (i + 1) for i in range(600)]
+    assert mask_boxes(rles)[:, 2].tolist() == list(range(1, 601))

@@ -1,0 +1,1 @@
+"""Files of other tools that instances are written as, one file per format."""

@@ -1,0 +1,29 @@
+"""Entries of a COCO results file."""
+
+import json
+from typing import Any
+
+from ppsolo.results.files.image_results import ImageResults
+from ppsolo.results.rle import mask_boxes_xywh
+
+
+def coco_entries(found: ImageResults) -> list[dict[str, Any]]:
+    """One dict per instance: image_id, category_id, segmentation (compressed RLE, counts a str), score, bbox."""
+    boxes = mask_boxes_xywh(found.rles)
+    return [
+        {
+            "image_id": found.image_id,
+            "category_id": found.category_ids[label],
+            "segmentation": {"size": list(rle["size"]), "counts": rle["counts"].decode("ascii")},
+            "score": float(score),
+            "bbox": box.tolist(),
+        }
+        for label, rle, score, box in zip(found.labels, found.rles, found.scores, boxes, strict=True)
+    ]
+
+
+def coco_json(found: ImageResults) -> bytes:
+    """The entries as a JSON list, with the image's name in each where it is known."""
+    named = {"file_name": found.image_name} if found.image_name else {}
+    lines = [json.dumps({**entry, **named}, ensure_ascii=False) for entry in coco_entries(found)]
+    return ("[\n" + ",\n".join(lines) + "\n]\n").encode()

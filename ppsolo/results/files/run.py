@@ -1,0 +1,116 @@
+"""The files that a run over many images leaves in its output directory."""
+
+import contextlib
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import TracebackType
+
+from ppsolo.atomic import atomic_writer
+from ppsolo.errors import ConfigError
+from ppsolo.results.files.catalogue import FORMATS
+from ppsolo.results.files.coco import coco_entries
+from ppsolo.results.files.image_results import ImageResults
+from ppsolo.results.files.label_map import mask_pngs
+from ppsolo.results.files.labelme import labelme_text
+from ppsolo.results.files.tables import CsvTable, ParquetTable
+
+
+class RunFiles:
+    """Writes the instances of image after image; a context manager.
+
+    Whole-run formats are one file, which appears when the run ends well: `predictions.json` (coco), `instances.csv`
+    and `instances.parquet`. The others get a folder of their name with a file per image, or for masks a folder per
+    image.
+
+    Args:
+        output_dir: an existing folder.
+        formats: names in FORMATS; each counts once.
+
+    Raises:
+        ConfigError: there is no such format.
+        PpsoloError: a format needs a package that is not installed.
+        OSError: a file cannot be written.
+    """
+
+    def __init__(self, output_dir: Path, formats: Sequence[str]):
+        for name in formats:
+            if name not in FORMATS:
+                raise ConfigError(f"there is no format {name!r}: choose among {', '.join(FORMATS)}")
+        self._folder = output_dir
+        self._formats = tuple(dict.fromkeys(formats))
+        self._stack = contextlib.ExitStack()
+        self._writers: list[Callable[[ImageResults, str], None]] = []
+        self._class_names: Sequence[str] = ()
+
+    def __enter__(self) -> "RunFiles":
+        with contextlib.ExitStack() as opening:
+            self._stack = opening
+            self._writers = [self._open(name) for name in self._formats]
+            self._stack = opening.pop_all()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is None and "yolo" in self._formats and self._class_names:
+            self._write_yolo_names()
+        self._stack.__exit__(kind, error, trace)
+
+    def add(self, found: ImageResults, stem: str) -> None:
+        """Write the instances of one image; `stem` names its files and must be new."""
+        self._class_names = found.class_names
+        for write in self._writers:
+            write(found, stem)
+
+    def _open(self, name: str) -> Callable[[ImageResults, str], None]:
+        """What writes the instances of one image in a format."""
+        if name == "coco":
+            return self._open_coco()
+        if name == "csv":
+            table = CsvTable(self._stack.enter_context(atomic_writer(self._folder / "instances.csv", "w")))
+            return lambda found, stem: table.add(found)
+        if name == "parquet":
+            stream = self._stack.enter_context(atomic_writer(self._folder / "instances.parquet", "wb"))
+            rows = self._stack.enter_context(contextlib.closing(ParquetTable(stream)))
+            return lambda found, stem: rows.add(found)
+        folder = self._folder / name / "labels" if name == "yolo" else self._folder / name
+        folder.mkdir(parents=True, exist_ok=True)
+        if name == "masks":
+            return lambda found, stem: _write_all(folder / stem, mask_pngs(found))
+        if name == "labelme":
+            return lambda found, stem: _write(
+                folder / f"{stem}.json",
+                labelme_text(found, folder=folder).encode(),
+            )
+        encode, suffix, _, _ = FORMATS[name]
+        return lambda found, stem: _write(folder / (stem + suffix), encode(found))
+
+    def _open_coco(self) -> Callable[[ImageResults, str], None]:
+        """A JSON list of COCO results that grows by an image at a time."""
+        stream = self._stack.enter_context(atomic_writer(self._folder / "predictions.json", "w"))
+        separators = iter(("[\n",))
+
+        def write(found: ImageResults, stem: str) -> None:
+            for entry in coco_entries(found):
+                named = {**entry, "file_name": found.image_name} if found.image_name else entry
+                stream.write(next(separators, ",\n") + json.dumps(named))
+
+        # Runs before the stream is closed. After an exception the file is dropped anyway.
+        self._stack.callback(lambda: stream.write(next(separators, "") + "\n]\n"))
+        return write
+
+    def _write_yolo_names(self) -> None:
+        names = "".join(f"  {i}: {json.dumps(name, ensure_ascii=False)}\n" for i, name in enumerate(self._class_names))
+        _write(self._folder / "yolo" / "data.yaml", f"names:\n{names}".encode())
+
+
+def _write_all(folder: Path, files: dict[str, bytes]) -> None:
+    folder.mkdir(exist_ok=True)
+    for name, data in files.items():
+        _write(folder / name, data)
+
+
+def _write(path: Path, data: bytes) -> None:
+    with atomic_writer(path, "wb") as stream:
+        stream.write(data)
