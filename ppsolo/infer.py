@@ -13,7 +13,8 @@ from pathlib import Path
 import numpy as np
 
 from ppsolo.atomic import atomic_writer
-from ppsolo.data.images import image_ids, read_ahead, write_image
+from ppsolo.data.files import image_ids
+from ppsolo.data.images import read_ahead, write_image
 from ppsolo.data.videos import VideoFrames, VideoWriter
 from ppsolo.errors import ConfigError, ImageError
 from ppsolo.pipeline import Pipeline

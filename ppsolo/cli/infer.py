@@ -41,7 +41,7 @@ def run(options: argparse.Namespace) -> int:
     if options.batch_size < 1:
         raise ConfigError(f"--batch_size is {options.batch_size}, give at least 1")
     import_paddle()
-    from ppsolo.data.images import expand_images, list_images
+    from ppsolo.data.files import expand_images, list_images
     from ppsolo.data.videos import is_video
     from ppsolo.infer import infer_images, infer_video, make_output_dir
     from ppsolo.predictor import Predictor

@@ -14,15 +14,8 @@ import numpy as np
 import pytest
 
 from ppsolo.data import images
-from ppsolo.data.images import (
-    expand_images,
-    image_id_of,
-    image_ids,
-    list_images,
-    read_ahead,
-    read_image,
-    write_image,
-)
+from ppsolo.data.files import expand_images, image_id_of, image_ids, list_images
+from ppsolo.data.images import read_ahead, read_image, write_image
 from ppsolo.errors import ImageError
 
 # 16 x 16 CMYK, four 8 x 8 squares of (C, M, Y, K) = (0, 0, 0, 0), (0, 255, 255, 0), (255, 0, 0, 51) and
@@ -189,8 +182,11 @@ def test_sixteen_bits_become_eight(tmp_path, suffix):
         assert np.abs(image - exact).max() < 1
 
 
-def test_float_tiff_is_refused(tmp_path):
-    assert "cannot decode this TIFF" in refusal(saved(tmp_path, tiff(np.ones((4, 4, 3), np.float32))))
+def test_float_tiff_is_read_in_its_range_and_refused_outside(tmp_path):
+    pytest.importorskip("tifffile")
+    ramp = np.linspace(0, 1, 48, dtype=np.float32).reshape(4, 4, 3)
+    assert np.array_equal(read_image(saved(tmp_path, tiff(ramp))), np.rint(ramp.astype(np.float64) * 255))
+    assert "are not in 0..1: set preprocess.value_range" in refusal(saved(tmp_path, tiff(ramp * 2)))
 
 
 def test_png_colour_types(tmp_path):
@@ -322,11 +318,11 @@ def test_an_impossible_marker_in_jpeg_data_is_refused(tmp_path, photo):
     [
         (b"", "the file is empty"),
         (b"hello, this is\ntext", r"begins with b'hello, this "),
-        (GIF, "begins with b'GIF89a"),
+        (b"8BPS, a picture of Photoshop", "begins with b'8BPS, a pict"),
         (b"\xff\xd8\xff\xd9", "cannot decode this JPEG"),
         (b"BM", "cannot decode this BMP"),
     ],
-    ids=["empty", "text", "gif", "jpeg of nothing", "bmp of nothing"],
+    ids=["empty", "text", "photoshop", "jpeg of nothing", "bmp of nothing"],
 )
 def test_what_is_no_image_is_refused_by_path_and_reason(tmp_path, data, reason):
     path = saved(tmp_path, data)

@@ -1,0 +1,152 @@
+"""Picture files: found in folders and by patterns, numbered, and what is left out is named."""
+
+import glob
+import itertools
+import os
+import re
+import stat
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from ppsolo.data.headers import is_picture
+from ppsolo.errors import ImageError
+
+IMAGE_SUFFIXES = (
+    *(".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".apng", ".bmp", ".dib", ".webp", ".tif", ".tiff", ".btf"),
+    *(".pbm", ".pgm", ".ppm", ".pnm", ".jp2", ".j2k", ".jpx", ".avif", ".heic", ".heif", ".gif"),
+)
+VIDEO_SUFFIXES = (
+    *(".mp4", ".m4v", ".mov", ".qt", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".mpe", ".m2v", ".vob", ".ts", ".mts"),
+    *(".m2ts", ".wmv", ".asf", ".flv", ".f4v", ".3gp", ".3g2", ".ogv", ".mxf", ".mjpg", ".mjpeg", ".y4m", ".gif"),
+)
+
+
+def regular_file(path: Path) -> os.stat_result:
+    """The `stat` of a readable regular file; ImageError for others: a pipe or a device may block for ever."""
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        raise ImageError(f"{path}: no such file") from None
+    except OSError as error:
+        raise ImageError(f"{path}: cannot be read ({error.strerror})") from None
+    except ValueError as error:  # a NUL in the name
+        raise ImageError(f"{str(path)!r}: cannot be read ({error})") from None
+    if stat.S_ISDIR(found.st_mode):
+        raise ImageError(f"{path}: a directory, expected a file")
+    if not stat.S_ISREG(found.st_mode):
+        raise ImageError(f"{path}: a pipe, socket or device, expected a regular file")
+    if not os.access(path, os.R_OK):
+        raise ImageError(f"{path}: cannot be read (Permission denied)")
+    return found
+
+
+class Found(NamedTuple):
+    """What a folder or a pattern holds.
+
+    images: each once, in natural order. left_out: a line for each visible file that is no picture, with the reason.
+    """
+
+    images: list[Path]
+    left_out: list[str]
+
+
+def find_images(pattern_or_path: str | os.PathLike) -> Found:
+    """The images that a file, a directory or a pattern (`*`, `?`, `[a-z]`; `**` for any depth) names.
+
+    What exists under that very name is taken literally, a file whatever its suffix. In a directory and among the
+    files that a pattern matches, a picture is a file with a suffix in IMAGE_SUFFIXES (in any case), or with the first
+    bytes of a format that can be read. Hidden files and sub-directories are passed over.
+
+    Raises:
+        ImageError: there is no such file or directory, or no picture.
+    """
+    text = os.fspath(pattern_or_path)
+    if os.path.isdir(text):
+        return _found_in(text)
+    if os.path.lexists(text):
+        regular_file(Path(text))
+        return Found([Path(text)], [])
+    if not glob.has_magic(text):
+        raise ImageError(f"{text}: no such file or directory")
+    matches = glob.glob(text, recursive=True) or glob.glob(text.replace("[", "[[]"), recursive=True)
+    found = _sorted_out(map(Path, matches))
+    if not found.images:
+        raise ImageError(f"{text}: matches no image ({', '.join(IMAGE_SUFFIXES)})")
+    return found
+
+
+def list_images(directory: str | os.PathLike) -> list[Path]:
+    """The images of a directory, as `find_images` gives them. Raises ImageError where there is none."""
+    return _found_in(directory).images
+
+
+def expand_images(pattern_or_path: str | os.PathLike) -> list[Path]:
+    """The images of `find_images`, without what was left out."""
+    return find_images(pattern_or_path).images
+
+
+def _found_in(directory: str | os.PathLike) -> Found:
+    try:
+        names = os.listdir(directory)
+    except OSError as error:
+        raise ImageError(f"{directory}: cannot be listed as a directory ({error.strerror})") from None
+    found = _sorted_out(Path(directory, name) for name in names)
+    if not found.images:
+        raise ImageError(f"{directory}: no image in this directory ({', '.join(IMAGE_SUFFIXES)})")
+    return found
+
+
+def _sorted_out(paths: Iterable[Path]) -> Found:
+    images, left_out = [], []
+    for path in sorted(set(paths), key=_natural_key):
+        if path.name.startswith(".") or not os.path.isfile(path):
+            continue
+        if path.suffix.lower() in IMAGE_SUFFIXES:
+            images.append(path)
+        elif path.suffix.lower() in VIDEO_SUFFIXES:
+            left_out.append(f"{path}: left out, a video; give it by itself: --source {path}")
+        elif is_picture(_first_bytes(path)):
+            images.append(path)
+        else:
+            left_out.append(f"{path}: left out, not a picture that can be read")
+    return Found(images, left_out)
+
+
+def _first_bytes(path: Path) -> bytes:
+    try:
+        with path.open("rb") as stream:
+            return stream.read(32)
+    except OSError:
+        return b""
+
+
+def _natural_key(path: Path) -> tuple[list[str | int], str]:
+    """Numbers compare as numbers, letters without case; what is then equal, by the exact name."""
+    parts = re.split(r"([0-9]+)", str(path).casefold())
+    return [int(part) if index % 2 else part for index, part in enumerate(parts)], str(path)
+
+
+def image_id_of(path: str | os.PathLike, running: int) -> int:
+    """The image id that a file name states, else `running`.
+
+    It states one if the stem is a number, with or without COCO's prefix: `000000252219.jpg` is 252219,
+    `COCO_val2014_000000000042.jpg` is 42. Numbers from 2**63 on are not taken: ids are kept as int64.
+    """
+    stated = re.fullmatch(r"(?:COCO_\w+_)?([0-9]+)", Path(path).stem)
+    return int(stated[1]) if stated and int(stated[1]) < 2**63 else running
+
+
+def image_ids(paths: Sequence[str | os.PathLike]) -> list[int]:
+    """A different image id for each path, in order.
+
+    The first path to state a number (`image_id_of`) has it. Every other, without a number or with one that is
+    taken, gets the smallest number from 0 on that no path states and no earlier path got.
+    """
+    stated = [image_id_of(path, -1) for path in paths]
+    running = itertools.filterfalse(set(stated).__contains__, itertools.count())
+    ids, taken = [], {-1}
+    for number in stated:
+        ids.append(next(running) if number in taken else number)
+        taken.add(number)
+    return ids
