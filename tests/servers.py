@@ -12,8 +12,9 @@ import numpy as np
 
 from ppsolo.results.instances import Instances
 from ppsolo.serve.access import THIS_MACHINE, AccessRules
+from ppsolo.serve.application import create_app
 from ppsolo.serve.server import Server, listen
-from ppsolo.serve.service import Limits, create_app
+from ppsolo.serve.service import Limits
 
 SOON = 10.0  # seconds; what is awaited takes milliseconds
 

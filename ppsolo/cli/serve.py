@@ -49,8 +49,9 @@ def run(options: argparse.Namespace) -> int:
     config = None if options.config is None else load_config(options.config, options.override)
     try:
         from ppsolo.serve.access import AccessRules, read_token
+        from ppsolo.serve.application import create_app
         from ppsolo.serve.server import Server, listen
-        from ppsolo.serve.service import Limits, create_app
+        from ppsolo.serve.service import Limits
     except ModuleNotFoundError as error:
         raise ConfigError(f"{error.name} is not installed: pip install 'ppsolo[serve]'") from None
     limits = Limits(**{field.name: getattr(options, field.name) for field in dataclasses.fields(Limits)})

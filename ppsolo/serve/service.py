@@ -4,44 +4,31 @@ import asyncio
 import contextlib
 import logging
 import math
-import platform
-import sys
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields
-from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple, Protocol, TypeVar
+from typing import Any, Literal, NamedTuple, Protocol, TypeVar
 
 import cv2
 import numpy as np
-from fastapi import FastAPI, HTTPException, Query, Request
-from fastapi.exceptions import RequestValidationError
-from fastapi.responses import HTMLResponse, JSONResponse, Response
-from pydantic import BaseModel, Field
-from starlette.exceptions import HTTPException as StarletteHTTPException
-from starlette.middleware.cors import CORSMiddleware
+from fastapi import HTTPException, Request
+from fastapi.responses import Response
 from starlette.requests import ClientDisconnect
 
 from ppsolo.data.images import decode_image
 from ppsolo.errors import ConfigError, ImageError, PpsoloError
 from ppsolo.results.instances import Instances
-from ppsolo.serve.access import THIS_MACHINE, AccessRules, CheckSource, CheckToken, client_of
 from ppsolo.serve.answers import json_answer, picture_answer
 from ppsolo.serve.batching import Batcher, Pending, QueueFull, Stopped
-from ppsolo.serve.prometheus import CountRequests, Metrics
+from ppsolo.serve.prometheus import Metrics
 from ppsolo.serve.uploads import ByteLimit, read_upload
-from ppsolo.text import one_line
-from ppsolo.version import __version__
 
 logger = logging.getLogger(__name__)
 
-PAGE = Path(__file__).with_name("page.html")
 THREADS = 2  # that decode, and as many that write answers
 LEAST_BYTES = 2**28  # of bodies held at once, or four of the largest bodies if that is more
-CLIENT_GONE = 499  # nobody sees it but the metrics
 LONGEST_RETRY = 60
-MALFORMED = (400, 413, 415, 422)  # statuses that say what is wrong with the request
 
 Work = TypeVar("Work")
 
@@ -85,38 +72,6 @@ class AnswerOptions(NamedTuple):
     score_threshold: float
     form: Literal["json", "polygons", "png"]
     image_id: int
-
-
-class Found(BaseModel):
-    """One instance, as in COCO results."""
-
-    image_id: int
-    category_id: int
-    category_name: str
-    segmentation: dict[str, Any] | list[list[float]] = Field(description="compressed RLE, or rings of polygons")
-    score: float
-    bbox: list[float] = Field(description="left, top, width, height in pixels")
-
-
-class Size(BaseModel):
-    """Of the picture, upright, in pixels."""
-
-    height: int
-    width: int
-
-
-class Answer(BaseModel):
-    """What was found, best first."""
-
-    image: Size
-    seconds: float
-    instances: list[Found]
-
-
-class Refusal(BaseModel):
-    """Why there is no answer, in one line."""
-
-    error: str
 
 
 class Service:
@@ -297,148 +252,3 @@ async def _disconnect(request: Request) -> None:
     """Returns when the client, whose request has been read, goes away."""
     while (await request.receive())["type"] != "http.disconnect":
         pass
-
-
-def create_app(
-    predictor: AnyPredictor, *, model: str, limits: Limits = Limits(), access: AccessRules = THIS_MACHINE
-) -> FastAPI:
-    """The web application; `app.state.service` is its Service.
-
-    predictor: called with a list of uint8 [H, W, 3] RGB arrays and batch_size, from one thread; has `class_names`.
-    model: its name in /info.
-    access: which requests are answered.
-    """
-    service = Service(predictor, limits)
-
-    @contextlib.asynccontextmanager
-    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        await service.start()
-        yield
-        await service.stop(0.0)
-        service.close()
-
-    app = FastAPI(
-        title="ppsolo",
-        version=__version__,
-        description="Instances of a picture: masks, classes and scores, by SOLOv2.",
-        lifespan=lifespan,
-        docs_url=None,  # these pages load their scripts from elsewhere, which an offline machine cannot
-        redoc_url=None,
-        redirect_slashes=False,  # a redirect would repeat the Host header
-    )
-    app.state.service = service
-    if access.token is not None:  # the first that is added comes last
-        app.add_middleware(CheckToken, token=access.token)
-    if access.origins:
-        app.add_middleware(
-            CORSMiddleware,
-            allow_origins=[origin.lower() for origin in access.origins],
-            allow_methods=["GET", "POST"],
-            allow_headers=["Authorization", "Content-Type"],
-        )
-    app.add_middleware(CheckSource, rules=access)
-    app.add_middleware(CountRequests, metrics=service.metrics)
-    _add_refusals(app)
-    _add_predict(app, service)
-    _add_pages(app, service, predictor, model)
-    return app
-
-
-def _add_refusals(app: FastAPI) -> None:
-    """Every refusal is {"error": one line}; one of a malformed request is a line in the log too."""
-
-    @app.exception_handler(StarletteHTTPException)
-    async def refused(request: Request, error: StarletteHTTPException) -> Response:
-        if error.status_code in MALFORMED:
-            logger.warning("%s: refused, %s", client_of(request.scope), one_line(str(error.detail)))
-        return JSONResponse({"error": error.detail}, error.status_code, error.headers)
-
-    @app.exception_handler(RequestValidationError)
-    async def wrong_query(request: Request, error: RequestValidationError) -> Response:
-        first = error.errors()[0]
-        return JSONResponse({"error": f"{first['loc'][-1]}: {first['msg']}"}, 422)
-
-    @app.exception_handler(ClientDisconnect)
-    async def left(request: Request, error: ClientDisconnect) -> Response:
-        return Response(status_code=CLIENT_GONE)
-
-
-def _add_predict(app: FastAPI, service: Service) -> None:
-    binary = {"schema": {"type": "string", "format": "binary"}}
-    form = {"type": "object", "required": ["file"], "properties": {"file": binary["schema"]}}
-    statuses = {
-        400: "the form is malformed",
-        408: "the picture did not arrive in time",
-        413: "too many bytes",
-        415: "the body is neither a form nor a picture",
-        422: "the picture cannot be read, has too many pixels, or a parameter is wrong",
-        500: "the prediction failed",
-        503: "too many requests, or the service is stopping: try again after Retry-After seconds",
-        504: "the prediction took too long",
-    }
-
-    @app.post(
-        "/predict",
-        response_class=Response,
-        responses={
-            200: {"model": Answer, "content": {"image/png": binary}, "description": "what was found"},
-            **{status: {"model": Refusal, "description": text} for status, text in statuses.items()},
-        },
-        openapi_extra={
-            "requestBody": {
-                "required": True,
-                "content": {"image/*": binary, "multipart/form-data": {"schema": form}},
-            }
-        },
-    )
-    async def predict(
-        request: Request,
-        score_threshold: Annotated[float, Query(ge=0, le=1, description="least score")] = 0.0,
-        format: Annotated[
-            Literal["json", "polygons", "png"],
-            Query(description="run lengths or polygons in JSON, or the picture with the masks drawn"),
-        ] = "json",
-        image_id: Annotated[int, Query(description="repeated in the answer")] = 0,
-    ) -> Response:
-        """The instances of a picture, sent as a form's file or as it is."""
-        return await service.predict(request, AnswerOptions(score_threshold, format, image_id))
-
-
-def _add_pages(app: FastAPI, service: Service, predictor: AnyPredictor, model: str) -> None:
-    page = PAGE.read_text(encoding="utf-8")
-    policy = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src blob: data:; "
-    policy += "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-
-    @app.get("/", response_class=HTMLResponse)
-    async def index() -> Response:
-        """A page to try the service with."""
-        return HTMLResponse(page, headers={"Content-Security-Policy": policy, "X-Content-Type-Options": "nosniff"})
-
-    @app.get("/health", responses={503: {"description": "starting, stopping, or the first prediction failed"}})
-    async def health() -> Response:
-        """Whether pictures are answered: 200 once the model has answered a first one of its own."""
-        return JSONResponse({"status": service.state}, 200 if service.state == "ready" else 503)
-
-    @app.get("/health/live")
-    async def live() -> dict[str, str]:
-        """Whether the process answers at all."""
-        return {"status": service.state}
-
-    @app.get("/metrics", response_class=Response)
-    async def metrics() -> Response:
-        """Counters in Prometheus's text format."""
-        return Response(service.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
-
-    @app.get("/info")
-    async def info() -> dict[str, Any]:
-        """The model, its classes, the limits, and the versions."""
-        limits = service.limits
-        versions = {"ppsolo": __version__, "python": platform.python_version()}
-        if (paddle := sys.modules.get("paddle")) is not None:
-            versions["paddle"] = paddle.version.full_version
-        return {
-            "model": model,
-            "classes": list(predictor.class_names),
-            "limits": {field.name: getattr(limits, field.name) for field in fields(limits)},
-            "versions": versions,
-        }
