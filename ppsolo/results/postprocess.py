@@ -1,4 +1,4 @@
-"""Postprocessing on a CPU: raw predictions in, instances out, without the work that cannot change the answer."""
+"""Postprocessing in numpy: raw predictions in, detections out, without work that cannot change the answer."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -12,11 +12,13 @@ from ppsolo.interface import EQUAL_SCORES
 from ppsolo.schema import PostprocessConfig
 
 NOT_FINITE = "the network's output is not finite: check its weights and preprocess.mean and std"
-_KEPT_VALUES = 2**24  # of masks that are kept until it is known who needs them: thousands would fill the memory
-_LEAST_STEP = 32  # cells; products of fewer take as long
-_MANY = 128  # masks of a class, for whose overlaps a product of floats takes no longer than counting bits
-_WORD = 64  # bits of a mask that are counted at once
-_STRIP = 2048  # pixels of a block of masks, whole words, that are worked on at once, so that they stay in the cache
+_KEPT_VALUES = (
+    2**24
+)  # values of masks kept until it is known which are needed: thousands of masks would fill the memory
+_LEAST_STEP = 32  # cells taken at once; the product of fewer takes as long
+_MANY = 128  # masks of a class from which on a product of floats counts overlaps as fast as bits do
+_WORD = 64  # bits counted at once
+_STRIP = 2048  # pixels of all masks worked on at once, so that they stay in the cache; a multiple of _WORD
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
@@ -63,7 +65,7 @@ class DetectionArrays(NamedTuple):
 
 
 class Pairs(NamedTuple):
-    """The candidates of an image, pairs of a cell and a class. Cells are counted by falling best score.
+    """The candidates of an image: pairs of a cell and a class. Cell 0 is the one with the best score.
 
     cells: int64 [P]. labels: int64 [P]. scores: float32 [P], above the threshold, after points NMS.
     """
@@ -74,9 +76,10 @@ class Pairs(NamedTuple):
 
 
 class Candidates(NamedTuple):
-    """The K cells of an image that have a candidate, the one with the best score first.
+    """The K cells of an image with a candidate, the best score first.
 
-    highest: float32 [K], falling. kernels: float32 [K, E]. strides: int64 [K], the area that a mask must exceed.
+    highest: float32 [K], the best score of each cell, falling. kernels: float32 [K, E].
+    strides: int64 [K], the area that a mask must exceed, in mask pixels.
     """
 
     pairs: Pairs
@@ -86,10 +89,10 @@ class Candidates(NamedTuple):
 
 
 class MaskStatistics(NamedTuple):
-    """Of K masks.
+    """Statistics of K masks.
 
-    probabilities: float32 [K, pixels], or none where they are not kept. inside: uint64 [K, words], a bit for each
-    pixel. areas: float64 [K], in pixels. sums: float64 [K], of the probabilities inside.
+    probabilities: float32 [K, pixels]; [0, pixels] where they are not kept. inside: uint64 [K, words], one bit per
+    pixel. areas: float64 [K], in pixels. sums: float64 [K], the sum of the probabilities inside each mask.
     """
 
     probabilities: np.ndarray
@@ -99,15 +102,15 @@ class MaskStatistics(NamedTuple):
 
 
 class NumpyPostprocess:
-    """`RawArrays` of a batch -> its `DetectionArrays`: the answer of `SOLOv2Postprocess`, by less work.
+    """`RawArrays` of a batch -> `DetectionArrays`. It gives the answer of `SOLOv2Postprocess` with less work.
 
-    An instance's final score is at most the class score of its cell, since maskness and decay are at most 1, and only
-    better ones decay it. So cells are taken by falling class score, a block at a time, until `max_instances` of what
-    is found so far are better than all that is left can become. Overlaps are counted within classes.
+    The final score of an instance is at most the class score of its cell: maskness and decay are at most 1. Only
+    better instances decay it. So cells are taken by falling class score, block by block. The work stops once
+    `max_instances` results beat the upper bound of every remaining cell. Overlaps are counted within classes only.
     """
 
     def __init__(self, settings: PostprocessConfig, *, threads: int = 1):
-        """settings: thresholds and limits. threads: that share the work on an image."""
+        """settings: thresholds and limits. threads: how many share the work on one image."""
         self._settings = settings
         self._pool = ThreadPoolExecutor(threads) if threads > 1 else None
         threshold = np.float64(settings.mask_threshold)
@@ -115,7 +118,7 @@ class NumpyPostprocess:
             self._mask_logit = np.float32(np.log(threshold) - np.log1p(-threshold))
 
     def __call__(self, raw: RawArrays) -> DetectionArrays:
-        """Raises PredictionError where the predictions, or the masks that are made of them, are not finite."""
+        """Raises PredictionError where the predictions, or masks made of them, are not finite."""
         with single_threaded_products():
             parts = [self._detect(image) for image in raw.images()]
         return DetectionArrays(*(np.concatenate(arrays) for arrays in zip(*parts, strict=True)))
@@ -125,7 +128,7 @@ class NumpyPostprocess:
         features = raw.mask_features[0].reshape(raw.mask_features.shape[1], -1)
         _check_finite([float(x.sum()) for x in (*raw.category_logits, *raw.kernels)])
         found = find_candidates(raw, self._settings)
-        if len(found.highest) == 0:  # otherwise features are seen in the masks that are made of them
+        if len(found.highest) == 0:  # otherwise the masks show whether the features are finite
             _check_finite(self._map(lambda row: float(row.sum()), features))
         pairs, scores, statistics = self._best(found, features)
         masks = self._masks(found.kernels, features, found.pairs.cells[pairs], statistics)
@@ -137,18 +140,18 @@ class NumpyPostprocess:
         )
 
     def _best(self, found: Candidates, features: np.ndarray) -> tuple[np.ndarray, np.ndarray, list[MaskStatistics]]:
-        """The pairs that survive, int64 [M], their decayed scores, float32 [M], the best first, and the statistics of
-        the blocks of cells that were taken."""
+        """The surviving pairs, int64 [M], the best first; their decayed scores, float32 [M]; the statistics of every
+        block of cells taken."""
         settings, cells = self._settings, len(found.highest)
         statistics: list[MaskStatistics] = []
-        # Mostly the first `max_instances` cells do not suffice, since some masks are too small or come twice.
+        # The first `max_instances` cells are mostly too few: some masks are too small or come twice.
         taken, step, least = 0, max(2 * settings.max_instances, _LEAST_STEP), _LEAST_STEP
         while taken < cells:
             block = slice(taken, min(taken + step, cells))
             keep = block.stop * features.shape[1] <= _KEPT_VALUES
             statistics.append(self._mask_statistics(found.kernels[block], features, keep=keep))
             taken = block.stop
-            # What an instance of a cell not taken has at most, or zero; the others do not depend on anything up to it.
+            # The upper bound of every remaining cell, or zero. Scores above it do not depend on remaining cells.
             bound = found.highest[taken] if taken < cells else np.float32(0.0)
             scores = self._pair_scores(found, statistics)
             best = _falling(scores)[: settings.pre_nms_top_n]
@@ -158,7 +161,7 @@ class NumpyPostprocess:
             decayed = self._matrix_nms(found.pairs, scores, best, statistics)
             certain = np.count_nonzero(decayed > bound)
             if taken < cells and certain < settings.max_instances:
-                # Enough more, if those to come do as well as those so far; if they do not, at least twice as many.
+                # As many more as are needed if the next ones do as well as these; at least twice as many next time.
                 likely = (settings.max_instances - certain) * taken // max(certain, 1)
                 step, least = max(min(likely, settings.max_instances), least), 2 * least
                 continue
@@ -168,7 +171,7 @@ class NumpyPostprocess:
         return np.empty(0, np.int64), np.empty(0, np.float32), statistics
 
     def _pair_scores(self, found: Candidates, statistics: list[MaskStatistics]) -> np.ndarray:
-        """Class score times maskness (SOLOv2 sec. 3.3) of the pairs whose cell has been taken, zero of all others."""
+        """Class score times maskness (SOLOv2 sec. 3.3) of the pairs whose cell was taken; zero for all others."""
         areas = np.concatenate([block.areas for block in statistics])
         sums = np.concatenate([block.sums for block in statistics])
         maskness = np.zeros(len(found.highest), np.float32)
@@ -176,9 +179,9 @@ class NumpyPostprocess:
         return found.pairs.scores * maskness[found.pairs.cells]
 
     def _mask_statistics(self, kernels: np.ndarray, features: np.ndarray, *, keep: bool) -> MaskStatistics:
-        """Of the masks of kernels [K, E] over features [E, pixels], strip after strip.
+        """The statistics of the masks of kernels [K, E] over features [E, pixels], strip after strip.
 
-        keep: the probabilities. Raises PredictionError where one of their logits is not finite.
+        keep: keep the probabilities too. Raises PredictionError where a logit is not finite.
         """
         pixels = features.shape[1]
         probabilities = np.empty((len(kernels) if keep else 0, pixels), np.float32)
@@ -204,7 +207,7 @@ class NumpyPostprocess:
     def _masks(
         self, kernels: np.ndarray, features: np.ndarray, cells: np.ndarray, statistics: list[MaskStatistics]
     ) -> np.ndarray:
-        """The masks float32 [n, pixels] of n cells, those kept and those made again."""
+        """The masks, float32 [n, pixels], of n cells; masks that were not kept are made again."""
         kept = [row for block in statistics for row in block.probabilities]
         masks = np.empty((len(cells), features.shape[1]), np.float32)
         for place in np.flatnonzero(cells < len(kept)):
@@ -221,7 +224,7 @@ class NumpyPostprocess:
     def _matrix_nms(
         self, pairs: Pairs, scores: np.ndarray, best: np.ndarray, statistics: list[MaskStatistics]
     ) -> np.ndarray:
-        """Decayed scores of the pairs `best`, which come by falling score: `ppsolo.models.postprocess.matrix_nms`."""
+        """The decayed scores of the pairs `best`, sorted by falling score: `ppsolo.models.postprocess.matrix_nms`."""
         decayed = scores[best]
         labels, cells = pairs.labels[best], pairs.cells[best]
         groups = [group for label in np.unique(labels) if len(group := np.flatnonzero(labels == label)) > 1]
@@ -235,7 +238,7 @@ class NumpyPostprocess:
         return decayed
 
     def _intersections(self, groups: Sequence[np.ndarray]) -> list[np.ndarray]:
-        """Of each group of masks, uint64 [n, words], the pixels that the i-th and j-th share, i < j: float64 [n, n]."""
+        """Shared pixels of the masks i < j, float64 [n, n], for each group of masks, uint64 [n, words]."""
         most = _MANY if hasattr(np, "bitwise_count") else 0
         large = [masks for masks in groups if len(masks) > most]
         step = _STRIP // _WORD
@@ -247,7 +250,7 @@ class NumpyPostprocess:
     def _decay(self, intersections: np.ndarray, areas: np.ndarray) -> np.ndarray:
         """Factors [n] of n masks of one class, the best first (SOLOv2 sec. 3.3, eq. 4 and 5).
 
-        intersections: [n, n], those of i with j > i are looked at. areas: float64 [n].
+        intersections: [n, n]; only the part above the diagonal is used. areas: float64 [n].
         """
         union = np.maximum(areas[:, None] + areas - intersections, 1.0)
         iou = np.triu(intersections / union, 1)
@@ -263,13 +266,13 @@ class NumpyPostprocess:
 
 
 def _check_finite(sums: Sequence[float]) -> None:
-    """A sum of what is not finite is not."""
+    """Raise PredictionError if a value is not finite: then its sum is not finite either."""
     if not np.isfinite(sums).all():
         raise PredictionError(NOT_FINITE)
 
 
 def find_candidates(raw: RawArrays, settings: PostprocessConfig) -> Candidates:
-    """What passes points NMS and the score threshold in a batch of one image."""
+    """The candidates that pass points NMS and the score threshold, in a batch of one image."""
     cells, labels, scores, start = [], [], [], 0
     for logits in raw.category_logits:
         peaks = points_nms(_sigmoid(logits[0].copy()))
@@ -311,7 +314,7 @@ def _sigmoid(x: np.ndarray) -> np.ndarray:
 
 
 def _falling(values: np.ndarray) -> np.ndarray:
-    """Their order, the highest first, equal ones as they come."""
+    """The order of the values, the highest first; equal values keep their order."""
     return np.argsort(-values, kind="stable")
 
 
@@ -320,7 +323,7 @@ def _strips(pixels: int) -> list[slice]:
 
 
 def _count_shared_bits(masks: np.ndarray) -> np.ndarray:
-    """Bits that the i-th and the j-th of uint64 [n, words] share, i < j: float64 [n, n], zero elsewhere."""
+    """Shared bits of the rows i < j of uint64 [n, words]: float64 [n, n], zero elsewhere."""
     shared = np.zeros((len(masks), len(masks)))
     for i in range(len(masks) - 1):
         shared[i, i + 1 :] = np.bitwise_count(masks[i + 1 :] & masks[i]).sum(axis=1, dtype=np.uint32)
@@ -328,9 +331,9 @@ def _count_shared_bits(masks: np.ndarray) -> np.ndarray:
 
 
 def _product_of_bits(masks: np.ndarray) -> np.ndarray:
-    """Bits that each two of uint64 [n, words] share, as a product: float32 [n, n].
+    """Shared bits of each two rows of uint64 [n, words], by a matrix product: float32 [n, n].
 
-    For large groups, and for numpy before 2.0, which counts no bits.
+    It serves large groups, and numpy before 2.0, which cannot count bits.
     """
     ones = np.unpackbits(np.ascontiguousarray(masks).view(np.uint8), axis=1).astype(np.float32)
     return ones @ ones.T

@@ -1,4 +1,4 @@
-"""Instance masks at the size of the picture: from stride-4 probabilities to run lengths."""
+"""The resize of masks: from probabilities at stride 4 to run lengths at the size of the picture."""
 
 from typing import NamedTuple
 
@@ -8,8 +8,8 @@ import numpy as np
 from ppsolo.cpu import single_threaded_products
 from ppsolo.results.rle import Rle, encode_runs
 
-_CHUNK = 2**17  # resized values, or half as many with flags of them, that are looked through at once: they stay cached
-_BLOCK = 16  # places made of the same cells: more would be made of more cells, most of them with weight 0
+_CHUNK = 2**17  # resized values, or half as many with their flags, handled at once: they stay in the cache
+_BLOCK = 16  # neighbouring places that share their cells; a larger block has more cells, most with weight 0
 
 
 def resize_masks(
@@ -22,9 +22,9 @@ def resize_masks(
 ) -> list[Rle]:
     """Bring mask probabilities of a padded network input to the original image and threshold them there.
 
-    The result is that of two bilinear resizes (half-pixel centres, edges repeated): by `stride` to the padded
-    input, cut to its `resized` region, then to `original`, followed by `> threshold`. The enlarged images are never
-    made: of one mask at a time, a chunk of columns is (at most about 2**17 values), and which pixels of it are inside.
+    The result equals two bilinear resizes (half-pixel centres, edges repeated) and a threshold: enlarge by `stride` to
+    the padded input, cut to the `resized` region, resize to `original`, then `> threshold`. The enlarged images are
+    never made. Each mask is computed in chunks of columns of at most about 2**17 values.
 
     Args:
         probabilities: float32 [n, h, w] in [0, 1], one map per instance; the padded input is
@@ -45,13 +45,13 @@ def resize_masks(
         return []
     plan = _plan(probabilities.shape[1:], resized, original, stride)
     limit = np.float32(threshold)
-    with single_threaded_products():  # they are small: threads would wait for each other
+    with single_threaded_products():  # the products are small: threads would wait for each other
         edges = (_edges_above(np.asarray(mask, np.float32), limit, plan) for mask in probabilities)
         return [_encode_edges(found, original) for found in edges]
 
 
 class _Axis(NamedTuple):
-    """Places along one side of the network input as weighted means of cells, in blocks of _BLOCK neighbours."""
+    """Places along one side of the network input, as weighted means of cells, in blocks of _BLOCK neighbours."""
 
     positions: np.ndarray  # float64 [blocks * _BLOCK], ascending, in pixels; past the last place: one pixel further
     cells: np.ndarray  # int64 [blocks, cells of a block], ascending
@@ -61,14 +61,14 @@ class _Axis(NamedTuple):
 class _Plan(NamedTuple):
     """How every mask of one image is resized."""
 
-    rows: _Axis  # the rows of the original or, if fewer, the knots between which a column is a straight line
-    columns: _Axis  # the columns of the original
-    samples: np.ndarray  # float32 [original height], ascending, positions of the rows of the original in the input
-    spacing: float  # of the samples, but for rounding and at both ends, where several may lie
-    at_knots: bool  # what `rows` holds
+    rows: _Axis  # rows of the original; or the knots, where they are fewer: columns are straight lines between them
+    columns: _Axis  # columns of the original
+    samples: np.ndarray  # float32 [original height], ascending: where the rows of the original lie in the input
+    spacing: float  # of the samples, up to rounding; several may lie at each end
+    at_knots: bool  # whether `rows` holds knots
 
     def columns_at_once(self, places: int) -> int:
-        """How many blocks of columns a chunk takes that have so many places each."""
+        """How many blocks of columns fit a chunk. places: along each column."""
         return max(1, _CHUNK // (_BLOCK * places))
 
 
@@ -85,7 +85,7 @@ def _check_sizes(shape: tuple[int, ...], *, resized: tuple[int, int], original: 
 def _plan(cells: tuple[int, ...], resized: tuple[int, int], original: tuple[int, int], stride: int) -> _Plan:
     samples = _sample_positions(resized[0], original[0])
     knots = _knots(cells[0], resized[0], stride)
-    at_knots = len(samples) > 2 * len(knots)  # from about here finding the crossings costs less than every row
+    at_knots = len(samples) > 2 * len(knots)  # above this ratio, finding crossings costs less than every row
     rows = _axis(knots if at_knots else samples, cells[0], stride)
     columns = _axis(_sample_positions(resized[1], original[1]), cells[1], stride)
     return _Plan(rows, columns, samples, resized[0] / original[0], at_knots)
@@ -94,8 +94,8 @@ def _plan(cells: tuple[int, ...], resized: tuple[int, int], original: tuple[int,
 def _sample_positions(n_in: int, n_out: int) -> np.ndarray:
     """Where a bilinear resize from n_in to n_out pixels reads its input: float32 [n_out] in [0, n_in - 1].
 
-    In float32, as the published systems compute it (exact positions move a value by up to 1e-4); and, as there,
-    a single output is the first input and not the middle one.
+    The published systems compute it in float32; exact positions would move a value by up to 1e-4. A single output is
+    the first input, not the middle one, as there.
     """
     scale = np.float32(n_in) / np.float32(n_out) if n_out > 1 else np.float32(0)
     centres = np.arange(n_out, dtype=np.float32) + np.float32(0.5)
@@ -105,8 +105,8 @@ def _sample_positions(n_in: int, n_out: int) -> np.ndarray:
 def _knots(cells: int, resized: int, stride: int) -> np.ndarray:
     """Rows of the network input between which a resized column is a straight line: int64, ascending.
 
-    The first resize is linear between cell centres, the second between pixels: together they bend only at the
-    pixels beside (or at) a cell centre, and end at the first and last pixel.
+    The first resize is linear between cell centres, the second between pixels. Together they bend only at the pixels
+    next to (or at) a cell centre, and end at the first and the last pixel.
     """
     centres = stride * np.arange(cells)
     knots = np.concatenate([[0], centres + (stride - 1) // 2, centres + stride // 2, [resized - 1]])
@@ -114,20 +114,23 @@ def _knots(cells: int, resized: int, stride: int) -> np.ndarray:
 
 
 def _neighbours(positions: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The two of n inputs around each position and the way between them: int64, int64, float32 in [0, 1)."""
+    """The input before each position, the one after it, and the fraction between: int64, int64, float32 in [0, 1).
+
+    n: how many inputs there are.
+    """
     lower = np.floor(positions).astype(np.int64)
     return lower, np.minimum(lower + 1, n - 1), (positions - lower).astype(np.float32)
 
 
 def _axis(places: np.ndarray, cells: int, stride: int) -> _Axis:
-    """Both resizes in one: the pixels around each place, and the cells around each of these pixels.
+    """Both resizes in one: each place has two pixels around it, each pixel has two cells around it.
 
     Args:
         places: [k], ascending, in pixels of the network input.
         cells: how many cells the axis has.
         stride: pixels per cell.
     """
-    pixels = int(places[-1]) + 2  # the last one only ever with weight 0
+    pixels = int(places[-1]) + 2  # the last one always has weight 0
     left, right, way = _neighbours(places, pixels)
     centres = ((np.arange(pixels) + 0.5) / stride - 0.5).clip(0, cells - 1)
     lower, upper, fraction = _neighbours(centres, cells)
@@ -148,38 +151,40 @@ def _axis(places: np.ndarray, cells: int, stride: int) -> _Axis:
 
 
 def _reached_blocks(axis: _Axis, lowest: int, highest: int) -> slice:
-    """The blocks that touch one of the cells lowest .. highest or a neighbour of one."""
+    """The blocks that use a cell from lowest to highest, or a neighbour of these cells."""
     begin = np.searchsorted(axis.cells[:, -1], lowest - 1, side="left")
     end = np.searchsorted(axis.cells[:, 0], highest + 1, side="right")
     return slice(int(begin), int(end))
 
 
 def _cells_of(axis: _Axis, blocks: slice) -> slice:
-    """The cells that some blocks are made of."""
+    """The cells that the blocks use."""
     return slice(int(axis.cells[blocks.start, 0]), int(axis.cells[blocks.stop - 1, -1]) + 1)
 
 
 def _mix(axis: _Axis, blocks: slice, cells: np.ndarray, first: int, out: np.ndarray | None = None) -> np.ndarray:
-    """The places of some blocks, float32 [blocks, _BLOCK, m], of values float32 [cells, m] from cell `first` on."""
+    """The values at the places of the blocks, float32 [blocks, _BLOCK, m].
+
+    cells: float32 [cells, m], the values of the cells from `first` on.
+    """
     return np.matmul(axis.weights[blocks], cells[axis.cells[blocks] - first], out=out)
 
 
 def _edges_above(probability: np.ndarray, threshold: np.float32, plan: _Plan) -> np.ndarray:
-    """Where the resized probability, float32 [h, w], changes between above the threshold and not, down the columns.
+    """Where the resized mask starts and stops, going down the columns of the original one after the other.
 
-    A resized value is a weighted mean of cells, so that only those within reach of a cell above the threshold can be
-    above it: the others are not computed.
+    A resized value is a weighted mean of cells. So only values near a cell above the threshold can be above it; the
+    others are not computed.
 
     Returns:
-        int64 [2 * runs], ascending: first pixel of each run and the one after its last, in column-major order of the
-        original.
+        int64 [2 * runs], ascending: the first pixel of each run and the pixel after its last, in column-major order.
     """
     x, y, cells_across, cells_down = cv2.boundingRect((probability > threshold).view(np.uint8))
     rows = _reached_blocks(plan.rows, y, y + cells_down - 1)
     columns = _reached_blocks(plan.columns, x, x + cells_across - 1)
-    if cells_across == 0 or rows.start >= rows.stop or columns.start >= columns.stop:  # or all of it in the padding
+    if cells_across == 0 or rows.start >= rows.stop or columns.start >= columns.stop:  # all of it in the padding
         return np.zeros(0, np.int64)
-    # A cell at or below the threshold becomes <= 0, and so stays, in floating point too, any weighted mean of such.
+    # Subtract the threshold first: a weighted mean of values <= 0 stays <= 0, also in floating point.
     down, across = _cells_of(plan.rows, rows), _cells_of(plan.columns, columns)
     mixed = _mix(plan.rows, rows, probability[down, across] - threshold, down.start)
     cells = cv2.transpose(mixed.reshape(-1, mixed.shape[2]))  # [cells, places]
@@ -238,11 +243,11 @@ def _edges_between_knots(cells: np.ndarray, first: int, rows: slice, columns: sl
 
 
 def _changes(flags: np.ndarray, before: bool) -> np.ndarray:
-    """Which of the flags, bool [a multiple of 8], differ from the one before: int64, ascending."""
+    """The indices of flags that differ from the flag before: int64, ascending. flags: bool, a multiple of 8."""
     change = np.empty(len(flags), bool)
     change[0] = flags[0] != before
     np.not_equal(flags[1:], flags[:-1], out=change[1:])
-    # Eight at once first: numpy's own search takes twice as long where a flag in thirty changes.
+    # Look at eight flags at once first: numpy alone takes twice as long where one flag in thirty changes.
     eights = change.view(np.uint64)
     some = np.flatnonzero(eights != 0)
     place = np.flatnonzero(eights[some].view(bool))
@@ -250,7 +255,10 @@ def _changes(flags: np.ndarray, before: bool) -> np.ndarray:
 
 
 def _count_samples(plan: _Plan, limits: np.ndarray, compare: np.ufunc) -> np.ndarray:
-    """How many of the samples are `compare` (< or <=) each limit: int64, from their even spacing, put right by one."""
+    """How many samples are below each limit: int64. compare: np.less or np.less_equal.
+
+    The even spacing gives the count, which may be wrong by one and is then corrected.
+    """
     number = len(plan.samples)
     padded = np.concatenate([[-np.inf], plan.samples, [np.inf]]).astype(np.float32)
     count = np.ceil((limits + 0.5) / plan.spacing - 0.5).clip(0, number).astype(np.int64)
@@ -263,7 +271,7 @@ def _count_samples(plan: _Plan, limits: np.ndarray, compare: np.ufunc) -> np.nda
 
 
 def _without_pairs(edges: np.ndarray) -> np.ndarray:
-    """Ascending edges without those that cancel: a run between two rows, or one that goes on in the next column."""
+    """Ascending edges without pairs that cancel: an empty run, or a run that continues in the next column."""
     steps = edges[1:] - edges[:-1]
     if steps.all():
         return edges
