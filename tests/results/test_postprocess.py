@@ -1,45 +1,17 @@
 """Postprocessing on the host answers as the one in Paddle, however much work it leaves out."""
 
-import dataclasses
-
 import numpy as np
-import paddle
 import pytest
+from postprocesses import in_paddle, raw_arrays
 from threadpoolctl import threadpool_info, threadpool_limits
 
 from ppsolo.cpu import single_threaded_products
 from ppsolo.errors import PredictionError
-from ppsolo.models.postprocess import SOLOv2Postprocess
-from ppsolo.models.solov2 import RawPredictions
 from ppsolo.results import postprocess as detection
-from ppsolo.results.postprocess import DetectionArrays, NumpyPostprocess, RawArrays
+from ppsolo.results.postprocess import DetectionArrays, NumpyPostprocess
 from ppsolo.schema import PostprocessConfig
 
-GRIDS = (12, 10, 6, 4, 2)
-
-
-def raw_arrays(seed: int, *, batch: int = 1, classes: int = 3, shift: float = 0.0, size=(40, 250)) -> RawArrays:
-    random = np.random.default_rng(seed)
-
-    def array(*shape: int) -> np.ndarray:
-        return random.normal(0, 1.5, shape).astype("float32")
-
-    return RawArrays(
-        [array(batch, classes, grid, grid) + np.float32(shift) for grid in GRIDS],
-        [array(batch, 4, grid, grid) for grid in GRIDS],
-        np.maximum(array(batch, 4, *size), 0),
-    )
-
-
-def in_paddle(settings: PostprocessConfig, raw: RawArrays) -> DetectionArrays:
-    found = SOLOv2Postprocess(**dataclasses.asdict(settings))(
-        RawPredictions(
-            [paddle.to_tensor(x) for x in raw.category_logits],
-            [paddle.to_tensor(x) for x in raw.kernels],
-            paddle.to_tensor(raw.mask_features),
-        )
-    )
-    return DetectionArrays(*(tensor.numpy() for tensor in found))
+GRIDS = (12, 10, 6, 4, 2)  # of `raw_arrays`
 
 
 def assert_same(ours: DetectionArrays, theirs: DetectionArrays) -> None:

@@ -1,0 +1,111 @@
+"""Paddle, numpy and ONNX postprocess alike: one set of cases holds all three to a slow, plain formula."""
+
+import numpy as np
+import pytest
+from postprocesses import POSTPROCESSES
+from postprocesses import raw_arrays as arrays_of_any_size
+
+from ppsolo.results.postprocess import RawArrays
+from ppsolo.schema import PostprocessConfig
+
+
+def raw_arrays(seed: int, *, batch: int = 1, classes: int = 3, shift: float = 0.0) -> RawArrays:
+    return arrays_of_any_size(seed, batch=batch, classes=classes, shift=shift, size=(16, 60))
+
+
+def sigmoid(x: np.ndarray) -> np.ndarray:
+    return 1 / (1 + np.exp(-x.astype(np.float64)))
+
+
+def plain(settings: PostprocessConfig, raw: RawArrays) -> list[tuple[float, int, np.ndarray]]:
+    """The instances of one image as (score, label, mask), the best first: SOLOv2 sec. 3.3, cell by cell."""
+    found = []
+    for level, logits in enumerate(raw.category_logits):
+        scores = sigmoid(logits[0])
+        for label, row, column in np.ndindex(*scores.shape):
+            around = scores[label, max(row - 1, 0) : row + 1, max(column - 1, 0) : column + 1]
+            score = scores[label, row, column]
+            if score < around.max() or score <= settings.score_threshold:
+                continue
+            soft = sigmoid(np.tensordot(raw.kernels[level][0, :, row, column], raw.mask_features[0], 1))
+            hard = soft > settings.mask_threshold
+            if hard.sum() > settings.strides[level]:
+                found.append((score * soft[hard].mean(), label, hard, soft))
+    found.sort(key=lambda one: -one[0])
+    found = found[: settings.pre_nms_top_n]
+    overlap = np.zeros([len(found)] * 2)
+    for j, (_, label, mask, _) in enumerate(found):
+        for i, (_, better, other, _) in enumerate(found[:j]):
+            if better == label:
+                overlap[i, j] = (mask & other).sum() / (mask | other).sum()
+    most = overlap.max(axis=0, initial=0)
+    decayed = []
+    for j, (score, label, _, soft) in enumerate(found):
+        if settings.nms_kernel == "gaussian":
+            factors = [np.exp(settings.nms_sigma * (most[i] ** 2 - overlap[i, j] ** 2)) for i in range(j)]
+        else:
+            factors = [(1 - overlap[i, j]) / max(1 - most[i], 1e-6) for i in range(j)]
+        decayed.append((score * min([1.0, *factors]), label, soft))
+    decayed.sort(key=lambda one: -one[0])
+    return [one for one in decayed[: settings.max_instances] if one[0] >= settings.update_threshold]
+
+
+def one_instance() -> RawArrays:
+    raw = raw_arrays(6, shift=-50.0)
+    raw.category_logits[0][0, 1, 2, 2] = 3.0
+    raw.kernels[0][0, :, 2, 2] = 1.0
+    return raw
+
+
+def duplicates() -> RawArrays:
+    """Every second cell repeats the kernel of the one before: masks come twice, with equal overlaps."""
+    raw = raw_arrays(7)
+    for kernels in raw.kernels:
+        kernels[..., 1::2] = kernels[..., ::2]
+    return raw
+
+
+CASES = {
+    "as published": (PostprocessConfig(), raw_arrays(1)),
+    "linear": (PostprocessConfig(nms_kernel="linear"), raw_arrays(2)),
+    "one class": (PostprocessConfig(), raw_arrays(3, classes=1)),
+    "ninety classes": (PostprocessConfig(), raw_arrays(4, classes=90)),
+    "few candidates": (PostprocessConfig(pre_nms_top_n=10, max_instances=3), raw_arrays(5)),
+    "many instances": (PostprocessConfig(max_instances=1000, update_threshold=0.0), raw_arrays(5)),
+    "low mask threshold": (PostprocessConfig(mask_threshold=0.3), raw_arrays(6)),
+    "masks come twice": (PostprocessConfig(), duplicates()),
+    "one instance": (PostprocessConfig(), one_instance()),
+    "nothing": (PostprocessConfig(), raw_arrays(4, shift=-50.0)),
+    "no mask is left": (PostprocessConfig(mask_threshold=1.0), raw_arrays(6)),
+    "everything decays": (PostprocessConfig(update_threshold=1.0), raw_arrays(6)),
+}
+
+
+@pytest.mark.parametrize("name", POSTPROCESSES)
+@pytest.mark.parametrize("case", CASES)
+def test_each_answers_as_the_plain_formula(name, case):
+    if name == "onnx":
+        pytest.importorskip("onnxruntime")
+    settings, raw = CASES[case]
+    found, expected = POSTPROCESSES[name](settings, raw), plain(settings, raw)
+    assert found.counts.tolist() == [len(expected)]
+    # float32 sums in another order than the float64 of the formula
+    np.testing.assert_allclose(found.scores, [score for score, _, _ in expected], atol=2e-5)
+    assert sorted(found.labels.tolist()) == sorted(label for _, label, _ in expected)
+    for score, label, soft in expected:
+        near = [i for i in range(len(found.scores)) if found.labels[i] == label and abs(found.scores[i] - score) < 4e-5]
+        assert min(np.abs(found.masks[i] - soft).max() for i in near) < 1e-4
+
+
+@pytest.mark.parametrize("name", POSTPROCESSES)
+def test_a_batch_answers_as_its_images_do(name):
+    if name == "onnx":
+        pytest.importorskip("onnxruntime")
+    raw = raw_arrays(8, batch=3)
+    for logits in raw.category_logits:  # nothing in the second image
+        logits[1] -= 50.0
+    together = POSTPROCESSES[name](PostprocessConfig(), raw)
+    alone = [POSTPROCESSES[name](PostprocessConfig(), image) for image in raw.images()]
+    assert together.counts.tolist() == [int(one.counts[0]) for one in alone]
+    np.testing.assert_allclose(together.scores, np.concatenate([one.scores for one in alone]), atol=1e-6)
+    np.testing.assert_allclose(together.masks, np.concatenate([one.masks for one in alone]), atol=1e-6)
