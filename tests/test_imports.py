@@ -34,6 +34,8 @@ ROOMS = (
     "infer",
     "evaluation",
     "training",
+    "build/training",
+    "training/run",
     "benchmark",
     "demo",
     "api",
@@ -45,19 +47,25 @@ FLOOR_OF = {room: floor for floor, room in enumerate(ROOMS)}
 APART = {("data", "models"), ("models", "results")}
 
 
+def room_at(*names: str) -> str:
+    """The room of a module; a file that has a floor of its own is a room."""
+    own = "/".join(names[:2])
+    return own if own in FLOOR_OF else names[0]
+
+
 def room_of(path: Path) -> str:
-    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+    return room_at(*path.relative_to(PACKAGE).with_suffix("").parts)
 
 
 def imported_rooms(path: Path) -> set[str]:
     rooms = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("ppsolo."):
-            rooms.add(node.module.split(".")[1])
+            rooms |= {room_at(*node.module.split(".")[1:], alias.name) for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module == "ppsolo":
             rooms |= {alias.name for alias in node.names}
         elif isinstance(node, ast.Import):
-            rooms |= {alias.name.split(".")[1] for alias in node.names if alias.name.startswith("ppsolo.")}
+            rooms |= {room_at(*alias.name.split(".")[1:]) for alias in node.names if alias.name.startswith("ppsolo.")}
     return rooms
 
 

@@ -170,8 +170,9 @@ def measure_targets(config: Config, *, batches: int = 40) -> Figures:
 
 def measure_step(config: Config, *, steps: int = 5) -> Figures:
     """Seconds for a batch and the step of the optimizer on it."""
+    from ppsolo.build.training import build_trainer
     from ppsolo.processes import ALONE
-    from ppsolo.training.run import build_trainer, set_up_cpu
+    from ppsolo.training.run import set_up_cpu
 
     set_up_cpu()
     loader = _loader(config)

@@ -1,8 +1,14 @@
-"""Everything that training needs: data set, transforms, loader, criterion, optimizer, schedule, trainer."""
+"""Training as a configuration describes it: data set, loader, criterion, schedule, optimizer, trainer."""
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TextIO
 
+import paddle
+from paddle.optimizer.lr import LRScheduler
+
+from ppsolo.build.network import build_model
 from ppsolo.data.augment import (
     ColorDistort,
     DistortAndCrop,
@@ -15,12 +21,26 @@ from ppsolo.data.augment import (
 )
 from ppsolo.data.coco import CocoDataset, ImageRecord
 from ppsolo.data.loader import BatchMaker, TrainingLoader
+from ppsolo.errors import ConfigError
+from ppsolo.evaluation.evaluate import EvaluationSet
 from ppsolo.models.losses import SOLOv2Criterion
-from ppsolo.schema import Config
+from ppsolo.models.solov2 import SOLOv2
+from ppsolo.predictor import Predictor
+from ppsolo.processes import Processes
+from ppsolo.schema import Config, OptimizerConfig, ScheduleConfig
+from ppsolo.training import optim
+from ppsolo.training.ema import ExponentialMovingAverage
+from ppsolo.training.precision import Precision
+from ppsolo.training.schedule import WarmupCosine, WarmupPiecewise
+from ppsolo.training.sinks import Sink
+from ppsolo.training.trainer import Trainer
+from ppsolo.training.validation import Validation
+
+logger = logging.getLogger(__name__)
 
 
 def build_criterion(config: Config) -> SOLOv2Criterion:
-    """What raw predictions and targets are judged by."""
+    """The losses of raw predictions."""
     loss = config.train.loss
     return SOLOv2Criterion(
         mask_loss_weight=loss.mask_weight, focal_alpha=loss.focal_alpha, focal_gamma=loss.focal_gamma
@@ -40,7 +60,7 @@ def build_dataset(config: Config) -> CocoDataset:
 
 
 def build_transforms(config: Config) -> tuple[Transform, ...]:
-    """What happens to a training sample before it is normalised, in order."""
+    """The augmentation of a training sample, in order; normalisation comes after it."""
     recipe, boxes = config.train.augment, config.data.box_convention
     color = None if recipe.color == "none" else ColorDistort(recipe.color)
     crop = None if recipe.crop == "none" else RandomCrop(drop_empty_masks=recipe.crop == "drop_empty_masks")
@@ -77,4 +97,99 @@ def build_loader(
         rank=rank,
         world_size=world_size,
         num_workers=config.data.num_workers,
+    )
+
+
+def scaled_rate(config: ScheduleConfig, images_per_step: int) -> tuple[float, str]:
+    """The base learning rate for steps of so many images, and a line that says how it came about."""
+    rate = config.learning_rate
+    if not config.scale_to_batch:
+        return rate, f"learning rate {rate:g} as given, {images_per_step} images a step"
+    scaled = rate * images_per_step / config.images_per_step
+    if images_per_step == config.images_per_step:
+        return rate, f"learning rate {rate:g} for {images_per_step} images a step"
+    return scaled, (
+        f"learning rate {scaled:g}: {rate:g} is for {config.images_per_step} images a step, here are "
+        f"{images_per_step} (train.schedule.scale_to_batch=false keeps it)"
+    )
+
+
+def build_schedule(config: ScheduleConfig, *, rate: float, steps_per_epoch: int, epochs: int) -> LRScheduler:
+    """The schedule of a run with the base learning rate `rate`."""
+    if config.type == "cosine":
+        return WarmupCosine(base=rate, warmup_steps=config.warmup_steps, total_steps=steps_per_epoch * epochs)
+    return WarmupPiecewise(
+        base=rate,
+        warmup_steps=config.warmup_steps,
+        milestones=config.milestones,
+        steps_per_epoch=steps_per_epoch,
+        gamma=config.gamma,
+    )
+
+
+def build_optimizer(config: OptimizerConfig, model: SOLOv2, schedule: LRScheduler) -> paddle.optimizer.Momentum:
+    """The optimizer of the model's trainable parameters. Raises ConfigError."""
+    try:
+        return optim.build_optimizer(
+            model,
+            schedule,
+            momentum=config.momentum,
+            weight_decay=config.weight_decay,
+            backbone_weight_decay=config.backbone_weight_decay,
+            backbone_lr_factors=config.backbone_lr_factors,
+            free_neck_bias=config.free_neck_bias,
+        )
+    except ValueError as error:
+        raise ConfigError(f"train.optimizer: {error}") from None
+
+
+def build_trainer(
+    config: Config,
+    loader: TrainingLoader,
+    processes: Processes,
+    *,
+    validation_set: EvaluationSet | None = None,
+    checkpoint: Callable[[Trainer, bool], None] | None = None,
+    sinks: Sequence[Sink] = (),
+    console: TextIO | None = None,
+) -> Trainer:
+    """The trainer of a run; its model starts from the weights that `train.seed` draws.
+
+    validation_set: evaluated every `train.evaluate_every` epochs. checkpoint, sinks: see `Trainer`.
+    console: shows the progress of evaluations.
+    """
+    train = config.train
+    paddle.seed(train.seed)
+    model = build_model(config)
+    rate, line = scaled_rate(train.schedule, train.batch_size * train.accumulate * processes.world_size)
+    logger.info(line)
+    steps_per_epoch = max(1, loader.batches_per_epoch // train.accumulate)
+    schedule = build_schedule(train.schedule, rate=rate, steps_per_epoch=steps_per_epoch, epochs=train.epochs)
+    validation = None
+    if validation_set is not None:
+        predictor = Predictor(config, model=model)
+        validation = Validation(
+            predictor, validation_set, pictures=train.pictures, processes=processes, console=console
+        )
+    return Trainer(
+        model=model,
+        criterion=build_criterion(config),
+        optimizer=build_optimizer(train.optimizer, model, schedule),
+        schedule=schedule,
+        loader=loader,
+        epochs=train.epochs,
+        precision=Precision(train.amp),
+        accumulate=train.accumulate,
+        clip_norm=train.optimizer.clip_norm,
+        ema=None if train.ema_decay is None else ExponentialMovingAverage(model, decay=train.ema_decay),
+        non_finite=train.non_finite,
+        seed=train.seed,
+        processes=processes,
+        evaluate=validation,
+        evaluate_every=train.evaluate_every,
+        patience=train.patience,
+        checkpoint=checkpoint,
+        checkpoint_steps=train.checkpoint_steps,
+        sinks=sinks,
+        log_every=train.log_every,
     )

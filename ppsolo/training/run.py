@@ -3,36 +3,27 @@
 import dataclasses
 import hashlib
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TextIO
 
 import paddle
-from paddle.optimizer.lr import LRScheduler
 
-from ppsolo.build.network import build_model
-from ppsolo.build.training import build_criterion, build_dataset, build_loader
+from ppsolo.build.training import build_dataset, build_loader, build_trainer
 from ppsolo.checkpoint.download import Progress
 from ppsolo.checkpoint.load import load_backbone, load_pretrained
 from ppsolo.checkpoint.writer import write_checkpoint
 from ppsolo.config import config_to_dict
 from ppsolo.cpu import default_threads, keep_freed_memory, use_threads
 from ppsolo.data.coco import CocoDataset
-from ppsolo.data.loader import TrainingLoader
 from ppsolo.errors import ConfigError, TrainingError
 from ppsolo.evaluation.evaluate import EvaluationSet, with_classes
 from ppsolo.models.solov2 import SOLOv2
-from ppsolo.predictor import Predictor
 from ppsolo.processes import Processes, start_processes
-from ppsolo.schema import Config, OptimizerConfig
-from ppsolo.training.ema import ExponentialMovingAverage
-from ppsolo.training.optim import build_optimizer
-from ppsolo.training.precision import Precision
-from ppsolo.training.schedule import build_schedule, scaled_rate
+from ppsolo.schema import Config
 from ppsolo.training.sinks import ConsoleSink, JsonLinesSink, Sink, VisualDLSink
 from ppsolo.training.state import RunDirectory, TrainingState, check_same_run, read_state
 from ppsolo.training.trainer import Trainer
-from ppsolo.training.validation import Validation
 
 logger = logging.getLogger(__name__)
 
@@ -136,54 +127,6 @@ class CheckpointWriter:
         self.run.add_state(state, step=trainer.step, keep=self.keep)
 
 
-def build_trainer(
-    config: Config,
-    loader: TrainingLoader,
-    processes: Processes,
-    *,
-    validation_set: EvaluationSet | None = None,
-    checkpoint: CheckpointWriter | None = None,
-    sinks: Sequence[Sink] = (),
-    console: TextIO | None = None,
-) -> Trainer:
-    """The trainer of a run, its model freshly initialised from the seed. console: for progress of evaluations."""
-    train = config.train
-    paddle.seed(train.seed)
-    model = build_model(config)
-    rate, line = scaled_rate(train.schedule, train.batch_size * train.accumulate * processes.world_size)
-    logger.info(line)
-    steps_per_epoch = max(1, loader.batches_per_epoch // train.accumulate)
-    schedule = build_schedule(train.schedule, rate=rate, steps_per_epoch=steps_per_epoch, epochs=train.epochs)
-    validation = None
-    if validation_set is not None:
-        predictor = Predictor(config, model=model)
-        validation = Validation(
-            predictor, validation_set, pictures=train.pictures, processes=processes, console=console
-        )
-    return Trainer(
-        model=model,
-        criterion=build_criterion(config),
-        optimizer=_optimizer(model, schedule, train.optimizer),
-        schedule=schedule,
-        loader=loader,
-        epochs=train.epochs,
-        precision=Precision(train.amp),
-        accumulate=train.accumulate,
-        clip_norm=train.optimizer.clip_norm,
-        ema=None if train.ema_decay is None else ExponentialMovingAverage(model, decay=train.ema_decay),
-        non_finite=train.non_finite,
-        seed=train.seed,
-        processes=processes,
-        evaluate=validation,
-        evaluate_every=train.evaluate_every,
-        patience=train.patience,
-        checkpoint=checkpoint,
-        checkpoint_steps=train.checkpoint_steps,
-        sinks=sinks,
-        log_every=train.log_every,
-    )
-
-
 def load_start(model: SOLOv2, config: Config, download: Progress | None = None) -> None:
     """Load what training starts from: a whole checkpoint, a backbone, or nothing; the log says which."""
     if config.weights is not None:
@@ -251,18 +194,3 @@ def _identity(config: Config, dataset: CocoDataset, processes: Processes) -> dic
         "world_size": processes.world_size,
         "dataset": f"{len(dataset)} images {digest.hexdigest()[:12]}",
     }
-
-
-def _optimizer(model: SOLOv2, schedule: LRScheduler, config: OptimizerConfig) -> paddle.optimizer.Momentum:
-    try:
-        return build_optimizer(
-            model,
-            schedule,
-            momentum=config.momentum,
-            weight_decay=config.weight_decay,
-            backbone_weight_decay=config.backbone_weight_decay,
-            backbone_lr_factors=config.backbone_lr_factors,
-            free_neck_bias=config.free_neck_bias,
-        )
-    except ValueError as error:
-        raise ConfigError(f"train.optimizer: {error}") from None

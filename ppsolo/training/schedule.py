@@ -1,11 +1,49 @@
-"""The learning rate of a run: scaled to its batch, in steps or along a cosine, after a warm-up."""
+"""Learning-rate schedules: in steps or along a cosine, after a linear warm-up."""
 
 import math
+from collections.abc import Sequence
 
 from paddle.optimizer.lr import LRScheduler
 
-from ppsolo.schema import ScheduleConfig
-from ppsolo.training.optim import WarmupPiecewise
+
+class WarmupPiecewise(LRScheduler):
+    """Linear warm-up from 0, then `base` times `gamma` for every milestone reached; one `step()` an iteration.
+
+    While step < warmup_steps the rate is base * step / warmup_steps, so the first iteration learns at 0. From
+    then on it is base * gamma^k, where k milestones are <= step. Warm-up wins over milestones that fall into it:
+    they take effect, all at once, when it ends. PaddleDetection does the same, since it looks for the first
+    boundary above the step in a list that is then unsorted.
+
+    milestones: in iterations, or in epochs if `steps_per_epoch` is given; any order.
+    """
+
+    def __init__(
+        self,
+        *,
+        base: float,
+        warmup_steps: int,
+        milestones: Sequence[int],
+        steps_per_epoch: int = 1,
+        gamma: float = 0.1,
+    ):
+        _check_at_least("warmup_steps", warmup_steps, 0)
+        _check_at_least("steps_per_epoch", steps_per_epoch, 1)
+        self.warmup_steps = warmup_steps
+        self.milestones = tuple(milestone * steps_per_epoch for milestone in milestones)
+        self.gamma = gamma
+        super().__init__(learning_rate=base)
+
+    def get_lr(self) -> float:
+        """The rate of iteration `last_epoch` (Paddle's name for the count of `step()` calls), from 0."""
+        step = self.last_epoch
+        if step < self.warmup_steps:
+            return self.base_lr * (step / self.warmup_steps)
+        return self.base_lr * self.gamma ** sum(milestone <= step for milestone in self.milestones)
+
+
+def _check_at_least(name: str, value: int, lowest: int) -> None:
+    if value < lowest:
+        raise ValueError(f"{name} is {value}, give at least {lowest}")
 
 
 class WarmupCosine(LRScheduler):
@@ -27,30 +65,3 @@ class WarmupCosine(LRScheduler):
             return self.base_lr * (step / self.warmup_steps)
         progress = min(1.0, (step - self.warmup_steps) / max(1, self.total_steps - self.warmup_steps))
         return self.base_lr * (1.0 + math.cos(math.pi * progress)) / 2.0
-
-
-def scaled_rate(config: ScheduleConfig, images_per_step: int) -> tuple[float, str]:
-    """The base learning rate for steps of so many images, and a line that says how it came about."""
-    rate = config.learning_rate
-    if not config.scale_to_batch:
-        return rate, f"learning rate {rate:g} as given, {images_per_step} images a step"
-    scaled = rate * images_per_step / config.images_per_step
-    if images_per_step == config.images_per_step:
-        return rate, f"learning rate {rate:g} for {images_per_step} images a step"
-    return scaled, (
-        f"learning rate {scaled:g}: {rate:g} is for {config.images_per_step} images a step, here are "
-        f"{images_per_step} (train.schedule.scale_to_batch=false keeps it)"
-    )
-
-
-def build_schedule(config: ScheduleConfig, *, rate: float, steps_per_epoch: int, epochs: int) -> LRScheduler:
-    """The schedule of a run with the base learning rate `rate`."""
-    if config.type == "cosine":
-        return WarmupCosine(base=rate, warmup_steps=config.warmup_steps, total_steps=steps_per_epoch * epochs)
-    return WarmupPiecewise(
-        base=rate,
-        warmup_steps=config.warmup_steps,
-        milestones=config.milestones,
-        steps_per_epoch=steps_per_epoch,
-        gamma=config.gamma,
-    )

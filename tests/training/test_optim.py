@@ -11,13 +11,13 @@ from ppsolo.build.network import build_model
 from ppsolo.config import load_config
 from ppsolo.legacy.names import STATIC, generation_of, published_names
 from ppsolo.training.optim import (
-    WarmupPiecewise,
     build_optimizer,
     clip_gradients,
     load_optimizer_state,
     optimizer_state,
     parameter_groups,
 )
+from ppsolo.training.schedule import WarmupPiecewise
 
 LIGHT_FACTORS = (0.05, 0.05, 0.1, 0.15)
 # What each published system learns with, beside the defaults.

@@ -18,7 +18,8 @@ from ppsolo.config import load_config
 from ppsolo.legacy.names import STATIC, generation_of, published_names
 from ppsolo.models.losses import SOLOv2Criterion, Targets
 from ppsolo.models.solov2 import RawPredictions
-from ppsolo.training.optim import WarmupPiecewise, build_optimizer, parameter_groups
+from ppsolo.training.optim import build_optimizer, parameter_groups
+from ppsolo.training.schedule import WarmupPiecewise
 
 pytestmark = pytest.mark.full_size  # seconds a step
 

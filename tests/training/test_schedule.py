@@ -2,8 +2,9 @@
 
 import pytest
 
+from ppsolo.build.training import build_schedule, scaled_rate
 from ppsolo.schema import ScheduleConfig
-from ppsolo.training.schedule import WarmupCosine, build_schedule, scaled_rate
+from ppsolo.training.schedule import WarmupCosine
 
 
 def rates(schedule, steps: int) -> list[float]:

@@ -9,14 +9,13 @@ import numpy as np
 import paddle
 import pytest
 
-from ppsolo.build.training import build_dataset, build_loader
+from ppsolo.build.training import build_dataset, build_loader, build_trainer
 from ppsolo.config import load_config
 from ppsolo.data.loader import TrainingBatch
 from ppsolo.data.targets import collate_targets, make_targets
 from ppsolo.errors import ConfigError, DatasetError, TrainingError
 from ppsolo.models.losses import Losses, Targets
 from ppsolo.processes import ALONE
-from ppsolo.training.run import build_trainer
 from ppsolo.training.state import TrainingState
 from ppsolo.training.trainer import AP, Trainer, seed_step
 
