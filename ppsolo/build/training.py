@@ -33,6 +33,7 @@ from ppsolo.training.ema import ExponentialMovingAverage
 from ppsolo.training.precision import Precision
 from ppsolo.training.schedule import WarmupCosine, WarmupPiecewise
 from ppsolo.training.sinks import Sink
+from ppsolo.training.stop_request import StopRequest
 from ppsolo.training.trainer import Trainer
 from ppsolo.training.validation import Validation
 
@@ -152,11 +153,12 @@ def build_trainer(
     checkpoint: Callable[[Trainer, bool], None] | None = None,
     sinks: Sequence[Sink] = (),
     console: TextIO | None = None,
+    stop: StopRequest | None = None,
 ) -> Trainer:
     """The trainer of a run; its model starts from the weights that `train.seed` draws.
 
     validation_set: evaluated every `train.evaluate_every` epochs. checkpoint, sinks: see `Trainer`.
-    console: shows the progress of evaluations.
+    console: shows the progress of evaluations. stop: ends training early.
     """
     train = config.train
     paddle.seed(train.seed)
@@ -169,7 +171,7 @@ def build_trainer(
     if validation_set is not None:
         predictor = Predictor(config, model=model)
         validation = Validation(
-            predictor, validation_set, pictures=train.pictures, processes=processes, console=console
+            predictor, validation_set, pictures=train.pictures, processes=processes, console=console, stop=stop
         )
     return Trainer(
         model=model,
@@ -192,4 +194,5 @@ def build_trainer(
         checkpoint_steps=train.checkpoint_steps,
         sinks=sinks,
         log_every=train.log_every,
+        stop=stop,
     )

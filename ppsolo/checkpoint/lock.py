@@ -1,7 +1,10 @@
 """A lock between processes: a file that one at a time can hold, freed by the system when that one ends."""
 
 import contextlib
+import errno
 import logging
+import math
+import multiprocessing.util
 import os
 import pathlib
 import sys
@@ -35,28 +38,44 @@ else:
             return False
 
 
+class _Descriptor:
+    """The open lock file; a process that is forked off closes its copy, so that it does not hold the lock too."""
+
+    def __init__(self, number: int):
+        self.number = number
+        multiprocessing.util.register_after_fork(self, _Descriptor.close)
+
+    def close(self) -> None:
+        os.close(self.number)
+
+
 @contextlib.contextmanager
-def sole_holder(path: pathlib.Path) -> Iterator[None]:
+def sole_holder(path: pathlib.Path, *, patience: float = math.inf) -> Iterator[None]:
     """Hold the lock file `path` during the block, waiting as long as another process or thread holds it.
 
     A file left by a killed process holds nobody up: the system's lock on it counts, not that it exists.
 
     Raises:
+        BlockingIOError: Another process or thread still holds it after `patience` seconds.
         OSError: The file cannot be made, or its file system knows no locks.
     """
     descriptor = _try_to_hold(path)
     if descriptor is None:
         logger.info("waiting for the process that holds %s", path)
+    deadline = time.monotonic() + patience
     while descriptor is None:
+        if time.monotonic() > deadline:
+            raise BlockingIOError(errno.EWOULDBLOCK, "held by another process", str(path))
         time.sleep(_POLL_SECONDS)
         descriptor = _try_to_hold(path)
+    held = _Descriptor(descriptor)
     try:
         yield
     finally:
         # Removed before it is released: who then gets the lock of the removed file notices, and opens anew.
         with contextlib.suppress(OSError):
             path.unlink()
-        os.close(descriptor)
+        held.close()
 
 
 def _try_to_hold(path: pathlib.Path) -> int | None:

@@ -2,6 +2,7 @@
 
 import mmap
 import multiprocessing
+import os
 import signal
 import traceback
 from collections import deque
@@ -228,7 +229,9 @@ def _start_workers(make_batch: BatchMaker, count: int, slot_bytes: int) -> list[
 def _serve(make_batch: BatchMaker, theirs: Connection, mine: Connection, slots: Sequence[mmap.mmap]) -> None:
     """The life of a worker: until the training process closes its end, or is gone."""
     theirs.close()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes; the training process ends this one
+    # Signals to the training process's group are not for its workers: the training process ends them.
+    os.setpgid(0, 0)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     number = 0
     while True:

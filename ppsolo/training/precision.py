@@ -1,12 +1,13 @@
 """Automatic mixed precision: half-precision forward passes, and losses scaled so that gradients survive it."""
 
+import re
 from contextlib import AbstractContextManager
 from typing import Any, Literal, cast
 
 import numpy as np
 import paddle
 
-from ppsolo.errors import ConfigError
+from ppsolo.errors import ConfigError, TrainingError
 
 Level = Literal["none", "O1", "O2"]
 
@@ -30,8 +31,13 @@ class Precision:
         return paddle.amp.auto_cast(enable=self._scaler is not None, level="O2" if self.level == "O2" else "O1")
 
     def backward(self, loss: paddle.Tensor) -> None:
-        """Add the gradients of `loss`, scaled."""
-        (loss if self._scaler is None else self._scaler.scale(loss)).backward()
+        """Add the gradients of `loss`, scaled. Raises TrainingError for an exception in a PyLayer."""
+        try:
+            (loss if self._scaler is None else self._scaler.scale(loss)).backward()
+        except OSError as error:
+            if error.errno is not None:
+                raise
+            raise TrainingError(f"the gradients cannot be computed: {_python_reason(str(error))}") from error
 
     def unscale(self, optimizer: paddle.optimizer.Optimizer) -> None:
         """Give the gradients their true size, once a step and after they were averaged over processes."""
@@ -62,3 +68,10 @@ class Precision:
             for name, value in state.items():
                 scaler[name] = np.array([value], np.float32) if name == "scale" else type(scaler[name])(value)
             self._scaler.load_state_dict(cast(Any, scaler))
+
+
+def _python_reason(text: str) -> str:
+    """The Python exception in Paddle's text: Paddle turns one inside a PyLayer's backward pass into an OSError."""
+    lines = text.partition("At:")[0].splitlines()
+    own = [line.strip() for line in lines if not re.match(r"\s*(\(External\)\s*$|[{}]|=+)", line)]
+    return " ".join(own).removeprefix("(External) ").strip() or "Paddle gives no reason"

@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import logging
 from collections.abc import Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -23,6 +24,7 @@ from ppsolo.processes import Processes, start_processes
 from ppsolo.schema import Config
 from ppsolo.training.sinks import ConsoleSink, JsonLinesSink, Sink, VisualDLSink
 from ppsolo.training.state import RunDirectory, TrainingState, check_same_run, read_state
+from ppsolo.training.stop_request import StopRequest, TrainingInterrupted, launcher_id
 from ppsolo.training.trainer import Trainer
 
 logger = logging.getLogger(__name__)
@@ -44,22 +46,57 @@ class TrainingSummary:
 
 
 def train(
-    config: Config, *, resume: str | None = None, console: TextIO | None = None, download: Progress | None = None
+    config: Config,
+    *,
+    resume: str | None = None,
+    console: TextIO | None = None,
+    download: Progress | None = None,
+    stop: StopRequest | None = None,
 ) -> TrainingSummary:
     """Train what `config` describes, alone or with the other processes that the launcher started.
 
-    resume: a training state's file; or "auto" for the newest whole one of the run's directory, or a start where
-        there is none. console: where the losses go, None: nowhere.
-    download: called with (bytes so far, bytes in all) while published weights are fetched.
-    Raises PpsoloError: one line for whatever is missing, broken or does not fit.
+    resume: the file of a training state; "auto" for the newest whole one of the run's directory, or for a new run
+        where there is none. console: gets the losses; None: nothing does. download: called with (bytes done, bytes in all) of published
+        weights. stop: an entered request to end early; None: one of its own.
+    Raises PpsoloError, one line for whatever is missing, broken or does not fit; TrainingInterrupted after Ctrl-C,
+    SIGTERM or the death of the launcher, once a state is written.
     """
-    processes = start_processes()
-    set_up_cpu()
-    dataset = build_dataset(config)
-    config = training_classes(config, dataset)
-    validation_set = _validation_set(config)
+    own = StopRequest(launcher=launcher_id(), console=console) if stop is None else nullcontext(stop)
+    with own as stop:
+        stop.listen()
+        processes = start_processes()
+        set_up_cpu()
+        dataset = build_dataset(config)
+        config = training_classes(config, dataset)
+        run = RunDirectory(Path(config.train.output_dir) / config.name)
+        with run.held() if processes.is_main else nullcontext():
+            processes.gather(None)  # whoever held the directory before us has written its last state
+            trainer = _train_in(run, config, dataset, processes, resume, console, download, stop)
+    if trainer.stopped:
+        assert stop.signal_number is not None
+        command = f"ppsolo train -c {run.config_file} -r auto"
+        again = command if processes.world_size == 1 else "the same command and -r auto"
+        raise TrainingInterrupted(
+            f"{stop.reason} after {trainer.step} steps, in epoch {trainer.epoch + 1}; a state is written: go on "
+            f"with {again}",
+            stop.signal_number,
+        )
+    return TrainingSummary(run.path, trainer.step, trainer.best_ap)
+
+
+def _train_in(
+    run: RunDirectory,
+    config: Config,
+    dataset: CocoDataset,
+    processes: Processes,
+    resume: str | None,
+    console: TextIO | None,
+    download: Progress | None,
+    stop: StopRequest,
+) -> Trainer:
+    """Train in a run's directory that this process, or the main process, holds."""
     identity = _identity(config, dataset, processes)
-    run = RunDirectory(Path(config.train.output_dir) / config.name)
+    validation_set = _validation_set(config)
     resumed = _state_to_resume(run, resume)
     if resumed is not None:
         check_same_run(resumed.record, identity)
@@ -71,15 +108,12 @@ def train(
     instances = sum(len(record.annotation_ids) for record in records)
     logger.info("%d images, %d instances, %d classes to train on", len(records), instances, config.num_classes)
     sinks: list[Sink] = []
-    if processes.is_main:
-        run.prepare(config, config.class_names)
-        first_step = 0 if resumed is None else resumed.record["step"]
-        total_steps = loader.batches_per_epoch // config.train.accumulate * config.train.epochs
-        if console is not None:
-            sinks.append(ConsoleSink(console, first_step=first_step, total_steps=total_steps))
-        sinks.append(JsonLinesSink(run.log_file, first_step=first_step))
-        sinks.append(VisualDLSink(run.visualdl, first_step=first_step))
     try:
+        if processes.is_main:
+            run.prepare(config, config.class_names)
+            first_step = 0 if resumed is None else resumed.record["step"]
+            total_steps = loader.batches_per_epoch // config.train.accumulate * config.train.epochs
+            sinks += _open_sinks(run, console, first_step=first_step, total_steps=total_steps)
         trainer = build_trainer(
             config,
             loader,
@@ -88,6 +122,7 @@ def train(
             checkpoint=CheckpointWriter(run, identity=identity, keep=config.train.keep_checkpoints),
             sinks=sinks,
             console=console if processes.is_main else None,
+            stop=stop,
         )
         if resumed is None:
             load_start(trainer.model, config, download)
@@ -95,12 +130,22 @@ def train(
             trainer.load_state(resumed)
             logger.info("resumed after step %d, in epoch %d", trainer.step, trainer.epoch + 1)
         processes.share_weights(trainer.model)
+        stop.defer()
         trainer.fit()
     finally:
         loader.close()
         for sink in sinks:
             sink.close()
-    return TrainingSummary(run.path, trainer.step, trainer.best_ap)
+    return trainer
+
+
+def _open_sinks(run: RunDirectory, console: TextIO | None, *, first_step: int, total_steps: int) -> list[Sink]:
+    sinks: list[Sink] = []
+    if console is not None:
+        sinks.append(ConsoleSink(console, first_step=first_step, total_steps=total_steps))
+    sinks.append(JsonLinesSink(run.log_file, first_step=first_step))
+    sinks.append(VisualDLSink(run.visualdl, first_step=first_step))
+    return sinks
 
 
 class CheckpointWriter:

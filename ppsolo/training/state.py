@@ -1,9 +1,13 @@
 """The state of a training run on disk: its directory, and checkpoints that training goes on from exactly."""
 
+import errno
 import json
 import logging
+import os
+import socket
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +16,7 @@ import numpy as np
 import yaml
 
 from ppsolo.atomic import atomic_writer, remove_leftovers
+from ppsolo.checkpoint.lock import sole_holder
 from ppsolo.checkpoint.reader import read_checkpoint
 from ppsolo.checkpoint.writer import write_checkpoint
 from ppsolo.config import config_to_dict
@@ -22,6 +27,8 @@ logger = logging.getLogger(__name__)
 
 FORMAT = 1
 RECORD = "record.json"
+HOLDER_PATIENCE = 10.0  # seconds; processes whose launcher was killed need some to end
+WITHOUT_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP)  # what file systems without locks answer
 
 # What may differ between a run and its continuation: it changes neither the weights nor the way to them.
 FREE_KEYS = (
@@ -106,6 +113,35 @@ class RunDirectory:
         self.last_weights = path / "last.pdparams"
         self._checkpoints = path / "checkpoints"
 
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Keep other processes from writing to the directory, which is made, during the block.
+
+        The lock ends with the process that holds it, however that ends. Raises TrainingError where another process
+        holds the directory and keeps it for HOLDER_PATIENCE seconds, or where the directory cannot be written to.
+        """
+        lock = self.path / "run.lock"
+        with ExitStack() as stack:
+            try:
+                self.path.mkdir(parents=True, exist_ok=True)
+                stack.enter_context(sole_holder(lock, patience=HOLDER_PATIENCE))
+                lock.write_text(f"process {os.getpid()} on {socket.gethostname()}", encoding="utf-8")
+            except BlockingIOError:
+                raise TrainingError(
+                    f"{self.path} is in use by {_holder(lock)}: wait until it ends or stop it, or give this run "
+                    "another name (-o name=...)"
+                ) from None
+            except OSError as error:
+                if error.errno not in WITHOUT_LOCKS:
+                    raise self._not_writable(error) from None
+                logger.warning("%s: its file system has no locks; start no second run there", self.path)
+            try:
+                yield
+            finally:
+                with suppress(OSError):  # not empty
+                    stack.close()
+                    self.path.rmdir()
+
     def refuse_another_run(self) -> None:
         """Raises TrainingError if there is a run in the directory that could be gone on with."""
         if self.states():
@@ -124,7 +160,10 @@ class RunDirectory:
             with atomic_writer(self.path / "class_names.txt", "w") as stream:
                 stream.writelines(f"{name}\n" for name in class_names)
         except OSError as error:
-            raise TrainingError(f"{self.path}: cannot be written to ({error.strerror}); set train.output_dir") from None
+            raise self._not_writable(error) from None
+
+    def _not_writable(self, error: OSError) -> TrainingError:
+        return TrainingError(f"{self.path}: cannot be written to ({error.strerror}); set train.output_dir")
 
     def clear(self) -> None:
         """Remove what an earlier run has written, and nothing else that lies there. Raises OSError."""
@@ -187,6 +226,13 @@ def check_same_run(record: Mapping[str, Any], current: Mapping[str, Any]) -> Non
             f"cannot resume: {key} is {now.get(key)!r}, the checkpoint was made with {before.get(key)!r}{more}; give "
             "the run's own config.yml, or start a new run from its weights (-o weights=... name=...)"
         )
+
+
+def _holder(lock: Path) -> str:
+    try:
+        return lock.read_text(encoding="utf-8") or "another process"
+    except OSError:
+        return "another process"
 
 
 def _flattened(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -14,7 +14,7 @@ from paddle.optimizer.lr import LRScheduler
 
 from ppsolo.data.loader import TrainingBatch, TrainingLoader
 from ppsolo.data.targets import positive_counts
-from ppsolo.errors import TrainingError
+from ppsolo.errors import DatasetError, TrainingError
 from ppsolo.models.losses import SOLOv2Criterion, Targets
 from ppsolo.models.solov2 import SOLOv2
 from ppsolo.processes import ALONE, Processes
@@ -23,6 +23,7 @@ from ppsolo.training.optim import clip_gradients, load_optimizer_state, optimize
 from ppsolo.training.precision import Precision
 from ppsolo.training.sinks import Metrics, Sink
 from ppsolo.training.state import TrainingState
+from ppsolo.training.stop_request import EvaluationStopped, StopRequest
 
 logger = logging.getLogger(__name__)
 
@@ -53,11 +54,12 @@ class Trainer:
     seed: every step's random numbers (Python's, numpy's, Paddle's) follow from it, the step and the process.
     evaluate: measures the model as it is, returning metrics with "val/segm_AP"; called every `evaluate_every` epochs
         and after the last. patience: evaluations without a better AP after which training ends, 0: never.
-    checkpoint: called with the trainer and True after an evaluation with the best AP so far, and False where training
-        could go on from: after every epoch, and every `checkpoint_steps` steps within it.
-    sinks: get the mean losses, learning rate and times of every `log_every` steps, and what `evaluate` returns.
+    checkpoint: `checkpoint(trainer, best)`: `best=True` after a new best AP, `False` for a state that training can
+        resume from: after every epoch, every `checkpoint_steps` steps within it, and when `stop` asks for an end.
+    sinks: get the mean losses, learning rate and times of every `log_every` steps, and the result of `evaluate`.
+    stop: the request to end early; None: there is none.
 
-    Attributes: epoch, step_in_epoch, step (all counted from 0: those done), best_ap.
+    Attributes: epoch, step_in_epoch, step (the numbers of those done), best_ap, stopped (whether `stop` ended `fit`).
     """
 
     def __init__(
@@ -83,6 +85,7 @@ class Trainer:
         checkpoint_steps: int = 1000,
         sinks: Sequence[Sink] = (),
         log_every: int = 20,
+        stop: StopRequest | None = None,
     ):
         self.model, self.criterion, self.optimizer, self.schedule = model, criterion, optimizer, schedule
         self.loader, self.epochs, self.accumulate = loader, epochs, accumulate
@@ -91,6 +94,7 @@ class Trainer:
         self.evaluate, self.evaluate_every, self.patience = evaluate, evaluate_every, patience
         self.checkpoint, self.checkpoint_steps = checkpoint, checkpoint_steps
         self.sinks, self.log_every = sinks, log_every
+        self.stop, self.stopped = stop or StopRequest(), False
         self.steps_per_epoch = loader.batches_per_epoch // accumulate
         if self.steps_per_epoch == 0:
             raise TrainingError(
@@ -103,28 +107,41 @@ class Trainer:
         state = model.state_dict()
         self._statistics = [state[name] for name in state if name.endswith(("._mean", "._variance"))]
         self._unsettled: list[_Step] = []
+        self._wishes: list[paddle.Tensor] = []  # of the newest steps: how many processes were asked to stop
         # Since the last record: losses, and seconds with those of them for data.
         self._recent_losses: list[np.ndarray] = []
         self._recent_seconds: list[tuple[float, float]] = []
 
     def fit(self) -> None:
-        """Train from where the state is to the last epoch, or until `patience` is used up."""
-        while self.epoch < self.epochs and not self._gave_up():
+        """Train from the current state to the last epoch, or until `patience` is used up.
+
+        Where `stop` asks for it, training ends after a step or within an evaluation: a state is written, and `stopped`
+        is True. Training from that state goes on with the next step, or with that evaluation.
+        """
+        while self.epoch < self.epochs and not self._gave_up() and not self.stopped:
             self.train_one_epoch()
-            self.epoch, self.step_in_epoch = self.epoch + 1, 0
-            last = self.epoch == self.epochs
-            if self.evaluate is not None and self.evaluate_every and (last or self.epoch % self.evaluate_every == 0):
+            done = self.epoch + 1
+            due = self.evaluate_every and (done == self.epochs or done % self.evaluate_every == 0)
+            if self.evaluate is not None and due and not self.stopped:
                 self._evaluate()
+            if not self.stopped:
+                self.epoch, self.step_in_epoch = done, 0
             self._checkpoint(best=False)
 
     def train_one_epoch(self) -> None:
-        """The steps that are left of the epoch."""
+        """The steps that are left of the epoch, or those until `stop` asks for an end."""
         self.model.train()
         first, end = self.step_in_epoch * self.accumulate, self.steps_per_epoch * self.accumulate
         with closing(self.loader.epoch(self.epoch, start=first, stop=end)) as batches:
-            while self.step_in_epoch < self.steps_per_epoch:
+            while self.step_in_epoch < self.steps_per_epoch and not self.stopped:
                 start = time.perf_counter()
-                group = list(islice(batches, self.accumulate))
+                try:
+                    group = list(islice(batches, self.accumulate))
+                except DatasetError:
+                    if not self.stop.requested:
+                        raise
+                    self._end_here()  # who asked us to stop has ended our data workers
+                    return
                 data_seconds = time.perf_counter() - start
                 self.train_step(group)
                 self.step, self.step_in_epoch = self.step + 1, self.step_in_epoch + 1
@@ -135,7 +152,9 @@ class Trainer:
                 self._recent_seconds.append((time.perf_counter() - start, data_seconds))
                 if log:
                     self._log()
-                if save:
+                if self._asked_to_stop():
+                    self._end_here()
+                elif save:
                     self._checkpoint(best=False)
 
     def train_step(self, batches: Sequence[TrainingBatch]) -> paddle.Tensor:
@@ -156,7 +175,7 @@ class Trainer:
             self.precision.backward(total / len(batches))
             found.append(paddle.stack([mask, category, total]).detach())
         self.processes.average_gradients(self._trained)
-        means = self.processes.mean(paddle.stack(found).mean(axis=0))
+        means = self._means(paddle.stack(found).mean(axis=0))
         image_ids = [batch.image_ids for batch in batches]
         self._unsettled.append(_Step(self.step, image_ids, found, means, self._finite(means)))
         if self.non_finite == "stop" or self.settle():
@@ -262,15 +281,42 @@ class Trainer:
         category_shares = (counts[:, 1] + 1) / (cells + 1 / parts)
         return paddle.stack([mask_shares, category_shares], axis=1)
 
+    def _means(self, losses: paddle.Tensor) -> paddle.Tensor:
+        """float32 [3]: the mean of the processes' losses; whether they were asked to stop goes along."""
+        if self.processes.world_size == 1:
+            return losses
+        wish = paddle.to_tensor([float(self.stop.requested)])
+        means = self.processes.mean(paddle.concat([losses, wish]))
+        self._wishes.append(means[3])
+        return means[:3]
+
+    def _asked_to_stop(self) -> bool:
+        """Whether any process was asked to stop: all processes get the same answer after the same step.
+
+        On a GPU the answer is that of the step before, which is there without waiting for the device.
+        """
+        if self.processes.world_size == 1:
+            return self.stop.requested
+        late = 0 if self._wishes[0].place.is_cpu_place() else 1
+        return len(self._wishes) > late and float(self._wishes.pop(0)) > 0.0
+
+    def _end_here(self) -> None:
+        self.stop.hear()
+        self.stopped = True
+
     def _gave_up(self) -> bool:
         return self.patience > 0 and self._without_gain >= self.patience
 
     def _evaluate(self) -> None:
         assert self.evaluate is not None
         self.settle()
-        with self._averaged():
-            self.processes.share_weights(self.model)
-            metrics = self.evaluate()
+        try:
+            with self._averaged():
+                self.processes.share_weights(self.model)
+                metrics = self.evaluate()
+        except EvaluationStopped:
+            self._end_here()
+            return
         ap = metrics[AP]
         if ap > self.best_ap:
             self.best_ap, self._without_gain = float(ap), 0

@@ -11,6 +11,7 @@ from ppsolo.predictor import Predictor
 from ppsolo.processes import ALONE, Processes
 from ppsolo.progress import Progress
 from ppsolo.training.sinks import Metrics
+from ppsolo.training.stop_request import EvaluationStopped, StopRequest
 
 IOU_TYPES = ("segm", "bbox")
 SHOWN_STATS = {"AP": 0, "AP50": 1, "AP75": 2}
@@ -21,9 +22,9 @@ GAP = 8  # pixels between prediction and truth
 class Validation:
     """Called by the trainer: metrics "val/segm_AP", ..., "val/bbox_AP", ..., in [0, 1], and pictures.
 
-    predictor: around the model that is trained. pictures: how many of the images are drawn, the same ones every
-        time, spread evenly over the annotated ones: prediction left, annotations right.
-    console: where progress is shown, None: nowhere.
+    predictor: holds the model that is trained. pictures: number of images to draw, prediction left, annotations right:
+        the same images every time, spread evenly over the annotated ones.
+    console: shows progress; None: nothing shows it. stop: a request during the evaluation raises EvaluationStopped.
     """
 
     def __init__(
@@ -34,11 +35,13 @@ class Validation:
         pictures: int = 0,
         processes: Processes = ALONE,
         console: TextIO | None = None,
+        stop: StopRequest | None = None,
     ):
         self.predictor = predictor
         self.dataset = dataset
         self.processes = processes
         self.console = console
+        self.stop = stop
         annotated = {annotation["image_id"] for annotation in dataset.content["annotations"]}
         candidates = [entry for entry in dataset.images if entry[0] in annotated]
         count = min(pictures, len(candidates))
@@ -47,9 +50,16 @@ class Validation:
     def __call__(self) -> Metrics:
         self.predictor.model.eval()
         with ExitStack() as stack:
-            progress = None
+            shown = None
             if self.console is not None:
-                progress = stack.enter_context(Progress("evaluate", stream=self.console)).update
+                shown = stack.enter_context(Progress("evaluate", stream=self.console))
+
+            def progress(done: int, total: int | None) -> None:
+                if self.stop is not None and self.stop.requested:
+                    raise EvaluationStopped
+                if shown is not None:
+                    shown.update(done, total)
+
             report = evaluate(
                 self.predictor, self.dataset, iou_types=IOU_TYPES, processes=self.processes, progress=progress
             ).report

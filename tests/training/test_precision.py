@@ -4,7 +4,7 @@ import numpy as np
 import paddle
 import pytest
 
-from ppsolo.errors import ConfigError
+from ppsolo.errors import ConfigError, TrainingError
 from ppsolo.training.precision import Precision
 
 GPU = paddle.device.get_device().startswith("gpu")
@@ -58,3 +58,23 @@ def test_mixed_precision_trains_nearly_the_same_and_its_state_goes_on(level):
     other = Precision(level)
     other.load_state(state)
     assert other.state() == state and state["incr_count"] == 3
+
+
+class Failing(paddle.autograd.PyLayer):
+    """Twice its input, without gradients."""
+
+    @staticmethod
+    def forward(ctx, x):
+        return x * 2
+
+    @staticmethod
+    def backward(ctx, gradient):
+        raise MemoryError("no room\nfor it")
+
+
+def test_an_exception_in_a_backward_pass_keeps_its_words():
+    x = paddle.ones([2])
+    x.stop_gradient = False
+    with pytest.raises(TrainingError) as caught:
+        Precision("none").backward(Failing.apply(x).sum())
+    assert str(caught.value) == "the gradients cannot be computed: MemoryError: no room for it"
