@@ -56,8 +56,8 @@ def train(
     """Train what `config` describes, alone or with the other processes that the launcher started.
 
     resume: the file of a training state; "auto" for the newest whole one of the run's directory, or for a new run
-        where there is none. console: gets the losses; None: nothing does. download: called with (bytes done, bytes in all) of published
-        weights. stop: an entered request to end early; None: one of its own.
+        where there is none. console: gets the losses; None: nothing does. stop: an entered request to end early;
+        None: one of its own. download: called with (bytes done, bytes in all) of published weights.
     Raises PpsoloError, one line for whatever is missing, broken or does not fit; TrainingInterrupted after Ctrl-C,
     SIGTERM or the death of the launcher, once a state is written.
     """
