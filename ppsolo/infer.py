@@ -1,7 +1,6 @@
 """Prediction over many pictures or a video: pictures drawn, results written, memory bounded."""
 
 import contextlib
-import json
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -12,12 +11,13 @@ from pathlib import Path
 
 import numpy as np
 
-from ppsolo.atomic import atomic_writer
 from ppsolo.data.files import image_ids
 from ppsolo.data.images import read_ahead, write_image
 from ppsolo.data.videos import VideoFrames, VideoWriter
 from ppsolo.errors import ConfigError, ImageError
+from ppsolo.formats.pixel_size import stated_pixel_size
 from ppsolo.pipeline import Pipeline
+from ppsolo.results.files.run import RunFiles
 from ppsolo.results.instances import Instances
 
 # Called with the images done and their number, None where that is not known.
@@ -32,6 +32,11 @@ class InferenceSummary:
     instances: int = 0
     failures: list[str] = field(default_factory=list)
 
+    def count(self, instances: Instances) -> None:
+        """Take the instances of one more image into account."""
+        self.images += 1
+        self.instances += len(instances)
+
 
 def infer_images(
     predictor: Pipeline,
@@ -40,14 +45,16 @@ def infer_images(
     output_dir: Path,
     draw_threshold: float,
     batch_size: int,
-    save_results: bool,
+    save: Sequence[str] = (),
+    pixel_size: float | None = None,
     progress: Callback | None = None,
 ) -> InferenceSummary:
-    """Predict on picture files; leave a drawing of each and, on request, `predictions.json`.
+    """Predict on picture files; leave a drawing of each, and the results in the formats that `save` names.
 
-    Drawings show instances of at least `draw_threshold`; results hold every instance that postprocessing
-    keeps. A picture that cannot be read, or not be drawn, is reported in the summary and the others go on.
-    `progress` is told of every batch.
+    Drawings show instances of at least `draw_threshold`. Results hold every instance that postprocessing keeps, see
+    `RunFiles`. A picture that cannot be read, or not be drawn, is reported in the summary and the others go on.
+    pixel_size: micrometres per pixel, for tables; None for what each picture states. `progress` is told of every
+    batch.
     Raises ConfigError where `output_dir` holds pictures to be read, or cannot be written to.
     """
     make_output_dir(output_dir, apart_from=paths)
@@ -56,7 +63,7 @@ def infer_images(
     names = _file_names(paths)
     summary = InferenceSummary()
     with contextlib.ExitStack() as stack:
-        write = stack.enter_context(_results_file(output_dir)) if save_results else None
+        files = stack.enter_context(RunFiles(output_dir, save))
         ahead = stack.enter_context(contextlib.closing(read_ahead(paths, depth=batch_size + 1)))
 
         done = unreadable = 0
@@ -71,7 +78,15 @@ def infer_images(
 
         for answered in predictor.stream(readable()):
             for path, image, instances in answered:
-                _count(summary, instances, write, image_id=ids[path], file_name=names[path])
+                found = instances.results(
+                    image=image,
+                    image_path=path,
+                    image_name=names[path],
+                    image_id=ids[path],
+                    pixel_size=stated_pixel_size(path) if pixel_size is None and save else pixel_size,
+                )
+                files.add(found, drawings[path].stem)
+                summary.count(instances)
                 try:
                     write_image(drawings[path], instances.draw(image, score_threshold=draw_threshold))
                 except ImageError as error:  # JPEG ends at 65500 pixels a side
@@ -89,10 +104,11 @@ def infer_video(
     output_dir: Path,
     draw_threshold: float,
     batch_size: int,
-    save_results: bool,
+    save: Sequence[str] = (),
+    pixel_size: float | None = None,
     progress: Callback | None = None,
 ) -> InferenceSummary:
-    """Predict on every frame of a video; leaves an .mp4 with drawings and, on request, `predictions.json`.
+    """Predict on every frame of a video; leave an .mp4 with drawings, and the results in the formats `save`.
 
     In the results `image_id` is the frame's number from 0 on. Classes keep their colours from frame to frame.
     Where the video is damaged, the frames before that are kept and the summary says so.
@@ -103,7 +119,7 @@ def infer_video(
         frames = stack.enter_context(VideoFrames(path))
         drawing = VideoWriter(output_dir / f"{path.stem}.mp4", fps=frames.fps or 25.0, size=frames.size)
         stack.enter_context(drawing)
-        write = stack.enter_context(_results_file(output_dir)) if save_results else None
+        files = stack.enter_context(RunFiles(output_dir, save))
         # The next frames are decoded while the network works; the reader ends before its video is closed.
         reader = stack.enter_context(ThreadPoolExecutor(max_workers=1, thread_name_prefix="video"))
         numbered = enumerate(frames)
@@ -120,7 +136,9 @@ def infer_video(
         for answered in predictor.stream(read()):
             for number, frame, instances in answered:
                 drawing.write(instances.draw(frame, score_threshold=draw_threshold, color_by="class"))
-                _count(summary, instances, write, image_id=number, file_name=path.name)
+                found = instances.results(image=frame, image_name=path.name, image_id=number, pixel_size=pixel_size)
+                files.add(found, f"{path.stem}_{number:06d}")
+                summary.count(instances)
             if progress is not None:
                 progress(summary.images, frames.frame_count)
         if frames.damage is not None:
@@ -140,35 +158,6 @@ def make_output_dir(output_dir: Path, *, apart_from: Sequence[Path] = ()) -> Non
     for source in apart_from:
         if place in (source.resolve().parent, source.parent.resolve()):
             raise ConfigError(f"{output_dir} holds {source.name}, which is to be read; choose another --output_dir")
-
-
-@contextlib.contextmanager
-def _results_file(output_dir: Path) -> Iterator[Callable[[dict], None]]:
-    """Yields what appends an entry to `predictions.json`, a JSON list that appears when it is whole."""
-    with atomic_writer(output_dir / "predictions.json", "w") as stream:
-        separators = iter(("[\n",))
-
-        def write(entry: dict) -> None:
-            stream.write(next(separators, ",\n") + json.dumps(entry))
-
-        yield write
-        stream.write(next(separators, "") + "\n]\n")
-
-
-def _count(
-    summary: InferenceSummary,
-    instances: Instances,
-    write: Callable[[dict], None] | None,
-    *,
-    image_id: int,
-    file_name: str,
-) -> None:
-    """Take one image's instances into the summary and, where there is one, the results file."""
-    summary.images += 1
-    summary.instances += len(instances)
-    if write is not None:
-        for entry in instances.to_coco(image_id):
-            write({**entry, "file_name": file_name})
 
 
 def _file_names(paths: Sequence[Path]) -> dict[Path, str]:

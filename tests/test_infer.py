@@ -1,5 +1,6 @@
 """Prediction over directories, patterns and videos: results, drawings, failures, exit codes."""
 
+import csv
 import json
 import re
 
@@ -13,6 +14,7 @@ from ppsolo import build_model, load_config, save_weights
 from ppsolo.cli import main
 from ppsolo.data.images import read_image, write_image
 from ppsolo.data.videos import VideoWriter
+from ppsolo.results.files.names import FORMAT_NAMES
 
 
 @pytest.fixture(scope="module")
@@ -196,3 +198,30 @@ def test_a_wrong_configuration_or_checkpoint_is_one_line(folder, tmp_path, capsy
         assert main(["infer", *arguments, *image]) == 2
         error = capsys.readouterr().err.strip()
         assert expected in error and "\n" not in error
+
+
+def test_results_in_every_format(system, folder, tmp_path):
+    for package in ("roifile", "pyarrow"):
+        pytest.importorskip(package)
+    output = tmp_path / "out"
+    arguments = ["--infer_dir", str(folder), "--output_dir", str(output), "--pixel_size", "0.5", "--save"]
+    assert main(["infer", *system, *arguments, *FORMAT_NAMES]) == 0
+    entries = results_of(output)
+    rows = list(csv.DictReader((output / "instances.csv").open(encoding="utf-8")))
+    assert len(rows) == len(entries) > 0
+    assert {row["file_name"] for row in rows} == {entry["file_name"] for entry in entries}
+    assert all(float(row["area_um2"]) == 0.25 * int(row["area_px"]) for row in rows)
+    assert all(row["mean_intensity"] for row in rows if int(row["area_px"]))
+    stems = ["000000000042", "a", "b"]
+    for name, suffix in (("labelme", ".json"), ("label_map", ".png"), ("geojson", ".geojson"), ("imagej", ".zip")):
+        assert sorted(path.name for path in (output / name).iterdir()) == [stem + suffix for stem in stems]
+    linked = json.loads((output / "labelme" / "a.json").read_text())["imagePath"]
+    assert (output / "labelme" / linked).resolve() == (folder / "a.png").resolve()
+
+
+def test_wrong_formats_and_pixel_sizes_are_refused(system, folder, tmp_path, capsys):
+    arguments = ["infer", *system, "--infer_dir", str(folder), "--output_dir", str(tmp_path / "out")]
+    assert main([*arguments, "--pixel_size", "0"]) == 2
+    assert "--pixel_size is 0.0, give a number above zero" in capsys.readouterr().err
+    with pytest.raises(SystemExit, match="2"):
+        main([*arguments, "--save", "cocoa"])

@@ -1,8 +1,10 @@
-"""The formats that instances are written in, by name."""
+"""The formats that instances are written in, by name, and what each needs."""
 
-from collections.abc import Callable
+import importlib
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
+from ppsolo.errors import ConfigError
 from ppsolo.results.files.coco import coco_json
 from ppsolo.results.files.geojson import geojson_bytes
 from ppsolo.results.files.image_results import ImageResults
@@ -20,25 +22,40 @@ class Format(NamedTuple):
         encode: the instances of one image -> the content of a file.
         suffix: of such a file.
         media_type: of such a file over HTTP.
-        meaning: one line for help texts.
+        package: that must be installed, "" for none.
     """
 
     encode: Callable[[ImageResults], bytes]
     suffix: str
     media_type: str
-    meaning: str
+    package: str = ""
 
 
 FORMATS: dict[str, Format] = {
-    "coco": Format(coco_json, ".json", "application/json", "COCO results with compressed run lengths"),
-    "labelme": Format(labelme_json, ".json", "application/json", "polygons for labelme"),
-    "yolo": Format(yolo_bytes, ".txt", "text/plain; charset=utf-8", "YOLO segmentation labels"),
-    "label_map": Format(label_map_png, ".png", "image/png", "a PNG of 8 or 16 bits, one value per instance"),
-    "masks": Format(masks_zip, ".zip", "application/zip", "one PNG per instance"),
-    "geojson": Format(geojson_bytes, ".geojson", "application/geo+json", "polygons with holes for QuPath"),
-    "imagej": Format(imagej_zip, ".zip", "application/zip", "ROIs for ImageJ's ROI Manager"),
-    "csv": Format(csv_bytes, ".csv", "text/csv; charset=utf-8", "measures of each instance"),
-    "parquet": Format(
-        parquet_bytes, ".parquet", "application/vnd.apache.parquet", "measures of each instance, for many"
-    ),
+    "coco": Format(coco_json, ".json", "application/json"),
+    "labelme": Format(labelme_json, ".json", "application/json"),
+    "yolo": Format(yolo_bytes, ".txt", "text/plain; charset=utf-8"),
+    "label_map": Format(label_map_png, ".png", "image/png"),
+    "masks": Format(masks_zip, ".zip", "application/zip"),
+    "geojson": Format(geojson_bytes, ".geojson", "application/geo+json"),
+    "imagej": Format(imagej_zip, ".zip", "application/zip", "roifile"),
+    "csv": Format(csv_bytes, ".csv", "text/csv; charset=utf-8"),
+    "parquet": Format(parquet_bytes, ".parquet", "application/vnd.apache.parquet", "pyarrow"),
 }
+
+
+def checked_formats(names: Sequence[str]) -> tuple[str, ...]:
+    """The names, each once. Raises ConfigError for one that is not in FORMATS or needs a package that is missing."""
+    for name in names:
+        if name not in FORMATS:
+            raise ConfigError(f"there is no format {name!r}: choose among {', '.join(FORMATS)}")
+        if FORMATS[name].package:
+            _check_package(name, FORMATS[name].package)
+    return tuple(dict.fromkeys(names))
+
+
+def _check_package(name: str, package: str) -> None:
+    try:
+        importlib.import_module(package)
+    except ImportError:  # not installed, or refuses this numpy
+        raise ConfigError(f"{name} needs the package {package}: pip install 'ppsolo[formats]'") from None

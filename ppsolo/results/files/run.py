@@ -7,8 +7,7 @@ from pathlib import Path
 from types import TracebackType
 
 from ppsolo.atomic import atomic_writer
-from ppsolo.errors import ConfigError
-from ppsolo.results.files.catalogue import FORMATS
+from ppsolo.results.files.catalogue import FORMATS, checked_formats
 from ppsolo.results.files.coco import coco_entries
 from ppsolo.results.files.image_results import ImageResults
 from ppsolo.results.files.label_map import mask_pngs
@@ -28,17 +27,13 @@ class RunFiles:
         formats: names in FORMATS; each counts once.
 
     Raises:
-        ConfigError: there is no such format.
-        PpsoloError: a format needs a package that is not installed.
+        ConfigError: there is no such format, or it needs a package that is not installed.
         OSError: a file cannot be written.
     """
 
     def __init__(self, output_dir: Path, formats: Sequence[str]):
-        for name in formats:
-            if name not in FORMATS:
-                raise ConfigError(f"there is no format {name!r}: choose among {', '.join(FORMATS)}")
         self._folder = output_dir
-        self._formats = tuple(dict.fromkeys(formats))
+        self._formats = checked_formats(formats)
         self._stack = contextlib.ExitStack()
         self._writers: list[Callable[[ImageResults, str], None]] = []
         self._class_names: Sequence[str] = ()

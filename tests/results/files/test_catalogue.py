@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 from found import SIZE, three
 
-from ppsolo.results.files.catalogue import FORMATS
-
-PACKAGES = {"imagej": "roifile", "parquet": "pyarrow"}
+from ppsolo.errors import ConfigError
+from ppsolo.results.files.catalogue import FORMATS, checked_formats
+from ppsolo.results.files.names import FORMAT_NAMES
 
 
 @pytest.fixture(params=FORMATS)
 def name(request) -> str:
-    pytest.importorskip(PACKAGES.get(request.param, "numpy"))
+    pytest.importorskip(FORMATS[request.param].package or "numpy")
     return request.param
 
 
@@ -35,3 +35,16 @@ def test_each_format_has_content_for_three_and_for_none(name):
 def test_the_instances_are_the_same_each_time(name):
     if name not in ("masks", "imagej"):  # zip files hold the time
         assert three().to_bytes(name) == three().to_bytes(name)
+
+
+def test_names():
+    assert tuple(FORMATS) == tuple(FORMAT_NAMES)
+    assert checked_formats(["csv", "coco", "csv"]) == ("csv", "coco")
+    with pytest.raises(ConfigError, match="choose among coco, labelme"):
+        checked_formats(["cocoa"])
+
+
+def test_a_missing_package_is_named_at_once(monkeypatch):
+    monkeypatch.setitem(FORMATS, "csv", FORMATS["csv"]._replace(package="no_such_package"))
+    with pytest.raises(ConfigError, match=r"csv needs the package no_such_package: pip install 'ppsolo\[formats\]'"):
+        checked_formats(["csv"])
