@@ -4,15 +4,9 @@ import dataclasses
 from collections.abc import Callable, Mapping
 
 import numpy as np
-import paddle
 
-from ppsolo.deploy.onnx.graph import detection_outputs
-from ppsolo.deploy.onnx.network import RawNames
-from ppsolo.deploy.onnx.postprocess import postprocess
-from ppsolo.deploy.onnx.writer import OnnxWriter
-from ppsolo.interface import LEVELS, OUTPUTS, RAW_OUTPUTS
+from ppsolo.benchmark.postprocess import onnx_postprocess, to_paddle
 from ppsolo.models.postprocess import SOLOv2Postprocess
-from ppsolo.models.solov2 import RawPredictions
 from ppsolo.results.postprocess import DetectionArrays, NumpyPostprocess, RawArrays
 from ppsolo.schema import PostprocessConfig
 
@@ -20,13 +14,7 @@ Postprocess = Callable[[PostprocessConfig, RawArrays], DetectionArrays]
 
 
 def in_paddle(settings: PostprocessConfig, raw: RawArrays) -> DetectionArrays:
-    found = SOLOv2Postprocess(**dataclasses.asdict(settings))(
-        RawPredictions(
-            [paddle.to_tensor(x) for x in raw.category_logits],
-            [paddle.to_tensor(x) for x in raw.kernels],
-            paddle.to_tensor(raw.mask_features),
-        )
-    )
+    found = SOLOv2Postprocess(**dataclasses.asdict(settings))(to_paddle(raw))
     return DetectionArrays(*(tensor.numpy() for tensor in found))
 
 
@@ -35,18 +23,7 @@ def in_numpy(settings: PostprocessConfig, raw: RawArrays) -> DetectionArrays:
 
 
 def in_onnx(settings: PostprocessConfig, raw: RawArrays) -> DetectionArrays:
-    """The nodes that a whole ONNX graph ends in, alone in a graph of their own."""
-    import onnxruntime
-
-    arrays = dict(zip(RAW_OUTPUTS, [*raw.category_logits, *raw.kernels, raw.mask_features], strict=True))
-    writer = OnnxWriter()
-    names = RawNames(list(RAW_OUTPUTS[:LEVELS]), list(RAW_OUTPUTS[LEVELS:-1]), RAW_OUTPUTS[-1])
-    grids = tuple(x.shape[2] for x in raw.category_logits)
-    postprocess(writer, names, SOLOv2Postprocess(**dataclasses.asdict(settings)), grids)
-    inputs = [writer.value(name, writer.types.FLOAT, list(array.shape)) for name, array in arrays.items()]
-    graph = writer.model(name="postprocess", inputs=inputs, outputs=detection_outputs(writer), metadata={})
-    session = onnxruntime.InferenceSession(graph.SerializeToString(), providers=["CPUExecutionProvider"])
-    return DetectionArrays(*session.run(list(OUTPUTS), arrays))
+    return onnx_postprocess(SOLOv2Postprocess(**dataclasses.asdict(settings)), raw)(raw)
 
 
 POSTPROCESSES: Mapping[str, Postprocess] = {"paddle": in_paddle, "numpy": in_numpy, "onnx": in_onnx}
