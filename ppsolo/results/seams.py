@@ -1,0 +1,191 @@
+"""The instances of overlapping tiles become the instances of their picture: objects that a seam cut are joined."""
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from ppsolo.results.instances import Instances
+from ppsolo.results.runs import Box, Runs, bounding_box, cut, from_rle, move, shared_area, to_rle, union
+
+# Two masks show the same object where they share this part of their pixels.
+SAME = 0.5
+_BORDER = 2  # pixels: a mask that comes so near to a seam is cut by it
+_CELL = 512  # pixels: pieces are looked up by squares of this size
+
+
+@dataclass(eq=False)
+class _Piece:
+    """One instance of one tile, at its place in the picture."""
+
+    runs: Runs
+    box: Box
+    score: float
+    label: int
+    tile: Box
+    is_cut: bool  # whether a seam cuts it: it comes near a border of its tile inside the picture
+    area: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.area = self.runs.area
+
+
+class SeamJoiner:
+    """Takes the instances of one tile after the other and gives the instances of the whole picture.
+
+    An object that a tile shows whole stands for the pieces of it in other tiles. An object that no tile shows whole is
+    the union of its pieces. All masks are runs of pixels: no array of the size of the picture is ever made.
+
+    >>> import numpy as np
+    >>> from ppsolo.results.instances import Instances
+    >>> whole = np.zeros([1, 4, 10], bool)
+    >>> whole[0, 1:3, 2:8] = True
+    >>> joiner = SeamJoiner((4, 10), class_names=["bar"], category_ids=[1])
+    >>> for left, right in ((0, 6), (4, 10)):
+    ...     part = Instances.from_masks(
+    ...         whole[:, :, left:right], scores=[0.9], labels=[0], class_names=["bar"], category_ids=[1]
+    ...     )
+    ...     joiner.add(part, top=0, left=left)
+    >>> found = joiner.instances()
+    >>> len(found), bool((found.masks == whole).all())
+    (1, True)
+    """
+
+    def __init__(self, size: tuple[int, int], *, class_names: Sequence[str], category_ids: Sequence[int]):
+        """size: (height, width) of the picture."""
+        self.size = size
+        self.class_names = tuple(class_names)
+        self.category_ids = tuple(category_ids)
+        self._pieces: list[_Piece] = []
+
+    def add(self, instances: Instances, *, top: int, left: int) -> None:
+        """Take the instances of the tile whose first row and column in the picture are `top` and `left`."""
+        height, width = instances.size
+        tile = (top, left, top + height, left + width)
+        for rle, score, label in zip(instances.rles, instances.scores, instances.labels, strict=True):
+            runs = move(from_rle(rle), height=height, to_height=self.size[0], top=top, left=left)
+            box = bounding_box(runs, height=self.size[0])
+            if len(runs.starts):
+                self._pieces.append(_Piece(runs, box, float(score), int(label), tile, self._is_cut(box, tile)))
+
+    def instances(self) -> Instances:
+        """The instances of the picture, the best score first."""
+        whole = self._without_copies([piece for piece in self._pieces if not piece.is_cut])
+        places = _Places(whole)
+
+        def is_shown_whole(piece: _Piece) -> bool:
+            return any(_covers(other, piece) for other in places.near(piece.box, apart_from=piece.tile))
+
+        pieces = [piece for piece in self._pieces if piece.is_cut and not is_shown_whole(piece)]
+        found = [(piece.runs, piece.score, piece.label) for piece in whole]
+        found += [_joined(group) for group in self._groups(pieces)]
+        found.sort(key=lambda one: -one[1])
+        return Instances(
+            rles=[to_rle(runs, self.size) for runs, _, _ in found],
+            scores=np.array([score for _, score, _ in found], np.float32),
+            labels=np.array([label for _, _, label in found], np.int64),
+            size=self.size,
+            class_names=self.class_names,
+            category_ids=self.category_ids,
+        )
+
+    def _is_cut(self, box: Box, tile: Box) -> bool:
+        """Whether the box comes near a border of its tile that is no border of the picture."""
+        before = any(low > 0 and b < low + _BORDER for low, b in zip(tile[:2], box[:2], strict=True))
+        sides = zip(tile[2:], box[2:], self.size, strict=True)
+        return before or any(high < side and b > high - _BORDER for high, b, side in sides)
+
+    def _without_copies(self, pieces: list[_Piece]) -> list[_Piece]:
+        """Whole objects, each once: of two tiles that both show it, the better score."""
+        kept: list[_Piece] = []
+        places = _Places([])
+        for piece in sorted(pieces, key=lambda piece: -piece.score):
+            others = places.near(piece.box, apart_from=piece.tile)
+            if not any(other.label == piece.label and _overlap(other, piece) >= SAME for other in others):
+                kept.append(piece)
+                places.add(piece)
+        return kept
+
+    def _groups(self, pieces: list[_Piece]) -> list[list[_Piece]]:
+        """The pieces of each object: those that agree where two tiles overlap, directly or through others."""
+        places = _Places(pieces)
+        root = {id(piece): piece for piece in pieces}
+
+        def find(piece: _Piece) -> _Piece:
+            while root[id(piece)] is not piece:
+                piece = root[id(piece)]
+            return piece
+
+        for piece in pieces:
+            for other in places.near(piece.box, apart_from=piece.tile):
+                if find(piece) is not find(other) and self._agree(piece, other):
+                    root[id(find(other))] = find(piece)
+        groups: dict[int, list[_Piece]] = defaultdict(list)
+        for piece in pieces:
+            groups[id(find(piece))].append(piece)
+        return list(groups.values())
+
+    def _agree(self, one: _Piece, other: _Piece) -> bool:
+        """Whether two pieces are the same object, judged by what both tiles see of it."""
+        y1, x1 = max(one.tile[0], other.tile[0]), max(one.tile[1], other.tile[1])
+        y2, x2 = min(one.tile[2], other.tile[2]), min(one.tile[3], other.tile[3])
+        if y1 >= y2 or x1 >= x2:
+            return False
+        here, there = (cut(piece.runs, (y1, x1, y2, x2), height=self.size[0]) for piece in (one, other))
+        least = min(here.area, there.area)
+        if least == 0:
+            return False
+        shared = shared_area(here, there)
+        if one.label == other.label:
+            return shared >= SAME * least
+        return shared >= SAME * (here.area + there.area - shared)
+
+
+class _Places:
+    """Pieces, found by where they are."""
+
+    def __init__(self, pieces: Iterable[_Piece]):
+        self._cells: dict[tuple[int, int], list[_Piece]] = defaultdict(list)
+        for piece in pieces:
+            self.add(piece)
+
+    def add(self, piece: _Piece) -> None:
+        for cell in _cells(piece.box):
+            self._cells[cell].append(piece)
+
+    def near(self, box: Box, *, apart_from: Box) -> list[_Piece]:
+        """The pieces of other tiles than `apart_from` whose boxes meet the box."""
+        found = {id(piece): piece for cell in _cells(box) for piece in self._cells.get(cell, ())}
+        return [piece for piece in found.values() if piece.tile != apart_from and _meet(piece.box, box)]
+
+
+def _cells(box: Box) -> list[tuple[int, int]]:
+    y1, x1, y2, x2 = (side // _CELL for side in (box[0], box[1], box[2] - 1, box[3] - 1))
+    return [(y, x) for y in range(y1, y2 + 1) for x in range(x1, x2 + 1)]
+
+
+def _meet(one: Box, other: Box) -> bool:
+    return one[0] < other[2] and other[0] < one[2] and one[1] < other[3] and other[1] < one[3]
+
+
+def _overlap(one: _Piece, other: _Piece) -> float:
+    """Intersection over union."""
+    shared = shared_area(one.runs, other.runs)
+    return shared / (one.area + other.area - shared)
+
+
+def _covers(whole: _Piece, piece: _Piece) -> bool:
+    """Whether a whole object holds enough of a piece to stand for it."""
+    return shared_area(whole.runs, piece.runs) >= SAME * piece.area
+
+
+def _joined(group: list[_Piece]) -> tuple[Runs, float, int]:
+    """The mask of an object in pieces, the mean of their scores by area, and the label with the largest area."""
+    if len(group) == 1:
+        return group[0].runs, group[0].score, group[0].label
+    areas: dict[int, float] = defaultdict(float)
+    for piece in group:
+        areas[piece.label] += piece.area * piece.score
+    score = sum(piece.area * piece.score for piece in group) / sum(piece.area for piece in group)
+    return union([piece.runs for piece in group]), score, max(areas, key=lambda label: areas[label])
