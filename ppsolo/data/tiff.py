@@ -72,12 +72,12 @@ def _decode(
             which += 1
         one = series[which]
         page: Any = one.keyframe
-        _check_directory(tif, page)
-        _check_page(page, max_pixels)
+        check_directory(tif, page)
+        check_page(page, max_pixels)
         values = _read(tif, one, wanted, max_pixels)
         tag = page.tags.get(274)
         orientation = tag.value if tag is not None and tag.value in range(1, 9) else 1
-        return _colours(values, page, keep_all=bool(settings.channels)), int(orientation), notes
+        return colours(values, page, keep_all=bool(settings.channels)), int(orientation), notes
 
 
 def _outer(series: "TiffPageSeries") -> dict[str, int]:
@@ -85,7 +85,7 @@ def _outer(series: "TiffPageSeries") -> dict[str, int]:
     return {axis: size for axis, size in zip(series.axes, series.shape, strict=True) if axis not in "YXSC"}
 
 
-def _check_directory(tif: "TiffFile", page: "TiffPage") -> None:
+def check_directory(tif: "TiffFile", page: "TiffPage") -> None:
     """Refuse a file that ends within the directory of a page, or within a value that it points to."""
     kind, stream = tif.tiff, tif.filehandle
     order: Literal["little", "big"] = "little" if tif.byteorder == "<" else "big"
@@ -103,7 +103,7 @@ def _check_directory(tif: "TiffFile", page: "TiffPage") -> None:
         raise ImageError(f"tifffile cannot decode this TIFF: it is cut short, {stream.size} bytes of {max(ends)}")
 
 
-def _check_page(page: "TiffPage", max_pixels: int) -> None:
+def check_page(page: "TiffPage", max_pixels: int) -> None:
     """Refuse what would take too much memory, before a sample is decoded."""
     check_size(page.imagelength, page.imagewidth, max_pixels)
     if page.dtype is None:
@@ -170,11 +170,11 @@ def _plane(tif: "TiffFile", series: "TiffPageSeries", flat: int, *, pages: int, 
     for start, length in zip(page.dataoffsets, page.databytecounts, strict=True):
         if start + length > size:
             raise ImageError(f"tifffile cannot decode this TIFF: it is cut short, {size} bytes")
-    _check_segments(tif, page)
+    check_segments(tif, page)
     return page.asarray(maxworkers=1).reshape(shape)
 
 
-def _check_segments(tif: "TiffFile", page: Any) -> None:
+def check_segments(tif: "TiffFile", page: Any) -> None:
     """Look into JPEG and JPEG 2000 segments, whose headers have sizes of their own."""
     compression, largest = int(page.keyframe.compression), 4 * math.prod(page.keyframe.chunks[:2])
     if compression in _PLAIN:
@@ -195,7 +195,7 @@ def _rows_columns_channels(plane: np.ndarray, axes: str, place: dict[str, Any]) 
     return plane.reshape(*plane.shape[:2], -1) if channels else plane
 
 
-def _colours(values: np.ndarray, page: Any, *, keep_all: bool) -> Samples:
+def colours(values: np.ndarray, page: Any, *, keep_all: bool) -> Samples:
     """Grey or colour of the samples: palettes looked up, ink turned to light, opacity applied unless `keep_all`."""
     if values.dtype == bool:
         values = values.astype(np.uint8)
