@@ -4,6 +4,7 @@ from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import islice
 from typing import NamedTuple, TypeVar, overload
 
 import numpy as np
@@ -12,9 +13,12 @@ from ppsolo.build.pipeline import build_preprocess, category_ids, class_names
 from ppsolo.config import Config
 from ppsolo.data.images import Source, read_image
 from ppsolo.data.preprocess import ImageSize
+from ppsolo.data.tiles import DEFAULT_OVERLAP, Tiling, checked_tiling
+from ppsolo.data.windows import open_windows
 from ppsolo.results.instances import Instances
 from ppsolo.results.postprocess import DetectionArrays
 from ppsolo.results.resize import resize_masks
+from ppsolo.results.seams import SeamJoiner
 
 Key = TypeVar("Key")
 
@@ -58,12 +62,23 @@ class Pipeline(ABC):
         """
 
     @overload
-    def __call__(self, images: Source, *, batch_size: int = 4) -> Instances: ...
+    def __call__(
+        self, images: Source, *, batch_size: int = 4, tile: int | None = None, overlap: int = DEFAULT_OVERLAP
+    ) -> Instances: ...
 
     @overload
-    def __call__(self, images: Sequence[Source], *, batch_size: int = 4) -> list[Instances]: ...
+    def __call__(
+        self, images: Sequence[Source], *, batch_size: int = 4, tile: int | None = None, overlap: int = DEFAULT_OVERLAP
+    ) -> list[Instances]: ...
 
-    def __call__(self, images: Source | Sequence[Source], *, batch_size: int = 4) -> Instances | list[Instances]:
+    def __call__(
+        self,
+        images: Source | Sequence[Source],
+        *,
+        batch_size: int = 4,
+        tile: int | None = None,
+        overlap: int = DEFAULT_OVERLAP,
+    ) -> Instances | list[Instances]:
         """The instances of an image, or of each image of a list.
 
         Args:
@@ -71,19 +86,37 @@ class Pipeline(ABC):
                 list or a tuple of images gives a list.
             batch_size: images in one run of the network. Only images whose padded sizes agree share a run, since
                 padding changes the input: a batch answers as its images do one by one.
+            tile: cut each image into squares of so many pixels, predict on each, and join the objects at the seams.
+                It suits large pictures of small objects. A TIFF is then read part by part.
+            overlap: pixels that neighbouring tiles share. Take at least the size of most objects.
 
         Raises:
             ImageError: an image cannot be read. Its path is named.
             PredictionError: the output of the network is not finite.
+            ConfigError: `tile` and `overlap` make no tiles.
         """
         if batch_size < 1:
             raise ValueError(f"batch_size is {batch_size}, it must be at least 1")
+        tiling = checked_tiling(tile, overlap)
         if not isinstance(images, list | tuple):
-            return self._predict([read_image(images)])[0]
+            return self.predict_tiles(images, tiling, batch_size) if tiling else self._predict([read_image(images)])[0]
+        if tiling:
+            return [self.predict_tiles(image, tiling, batch_size) for image in images]
         results = []
         for start in range(0, len(images), batch_size):
             results += self._predict([read_image(image) for image in images[start : start + batch_size]])
         return results
+
+    def predict_tiles(self, image: Source, tiling: Tiling, batch_size: int = 4) -> Instances:
+        """The instances of one image, tile by tile; see `__call__`. Memory follows the tiles, not the picture."""
+        with open_windows(image) as windows:
+            places = iter(tiling.places(windows.size))
+            batches = iter(lambda: [(place, windows.read(*place)) for place in islice(places, batch_size)], [])
+            joiner = SeamJoiner(windows.size, class_names=self.class_names, category_ids=self.category_ids)
+            for answered in self.stream(batches):
+                for (top, left, _, _), _, instances in answered:
+                    joiner.add(instances, top=top, left=left)
+        return joiner.instances()
 
     def stream(
         self, batches: Iterable[Sequence[tuple[Key, np.ndarray]]]

@@ -121,6 +121,19 @@ def test_nothing_found_flows_through_every_form(predictor, tmp_path):
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 500), (2000, 3)])
+def test_tiles_find_what_one_picture_shows(predictor, size):
+    assert predictor(picture(0, *size), tile=64, overlap=32).size == size
+
+
+def test_a_picture_of_one_tile_answers_as_it_does_whole(predictor):
+    assert_same(predictor(picture(0), tile=128, overlap=32), predictor(picture(0)))
+    pair = predictor([picture(0), picture(1)], tile=128, overlap=32)
+    assert [len(one) for one in pair] == [len(predictor(picture(0))), len(predictor(picture(1)))]
+    with pytest.raises(ConfigError, match="overlap is 64"):
+        predictor(picture(0), tile=64, overlap=64)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 500), (2000, 3)])
 def test_extreme_sizes(predictor, size):
     assert predictor(picture(0, *size)).size == size
 

@@ -1,0 +1,45 @@
+"""Tiles of a large picture: how large they are, and where they lie."""
+
+from typing import NamedTuple
+
+from ppsolo.errors import ConfigError
+
+LEAST_TILE = 32  # pixels
+DEFAULT_OVERLAP = 128
+
+
+class Tiling(NamedTuple):
+    """Squares of `size` pixels, each of which shares `overlap` pixels with its neighbours."""
+
+    size: int
+    overlap: int
+
+    def places(self, picture: tuple[int, int]) -> list[tuple[int, int, int, int]]:
+        """The tiles of a picture of (height, width), row by row: top, left, bottom, right.
+
+        Every tile is a full square, so the last ones overlap more; a side shorter than a tile has one tile.
+
+        >>> Tiling(100, 20).places((90, 200))
+        [(0, 0, 90, 100), (0, 80, 90, 180), (0, 100, 90, 200)]
+        """
+        rows, columns = (self._starts(side) for side in picture)
+        return [
+            (top, left, min(top + self.size, picture[0]), min(left + self.size, picture[1]))
+            for top in rows
+            for left in columns
+        ]
+
+    def _starts(self, side: int) -> list[int]:
+        last = max(side - self.size, 0)
+        return [*range(0, last, self.size - self.overlap), last]
+
+
+def checked_tiling(tile: int | None, overlap: int = DEFAULT_OVERLAP) -> Tiling | None:
+    """The tiling of options; None without tiles. Raises ConfigError for sizes that make no tiles."""
+    if tile is None:
+        return None
+    if tile < LEAST_TILE:
+        raise ConfigError(f"tile is {tile}: give at least {LEAST_TILE} pixels")
+    if not 0 <= overlap <= tile // 2:
+        raise ConfigError(f"overlap is {overlap}: give 0 to {tile // 2} pixels, half of a tile of {tile}")
+    return Tiling(tile, overlap)
