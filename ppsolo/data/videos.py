@@ -1,23 +1,35 @@
-"""Videos: read and written frame by frame as uint8 RGB arrays, or refused with a reason."""
+"""Videos and live streams: read and written frame by frame as uint8 RGB arrays, or refused with a reason."""
 
+import itertools
 import math
 import os
+import statistics
+import time
 from pathlib import Path
+from typing import NamedTuple
 
 import cv2
 import numpy as np
 
 from ppsolo.atomic import discard, put_in_place, temporary_name
-from ppsolo.data.images import checked_array, regular_file
+from ppsolo.data.codecs import REMEDY, PyavCapture, codec_name, decoding_error, load_pyav
+from ppsolo.data.files import VIDEO_SUFFIXES, regular_file
+from ppsolo.data.images import checked_array
 from ppsolo.errors import ImageError
 
-VIDEO_SUFFIXES = (".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg")
-_ESTIMATING = (
-    ".mkv",
-    ".webm",
-    ".mpg",
-    ".mpeg",
-)  # containers without a count of frames: OpenCV takes rate times duration
+__all__ = ["VIDEO_SUFFIXES", "Frame", "VideoFrames", "VideoWriter", "is_video"]
+
+Capture = cv2.VideoCapture | PyavCapture
+_SAMPLE = 64  # frames whose distances say how fast a drawn video has to be
+_LARGEST_TIME_BASE = 65535  # of MPEG-4 part 2, in ticks per second
+
+
+class Frame(NamedTuple):
+    """A frame of a video: its number from 0, its time in seconds after the first, and uint8 [H, W, 3] RGB."""
+
+    number: int
+    time: float
+    image: np.ndarray
 
 
 def is_video(path: str | os.PathLike) -> bool:
@@ -33,68 +45,213 @@ def _check_name(path: Path) -> None:
 
 
 class VideoFrames:
-    """Iterates once over the frames of a video, each uint8 [H, W, 3] RGB, decoded when it is asked for.
+    """Reads the frames of a video file or a live stream once, each when it is asked for.
 
-    `size` is (height, width) of all frames; `fps` (frames per second) and `frame_count` are what the container
-    says, None where it does not. A video that is damaged ends early: `damage`, None before, then says in one
-    line what is wrong. Damage that the codec conceals is not noticed.
+    Iterate for the images, uint8 [H, W, 3] RGB, or call `read` for images with their numbers and times. Frames are
+    turned upright where the file says so.
 
-    Close it, or use it in a `with`. Raises ImageError if the file holds no frame that OpenCV can decode.
+    Attributes:
+        size: (height, width) of all frames.
+        fps: frames per second as the container states them, None where it does not; times come from the frames.
+        frame_count: frames that the container counts, None where it does not. Cuts and pauses make it too large.
+        damage: None, or one line that says what is wrong, once the last frame has been read. Frames that are
+            missing are damage only where PyAV (`ppsolo[video]`) finds an error in decoding. Damage that a codec
+            conceals is not noticed.
+        note: None, or one line about frames that the container counts and nobody could read.
+
+    Close it, or use it in a `with`.
+
+    Example:
+        >>> with VideoFrames("missing.mp4") as video:  # doctest: +SKIP
+        ...     for image in video:
+        ...         print(image.shape)
     """
 
-    def __init__(self, path: str | os.PathLike):
-        self._path = Path(path)
-        regular_file(self._path)
-        _check_name(self._path)
-        self._capture = cv2.VideoCapture(str(self._path.absolute()))  # FFmpeg takes "a:b.mp4" for an address
-        fps = self._capture.get(cv2.CAP_PROP_FPS)
-        count = self._capture.get(cv2.CAP_PROP_FRAME_COUNT)
-        self.fps: float | None = fps if math.isfinite(fps) and fps > 0 else None
-        self.frame_count: int | None = int(count) if math.isfinite(count) and count > 0 else None
+    def __init__(self, source: str | os.PathLike | int, *, timeout: float = 10.0, reconnect: int = 0):
+        """Open a video.
+
+        Args:
+            source: a file, the number of a camera, or the address of a stream (rtsp://, http://, ...).
+            timeout: seconds to wait for a stream to open, and for each of its frames.
+            reconnect: how often in a row a stream that breaks off is opened anew, after 1, 2, 4, ... seconds.
+
+        Raises:
+            ImageError: the source cannot be opened, or holds no frame that can be decoded.
+        """
+        self._name = str(source)
+        self._path = None if isinstance(source, int) or "://" in self._name else Path(source)
+        self._source, self._timeout, self._reconnect = source, timeout, reconnect
+        self._capture: Capture = self._open()
+        fps, count = self._stated(cv2.CAP_PROP_FPS), self._stated(cv2.CAP_PROP_FRAME_COUNT)
+        self.fps: float | None = fps
+        self.frame_count: int | None = int(count) if count and self._path is not None else None
+        self._fourcc = int(self._stated(cv2.CAP_PROP_FOURCC) or 0)
         self.damage: str | None = None
+        self.note: str | None = None
+        self._frames_read, self._start, self._time = 0, 0.0, -1.0
         self._first = self._decode()
+        if self._first is None and self._path is not None:
+            self._first = self._decode_by_pyav(self._path)
         if self._first is None:
             self._capture.release()
-            reason = "OpenCV finds no video frame in it (damaged, cut short, unknown codec?)"
-            raise ImageError(self.damage or f"{path}: {reason}")
+            raise ImageError(self.damage or f"{self._name}: {self._reason()}")
         self.size: tuple[int, int] = (self._first.shape[0], self._first.shape[1])
-        self._frames_read = 0
+
+    @property
+    def live(self) -> bool:
+        """Whether this is a camera or a stream, which need not end."""
+        return self._path is None
+
+    def read(self) -> Frame | None:
+        """The next frame, None at the end."""
+        image, self._first = self._first, None
+        if image is None and self._capture.isOpened():
+            image = self._decode()
+            if image is None and self.live and self.damage is None:
+                image = self._decode_anew()
+            if image is None:
+                self._compare_count()
+            elif image.shape[:2] != self.size:
+                self.damage = f"{self._name}: frame {self._frames_read} has another size than those before it"
+                image = None
+        if image is None:
+            self.close()
+            return None
+        self._time = self._time_of_frame()
+        self._frames_read += 1
+        return Frame(self._frames_read - 1, self._time, image)
+
+    def drawing_rate(self) -> float:
+        """Constant frames per second at which a copy of this video shows nearly all of its frames in time.
+
+        From the distances between the first frames; the container's own rate where these agree with it.
+        """
+        stated = self.fps if self.fps is not None and 1 <= self.fps <= 240 else 25.0
+        if self._path is None or isinstance(self._capture, PyavCapture):
+            return stated
+        sample = cv2.VideoCapture(str(self._path.absolute()))
+        times = []
+        while len(times) < _SAMPLE and sample.grab():
+            times.append(sample.get(cv2.CAP_PROP_POS_MSEC) / 1000)
+        sample.release()
+        distances = sorted(after - before for before, after in itertools.pairwise(times) if after > before)
+        if not distances:
+            return stated
+        rate = 1 / distances[len(distances) // 4]  # a lower quartile: few frames are nearer to each other
+        if abs(rate - stated) < 0.02 * stated or abs(1 / statistics.fmean(distances) - stated) < 0.02 * stated:
+            return stated
+        return min(max(rate, 1.0), 120.0)
+
+    def _open(self) -> Capture:
+        if self._path is not None:
+            regular_file(self._path)
+            _check_name(self._path)
+            return cv2.VideoCapture(str(self._path.absolute()))  # FFmpeg takes "a:b.mp4" for an address
+        if isinstance(self._source, int):
+            return cv2.VideoCapture(self._source)
+        milliseconds = round(self._timeout * 1000)
+        limits = [cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, milliseconds, cv2.CAP_PROP_READ_TIMEOUT_MSEC, milliseconds]
+        return cv2.VideoCapture(self._name, cv2.CAP_FFMPEG, limits)
+
+    def _stated(self, name: int) -> float | None:
+        value = self._capture.get(name)
+        return value if math.isfinite(value) and value > 0 else None
+
+    def _decode(self) -> np.ndarray | None:
+        """The next image; None at the end, and where the decoder gives up."""
+        try:
+            decoded, frame = self._capture.read()
+            return cv2.cvtColor(frame, cv2.COLOR_BGR2RGB, dst=frame) if decoded and frame is not None else None
+        except cv2.error as error:
+            self.damage = f"{self._name}: OpenCV cannot decode a frame ({error.err})"
+        except ValueError as error:  # of PyAV
+            self.damage = f"{self._name}: PyAV cannot decode a frame ({error})"
+        return None
+
+    def _decode_by_pyav(self, path: Path) -> np.ndarray | None:
+        """The first image by PyAV, for codecs that OpenCV lacks."""
+        av = load_pyav()
+        if av is None:
+            return None
+        try:
+            capture = PyavCapture(av, path)
+        except ValueError:
+            return None
+        self._capture.release()
+        self._capture = capture
+        self.fps = self._stated(cv2.CAP_PROP_FPS)
+        count = self._stated(cv2.CAP_PROP_FRAME_COUNT)
+        self.frame_count = int(count) if count else None
+        first, self.damage = self._decode(), None
+        return first
+
+    def _decode_anew(self) -> np.ndarray | None:
+        """The next image of a stream that broke off, after opening it again; None where that fails."""
+        for attempt in range(self._reconnect):
+            self._capture.release()
+            time.sleep(min(2**attempt, 30))
+            self._capture = self._open()
+            image = self._decode()
+            if image is not None:
+                self._start = self._time + self._distance() - self._position()
+                return image
+        if self._reconnect:
+            self.damage = (
+                f"{self._name}: broke off after {self._frames_read} frames, {self._reconnect} new tries failed"
+            )
+        return None
+
+    def _position(self) -> float:
+        """Seconds of the last frame as the decoder states them."""
+        position = self._capture.get(cv2.CAP_PROP_POS_MSEC) / 1000
+        return position if math.isfinite(position) else 0.0
+
+    def _distance(self) -> float:
+        return 1 / self.fps if self.fps else 0.04
+
+    def _time_of_frame(self) -> float:
+        """Seconds after the first frame; where the decoder states none, one distance more than before."""
+        if self._frames_read == 0:
+            self._start = -self._position()
+            return 0.0
+        stated = self._start + self._position()
+        return stated if stated > self._time else self._time + self._distance()
+
+    def _compare_count(self) -> None:
+        """At the end: are frames missing because of an error?"""
+        if self.damage is not None or self._path is None or self._frames_read >= (self.frame_count or 0):
+            return
+        found = f"{self._frames_read} of {self.frame_count} frames could be read"
+        if decoding_error(self._path) is not None:
+            self.damage = f"{self._name}: damaged or cut short, {found}"
+        elif load_pyav() is None:
+            self.note = (
+                f"{self._name}: {self._frames_read} frames read, its container counts {self.frame_count}; "
+                "pip install 'ppsolo[video]' tells why"
+            )
+
+    def _reason(self) -> str:
+        """Why there is no frame."""
+        if isinstance(self._source, int):
+            return "no such camera, or it is used by another program"
+        if self._path is None:
+            return f"the stream cannot be opened, or gave no frame within {self._timeout:g} seconds"
+        codec = codec_name(self._path, self._fourcc)
+        if codec is not None:
+            return f"no video frame of it can be decoded: OpenCV lacks its codec {codec}, or it is damaged; {REMEDY}"
+        return "there is no video frame in it that can be decoded (damaged, cut short, unknown codec?)"
 
     def __iter__(self) -> "VideoFrames":
         return self
 
     def __next__(self) -> np.ndarray:
-        frame, self._first = self._first, None
-        if frame is None and self._capture.isOpened():
-            frame = self._decode()
-            if frame is None:
-                self._check_count()
-            elif frame.shape[:2] != self.size:
-                self.damage = f"{self._path}: frame {self._frames_read} has another size than those before it"
-                frame = None
+        frame = self.read()
         if frame is None:
-            self.close()
             raise StopIteration
-        self._frames_read += 1
-        return frame
-
-    def _decode(self) -> np.ndarray | None:
-        """The next frame; None at the end, and where OpenCV gives up."""
-        try:
-            decoded, frame = self._capture.read()
-            return cv2.cvtColor(frame, cv2.COLOR_BGR2RGB, dst=frame) if decoded else None
-        except cv2.error as error:
-            self.damage = f"{self._path}: OpenCV cannot decode a frame ({error.err})"
-            return None
-
-    def _check_count(self) -> None:
-        """Notice at the end whether frames are missing."""
-        said = self.frame_count or 0
-        slack = max(2, said // 50) if self._path.suffix.lower() in _ESTIMATING else 0
-        if self.damage is None and self._frames_read < said - slack:
-            self.damage = f"{self._path}: damaged or cut short, {self._frames_read} of {said} frames could be read"
+        return frame.image
 
     def close(self) -> None:
+        """End reading; further reads give None."""
         self._first = None
         self._capture.release()
 
@@ -105,16 +262,27 @@ class VideoFrames:
         self.close()
 
 
+def _writable_rate(fps: float) -> float:
+    """The nearest rate whose ticks per second MPEG-4 can store: 66.667 becomes 66.67."""
+    for digits in (3, 2, 1, 0):
+        if round(fps, digits) * 10**digits <= _LARGEST_TIME_BASE:
+            return round(fps, digits)
+    return float(_LARGEST_TIME_BASE)
+
+
 class VideoWriter:
     """Writes frames of one size, uint8 [H, W, 3] RGB, to an .mp4 file (MPEG-4 part 2, `mp4v`).
 
-    `size` is (height, width), at least 2 x 2; where one is odd, the last row or column is lost: the codec
-    knows even sizes only. `fps` is frames per second. The file appears under its name, complete, when `close`
-    or the `with` ends well; after an exception in the `with`, not at all. ImageError if it cannot be written.
+    `size` is (height, width), at least 2 x 2. The codec has even sizes only: of an odd one the last row or column is
+    lost. `fps` is frames per second, rounded to what the codec can store. The file appears under its name, complete,
+    when `close` or the `with` ends well; after an exception in the `with`, not at all. Raises ImageError if it
+    cannot be written.
     """
 
     def __init__(self, path: str | os.PathLike, *, fps: float, size: tuple[int, int]):
         self._path, self._frames_written = Path(path), 0
+        self._last: np.ndarray | None = None
+        self.fps = _writable_rate(fps)
         self._size = height, width = int(size[0]), int(size[1])
         if self._path.suffix.lower() != ".mp4":
             raise ImageError(f"{path}: videos are written as .mp4, not as {self._path.suffix!r}")
@@ -123,14 +291,14 @@ class VideoWriter:
             raise ImageError(f"{path}: its directory does not exist or cannot be written to")
         self._temporary = temporary_name(self._path.absolute(), suffix=self._path.suffix)
         fourcc = cv2.VideoWriter.fourcc(*"mp4v")
-        self._writer = cv2.VideoWriter(str(self._temporary), fourcc, float(fps), (width, height))
+        self._writer = cv2.VideoWriter(str(self._temporary), fourcc, self.fps, (width, height))
         if not self._writer.isOpened():
             self.discard()
-            asked = f"{height} x {width} pixels at {fps} frames per second"
+            asked = f"{height} x {width} pixels at {self.fps} frames per second"
             raise ImageError(f"{path}: OpenCV cannot write mp4v of {asked} (at least 2 x 2; FFmpeg is needed)")
 
     def write(self, image: np.ndarray) -> None:
-        """Appends a frame. Raises ImageError for one of another size, or once the video is closed."""
+        """Append a frame. Raises ImageError for one of another size, or once the video is closed."""
         frame = checked_array(image)
         if frame.shape[:2] != self._size:
             raise ImageError(f"{self._path}: a frame of {frame.shape[:2]} pixels, expected {self._size}")
@@ -139,8 +307,20 @@ class VideoWriter:
         self._writer.write(cv2.cvtColor(frame, cv2.COLOR_RGB2BGR))
         self._frames_written += 1
 
+    def write_at(self, image: np.ndarray, seconds: float) -> None:
+        """Append a frame that is shown from `seconds` after the first: the one before is repeated until then.
+
+        A frame for the same tick as the one before is left out.
+        """
+        place = round(seconds * self.fps)
+        while self._last is not None and self._frames_written < place:
+            self.write(self._last)
+        if self._frames_written <= place:
+            self.write(image)
+        self._last = image
+
     def close(self) -> None:
-        """Finishes the file, counts its frames and gives it its name; does nothing the second time."""
+        """Finish the file, count its frames and give it its name; does nothing the second time."""
         if not self._writer.isOpened():
             return
         self._writer.release()
@@ -159,7 +339,7 @@ class VideoWriter:
             raise ImageError(f"{self._path}: cannot be written ({error.strerror})") from None
 
     def discard(self) -> None:
-        """Gives up what was written so far; an earlier file of that name stays."""
+        """Give up what was written so far; an earlier file of that name stays."""
         self._writer.release()
         discard(self._temporary)
 

@@ -65,7 +65,7 @@ class ThreeFrames:
         self.frames = [np.full((4, 6, 3), level, np.uint8) for level in (1, 2, 3)]
 
     def get(self, name: int) -> float:
-        return self.said[name]
+        return self.said.get(name, 0.0)
 
     def isOpened(self) -> bool:
         return True
@@ -78,22 +78,35 @@ class ThreeFrames:
 
 
 @pytest.mark.parametrize(("said", "known"), [(20.0, 20), (3.0, 3), (0.0, None), (-9e15, None), (np.nan, None)])
-def test_missing_frames_are_noticed_where_the_count_is_known(tmp_path, monkeypatch, said, known):
+def test_what_the_container_says_is_told_apart_from_what_is_read(tmp_path, monkeypatch, said, known):
     path = saved(tmp_path, b"", "a.avi")
     monkeypatch.setattr(videos.cv2, "VideoCapture", lambda name: ThreeFrames(said and 25.0, said))
+    monkeypatch.setattr(videos, "decoding_error", lambda path: None)
     with VideoFrames(path) as video:
         assert video.frame_count == known and video.fps == (25.0 if said else None)
         assert [int(frame[0, 0, 0]) for frame in video] == [1, 2, 3]
-    expected = f"{path}: damaged or cut short, 3 of 20 frames could be read" if known == 20 else None
+    assert video.damage is None  # a count is no damage
+
+
+@pytest.mark.parametrize("said", [20.0, 3.0])
+def test_damage_is_an_error_in_decoding(tmp_path, monkeypatch, said):
+    path = saved(tmp_path, b"", "a.webm")
+    monkeypatch.setattr(videos.cv2, "VideoCapture", lambda name: ThreeFrames(25.0, said))
+    monkeypatch.setattr(videos, "decoding_error", lambda path: "invalid data")
+    video = VideoFrames(path)
+    assert len(list(video)) == 3
+    expected = f"{path}: damaged or cut short, 3 of 20 frames could be read" if said == 20.0 else None
     assert video.damage == expected
 
 
-@pytest.mark.parametrize(("said", "damaged"), [(5.0, False), (6.0, True)])
-def test_a_container_that_only_estimates_its_frames_is_given_some_slack(tmp_path, monkeypatch, said, damaged):
-    path = saved(tmp_path, b"", "a.webm")
-    monkeypatch.setattr(videos.cv2, "VideoCapture", lambda name: ThreeFrames(25.0, said))
+def test_without_pyav_a_count_is_said_and_no_damage(tmp_path, monkeypatch):
+    path = saved(tmp_path, b"", "a.avi")
+    monkeypatch.setattr(videos.cv2, "VideoCapture", lambda name: ThreeFrames(25.0, 20.0))
+    monkeypatch.setattr("ppsolo.data.codecs.load_pyav", lambda: None)
+    monkeypatch.setattr(videos, "load_pyav", lambda: None)
     video = VideoFrames(path)
-    assert len(list(video)) == 3 and (video.damage is not None) == damaged
+    assert len(list(video)) == 3 and video.damage is None
+    assert "3 frames read, its container counts 20; pip install 'ppsolo[video]'" in video.note
 
 
 def test_a_frame_that_cannot_be_decoded_or_is_of_another_size_ends_the_video(tmp_path, monkeypatch):

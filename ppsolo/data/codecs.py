@@ -1,0 +1,103 @@
+"""Videos through PyAV, where it is installed: codecs that OpenCV lacks, and whether a video is damaged."""
+
+import importlib
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import cv2
+import numpy as np
+
+REMEDY = "pip install 'ppsolo[video]' (PyAV), or convert it: ffmpeg -i VIDEO -c:v libx264 out.mp4"
+
+
+def load_pyav() -> ModuleType | None:
+    """The package `av`, None where it is not installed."""
+    try:
+        return importlib.import_module("av")
+    except ImportError:
+        return None
+
+
+class PyavCapture:
+    """Reads a video's frames by PyAV, with the few methods of `cv2.VideoCapture` that `VideoFrames` calls."""
+
+    def __init__(self, av: ModuleType, path: Path):
+        """Raises ValueError where the file holds no video that PyAV can decode."""
+        self._error: type[Exception] = av.FFmpegError
+        self._frames: Iterator[Any] | None = None
+        try:
+            self._container: Any = av.open(f"file:{path.absolute()}")
+        except self._error as error:
+            raise ValueError(str(error)) from None
+        try:
+            self._stream = self._container.streams.video[0]
+            self._stream.thread_type = "AUTO"
+            self._frames = self._container.decode(self._stream)
+        except (self._error, IndexError) as error:
+            self._container.close()
+            raise ValueError(f"there is no video in it that can be decoded ({error})") from None
+        self._time = 0.0
+
+    def isOpened(self) -> bool:
+        return self._frames is not None
+
+    def get(self, name: int) -> float:
+        """Rate, count of frames, or time of the last frame in milliseconds; 0 for other properties."""
+        if name == cv2.CAP_PROP_FPS:
+            return float(self._stream.average_rate or 0)
+        if name == cv2.CAP_PROP_FRAME_COUNT:
+            return float(self._stream.frames)
+        return self._time * 1000 if name == cv2.CAP_PROP_POS_MSEC else 0.0
+
+    def read(self) -> tuple[bool, np.ndarray | None]:
+        """(True, uint8 [H, W, 3] BGR upright), or (False, None) at the end. Raises ValueError for damage."""
+        try:
+            frame = next(self._frames, None) if self._frames is not None else None
+        except self._error as error:
+            raise ValueError(str(error)) from None
+        if frame is None:
+            return False, None
+        self._time = float(frame.time or 0.0)
+        turns = round(getattr(frame, "rotation", 0) / 90) % 4
+        return True, np.ascontiguousarray(np.rot90(frame.to_ndarray(format="bgr24"), turns))
+
+    def release(self) -> None:
+        if self._frames is not None:
+            self._frames = None
+            self._container.close()
+
+
+def codec_name(path: Path, fourcc: int) -> str | None:
+    """The codec of a video's pictures as PyAV names it, or by its four letters, None where nobody knows."""
+    av = load_pyav()
+    if av is not None:
+        try:
+            with av.open(f"file:{path.absolute()}") as container:
+                context = container.streams.video[0].codec_context
+                return None if context is None else context.name
+        except (av.FFmpegError, IndexError):
+            return None
+    letters = max(fourcc, 0).to_bytes(4, "little").strip(b"\0 ")
+    return letters.decode() if letters.isalnum() else None
+
+
+def decoding_error(path: Path) -> str | None:
+    """The first error that PyAV meets in decoding all of a video; None for none, or where PyAV is not installed."""
+    av = load_pyav()
+    if av is None:
+        return None
+    try:
+        with av.open(f"file:{path.absolute()}") as container:
+            stream = container.streams.video[0]
+            stream.thread_type = "AUTO"
+            for packet in container.demux(stream):
+                if packet.is_corrupt:
+                    return "a packet is cut short"
+                for frame in packet.decode():
+                    if frame.is_corrupt:
+                        return "a frame is damaged"
+    except av.FFmpegError as error:
+        return str(error.strerror)
+    return None
