@@ -1,19 +1,25 @@
 """Prediction over many pictures or a video: pictures drawn, results written, memory bounded."""
 
 import contextlib
+import dataclasses
+import json
 import os
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
+from typing import Literal, TextIO
 
 import numpy as np
 
+from ppsolo.atomic import atomic_writer
 from ppsolo.data.files import image_ids
-from ppsolo.data.images import read_ahead, write_image
-from ppsolo.data.videos import VideoFrames, VideoWriter
+from ppsolo.data.images import Source, read_ahead, write_image
+from ppsolo.data.sources import Picture, Video
+from ppsolo.data.videos import Frame, VideoFrames, VideoWriter
 from ppsolo.errors import ConfigError, ImageError
 from ppsolo.formats.pixel_size import stated_pixel_size
 from ppsolo.pipeline import Pipeline
@@ -24,13 +30,77 @@ from ppsolo.results.instances import Instances
 Callback = Callable[[int, int | None], None]
 
 
+@dataclass(frozen=True)
+class InferSettings:
+    """What a run of inference leaves.
+
+    Attributes:
+        output_dir: where to; it may not hold the pictures to be read.
+        draw_threshold: least score drawn. Results hold every instance that postprocessing keeps.
+        batch_size: images in one run of the network.
+        save: formats of the results, see `RunFiles`.
+        pixel_size: micrometres per pixel, for tables; None for what each picture states.
+        drawings: whether drawings are written at all.
+        text: what a drawing says of each instance: name and score, the score, or nothing.
+        color: one colour for each instance or each class; None: instances in pictures, classes in videos.
+        legend: whether drawings list the classes with their colours; this takes color "class".
+    """
+
+    output_dir: Path
+    draw_threshold: float = 0.5
+    batch_size: int = 1
+    save: Sequence[str] = ()
+    pixel_size: float | None = None
+    drawings: bool = True
+    text: Literal["labels", "scores", "none"] = "labels"
+    color: Literal["class", "instance"] | None = None
+    legend: bool = False
+
+    def draw(self, instances: Instances, image: np.ndarray, *, color: Literal["class", "instance"]) -> np.ndarray:
+        """A copy of the image with its instances; `color` holds where the settings say none."""
+        return instances.draw(
+            image,
+            score_threshold=self.draw_threshold,
+            color_by=self.color or color,
+            write_labels=self.text != "none",
+            write_names=False if self.text == "scores" else None,
+            legend=self.legend,
+        )
+
+
+@dataclass(frozen=True)
+class StreamLimits:
+    """Where reading a video or a stream ends. None: no limit.
+
+    Attributes:
+        frames: most frames read.
+        seconds: most seconds of running, by the clock.
+        timeout: seconds to wait for a stream to open, and for each of its frames.
+        reconnect: how often in a row a stream that breaks off is opened again.
+    """
+
+    frames: int | None = None
+    seconds: float | None = None
+    timeout: float = 10.0
+    reconnect: int = 3
+
+
 @dataclass
 class InferenceSummary:
-    """What an inference run did. failures: a line for each picture or video that could not be read, or not be drawn."""
+    """What an inference run did.
+
+    Attributes:
+        images, instances: how many were read and found.
+        failures: a line for each picture or video that could not be read, or not be drawn.
+        notes: lines that are no failures.
+        interrupted: whether the user ended a live stream.
+    """
 
     images: int = 0
     instances: int = 0
     failures: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    interrupted: bool = False
 
     def count(self, instances: Instances) -> None:
         """Take the instances of one more image into account."""
@@ -40,110 +110,228 @@ class InferenceSummary:
 
 def infer_images(
     predictor: Pipeline,
-    paths: Sequence[Path],
+    pictures: Sequence[Picture],
+    settings: InferSettings,
     *,
-    output_dir: Path,
-    draw_threshold: float,
-    batch_size: int,
-    save: Sequence[str] = (),
-    pixel_size: float | None = None,
+    read: Callable[[Source], np.ndarray] | None = None,
     progress: Callback | None = None,
 ) -> InferenceSummary:
-    """Predict on picture files; leave a drawing of each, and the results in the formats that `save` names.
+    """Predict on pictures; leave a drawing of each, and the results in the formats that the settings name.
 
-    Drawings show instances of at least `draw_threshold`. Results hold every instance that postprocessing keeps, see
-    `RunFiles`. A picture that cannot be read, or not be drawn, is reported in the summary and the others go on.
-    pixel_size: micrometres per pixel, for tables; None for what each picture states. `progress` is told of every
-    batch.
-    Raises ConfigError where `output_dir` holds pictures to be read, or cannot be written to.
+    A picture that cannot be read, or not be drawn, is reported in the summary and the others go on.
+
+    Args:
+        predictor: what answers.
+        pictures: what to read.
+        settings: what to leave.
+        read: what reads a picture; `read_image` by default.
+        progress: told of every batch.
+
+    Raises:
+        ConfigError: `output_dir` holds pictures to be read, or cannot be written to.
     """
-    make_output_dir(output_dir, apart_from=paths)
-    drawings = _drawing_paths(output_dir, paths)
-    ids = dict(zip(paths, image_ids(paths), strict=True))
-    names = _file_names(paths)
+    paths = [picture.path for picture in pictures]
+    make_output_dir(settings.output_dir, apart_from=[picture.path for picture in pictures if picture.content is None])
+    drawings = _drawing_paths(settings.output_dir, paths)
+    ids, names = image_ids(paths), _file_names(paths)
+    indices = iter(range(len(pictures)))
     summary = InferenceSummary()
     with contextlib.ExitStack() as stack:
-        files = stack.enter_context(RunFiles(output_dir, save))
-        ahead = stack.enter_context(contextlib.closing(read_ahead(paths, depth=batch_size + 1)))
-
+        files = stack.enter_context(RunFiles(settings.output_dir, settings.save))
+        sources: list[Source] = [picture.path if picture.content is None else picture.content for picture in pictures]
+        ahead = stack.enter_context(contextlib.closing(read_ahead(sources, depth=settings.batch_size + 1, read=read)))
         done = unreadable = 0
 
-        def readable() -> Iterator[list[tuple[Path, np.ndarray]]]:
+        def readable() -> Iterator[list[tuple[int, np.ndarray]]]:
             nonlocal unreadable
-            while batch := list(islice(ahead, batch_size)):
-                failures = [str(error) for _, error in batch if isinstance(error, ImageError)]
+            while batch := list(zip(islice(indices, settings.batch_size), ahead, strict=False)):
+                failures = [_failure(pictures[i], error) for i, (_, error) in batch if isinstance(error, ImageError)]
                 summary.failures += failures
                 unreadable += len(failures)
-                yield [(path, image) for path, image in batch if isinstance(image, np.ndarray)]
+                yield [(index, image) for index, (_, image) in batch if isinstance(image, np.ndarray)]
 
         for answered in predictor.stream(readable()):
-            for path, image, instances in answered:
+            for index, image, instances in answered:
+                path, size = paths[index], settings.pixel_size
                 found = instances.results(
                     image=image,
                     image_path=path,
                     image_name=names[path],
-                    image_id=ids[path],
-                    pixel_size=stated_pixel_size(path) if pixel_size is None and save else pixel_size,
+                    image_id=ids[index],
+                    pixel_size=stated_pixel_size(path) if size is None and settings.save else size,
                 )
-                files.add(found, drawings[path].stem)
+                files.add(found, drawings[index].stem)
                 summary.count(instances)
-                try:
-                    write_image(drawings[path], instances.draw(image, score_threshold=draw_threshold))
-                except ImageError as error:  # JPEG ends at 65500 pixels a side
-                    summary.failures.append(str(error))
+                if settings.drawings:
+                    try:
+                        write_image(drawings[index], settings.draw(instances, image, color="instance"))
+                    except ImageError as error:  # JPEG ends at 65500 pixels a side
+                        summary.failures.append(str(error))
             done += len(answered)
             if progress is not None:
                 progress(done + unreadable, len(paths))
     return summary
 
 
+def _failure(picture: Picture, error: ImageError) -> str:
+    """What an error says; the name of what was fetched is not in it."""
+    return str(error) if picture.content is None else f"{picture.path}: {error}"
+
+
 def infer_video(
     predictor: Pipeline,
-    path: Path,
+    video: Video,
+    settings: InferSettings,
     *,
-    output_dir: Path,
-    draw_threshold: float,
-    batch_size: int,
-    save: Sequence[str] = (),
-    pixel_size: float | None = None,
+    limits: StreamLimits = StreamLimits(),
     progress: Callback | None = None,
 ) -> InferenceSummary:
-    """Predict on every frame of a video; leave an .mp4 with drawings, and the results in the formats `save`.
+    """Predict on every frame of a video or a stream; leave an .mp4 with drawings, and the results.
 
-    In the results `image_id` is the frame's number from 0 on. Classes keep their colours from frame to frame.
-    Where the video is damaged, the frames before that are kept and the summary says so.
+    The drawn video is as long as its source. Among the results is `predictions.jsonl` where the format coco is asked
+    for: a JSON object on each line with `video`, `frame` (from 0), `time` (seconds), `height`, `width` and
+    `instances`. The other formats have `image_id`, the number of the frame. Where the video is damaged, the frames
+    before that are kept and the summary says so; a drawing that fails stops no results. Ctrl-C ends a live stream.
+
+    Args:
+        predictor: what answers.
+        video: what to read.
+        settings: what to leave.
+        limits: where to end, and how long to wait for a stream.
+        progress: told of every batch.
+
+    Raises:
+        ImageError: the video cannot be opened.
+        ConfigError: `output_dir` cannot be written to, or holds the video.
     """
-    make_output_dir(output_dir, apart_from=[path])
+    file = video.source if isinstance(video.source, Path) else None
+    make_output_dir(settings.output_dir, apart_from=[] if file is None else [file])
     summary = InferenceSummary()
     with contextlib.ExitStack() as stack:
-        frames = stack.enter_context(VideoFrames(path))
-        drawing = VideoWriter(output_dir / f"{path.stem}.mp4", fps=frames.fps or 25.0, size=frames.size)
-        stack.enter_context(drawing)
-        files = stack.enter_context(RunFiles(output_dir, save))
-        # The next frames are decoded while the network works; the reader ends before its video is closed.
-        reader = stack.enter_context(ThreadPoolExecutor(max_workers=1, thread_name_prefix="video"))
-        numbered = enumerate(frames)
-
-        def next_frames() -> list[tuple[int, np.ndarray]]:
-            return list(islice(numbered, batch_size))
-
-        def read() -> Iterator[list[tuple[int, np.ndarray]]]:
-            coming = reader.submit(next_frames)
-            while batch := coming.result():
-                coming = reader.submit(next_frames)
-                yield batch
-
-        for answered in predictor.stream(read()):
-            for number, frame, instances in answered:
-                drawing.write(instances.draw(frame, score_threshold=draw_threshold, color_by="class"))
-                found = instances.results(image=frame, image_name=path.name, image_id=number, pixel_size=pixel_size)
-                files.add(found, f"{path.stem}_{number:06d}")
-                summary.count(instances)
-            if progress is not None:
-                progress(summary.images, frames.frame_count)
-        if frames.damage is not None:
-            summary.failures.append(frames.damage)
+        reconnect = 0 if file is not None else limits.reconnect
+        frames = stack.enter_context(VideoFrames(video.source, timeout=limits.timeout, reconnect=reconnect))
+        stem = Path(video.name).stem
+        drawing = stack.enter_context(_VideoDrawing(settings, stem, frames, summary))
+        files = stack.enter_context(RunFiles(settings.output_dir, settings.save))
+        lines = stack.enter_context(_frame_lines(settings, live=frames.live))
+        try:
+            for answered in predictor.stream(_frames_ahead(frames, limits, settings.batch_size, stack)):
+                for frame, _, instances in answered:
+                    size = settings.pixel_size
+                    found = instances.results(
+                        image=frame.image, image_name=video.name, image_id=frame.number, pixel_size=size
+                    )
+                    times = {"frame": frame.number, "time": round(frame.time, 6)}
+                    files.add(dataclasses.replace(found, extra=times), f"{stem}_{frame.number:06d}")
+                    if lines is not None:
+                        lines.write(_frame_line(video.name, frame, instances))
+                    summary.count(instances)
+                    drawing.add(frame, instances)
+                if lines is not None and frames.live:
+                    lines.flush()
+                if progress is not None:
+                    progress(summary.images, frames.frame_count)
+        except KeyboardInterrupt:
+            if not frames.live:
+                raise
+            summary.interrupted = True
+        summary.failures += [frames.damage] if frames.damage is not None else []
+        summary.notes += [frames.note] if frames.note is not None else []
     return summary
+
+
+def _frames_ahead(
+    frames: VideoFrames, limits: StreamLimits, batch_size: int, stack: contextlib.ExitStack
+) -> Iterator[list[tuple[Frame, np.ndarray]]]:
+    """Batches of frames. The next is decoded while the network works; the reader ends before its video is closed."""
+    reader = stack.enter_context(ThreadPoolExecutor(max_workers=1, thread_name_prefix="video"))
+    end = None if limits.seconds is None else time.monotonic() + limits.seconds
+
+    def next_frames() -> list[tuple[Frame, np.ndarray]]:
+        batch: list[tuple[Frame, np.ndarray]] = []
+        while len(batch) < batch_size and (end is None or time.monotonic() < end):
+            frame = frames.read()
+            if frame is None or (limits.frames is not None and frame.number >= limits.frames):
+                break
+            batch.append((frame, frame.image))
+        return batch
+
+    coming = reader.submit(next_frames)
+    while batch := coming.result():
+        coming = reader.submit(next_frames)
+        yield batch
+
+
+def _frame_line(name: str, frame: Frame, instances: Instances) -> str:
+    """A frame's results as one line of JSON, in the style of COCO."""
+    entries = instances.to_coco(frame.number)
+    shown = [
+        {**{key: value for key, value in entry.items() if key != "image_id"}, "category_name": class_name}
+        for entry, class_name in zip(entries, instances.names, strict=True)
+    ]
+    content = {
+        "video": name,
+        "frame": frame.number,
+        "time": round(frame.time, 6),
+        "height": instances.size[0],
+        "width": instances.size[1],
+        "instances": shown,
+    }
+    return json.dumps(content, ensure_ascii=False) + "\n"
+
+
+@contextlib.contextmanager
+def _frame_lines(settings: InferSettings, *, live: bool) -> Iterator[TextIO | None]:
+    """The file predictions.jsonl, where it is asked for. Of a live stream it grows line by line, and stays."""
+    path = settings.output_dir / "predictions.jsonl"
+    if "coco" not in settings.save:
+        yield None
+    elif live:
+        with path.open("w", encoding="utf-8") as stream:
+            yield stream
+    else:
+        with atomic_writer(path, "w") as stream:
+            yield stream
+
+
+class _VideoDrawing:
+    """The drawn copy of a video; whatever stops it becomes a line in the summary, and results go on."""
+
+    def __init__(self, settings: InferSettings, stem: str, frames: VideoFrames, summary: InferenceSummary):
+        self._settings, self._summary = settings, summary
+        self._writer: VideoWriter | None = None
+        if settings.drawings:
+            path = settings.output_dir / f"{stem}.mp4"
+            with self._reported():
+                self._writer = VideoWriter(path, fps=frames.drawing_rate(), size=frames.size)
+
+    def add(self, frame: Frame, instances: Instances) -> None:
+        """Draw a frame at its time."""
+        if self._writer is not None:
+            with self._reported():
+                self._writer.write_at(self._settings.draw(instances, frame.image, color="class"), frame.time)
+
+    @contextlib.contextmanager
+    def _reported(self) -> Iterator[None]:
+        try:
+            yield
+        except (ImageError, OSError) as error:
+            self._summary.failures.append(f"the video is not drawn, results go on: {error}")
+            if self._writer is not None:
+                self._writer.discard()
+                self._writer = None
+
+    def __enter__(self) -> "_VideoDrawing":
+        return self
+
+    def __exit__(self, exception_type: type[BaseException] | None, exception: object, traceback: object) -> None:
+        if self._writer is None:
+            return
+        if exception_type is None:
+            with self._reported():
+                self._writer.close()
+        else:
+            self._writer.discard()
 
 
 def make_output_dir(output_dir: Path, *, apart_from: Sequence[Path] = ()) -> None:
@@ -166,10 +354,10 @@ def _file_names(paths: Sequence[Path]) -> dict[Path, str]:
     return {path: path.name if count[path.name] == 1 else path.as_posix() for path in paths}
 
 
-def _drawing_paths(output_dir: Path, paths: Sequence[Path]) -> dict[Path, Path]:
+def _drawing_paths(output_dir: Path, paths: Sequence[Path]) -> list[Path]:
     """A file in output_dir for each picture, with its own name; a second of the same name gets _2, and so on."""
     taken: set[str] = set()
-    drawings = {}
+    drawings = []
     for path in paths:
         suffix = path.suffix if path.suffix.lower() in (".png", ".jpg", ".jpeg") else ".png"
         name, count = path.stem + suffix, 1
@@ -177,5 +365,5 @@ def _drawing_paths(output_dir: Path, paths: Sequence[Path]) -> dict[Path, Path]:
             count += 1
             name = f"{path.stem}_{count}{suffix}"
         taken.add(name.casefold())
-        drawings[path] = output_dir / name
+        drawings.append(output_dir / name)
     return drawings

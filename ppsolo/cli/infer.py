@@ -1,37 +1,82 @@
-"""`ppsolo infer`: predict on images or a video."""
+"""`ppsolo infer`: predict on pictures, videos and streams."""
 
 import argparse
+import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from ppsolo.cli.shared import OK, SOME_FAILED, Commands, add_command, add_config, import_paddle, say, say_error
+from ppsolo.cli.shared import (
+    INTERRUPTED,
+    OK,
+    SOME_FAILED,
+    Commands,
+    add_command,
+    add_config,
+    import_paddle,
+    say,
+    say_error,
+)
 from ppsolo.config import load_config
 from ppsolo.errors import ConfigError
 from ppsolo.results.files.names import FORMAT_NAMES
 
+if TYPE_CHECKING:
+    from ppsolo.infer import InferenceSummary, InferSettings
+
 EXAMPLES = """ppsolo infer -c solov2_r50_fpn_3x -o weights=solov2_r50_fpn_3x --infer_img street.jpg
-ppsolo infer -c output/mine/config.yml --infer_dir slides --save geojson csv --pixel_size 0.5"""
+ppsolo infer -c output/mine/config.yml --infer_dir slides --save geojson csv --pixel_size 0.5
+ppsolo infer -c output/mine/config.yml --source rtsp://camera.local/live --allow_network --max_seconds 60 --save coco"""
 
 
 def add(commands: Commands) -> None:
     """Add the command and its flags to the parser."""
     command = add_command(commands, "infer", run, EXAMPLES)
     add_config(command)
-    source = command.add_mutually_exclusive_group(required=True)
-    source.add_argument("--infer_img", metavar="PATH", help="an image, a glob pattern in quotes, or a video")
-    source.add_argument("--infer_dir", metavar="DIR", help="a directory of images")
-    command.add_argument("--output_dir", default="output/infer", metavar="DIR", help="default: %(default)s")
-    command.add_argument(
-        "--draw_threshold",
-        type=float,
-        default=0.5,
-        metavar="S",
-        help="least score drawn, default: %(default)s",
-    )
+    _add_source(command)
+    _add_results(command)
+    _add_drawing(command)
     command.add_argument(
         "--batch_size", type=int, default=1, metavar="N", help="images per forward, default: %(default)s"
     )
+
+
+def _add_source(command: argparse.ArgumentParser) -> None:
+    """Add what says where pictures come from."""
+    source = command.add_mutually_exclusive_group(required=True)
+    source.add_argument(
+        "--source",
+        metavar="SOURCE",
+        help="a picture, a folder, a pattern in quotes, a video, a .txt file with a path on each line, - for paths on "
+        "standard input, the number of a camera, or an address (rtsp://, http://)",
+    )
+    source.add_argument("--infer_img", metavar="SOURCE", help="the same as --source")
+    source.add_argument("--infer_dir", metavar="DIR", help="a folder of pictures")
+    command.add_argument("--allow_network", action="store_true", help="let --source be an address; else none is opened")
+    command.add_argument("--max_frames", type=int, metavar="N", help="end a video or a stream after N frames")
+    command.add_argument("--max_seconds", type=float, metavar="S", help="end a video or a stream after S seconds")
     command.add_argument(
-        "--save_results", action="store_true", help="the same as --save coco: predictions.json in the output directory"
+        "--stream_timeout",
+        type=float,
+        default=10.0,
+        metavar="S",
+        help="seconds to wait for a stream to open and for each of its frames, default: %(default)s",
+    )
+    command.add_argument(
+        "--reconnect",
+        type=int,
+        default=3,
+        metavar="N",
+        help="how often in a row a stream that breaks off is opened again, default: %(default)s",
+    )
+
+
+def _add_results(command: argparse.ArgumentParser) -> None:
+    """Add what is written, and where."""
+    command.add_argument("--output_dir", default="output/infer", metavar="DIR", help="default: %(default)s")
+    command.add_argument(
+        "--save_results",
+        action="store_true",
+        help="the same as --save coco: predictions.json in the output directory, for a video predictions.jsonl too",
     )
     command.add_argument(
         "--save",
@@ -49,49 +94,100 @@ def add(commands: Commands) -> None:
     )
 
 
+def _add_drawing(command: argparse.ArgumentParser) -> None:
+    """Add how drawings look."""
+    command.add_argument("--no_draw", action="store_true", help="write no drawings")
+    command.add_argument(
+        "--draw",
+        choices=("labels", "scores", "none"),
+        default="labels",
+        help="what is written on each instance: name and score, the score alone, or nothing; default: %(default)s",
+    )
+    command.add_argument(
+        "--color",
+        choices=("class", "instance"),
+        help="one colour for each class or each instance; default: instance, for videos class",
+    )
+    command.add_argument("--legend", action="store_true", help="list the classes and their colours in the drawing")
+    command.add_argument(
+        "--draw_threshold", type=float, default=0.5, metavar="S", help="least score drawn, default: %(default)s"
+    )
+
+
 def run(options: argparse.Namespace) -> int:
-    """Predict on an image, a directory, a glob pattern or a video."""
+    """Predict on pictures, a folder, a video, a camera or a stream."""
     config = load_config(options.config, options.override)
-    if not 0.0 <= options.draw_threshold <= 1.0:
-        raise ConfigError(f"--draw_threshold is {options.draw_threshold}, give a number from 0 to 1")
-    if options.pixel_size is not None and not 0 < options.pixel_size < float("inf"):
-        raise ConfigError(f"--pixel_size is {options.pixel_size}, give a number above zero")
-    if options.batch_size < 1:
-        raise ConfigError(f"--batch_size is {options.batch_size}, give at least 1")
+    _check(options)
     import_paddle()
-    from ppsolo.data.files import expand_images, list_images
-    from ppsolo.data.videos import is_video
-    from ppsolo.infer import infer_images, infer_video, make_output_dir
+    from ppsolo.data.files import find_images
+    from ppsolo.data.sources import Picture, Pictures, Video, find_source
+    from ppsolo.infer import InferSettings, StreamLimits, infer_images, infer_video, make_output_dir
     from ppsolo.predictor import Predictor
     from ppsolo.progress import Progress
     from ppsolo.results.files.catalogue import checked_formats
 
-    formats = checked_formats([*options.save, *(["coco"] if options.save_results else [])])
+    settings = InferSettings(
+        output_dir=Path(options.output_dir),
+        draw_threshold=options.draw_threshold,
+        batch_size=options.batch_size,
+        save=checked_formats([*options.save, *(["coco"] if options.save_results else [])]),
+        pixel_size=options.pixel_size,
+        drawings=not options.no_draw,
+        text=options.draw,
+        color="class" if options.legend else options.color,
+        legend=options.legend,
+    )
+    limits = StreamLimits(options.max_frames, options.max_seconds, options.stream_timeout, options.reconnect)
     # What is to be read and where to write is looked for before the weights are loaded: a wrong path is found at once.
-    source = options.infer_img or options.infer_dir
-    video = options.infer_dir is None and is_video(source) and Path(source).is_file()
-    paths = [] if video else list_images(source) if options.infer_dir else expand_images(source)
-    output_dir = Path(options.output_dir)
-    make_output_dir(output_dir, apart_from=[Path(source)] if video else paths)
+    if options.infer_dir is not None:
+        found = find_images(options.infer_dir)
+        source = Pictures(tuple(map(Picture, found.images)), tuple(found.left_out))
+    else:
+        source = find_source(options.source or options.infer_img, lines=sys.stdin, network=options.allow_network)
+    video = isinstance(source, Video)
+    read = [source.source] if video else [picture.path for picture in source.items if picture.content is None]
+    make_output_dir(settings.output_dir, apart_from=[path for path in read if isinstance(path, Path)])
 
     with Progress("download", unit="B") as progress:
         predictor = Predictor(config, progress=progress.update)
     say(predictor.origin)
     say(predictor.description)
-    settings = {
-        "output_dir": output_dir,
-        "draw_threshold": options.draw_threshold,
-        "batch_size": options.batch_size,
-        "save": formats,
-        "pixel_size": options.pixel_size,
-    }
     with Progress("predict", unit="frames" if video else "images") as progress:
-        if video:
-            summary = infer_video(predictor, Path(source), **settings, progress=progress.update)
+        if isinstance(source, Video):
+            summary = infer_video(predictor, source, settings, limits=limits, progress=progress.update)
         else:
-            summary = infer_images(predictor, paths, **settings, progress=progress.update)
+            summary = infer_images(predictor, source.items, settings, progress=progress.update)
+            summary.failures += source.left_out
+    return _report(summary, settings, left_out=0 if video else len(source.left_out))
+
+
+def _check(options: argparse.Namespace) -> None:
+    """Refuse values that mean nothing."""
+    if not 0.0 <= options.draw_threshold <= 1.0:
+        raise ConfigError(f"--draw_threshold is {options.draw_threshold}, give a number from 0 to 1")
+    if options.pixel_size is not None and not 0 < options.pixel_size < float("inf"):
+        raise ConfigError(f"--pixel_size is {options.pixel_size}, give a number above zero")
+    least = {"batch_size": 1, "max_frames": 1, "max_seconds": 0, "stream_timeout": 0.1, "reconnect": 0}
+    for name, lowest in least.items():
+        value = getattr(options, name)
+        if value is not None and not lowest <= value < float("inf"):
+            raise ConfigError(f"--{name} is {value}, give at least {lowest}")
+    if options.legend and options.color == "instance":
+        raise ConfigError("--legend lists the colours of classes, which takes --color class")
+
+
+def _report(summary: "InferenceSummary", settings: "InferSettings", *, left_out: int) -> int:
+    """Say what was done; the exit code."""
+    for note in summary.notes:
+        say(note)
     for failure in summary.failures:
         say_error(failure)
-    where = f"those of at least {options.draw_threshold} are drawn in {options.output_dir}"
+    if left_out:
+        say_error(f"{left_out} files were left out")
+    where = f"those of at least {settings.draw_threshold} are drawn in {settings.output_dir}"
+    if not settings.drawings:
+        where = f"none are drawn; results are in {settings.output_dir}" if settings.save else "none are drawn or saved"
     say(f"{summary.instances} instances in {summary.images} images; {where}")
+    if summary.interrupted:
+        return INTERRUPTED
     return SOME_FAILED if summary.failures else OK

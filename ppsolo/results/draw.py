@@ -1,31 +1,23 @@
 """Drawings of instances on their image: tinted masks, outlines, and a label with the score."""
 
 import colorsys
+from collections import Counter
 from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import cv2
 import numpy as np
 
+from ppsolo.results.fonts import drawable_name
+from ppsolo.results.labels import Box, Color, write_labels, write_legend
 from ppsolo.results.rle import Rle, decode_window, mask_areas, mask_boxes
 
-_FONT = cv2.FONT_HERSHEY_SIMPLEX
-_LEAST_LETTER = 7  # pixels; a lower label cannot be read
 _DARKEST = 0.35  # luma of a colour, 0 .. 1
 _LUMA = np.array([0.299, 0.587, 0.114])  # ITU-R BT.601
-_MOST_COVERED = 0.35  # of a label, by those of better instances
-
-Color = tuple[int, int, int]  # red, green, blue, 0 .. 255
-Box = tuple[int, int, int, int]  # x1, y1, x2, y2 in pixels, x2 and y2 exclusive
-
-
-class _Label(NamedTuple):
-    text: str
-    box: Box  # what it covers
-    origin: tuple[int, int]  # x, y of the left end of the text's base line
-    scale: float
-    thickness: int
-    color: Color
+_SHIFT = 3  # binary digits of a pixel's fraction, for OpenCV's drawing
+# OpenCV's smooth lines are wide and faint: their middle becomes the full colour, and their margin less.
+_SHARPER = np.clip((np.arange(256) - 51) * (255 / 153), 0, 255).astype(np.uint8)
+_LEAST_SMOOTHED = 12  # points of a contour; shorter and thin ones stay as they are
 
 
 def draw_masks(
@@ -38,13 +30,16 @@ def draw_masks(
     names: Sequence[str],
     alpha: float = 0.5,
     color_by: Literal["instance", "class"] = "instance",
-    write_labels: bool = True,
+    write_scores: bool = True,
+    write_names: bool = True,
+    legend: bool = False,
 ) -> np.ndarray:
     """Draw n masks on a copy of their image, the largest first so that none is hidden.
 
     Lines and letters grow with the image. A label is the class name and the score, on a box that lies inside the
-    image and keeps off other labels where it can; a name that is not plain ASCII, which OpenCV cannot draw, becomes
-    "class" and its number. Labels that could not be read, too small or under those of earlier masks, are left out.
+    image and keeps off other labels where it can. Up to 30 labels have the full size, more shrink, and on more than
+    100 masks nothing is written. Labels that could not be read, too small or under those of earlier masks, are left
+    out. A name may have any script that a font of the system has; another becomes "class" and its number.
 
     Args:
         image: uint8 RGB [height, width, 3].
@@ -54,7 +49,8 @@ def draw_masks(
         alpha: how much of a mask's colour covers the image, 0 (outlines only) to 1.
         color_by: "instance" tells neighbours apart by their rank; "class" gives every class its own colour, the same
             in every image.
-        write_labels: whether to write labels.
+        write_scores, write_names: what a label holds; with neither there are no labels.
+        legend: list the classes that are drawn with their colours and numbers; this takes color_by "class".
 
     Returns:
         uint8 RGB [height, width, 3], a new array.
@@ -62,7 +58,7 @@ def draw_masks(
     Raises:
         ValueError: the image is not of this form or not of the masks' size, or an option is out of range.
     """
-    _check(image, size, alpha=alpha, color_by=color_by)
+    _check(image, size, alpha=alpha, color_by=color_by, legend=legend)
     canvas = np.array(image, order="C")
     areas = mask_areas(rles)
     shown: list[int] = np.flatnonzero(areas).tolist()
@@ -71,9 +67,18 @@ def draw_masks(
     line = max(1, round(min(image.shape[:2]) / 350))
     for rank in np.argsort(-areas[shown], kind="stable"):
         _tint(canvas, rles[shown[rank]], boxes[rank], colors[rank], alpha=alpha, line=line)
-    if write_labels:
-        texts = [f"{_drawable_name(names[i], int(labels[i]))} {scores[i]:.2f}" for i in shown]
-        _write_labels(canvas, texts, boxes, colors)
+    if write_scores or write_names:
+        texts = []
+        for i in shown:
+            parts = [drawable_name(names[i], int(labels[i]))] if write_names else []
+            texts.append(" ".join([*parts, *([f"{scores[i]:.2f}"] if write_scores else [])]))
+        write_labels(canvas, texts, boxes, colors)
+    if legend and shown:
+        counts = Counter(int(labels[i]) for i in shown)
+        named = {int(labels[i]): drawable_name(names[i], int(labels[i])) for i in shown}
+        classes = sorted(counts)
+        lines = [f"{named[label]}: {counts[label]}" for label in classes]
+        write_legend(canvas, lines, [instance_color(label) for label in classes])
     return canvas
 
 
@@ -87,7 +92,7 @@ def instance_color(index: int) -> Color:
     return red, green, blue
 
 
-def _check(image: np.ndarray, size: tuple[int, int], *, alpha: float, color_by: str) -> None:
+def _check(image: np.ndarray, size: tuple[int, int], *, alpha: float, color_by: str, legend: bool) -> None:
     if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
         form = f"{image.dtype} {list(image.shape)}" if isinstance(image, np.ndarray) else type(image).__name__
         raise ValueError(f"image must be a uint8 RGB array [height, width, 3], got {form}")
@@ -97,69 +102,52 @@ def _check(image: np.ndarray, size: tuple[int, int], *, alpha: float, color_by: 
         raise ValueError(f"alpha must lie in 0 .. 1, got {alpha}")
     if color_by not in ("instance", "class"):
         raise ValueError(f"color_by must be 'instance' or 'class', got {color_by!r}")
-
-
-def _drawable_name(name: str, label: int) -> str:
-    return name if name.isascii() and name.isprintable() else f"class {label}"
+    if legend and color_by != "class":
+        raise ValueError("a legend lists the colours of classes: color_by must be 'class'")
 
 
 def _tint(canvas: np.ndarray, rle: Rle, box: Box, color: Color, *, alpha: float, line: int) -> None:
-    """Blend a mask's colour into the canvas and draw its outline, `line` pixels wide."""
+    """Blend a mask's colour into the canvas and draw its outline, `line` pixels wide, both with smooth edges."""
     x1, y1, x2, y2 = box
-    mask = np.ascontiguousarray(decode_window(rle, box))
+    mask = np.ascontiguousarray(decode_window(rle, box)).view(np.uint8)
+    contours, _ = cv2.findContours(mask, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
+    smooth = [_smooth_contour(contour) for contour in contours]
+    share = np.zeros_like(mask)  # of the colour, 0 .. 255
+    cv2.fillPoly(share, smooth, 255, cv2.LINE_AA, _SHIFT)
     region = canvas[y1:y2, x1:x2]
     levels = np.arange(256)[:, None] * (1 - alpha) + np.array(color) * alpha  # [256, 3], old level -> new
     tinted = cv2.LUT(region, np.rint(levels).astype(np.uint8)[None])
-    np.copyto(region, tinted, where=mask[:, :, None])
-    contours, _ = cv2.findContours(mask.view(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
-    cv2.drawContours(canvas, contours, -1, color, line, cv2.LINE_8, offset=(x1, y1))
+    _blend(region, tinted, share)
+    _outline(canvas, smooth, box, color, line=line)
 
 
-def _write_labels(canvas: np.ndarray, texts: list[str], boxes: list[Box], colors: list[Color]) -> None:
-    """Write a text beside each box, leaving out those that are too small or too covered to be read."""
-    layouts: list[_Label] = []
-    for text, box, color in zip(texts, boxes, colors, strict=True):
-        label = _lay_out(text, box, color, canvas.shape[:2], [other.box for other in layouts])
-        if label is not None:
-            layouts.append(label)
-    for label in reversed(layouts):  # the first lie on top
-        x1, y1, x2, y2 = label.box
-        canvas[y1:y2, x1:x2] = label.color
-        ink = (0, 0, 0) if np.dot(label.color, _LUMA) > 115 else (255, 255, 255)
-        cv2.putText(canvas, label.text, label.origin, _FONT, label.scale, ink, label.thickness, cv2.LINE_AA)
-
-
-def _lay_out(text: str, box: Box, color: Color, size: tuple[int, int], taken: list[Box]) -> _Label | None:
-    """A label for the box in an image of (height, width), or None where none can be read."""
-    height, width = size
-    letter = max(10.0, (height * width) ** 0.5 / 50)  # pixels
-    (unit_width, unit_height), _ = cv2.getTextSize(text, _FONT, 1.0, 1)
-    scale = min(letter / unit_height, 0.6 * width / unit_width, 0.3 * height / unit_height)
-    if scale * unit_height < _LEAST_LETTER:
-        return None
-    thickness = max(1, round(scale * 1.4))
-    (text_width, text_height), descent = cv2.getTextSize(text, _FONT, scale, thickness)
-    margin = max(2, text_height // 4)
-    extent = (text_height + descent // 2 + 2 * margin, text_width + 2 * margin)
-    place = _free_place(box, extent, size, taken)
-    if _covered(place, taken) > _MOST_COVERED * extent[0] * extent[1]:
-        return None
-    return _Label(text, place, (place[0] + margin, place[1] + margin + text_height), scale, thickness, color)
-
-
-def _free_place(box: Box, extent: tuple[int, int], size: tuple[int, int], taken: list[Box]) -> Box:
-    """Where a label of (height, width) covers least of the taken places: over, in or under the box, in the image."""
+def _outline(canvas: np.ndarray, contours: list[np.ndarray], box: Box, color: Color, *, line: int) -> None:
+    """Draw contours, whose points count from the corner of the box, `line` pixels wide."""
     x1, y1, x2, y2 = box
-    height, width = extent
-    corners = [(x1, y1 - height), (x1, y1), (x2 - width, y1 - height), (x2 - width, y1), (x1, y2), (x1, y2 - height)]
-    places = []
-    for x, y in corners:
-        x, y = max(min(x, size[1] - width), 0), max(min(y, size[0] - height), 0)
-        places.append((x, y, x + width, y + height))
-    return min(places, key=lambda place: _covered(place, taken))
+    left, top = max(x1 - line - 1, 0), max(y1 - line - 1, 0)
+    region = canvas[top : y2 + line + 1, left : x2 + line + 1]
+    share = np.zeros(region.shape[:2], np.uint8)
+    moved = [contour + (np.array([x1 - left, y1 - top], np.int32) << _SHIFT) for contour in contours]
+    cv2.polylines(share, moved, True, 255, line, cv2.LINE_AA, _SHIFT)
+    _blend(region, np.broadcast_to(np.array(color, np.uint8), region.shape), _SHARPER[share])
 
 
-def _covered(place: Box, taken: list[Box]) -> int:
-    """Pixels that a place shares with those taken."""
-    x1, y1, x2, y2 = place
-    return sum(max(0, min(x2, c) - max(x1, a)) * max(0, min(y2, d) - max(y1, b)) for a, b, c, d in taken)
+def _blend(region: np.ndarray, other: np.ndarray, share: np.ndarray) -> None:
+    """Put `other` over the region, in place, by its share of 0 .. 255 for each pixel."""
+    np.copyto(region, other, where=(share == 255)[:, :, None])
+    edge = (share > 0) & (share < 255)
+    weight = share[edge][:, None].astype(np.float32) / 255
+    region[edge] = np.rint(region[edge] * (1 - weight) + other[edge] * weight).astype(np.uint8)
+
+
+def _smooth_contour(contour: np.ndarray) -> np.ndarray:
+    """The points of a contour, int32 [n, 1, 2] in 1 / 2**_SHIFT pixels, each the mean of itself and its neighbours.
+
+    The steps of a slanted edge become a straight line; a corner is rounded by half a pixel at most.
+    """
+    points = contour[:, 0].astype(np.float32)
+    if len(points) >= _LEAST_SMOOTHED and np.ptp(points, axis=0).min() > 2:
+        weights = (1, 2, 3, 2, 1)
+        shifted = [weight * np.roll(points, step, axis=0) for weight, step in zip(weights, range(-2, 3), strict=True)]
+        points = np.clip(np.sum(shifted, axis=0) / sum(weights), points - 0.5, points + 0.5)
+    return np.rint(points * 2**_SHIFT).astype(np.int32)[:, None]

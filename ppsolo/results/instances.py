@@ -353,10 +353,13 @@ class Instances:
         alpha: float = 0.5,
         color_by: Literal["instance", "class"] = "instance",
         write_labels: bool = True,
+        write_names: bool | None = None,
+        legend: bool = False,
     ) -> np.ndarray:
         """A copy of the image, uint8 RGB [height, width, 3], with the instances of at least `score_threshold` drawn.
 
-        The other arguments and the errors are those of `ppsolo.results.draw.draw_masks`.
+        write_labels: names and scores. write_names: whether names are among them; None leaves them out where there
+        is one class only. The other arguments and the errors are those of `ppsolo.results.draw.draw_masks`.
 
         Raises:
             ValueError: the image is not uint8 RGB, or not of this size.
@@ -371,7 +374,9 @@ class Instances:
             names=shown.names,
             alpha=alpha,
             color_by=color_by,
-            write_labels=write_labels,
+            write_scores=write_labels,
+            write_names=write_labels and (len(self.class_names) > 1 if write_names is None else write_names),
+            legend=legend,
         )
 
 

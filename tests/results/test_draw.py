@@ -129,13 +129,68 @@ def test_labels_of_neighbours_keep_apart():
     assert np.count_nonzero(difference.any(axis=2)) > 1.7 * np.count_nonzero(alone.any(axis=2))
 
 
-def test_names_that_cannot_be_drawn_become_their_number():
+def test_names_in_other_scripts_are_drawn_and_others_become_their_number(monkeypatch, caplog):
+    pytest.importorskip("PIL")
     masks = np.zeros((1, 200, 300), bool)
     masks[0, 100:150, 100:200] = True
     image = np.zeros((200, 300, 3), np.uint8)
-    foreign = make(masks, labels=[1]).draw(image)
-    assert np.array_equal(foreign, make(masks, labels=[1], names=("thing", "class 1")).draw(image))
-    assert not np.array_equal(foreign, make(masks, labels=[1], names=("thing", "????")).draw(image))
+    number = make(masks, labels=[1], names=("thing", "class 1")).draw(image)
+    assert not np.array_equal(make(masks, labels=[1]).draw(image), number)  # Cyrillic, which DejaVu has
+    unknown = make(masks, labels=[1], names=("thing", "\U0010fffd")).draw(image)  # of private use: in no font
+    assert np.array_equal(unknown, number)
+    assert "cannot be drawn" in caplog.text and "PPSOLO_FONT" in caplog.text
+
+
+def labelled_pixels(instances: Instances, image: np.ndarray) -> int:
+    return int((instances.draw(image) != instances.draw(image, write_labels=False)).any(axis=2).sum())
+
+
+def spots(n: int) -> np.ndarray:
+    """n masks far from each other, in an image of 1000 x 1000."""
+    masks = np.zeros((n, 1000, 1000), bool)
+    for index, mask in enumerate(masks):
+        y, x = 70 * (index // 14) + 50, 70 * (index % 14) + 10
+        mask[y : y + 8, x : x + 8] = True
+    return masks
+
+
+def test_labels_shrink_beyond_thirty_and_go_beyond_a_hundred():
+    image = np.zeros((1000, 1000, 3), np.uint8)
+    each = [labelled_pixels(make(spots(n)), image) / n for n in (30, 60, 100)]
+    assert each[0] > 1.5 * each[1] > 1.5 * each[2] > 0
+    assert labelled_pixels(make(spots(101)), image) == 0
+
+
+def test_one_class_writes_no_names():
+    masks = np.zeros((1, 200, 300), bool)
+    masks[0, 100:150, 100:200] = True
+    image = np.zeros((200, 300, 3), np.uint8)
+    alone, of_two = make(masks, names=("thing",)), make(masks)
+    assert np.array_equal(alone.draw(image), of_two.draw(image, write_names=False))
+    assert np.array_equal(alone.draw(image, write_names=True), of_two.draw(image))
+    assert not np.array_equal(alone.draw(image), of_two.draw(image))
+
+
+def test_a_legend_lists_the_classes_in_their_colours():
+    masks = np.zeros((3, 200, 300), bool)
+    masks[:, 150:160, 200:210] = True
+    image = np.zeros((200, 300, 3), np.uint8)
+    instances = make(masks, labels=[1, 0, 1])
+    drawn = instances.draw(image, color_by="class", legend=True, write_labels=False)
+    corner = {tuple(pixel) for pixel in drawn[:60, :40].reshape(-1, 3)}
+    assert {instance_color(0), instance_color(1)} <= corner
+    assert not instances.draw(image, color_by="class", write_labels=False)[:60, :40].any()
+    with pytest.raises(ValueError, match="color_by must be 'class'"):
+        instances.draw(image, legend=True)
+
+
+def test_edges_are_smooth():
+    """The outline of a slanted edge has levels in between, the inside has the plain tint."""
+    masks = np.tril(np.ones((200, 200), bool))[None]
+    drawn = make(masks).draw(np.zeros((200, 200, 3), np.uint8), alpha=1.0, write_labels=False)
+    levels = drawn[90:110, 80:120, 1]
+    assert ((levels > 0) & (levels < instance_color(0)[1])).any()
+    assert tuple(drawn[150, 20]) == instance_color(0) and not drawn[20, 150].any()
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 50), (5, 7), (2000, 10), (10, 2000), (64, 48), (700, 900)])
