@@ -221,15 +221,20 @@ def _convert(hint: Any, value: Any, where: str, key: str) -> Any:
         if not any(value == choice and type(value) is type(choice) for choice in choices):
             raise ConfigError(f"{where}: {key} is {_shown(value)}, choose one of {', '.join(map(repr, choices))}")
         return value
-    if origin is types.UnionType:  # only "X | None" occurs
-        inner = next(arg for arg in typing.get_args(hint) if arg is not type(None))
-        return None if value is None else _convert(inner, value, where, key)
+    if origin in (types.UnionType, typing.Union):  # "X | None" and "X | Literal[...]" occur
+        inner, *others = sorted(typing.get_args(hint), key=_is_word_or_none)
+        allowed = [word for other in others for word in typing.get_args(other) or [None]]
+        return value if any(value is word or value == word for word in allowed) else _convert(inner, value, where, key)
     if origin is tuple:
         if not isinstance(value, list | tuple):
             raise ConfigError(f"{where}: {key} takes a list, got {_shown(value)}")
         item = typing.get_args(hint)[0]
         return tuple(_convert(item, entry, where, f"{key}[{i}]") for i, entry in enumerate(value))
     return _convert_scalar(hint, value, where, key)
+
+
+def _is_word_or_none(hint: Any) -> bool:
+    return hint is type(None) or typing.get_origin(hint) is Literal
 
 
 def _convert_scalar(hint: Any, value: Any, where: str, key: str) -> Any:

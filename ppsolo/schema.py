@@ -245,7 +245,7 @@ class ScheduleConfig:
         learning_rate: for steps of `images_per_step` images.
         images_per_step: the batch of all processes that `learning_rate` is meant for.
         scale_to_batch: scale the rate to the batch that is really used.
-        warmup_steps: steps of the warm-up.
+        warmup_steps: steps of the warm-up; "auto": a tenth of the run, 1000 at most.
         milestones: epochs after which "steps" lowers the rate.
         gamma: factor at a milestone.
     """
@@ -254,7 +254,7 @@ class ScheduleConfig:
     learning_rate: float = 0.01
     images_per_step: int = 16
     scale_to_batch: bool = True
-    warmup_steps: int = 1000
+    warmup_steps: int | Literal["auto"] = 1000
     milestones: tuple[int, ...] = (8, 11)
     gamma: float = 0.1
 
@@ -400,7 +400,7 @@ def _check_backbone(config: Config, where: str) -> None:
 
 
 def _check_training(config: Config, where: str) -> None:
-    train = config.train
+    train, warmup = config.train, config.train.schedule.warmup_steps
     least = {
         "data.num_workers": (config.data.num_workers, 0),
         "train.epochs": (train.epochs, 1),
@@ -416,7 +416,7 @@ def _check_training(config: Config, where: str) -> None:
         "train.augment.long_side": (train.augment.long_side, 1),
         **{f"train.augment.short_sides[{i}]": (side, 1) for i, side in enumerate(train.augment.short_sides)},
         "train.schedule.images_per_step": (train.schedule.images_per_step, 1),
-        "train.schedule.warmup_steps": (train.schedule.warmup_steps, 0),
+        **({} if warmup == "auto" else {"train.schedule.warmup_steps": (warmup, 0)}),
         "train.optimizer.weight_decay": (train.optimizer.weight_decay, 0),
         "train.targets.sampling_radius": (train.targets.sampling_radius, 0),
     }

@@ -39,6 +39,8 @@ from ppsolo.training.validation import Validation
 
 logger = logging.getLogger(__name__)
 
+LONGEST_AUTO_WARMUP = 1000  # steps, as published
+
 
 def build_criterion(config: Config) -> SOLOv2Criterion:
     """The losses of raw predictions."""
@@ -115,13 +117,21 @@ def scaled_rate(config: ScheduleConfig, images_per_step: int) -> tuple[float, st
     )
 
 
+def warmup_steps(config: ScheduleConfig, *, total_steps: int) -> int:
+    """The steps of the warm-up in a run of `total_steps`."""
+    if config.warmup_steps == "auto":
+        return min(LONGEST_AUTO_WARMUP, total_steps // 10)
+    return config.warmup_steps
+
+
 def build_schedule(config: ScheduleConfig, *, rate: float, steps_per_epoch: int, epochs: int) -> LRScheduler:
     """The schedule of a run with the base learning rate `rate`."""
+    warmup = warmup_steps(config, total_steps=steps_per_epoch * epochs)
     if config.type == "cosine":
-        return WarmupCosine(base=rate, warmup_steps=config.warmup_steps, total_steps=steps_per_epoch * epochs)
+        return WarmupCosine(base=rate, warmup_steps=warmup, total_steps=steps_per_epoch * epochs)
     return WarmupPiecewise(
         base=rate,
-        warmup_steps=config.warmup_steps,
+        warmup_steps=warmup,
         milestones=config.milestones,
         steps_per_epoch=steps_per_epoch,
         gamma=config.gamma,
@@ -190,6 +200,7 @@ def build_trainer(
         evaluate=validation,
         evaluate_every=train.evaluate_every,
         patience=train.patience,
+        patience_from=warmup_steps(train.schedule, total_steps=steps_per_epoch * train.epochs),
         checkpoint=checkpoint,
         checkpoint_steps=train.checkpoint_steps,
         sinks=sinks,

@@ -5,12 +5,12 @@ import logging
 import os
 from collections.abc import Sequence
 
-from ppsolo.cli import benchmark, check_data, convert, demo, eval, export, infer, serve, train, zoo
+from ppsolo.cli import benchmark, check_data, convert, demo, eval, export, infer, serve, suggest, train, zoo
 from ppsolo.cli.shared import INTERRUPTED, REFUSED, say_error
 from ppsolo.errors import PpsoloError
 from ppsolo.version import __version__
 
-COMMANDS = (infer, serve, train, eval, check_data, benchmark, demo, zoo, convert, export)
+COMMANDS = (infer, serve, suggest, train, eval, check_data, benchmark, demo, zoo, convert, export)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -30,6 +30,11 @@ from ppsolo.training.trainer import Trainer
 logger = logging.getLogger(__name__)
 
 AUTO = "auto"
+LOW_AP = 0.01
+LOW_AP_ADVICE = (
+    "It has learned next to nothing: look at the data (ppsolo check-data), start from published weights "
+    "(-o weights=...), train longer (-o train.epochs=...), or take the settings that ppsolo suggest prints for the data"
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,7 +47,10 @@ class TrainingSummary:
 
     def __str__(self) -> str:
         text = f"{self.steps} steps trained; {self.directory}/last.pdparams holds the weights"
-        return text if self.best_ap < 0 else f"{text}, best.pdparams those with mask AP {self.best_ap:.4f}"
+        if self.best_ap < 0:
+            return text
+        text += f", best.pdparams those with mask AP {100 * self.best_ap:.1f}"
+        return text if self.best_ap >= LOW_AP else f"{text}. {LOW_AP_ADVICE}"
 
 
 def train(

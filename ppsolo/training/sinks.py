@@ -48,7 +48,9 @@ class ConsoleSink:
                 f"{numbers['train/step_seconds']:.3f} s"
             )
             self._progress.update(step, self._total)
-        validation = [f"{name.removeprefix('val/')} {value:.4f}" for name, value in numbers.items() if "val/" in name]
+        validation = [
+            f"{name.removeprefix('val/')} {100 * value:.1f}" for name, value in numbers.items() if "val/" in name
+        ]
         if validation:
             start = "\r\x1b[K" if self._live else ""
             self._stream.write(f"{start}step {step}: {', '.join(validation)}\n")

@@ -216,8 +216,9 @@ def check_same_run(record: Mapping[str, Any], current: Mapping[str, Any]) -> Non
             )
     before, now = _flattened(record["config"]), _flattened(current["config"])
     differing = sorted(key for key in before.keys() | now.keys() if before.get(key) != now.get(key))
-    # Along a cosine every rate depends on the number of epochs.
-    free_keys = [key for key in FREE_KEYS if key != "train.epochs" or now["train.schedule.type"] == "steps"]
+    # Along a cosine, and in a warm-up of a tenth of the run, the rate depends on the number of epochs.
+    fixed = now["train.schedule.type"] == "cosine" or now["train.schedule.warmup_steps"] == "auto"
+    free_keys = [key for key in FREE_KEYS if key != "train.epochs" or not fixed]
     differing = [key for key in differing if not any(key == free or key.startswith(f"{free}.") for free in free_keys)]
     if differing:
         key = differing[0]

@@ -53,7 +53,8 @@ class Trainer:
         each; it passes the step over, but ten in a row stop.
     seed: every step's random numbers (Python's, numpy's, Paddle's) follow from it, the step and the process.
     evaluate: measures the model as it is, returning metrics with "val/segm_AP"; called every `evaluate_every` epochs
-        and after the last. patience: evaluations without a better AP after which training ends, 0: never.
+        and after the last. patience: evaluations without a better AP after which training ends, 0: never;
+        patience_from: the step from which on they count.
     checkpoint: `checkpoint(trainer, best)`: `best=True` after a new best AP, `False` for a state that training can
         resume from: after every epoch, every `checkpoint_steps` steps within it, and when `stop` asks for an end.
     sinks: get the mean losses, learning rate and times of every `log_every` steps, and the result of `evaluate`.
@@ -81,6 +82,7 @@ class Trainer:
         evaluate: Callable[[], Metrics] | None = None,
         evaluate_every: int = 1,
         patience: int = 0,
+        patience_from: int = 0,
         checkpoint: "Callable[[Trainer, bool], None] | None" = None,
         checkpoint_steps: int = 1000,
         sinks: Sequence[Sink] = (),
@@ -91,7 +93,8 @@ class Trainer:
         self.loader, self.epochs, self.accumulate = loader, epochs, accumulate
         self.precision, self.clip_norm, self.ema, self.non_finite = precision, clip_norm, ema, non_finite
         self.seed, self.processes = seed, processes
-        self.evaluate, self.evaluate_every, self.patience = evaluate, evaluate_every, patience
+        self.evaluate, self.evaluate_every = evaluate, evaluate_every
+        self.patience, self.patience_from = patience, patience_from
         self.checkpoint, self.checkpoint_steps = checkpoint, checkpoint_steps
         self.sinks, self.log_every = sinks, log_every
         self.stop, self.stopped = stop or StopRequest(), False
@@ -120,13 +123,24 @@ class Trainer:
         """
         while self.epoch < self.epochs and not self._gave_up() and not self.stopped:
             self.train_one_epoch()
-            done = self.epoch + 1
-            due = self.evaluate_every and (done == self.epochs or done % self.evaluate_every == 0)
-            if self.evaluate is not None and due and not self.stopped:
-                self._evaluate()
             if not self.stopped:
-                self.epoch, self.step_in_epoch = done, 0
+                self.epoch, self.step_in_epoch = self.epoch + 1, 0
+                last = self.epoch == self.epochs
+                if (
+                    self.evaluate is not None
+                    and self.evaluate_every
+                    and (last or self.epoch % self.evaluate_every == 0)
+                ):
+                    self._evaluate()
             self._checkpoint(best=False)
+        if self._gave_up() and self.epoch < self.epochs:
+            logger.info(
+                "training ends after epoch %d of %d: %d evaluations gave no better AP (train.patience=0 trains to the "
+                "end)",
+                self.epoch,
+                self.epochs,
+                self._without_gain,
+            )
 
     def train_one_epoch(self) -> None:
         """The steps that are left of the epoch, or those until `stop` asks for an end."""
@@ -315,13 +329,14 @@ class Trainer:
                 self.processes.share_weights(self.model)
                 metrics = self.evaluate()
         except EvaluationStopped:
+            self.epoch, self.step_in_epoch = self.epoch - 1, self.steps_per_epoch  # where it is still to be done
             self._end_here()
             return
         ap = metrics[AP]
         if ap > self.best_ap:
             self.best_ap, self._without_gain = float(ap), 0
             self._checkpoint(best=True)
-        else:
+        elif self.step >= self.patience_from:
             self._without_gain += 1
         for sink in self.sinks:
             sink.log(metrics, self.step)

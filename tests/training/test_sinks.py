@@ -37,7 +37,7 @@ def test_the_console_gets_plain_lines_with_rate_and_time_left():
         "epoch 3, loss 0.7500 (mask 0.5000, category 0.2500), lr 0.01, data 0.125 s of 0.500 s: 20/30"
     )
     assert lines[0].endswith("left") and "/s" in lines[0]
-    assert lines[1] == "step 20: segm_AP 0.5000"
+    assert lines[1] == "step 20: segm_AP 50.0"
 
 
 def test_a_terminal_gets_a_bar():
@@ -48,7 +48,7 @@ def test_a_terminal_gets_a_bar():
     sink.log({"val/segm_AP": 0.5}, 15)
     sink.close()
     assert stream.getvalue().startswith("\r\x1b[K[##########..........] epoch 3")
-    assert "\r\x1b[Kstep 15: segm_AP 0.5000\n" in stream.getvalue()
+    assert "\r\x1b[Kstep 15: segm_AP 50.0\n" in stream.getvalue()
 
 
 def test_json_lines_hold_the_numbers_alone(tmp_path):

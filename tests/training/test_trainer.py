@@ -270,7 +270,8 @@ def scripted(trainer: Trainer, aps: list[float]) -> list[bool]:
 
 
 def test_the_best_is_kept_and_patience_ends_training(training):
-    trainer = trainer_of(training, train__epochs=9, train__evaluate_every=1, train__patience=2)
+    changes = {"train__epochs": 9, "train__evaluate_every": 1, "train__schedule__warmup_steps": 0}
+    trainer = trainer_of(training, **changes, train__patience=2)
     trainer.train_one_epoch = lambda: None
     flags = scripted(trainer, [0.1, 0.3, 0.2, 0.3, 0.9])
     trainer.fit()
@@ -347,3 +348,14 @@ def test_overfitting_two_images_finds_their_instances(training):
         losses.append(trainer.train_step([batch]).numpy())
     mask, category, _ = np.mean(losses[-5:], axis=0) / losses[0]
     assert mask < 0.9 and category < 0.7
+
+
+def test_patience_counts_from_the_end_of_the_warm_up_and_says_that_it_ends(training, caplog):
+    trainer = trainer_of(training, train__epochs=2, train__evaluate_every=1)
+    trainer.epochs, trainer.evaluate_every, trainer.patience, trainer.patience_from = 9, 1, 2, 9
+    trainer.evaluate = lambda: {AP: 0.0}
+    with caplog.at_level(logging.INFO):
+        trainer.fit()
+    # The first evaluation is a gain from nothing, the second lies in the warm-up of 9 steps.
+    assert (trainer.epoch, trainer.step) == (4, 16)
+    assert "training ends after epoch 4 of 9: 2 evaluations gave no better AP" in caplog.text

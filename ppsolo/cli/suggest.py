@@ -1,0 +1,59 @@
+"""`ppsolo suggest`: a configuration for a data set."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from ppsolo.cli.shared import OK, Commands, add_command
+
+EXAMPLES = """ppsolo suggest --annotations data/mine/train.json --images data/mine/train > mine.yml
+ppsolo suggest --from_nothing -o data.root=data/mine data.train_annotations=train.json data.train_images=train"""
+
+
+def add(commands: Commands) -> None:
+    """Add the command and its flags to the parser."""
+    command = add_command(commands, "suggest", run, EXAMPLES)
+    command.add_argument("-c", "--config", metavar="NAME", help="the shipped configuration to start from")
+    command.add_argument(
+        "-o",
+        "--override",
+        action="extend",
+        nargs="+",
+        default=[],
+        metavar="KEY=VALUE",
+        help="settings that stay as you give them, e.g. -o data.root=data/mine name=mine",
+    )
+    command.add_argument("--annotations", metavar="FILE", help="the COCO file of the training images")
+    command.add_argument("--images", metavar="DIR", help="the folder that its file names are relative to")
+    add_start(command)
+    command.add_argument("--processes", type=int, default=1, metavar="N", help="that will train together; default: 1")
+    command.add_argument("--device", choices=("cpu", "gpu"), default="cpu", help="that will train; default: cpu")
+
+
+def add_start(command: argparse.ArgumentParser) -> None:
+    """Add --from_nothing."""
+    command.add_argument(
+        "--from_nothing",
+        action="store_true",
+        help="a recipe for a small network that starts from random weights, without a download",
+    )
+
+
+def run(options: argparse.Namespace) -> int:
+    """Read a data set and print a configuration that suits it, with reasons, to read, edit and train with."""
+    from ppsolo.training.recipe import recipe_config, suggest_recipe
+
+    overrides = list(options.override)
+    for flag, key in ((options.annotations, "train_annotations"), (options.images, "train_images")):
+        if flag is not None:
+            overrides += [f"data.{key}={Path(flag).absolute()}"]
+    recipe = suggest_recipe(
+        options.config,
+        overrides,
+        from_nothing=options.from_nothing,
+        processes=options.processes,
+        gpu=options.device == "gpu",
+    )
+    recipe_config(recipe)  # what does not resolve is refused here
+    sys.stdout.write(recipe.text())
+    return OK

@@ -1,0 +1,109 @@
+"""Recipes: complete configurations that follow from the data set."""
+
+import json
+
+import numpy as np
+import pytest
+import yaml
+
+from ppsolo.build.training import warmup_steps
+from ppsolo.cli import main
+from ppsolo.config import load_config
+from ppsolo.data.coco import CocoDataset
+from ppsolo.errors import ConfigError, DatasetError
+from ppsolo.schema import ScheduleConfig
+from ppsolo.training.recipe import _upright, data_facts, make_recipe, recipe_config, suggest_recipe
+
+
+@pytest.fixture(scope="module")
+def records(drawn):
+    dataset = CocoDataset(drawn / "instances_train.json", drawn / "train")
+    return [dataset[index] for index in range(len(dataset))]
+
+
+NAMES = ("circle", "rectangle", "triangle")
+
+
+@pytest.mark.parametrize(("start", "system"), [("nothing", "compact"), ("weights", "solov2_mobilenetv3_fpn_448_3x")])
+def test_a_recipe_is_a_whole_configuration(records, start, system):
+    recipe = make_recipe(records, NAMES, start=start)
+    config, base = recipe_config(recipe), load_config(system)
+    assert config.class_names == NAMES and config.num_classes == 3
+    assert (config.weights == system) is (start == "weights")
+    assert all(
+        ours >= theirs for ours, theirs in zip(config.model.head.num_grids, base.model.head.num_grids, strict=True)
+    )
+    least = {"nothing": 4288, "weights": 2400}[start]
+    assert least <= config.train.epochs * 9 < least + 9
+    steps = config.train.epochs * (9 // config.train.batch_size)
+    assert warmup_steps(config.train.schedule, total_steps=steps) == steps // 10
+    assert f"# epochs: {config.train.epochs} epochs" in recipe.text() and "# data: 9 images" in recipe.text()
+    assert yaml.safe_load(recipe.text())["_BASE_"] == list(recipe.bases)
+
+
+def test_processes_share_a_step(records):
+    config = recipe_config(make_recipe(records, NAMES, start="nothing", processes=2))
+    assert config.train.batch_size == 1
+
+
+def test_a_gpu_takes_a_larger_system(records):
+    assert make_recipe(records, NAMES, gpu=True).settings["weights"] == "solov2_r50_enhance_coco"
+    chosen = make_recipe(records, NAMES, system="solov2_r50_fpn_3x")
+    assert chosen.bases == ("solov2_r50_fpn_3x", "finetune") and "preprocess.short_side" not in chosen.settings
+
+
+def test_small_objects_are_enlarged_and_ranges_follow(records):
+    facts = data_facts(records, classes=3)
+    config = recipe_config(make_recipe(records, NAMES, start="nothing"))
+    assert np.median(facts.object_sizes) < 64 and config.preprocess.short_side == 128  # 48 x 64 pixels, least side
+    ranges = config.train.targets.scale_ranges
+    assert ranges[0] == (1, 16) and ranges[1] == (8, 32) and ranges[-1][1] == 2048
+
+
+@pytest.mark.parametrize(("ratio", "count", "upright"), [(1.0, 200, False), (0.6, 200, True), (1.0, 40, True)])
+def test_pictures_are_turned_where_objects_have_no_up(ratio, count, upright):
+    rng = np.random.default_rng(0)
+    extents = np.stack([rng.uniform(20, 60, count) * ratio, rng.uniform(20, 60, count)], axis=1)
+    assert _upright(extents, np.zeros(count, np.int64)) is upright
+
+
+def test_a_warm_up_is_a_tenth_of_the_run():
+    auto = ScheduleConfig(warmup_steps="auto")
+    assert [warmup_steps(auto, total_steps=steps) for steps in (5, 96, 90_000)] == [0, 9, 1000]
+    assert warmup_steps(ScheduleConfig(warmup_steps=150), total_steps=20) == 150
+
+
+def options(drawn) -> list[str]:
+    return [
+        f"data.root={drawn}",
+        "data.train_annotations=instances_train.json",
+        "data.train_images=train",
+        "data.val_annotations=instances_val.json",
+        "data.val_images=val",
+    ]
+
+
+def test_what_is_suggested_can_be_trained_with(drawn, tmp_path, capsys):
+    assert main(["suggest", "--from_nothing", "-o", *options(drawn)]) == 0
+    text = capsys.readouterr().out
+    (tmp_path / "mine.yml").write_text(text)
+    config = load_config(tmp_path / "mine.yml")
+    assert config == recipe_config(suggest_recipe(None, options(drawn), from_nothing=True))
+    short = {"train.epochs": 1, "train.output_dir": str(tmp_path), "model.head.num_convs": 1, "data.num_workers": 0}
+    overrides = [f"{key}={json.dumps(value)}" for key, value in short.items()]
+    assert main(["train", "--recipe", "auto", "--from_nothing", "-o", *options(drawn), *overrides]) == 0
+    trained = load_config(tmp_path / "mine" / "config.yml")
+    assert trained.model.head.num_grids == config.model.head.num_grids and trained.train.epochs == 1
+    out = capsys.readouterr().out
+    assert "It has learned next to nothing: look at the data (ppsolo check-data)" in out
+
+
+def test_bad_input_is_named(drawn, tmp_path, capsys):
+    with pytest.raises(ConfigError, match=r"mine\.yml is a file: give a name"):
+        suggest_recipe("mine.yml", options(drawn))
+    with pytest.raises(DatasetError, match=r"gone\.json"):
+        suggest_recipe(None, [*options(drawn), "data.train_annotations=gone.json"])
+    with pytest.raises(DatasetError, match="no image has an instance"):
+        data_facts([], classes=1)
+    assert main(["train"]) == 2
+    assert "give a configuration (-c FILE), or --recipe auto" in capsys.readouterr().err
