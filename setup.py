@@ -17,6 +17,7 @@ FORMATS = ["pandas", "pyarrow<26", "roifile", "supervision"]  # pyarrow 26 refus
 READERS = ["labelme", "supervision", "geojson", "shapely", "pillow", "tifffile"]  # other tools that read our files
 TEST = [
     "pytest",
+    "pytest-cov",
     "pytest-xdist",
     *ONNX,
     *OPENVINO,
