@@ -5,12 +5,25 @@ import logging
 import os
 from collections.abc import Sequence
 
-from ppsolo.cli import benchmark, check_data, convert, demo, eval, export, infer, serve, suggest, train, zoo
+from ppsolo.cli import (
+    benchmark,
+    check_data,
+    convert,
+    demo,
+    eval,
+    export,
+    import_data,
+    infer,
+    serve,
+    suggest,
+    train,
+    zoo,
+)
 from ppsolo.cli.shared import INTERRUPTED, REFUSED, say_error
 from ppsolo.errors import PpsoloError
 from ppsolo.version import __version__
 
-COMMANDS = (infer, serve, suggest, train, eval, check_data, benchmark, demo, zoo, convert, export)
+COMMANDS = (infer, serve, import_data, check_data, suggest, train, eval, benchmark, demo, zoo, convert, export)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -2,9 +2,15 @@
 
 import argparse
 import json
+import os
+from typing import TYPE_CHECKING
 
 from ppsolo.cli.shared import OK, SOME_FAILED, Commands, add_command, add_config, say
 from ppsolo.config import load_config
+from ppsolo.schema import Config
+
+if TYPE_CHECKING:
+    from ppsolo.check.report import DataReport
 
 EXAMPLES = """ppsolo check-data -c solov2_r50_fpn_1x --annotations train.json --images train"""
 
@@ -23,16 +29,26 @@ def add(commands: Commands) -> None:
 def run(options: argparse.Namespace) -> int:
     """Read a COCO data set and say what would go wrong in training, and which settings would suit it."""
     from ppsolo.atomic import atomic_writer
-    from ppsolo.check.dataset import check_dataset
     from ppsolo.check.report import format_data_report
+
+    report = check(load_config(options.config, options.override), options.annotations, options.images)
+    say(format_data_report(report))
+    if options.json is not None:
+        with atomic_writer(options.json, "w") as stream:
+            json.dump(report.to_json(), stream, indent=1)
+    return OK if report.ok else SOME_FAILED
+
+
+def check(config: Config, annotations: str | os.PathLike, images: str | os.PathLike) -> "DataReport":
+    """The report on a data set with the configuration's settings, with progress on the terminal."""
+    from ppsolo.check.dataset import check_dataset
     from ppsolo.progress import Progress
 
-    config = load_config(options.config, options.override)
     augment = config.train.augment
     with Progress("check") as progress:
-        report = check_dataset(
-            options.annotations,
-            options.images,
+        return check_dataset(
+            annotations,
+            images,
             short_side=max(augment.short_sides),
             long_side=augment.long_side,
             num_grids=config.model.head.num_grids,
@@ -42,8 +58,3 @@ def run(options: argparse.Namespace) -> int:
             box_convention=config.data.box_convention,
             progress=progress.update,
         )
-    say(format_data_report(report))
-    if options.json is not None:
-        with atomic_writer(options.json, "w") as stream:
-            json.dump(report.to_json(), stream, indent=1)
-    return OK if report.ok else SOME_FAILED

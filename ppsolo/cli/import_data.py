@@ -1,0 +1,90 @@
+"""`ppsolo import-data`: annotations of other tools as a data set to train on."""
+
+import argparse
+from pathlib import Path
+
+from ppsolo.cli.check_data import check
+from ppsolo.cli.shared import OK, SOME_FAILED, Commands, add_command, say
+from ppsolo.config import load_config
+from ppsolo.errors import ConfigError
+
+EXAMPLES = """ppsolo import-data photos --output data/mine
+ppsolo import-data scans --output data/cells --format label_maps --class_name nucleus -c nuclei
+ppsolo import-data slides --output data/slides --val 0.25 --groups patients.csv --group_column patient"""
+FORMATS = ("coco", "labelme", "cvat", "label_studio", "voc", "yolo", "instance_masks", "label_maps")
+SYSTEM = "solov2_r50_fpn_3x"
+
+
+def add(commands: Commands) -> None:
+    """Add the command and its flags to the parser."""
+    command = add_command(commands, "import-data", run, EXAMPLES)
+    command.add_argument("source", metavar="SOURCE", help="a folder with pictures and annotations")
+    command.add_argument("--output", required=True, metavar="DIR", help="the folder to write, new or empty")
+    command.add_argument("--format", choices=FORMATS, help="of the source; default: what the folder looks like")
+    command.add_argument(
+        "--class_name", default="object", metavar="NAME", help="for masks that name no class, default: %(default)s"
+    )
+    command.add_argument(
+        "--val",
+        type=float,
+        metavar="SHARE",
+        help="pictures for validation, 0 to 1; default: as the source has them, else 0.2",
+    )
+    command.add_argument("--seed", type=int, default=0, metavar="N", help="of the division, default: %(default)s")
+    command.add_argument(
+        "--groups", metavar="CSV", help="a table with a column file_name and a group; groups are not divided"
+    )
+    command.add_argument("--group_column", default="group", metavar="NAME", help="of --groups, default: %(default)s")
+    command.add_argument(
+        "--pictures", choices=("link", "copy"), default="link", help="hard links or copies, default: %(default)s"
+    )
+    command.add_argument(
+        "-c",
+        "--config",
+        default=SYSTEM,
+        metavar="FILE",
+        help="what the written config.yml builds on: a published system, another shipped configuration, or a file; "
+        "default: %(default)s",
+    )
+
+
+def run(options: argparse.Namespace) -> int:
+    """Read labelme, YOLO, COCO, CVAT, Label Studio, Pascal VOC or PNG masks; write a COCO data set and check it."""
+    from ppsolo.check.report import format_data_report
+    from ppsolo.checkpoint.zoo import ZOO
+    from ppsolo.formats.dataset import check_classes, training_config, write_dataset
+    from ppsolo.formats.recognition import read_folder
+    from ppsolo.formats.split import divide, read_groups
+    from ppsolo.progress import Progress
+
+    if options.val is not None and not 0 <= options.val < 1:
+        raise ConfigError(f"--val is {options.val}, give a share from 0 to below 1")
+    output = Path(options.output)
+    load_config(options.config)  # a wrong name is found before anything is read
+    groups = read_groups(Path(options.groups), options.group_column) if options.groups else {}
+    dataset = read_folder(Path(options.source), options.format, class_name=options.class_name)
+    check_classes(dataset)
+    parts = divide(dataset.images, val_share=options.val, seed=options.seed, groups=groups)
+    with Progress("write", unit="images") as progress:
+        written = write_dataset(parts, dataset.class_names, output, pictures=options.pictures, progress=progress.update)
+    published = options.config in ZOO
+    base = options.config if not Path(options.config).is_file() else str(Path(options.config).resolve())
+    bases = [base, "finetune"] if published else [base]
+    config_file = output / "config.yml"
+    config_file.write_text(training_config(written, bases, options.config if published else None), encoding="utf-8")
+
+    say(f"{options.source}: {dataset.format}, {len(dataset.images)} images, classes: {', '.join(dataset.class_names)}")
+    for note in (*dataset.notes, *written.notes):
+        say(f"  note: {note}")
+    config = load_config(str(config_file))
+    ok = True
+    for name in written.images:
+        say(f"{name}: {written.images[name]} images, {written.objects[name]} objects")
+    for name in [name for name, number in written.objects.items() if number]:
+        report = check(config, output / f"instances_{name}.json", output / name)
+        ok = ok and report.ok
+        say("")
+        say(format_data_report(report))
+    say("")
+    say(f"train on it: ppsolo train -c {config_file}")
+    return OK if ok else SOME_FAILED

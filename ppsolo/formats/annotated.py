@@ -1,0 +1,129 @@
+"""A data set as every reader of another tool's annotations gives it: pictures with the outlines of their objects."""
+
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ppsolo.results.rle import Rle, decode_mask, encode_mask, read_segmentation
+
+# COCO's forms for JSON: rings [[x, y, x, y, ...], ...] in pixels, or {"size": [h, w], "counts": str}.
+Segmentation = list[list[float]] | dict[str, Any]
+
+
+@dataclass(frozen=True)
+class AnnotatedObject:
+    """One object, all its parts together. crowd: a region of many objects, as COCO has them."""
+
+    name: str
+    segmentation: Segmentation
+    crowd: bool = False
+
+
+@dataclass(frozen=True)
+class AnnotatedImage:
+    """One picture.
+
+    Attributes:
+        path: its file.
+        size: (height, width) that the outlines are for.
+        objects: may be empty.
+        split: "train", "val" or "test" where the source says so, else "".
+        group: pictures of one group stay together when they are split, "" for a picture of its own.
+    """
+
+    path: Path
+    size: tuple[int, int]
+    objects: tuple[AnnotatedObject, ...]
+    split: str = ""
+    group: str = ""
+
+
+@dataclass(frozen=True)
+class AnnotatedSet:
+    """What was read from a folder.
+
+    Attributes:
+        format: the name of the format.
+        class_names: in the order of the source, or else of the alphabet.
+        images: in the order of their paths.
+        notes: a line for each kind of thing that was left out or taken in a certain way, with its number.
+    """
+
+    format: str
+    class_names: tuple[str, ...]
+    images: tuple[AnnotatedImage, ...]
+    notes: tuple[str, ...]
+
+
+@dataclass
+class Notes:
+    """Counts what a reader leaves out, by kind, and remembers the first place of each kind."""
+
+    counts: Counter[str] = field(default_factory=Counter)
+    first: dict[str, str] = field(default_factory=dict)
+
+    def add(self, kind: str, where: object) -> None:
+        """One more of a kind."""
+        self.counts[kind] += 1
+        self.first.setdefault(kind, str(where))
+
+    def lines(self) -> tuple[str, ...]:
+        """A line per kind."""
+        return tuple(f"{number} x {kind} (first: {self.first[kind]})" for kind, number in self.counts.items())
+
+
+def sorted_names(images: list[AnnotatedImage]) -> tuple[str, ...]:
+    """The names of all classes, in the order of the alphabet."""
+    return tuple(sorted({one.name for image in images for one in image.objects}))
+
+
+def usable_rings(rings: list[list[float]], notes: Notes, where: object) -> list[list[float]]:
+    """The rings with three points or more; the others are noted."""
+    usable = [ring for ring in rings if len(ring) >= 6 and len(ring) % 2 == 0]
+    for _ in range(len(rings) - len(usable)):
+        notes.add("outline of fewer than three points left out", where)
+    return usable
+
+
+def json_rle(rle: Rle) -> dict[str, Any]:
+    """A compressed RLE for JSON."""
+    return {"size": [int(side) for side in rle["size"]], "counts": rle["counts"].decode("ascii")}
+
+
+def mask_segmentation(mask: np.ndarray) -> dict[str, Any]:
+    """A mask, bool [h, w], as a compressed RLE for JSON."""
+    return json_rle(encode_mask(mask))
+
+
+def united(parts: list[Segmentation], size: tuple[int, int]) -> Segmentation:
+    """One object of several parts: all rings together, or, where one part is a mask, one mask.
+
+    Raises ValueError for parts that are no outline of an image of (height, width).
+    """
+    if len(parts) == 1:
+        return parts[0]
+    if all(isinstance(part, list) for part in parts):
+        return [ring for part in parts if isinstance(part, list) for ring in part]
+    whole = np.zeros(size, bool)
+    for part in parts:
+        whole |= decode_mask(read_segmentation(part, size))
+    return mask_segmentation(whole)
+
+
+def ellipse_ring(center: tuple[float, float], radii: tuple[float, float], turn: float = 0.0) -> list[float]:
+    """A ring of 64 points on an ellipse. center: x, y. radii: along both axes. turn: of the axes, in radians."""
+    angles = np.linspace(0, 2 * np.pi, 64, endpoint=False)
+    along, across = radii[0] * np.cos(angles), radii[1] * np.sin(angles)
+    x = center[0] + along * np.cos(turn) - across * np.sin(turn)
+    y = center[1] + along * np.sin(turn) + across * np.cos(turn)
+    return np.stack([x, y], axis=1).round(3).ravel().tolist()
+
+
+def rectangle_ring(left: float, top: float, right: float, bottom: float) -> list[float]:
+    """The ring of a rectangle."""
+    left, right = sorted((left, right))
+    top, bottom = sorted((top, bottom))
+    return [left, top, right, top, right, bottom, left, bottom]

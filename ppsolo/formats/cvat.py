@@ -1,0 +1,124 @@
+"""CVAT for images 1.1: one XML file of shapes for all pictures."""
+
+import xml.etree.ElementTree as ElementTree
+from collections import defaultdict
+from pathlib import Path
+
+import numpy as np
+
+from ppsolo.errors import DatasetError
+from ppsolo.formats.annotated import (
+    AnnotatedImage,
+    AnnotatedObject,
+    AnnotatedSet,
+    Notes,
+    Segmentation,
+    ellipse_ring,
+    mask_segmentation,
+    rectangle_ring,
+    united,
+    usable_rings,
+)
+from ppsolo.formats.folder import Folder, split_in_name
+
+NAME = "cvat"
+
+
+def evidence(folder: Folder) -> str:
+    """What shows that the folder is of this kind, or ""."""
+    files = _files(folder)
+    return f"CVAT's XML ({', '.join(map(folder.name, files))})" if files else ""
+
+
+def read(folder: Folder) -> AnnotatedSet:
+    """Read polygons, masks, ellipses and boxes; shapes of one label and group are one object.
+
+    Raises DatasetError, naming the picture, for a shape that cannot be read; or where no picture is found.
+    """
+    notes = Notes()
+    images, names = [], []
+    for file in _files(folder):
+        root = _parsed(file)
+        names += [str(label.findtext("name")) for label in root.iterfind("meta//labels/label")]
+        for element in root.iterfind("image"):
+            name = element.get("name", "")
+            picture = folder.find_picture(name, [file.parent, file.parent / "images"])
+            if picture is None:
+                notes.add("picture that the XML names is missing, left out", name)
+                continue
+            size = (int(element.get("height", 0)), int(element.get("width", 0)))
+            split = folder.split_of(picture) or split_in_name(element.get("subset", ""))
+            images.append(AnnotatedImage(picture, size, _objects(element, size, notes, name), split))
+    if not images:
+        raise DatasetError(f"{folder.path}: no picture of CVAT's XML is here; export with 'Save images'")
+    used = {one.name for image in images for one in image.objects}
+    ordered = dict.fromkeys([*(name for name in names if name in used), *sorted(used)])
+    return AnnotatedSet(NAME, tuple(ordered), tuple(images), notes.lines())
+
+
+def _files(folder: Folder) -> list[Path]:
+    found = []
+    for file in folder.with_suffix(".xml"):
+        with file.open("rb") as stream:
+            head = stream.read(4096)
+        if b"<annotations" in head and (b"<image" in head or b"<meta>" in head or b"<version>" in head):
+            found.append(file)
+    return found
+
+
+def _parsed(file: Path) -> ElementTree.Element:
+    try:
+        data = file.read_bytes()
+        if b"<!ENTITY" in data or b"<!DOCTYPE" in data:  # CVAT writes none; they can be made to fill the memory
+            raise DatasetError(f"{file}: XML with a document type is not read")
+        return ElementTree.fromstring(data)
+    except ElementTree.ParseError as error:
+        raise DatasetError(f"{file}: not an XML file ({error})") from None
+
+
+def _objects(
+    element: ElementTree.Element, size: tuple[int, int], notes: Notes, where: str
+) -> tuple[AnnotatedObject, ...]:
+    groups: dict[object, list[Segmentation]] = defaultdict(list)
+    names = {}
+    for number, shape in enumerate(element):
+        if shape.get("label") is None:
+            continue
+        try:
+            outline = _segmentation(shape, size, notes, where)
+        except (TypeError, ValueError, KeyError) as error:
+            raise DatasetError(f"{where}: a {shape.tag} cannot be read ({error}); draw it anew") from None
+        if outline is not None:
+            name, group = str(shape.get("label")), shape.get("group_id", "0")
+            key = (number,) if group == "0" else (name, group)
+            names[key] = name
+            groups[key].append(outline)
+    return tuple(AnnotatedObject(names[key], united(parts, size)) for key, parts in groups.items())
+
+
+def _segmentation(shape: ElementTree.Element, size: tuple[int, int], notes: Notes, where: str) -> Segmentation | None:
+    values = shape.attrib
+    if shape.tag == "polygon":
+        ring = [float(v) for point in values["points"].split(";") for v in point.split(",")]
+        return usable_rings([ring], notes, where) or None
+    if shape.tag == "mask":
+        return _mask(values, size)
+    if shape.tag == "box":
+        return [rectangle_ring(*(float(values[side]) for side in ("xtl", "ytl", "xbr", "ybr")))]
+    if shape.tag == "ellipse":
+        cx, cy, rx, ry, turn = (float(values.get(key, 0)) for key in ("cx", "cy", "rx", "ry", "rotation"))
+        return [ellipse_ring((cx, cy), (rx, ry), np.deg2rad(turn))]
+    notes.add(f"{shape.tag} left out: it has no area", where)
+    return None
+
+
+def _mask(values: dict[str, str], size: tuple[int, int]) -> Segmentation:
+    """Run lengths along the rows of a box, starting outside."""
+    left, top, width, height = (int(float(values[key])) for key in ("left", "top", "width", "height"))
+    runs = [int(run) for run in values["rle"].split(",")]
+    if sum(runs) != width * height or min(left, top, *runs) < 0 or left + width > size[1] or top + height > size[0]:
+        raise ValueError("its run lengths do not fill its box in the picture")
+    inside = np.repeat(np.arange(len(runs)) % 2 == 1, runs).reshape(height, width)
+    whole = np.zeros(size, bool)
+    whole[top : top + height, left : left + width] = inside
+    return mask_segmentation(whole)

@@ -1,0 +1,166 @@
+"""A COCO data set written from annotated pictures: annotation files, pictures, and a configuration to train with."""
+
+import json
+import os
+import shutil
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from ppsolo.atomic import atomic_writer
+from ppsolo.errors import DatasetError
+from ppsolo.formats.annotated import AnnotatedImage, AnnotatedSet, Notes
+from ppsolo.results.rle import mask_areas, mask_boxes_xywh, read_segmentation
+
+Progress = Callable[[int, int | None], None]
+
+
+@dataclass(frozen=True)
+class WrittenSet:
+    """What was written.
+
+    Attributes:
+        folder: of the data set.
+        images, objects: numbers by part, "train", "val" and perhaps "test".
+        class_names: one per category, whose ids are 1, 2, ...
+        notes: a line for each kind of object that could not be taken.
+    """
+
+    folder: Path
+    images: dict[str, int]
+    objects: dict[str, int]
+    class_names: tuple[str, ...]
+    notes: tuple[str, ...]
+
+
+def write_dataset(
+    parts: dict[str, list[AnnotatedImage]],
+    class_names: Sequence[str],
+    output: Path,
+    *,
+    pictures: Literal["link", "copy"] = "link",
+    progress: Progress | None = None,
+) -> WrittenSet:
+    """Write `instances_<part>.json` and the pictures in a folder `<part>` for each part.
+
+    Pictures keep their names; of two pictures with one name, the second gets _2, and so on. "link" makes hard links,
+    or copies where the file system has none.
+
+    Raises:
+        DatasetError: the folder is not empty, or a picture cannot be read.
+        OSError: a file cannot be written.
+    """
+    if output.exists() and any(output.iterdir()):
+        raise DatasetError(f"{output}: this folder is not empty; choose another --output")
+    notes, images, objects = Notes(), {}, {}
+    total, done = sum(map(len, parts.values())), 0
+    for name, members in parts.items():
+        folder = output / name
+        folder.mkdir(parents=True, exist_ok=True)
+        files = _file_names(members)
+        for image, file in zip(members, files, strict=True):
+            _place(image.path, folder / file, pictures)
+            done += 1
+            if progress is not None:
+                progress(done, total)
+        content = coco_content(members, files, class_names, notes)
+        with atomic_writer(output / f"instances_{name}.json", "w") as stream:
+            json.dump(content, stream, ensure_ascii=False)
+        images[name], objects[name] = len(members), len(content["annotations"])
+    return WrittenSet(output, images, objects, tuple(class_names), notes.lines())
+
+
+def coco_content(
+    images: Sequence[AnnotatedImage], file_names: Sequence[str], class_names: Sequence[str], notes: Notes
+) -> dict[str, Any]:
+    """The content of a COCO file. Ids of pictures, annotations and categories count from 1.
+
+    An object without a pixel, or with an outline that is none, is left out and noted.
+    """
+    ids = {name: number for number, name in enumerate(class_names, start=1)}
+    annotations: list[dict[str, Any]] = []
+    for image_id, (image, file) in enumerate(zip(images, file_names, strict=True), start=1):
+        for one in image.objects:
+            try:
+                rle = read_segmentation(one.segmentation, image.size)
+            except ValueError as error:
+                notes.add(f"object left out: {error}", file)
+                continue
+            area = int(mask_areas([rle])[0])
+            if area == 0:
+                notes.add("object without a pixel left out", file)
+                continue
+            annotations.append(
+                {
+                    "id": len(annotations) + 1,
+                    "image_id": image_id,
+                    "category_id": ids[one.name],
+                    "segmentation": one.segmentation,
+                    "area": area,
+                    "bbox": mask_boxes_xywh([rle])[0].tolist(),
+                    "iscrowd": int(one.crowd),
+                }
+            )
+    return {
+        "info": {"description": "written by ppsolo import-data"},
+        "images": [
+            {"id": number, "file_name": file, "height": image.size[0], "width": image.size[1]}
+            for number, (image, file) in enumerate(zip(images, file_names, strict=True), start=1)
+        ],
+        "annotations": annotations,
+        "categories": [{"id": number, "name": name} for name, number in ids.items()],
+    }
+
+
+def training_config(written: WrittenSet, bases: Sequence[str], weights: str | None) -> str:
+    """A configuration, YAML, that trains on the data set.
+
+    bases: configurations that it builds on. weights: what training starts from.
+    """
+    data = {"root": str(written.folder.resolve()), "train_annotations": "instances_train.json", "train_images": "train"}
+    has_val = written.objects.get("val", 0) > 0
+    data |= {"val_annotations": "instances_val.json" if has_val else "", "val_images": "val"}
+    lines = [
+        f"_BASE_: {json.dumps(list(bases), ensure_ascii=False)}",
+        f"name: {json.dumps(written.folder.resolve().name, ensure_ascii=False)}",
+        *([] if weights is None else [f"weights: {weights}"]),
+        f"num_classes: {len(written.class_names)}",
+        "data:",
+        *(f"  {key}: {json.dumps(value, ensure_ascii=False)}" for key, value in data.items()),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _file_names(images: Sequence[AnnotatedImage]) -> list[str]:
+    """A name of its own for each picture."""
+    taken: Counter[str] = Counter()
+    names = []
+    for image in images:
+        name, number = image.path.name, 1
+        while taken[name.casefold()]:
+            number += 1
+            name = f"{image.path.stem}_{number}{image.path.suffix}"
+        taken[name.casefold()] = 1
+        names.append(name)
+    return names
+
+
+def _place(source: Path, target: Path, how: Literal["link", "copy"]) -> None:
+    try:
+        if how == "link":
+            try:
+                os.link(source.resolve(), target)
+                return
+            except OSError:  # another file system, or one without links
+                pass
+        shutil.copyfile(source, target)
+    except OSError as error:
+        raise DatasetError(f"{source}: cannot be brought to {target} ({error.strerror or error})") from None
+
+
+def check_classes(dataset: AnnotatedSet) -> None:
+    """Raise DatasetError where no picture has an object."""
+    if not dataset.class_names or not any(image.objects for image in dataset.images):
+        raise DatasetError("no picture has an outlined object; draw some first")

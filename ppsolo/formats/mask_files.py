@@ -1,0 +1,193 @@
+"""PNG masks: one label map per picture, or one file per instance."""
+
+import re
+from collections import defaultdict
+from collections.abc import Iterable
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from ppsolo.errors import DatasetError
+from ppsolo.formats.annotated import (
+    AnnotatedImage,
+    AnnotatedObject,
+    AnnotatedSet,
+    Notes,
+    mask_segmentation,
+    sorted_names,
+)
+from ppsolo.formats.folder import Folder
+
+LABEL_MAPS, INSTANCE_MASKS = "label_maps", "instance_masks"
+
+_MASK_SUFFIXES = (".png", ".tif", ".tiff", ".bmp")
+_MASK_FOLDERS = (
+    *("masks", "mask", "labels", "label", "label_map", "label_maps", "labelmap", "annotations", "gt", "ground_truth"),
+    *("groundtruth", "instances", "instance_masks", "segmentation", "segmentations"),
+)
+_MASK_ENDINGS = ("_cp_masks", "_masks", "_mask", "_labels", "_label", "_instances", "_seg", "-mask", "-label")
+_NUMBERED = re.compile(r"\d+[_-](.*\D.*)")  # 0001_person
+_WIDEST_MASK = 2**16  # more values than that in one map are no ids
+
+Pairs = dict[Path, list[Path]]  # picture -> its masks
+
+
+def label_map_evidence(folder: Folder) -> str:
+    """What shows that the folder holds label maps, or ""."""
+    pairs = _label_map_pairs(folder)
+    return f"{len(pairs)} pictures with a mask of the same name" if pairs else ""
+
+
+def instance_mask_evidence(folder: Folder) -> str:
+    """What shows that the folder holds a mask per instance, or ""."""
+    pairs = _instance_pairs(folder)
+    masks = sum(map(len, pairs.values()))
+    return f"{len(pairs)} pictures with {masks} masks, a file per instance" if pairs else ""
+
+
+def read_label_maps(folder: Folder, class_name: str = "object") -> AnnotatedSet:
+    """Each value of a mask but 0 is one object, whatever its parts; of a colour mask, each colour but black.
+
+    Where all masks have one value only, the masks do not tell objects apart: then each connected part is an object,
+    and a note says so.
+
+    Raises DatasetError for a mask that is unreadable, of another size than its picture, or that holds colours of a
+    photograph.
+    """
+    notes = Notes()
+    pairs = {picture: masks[0] for picture, masks in _label_map_pairs(folder).items()}
+    maps = ((picture, mask, read_label_map(mask)) for picture, mask in pairs.items())
+    values = {mask: np.unique(labels[labels > 0]) for _, mask, labels in maps}
+    connected = all(len(found) <= 1 for found in values.values()) and len(set(map(tuple, values.values()))) <= 2
+    images = []
+    for picture, mask in pairs.items():
+        labels = read_label_map(mask)
+        if connected:
+            notes.add("mask with a single value: each connected part is taken as an object", folder.name(mask))
+            _, labels = cv2.connectedComponents((labels > 0).view(np.uint8), connectivity=8)
+        objects = tuple(AnnotatedObject(class_name, mask_segmentation(labels == v)) for v in np.unique(labels) if v > 0)
+        images.append(AnnotatedImage(picture, (labels.shape[0], labels.shape[1]), objects, folder.split_of(picture)))
+    return AnnotatedSet(LABEL_MAPS, (class_name,), tuple(images), notes.lines())
+
+
+def read_instance_masks(folder: Folder, class_name: str = "object") -> AnnotatedSet:
+    """Each mask file is one object: its pixels above half of its largest value.
+
+    Files called "0001_person.png" name the class; others get `class_name`. Raises DatasetError as `read_label_maps`.
+    """
+    notes = Notes()
+    images = []
+    for picture, masks in _instance_pairs(folder).items():
+        objects, size = [], None
+        for file in masks:
+            mask = _grey(file)
+            if size not in (None, mask.shape):
+                raise DatasetError(f"{file}: this mask is {mask.shape}, others of its picture {size} (height, width)")
+            size = mask.shape
+            inside = mask > mask.max() / 2
+            if not inside.any():
+                notes.add("empty mask left out", folder.name(file))
+                continue
+            named = _NUMBERED.fullmatch(file.stem)
+            objects.append(AnnotatedObject(named[1] if named else class_name, mask_segmentation(inside)))
+        if size is not None:
+            images.append(AnnotatedImage(picture, (size[0], size[1]), tuple(objects), folder.split_of(picture)))
+    return AnnotatedSet(INSTANCE_MASKS, sorted_names(images), tuple(images), notes.lines())
+
+
+def read_label_map(file: Path) -> np.ndarray:
+    """The ids of a mask: int64 [h, w], 0 for background. Of a colour mask, each colour but black is an id."""
+    picture = _decoded(file)
+    if picture.ndim == 3:
+        if picture.shape[2] == 4:  # opacity says nothing about ids
+            picture = picture[:, :, :3]
+        return colors_as_ids(picture, file)
+    if picture.dtype.kind == "f" and not np.array_equal(picture, np.rint(picture)):
+        raise DatasetError(f"{file}: a mask holds whole numbers, this one has fractions")
+    ids = picture.astype(np.int64)
+    if ids.max() > 0 and len(np.unique(ids)) > _WIDEST_MASK:
+        raise DatasetError(f"{file}: more than {_WIDEST_MASK} values are no ids of objects")
+    return ids
+
+
+def colors_as_ids(picture: np.ndarray, file: Path, most: int = 4096) -> np.ndarray:
+    """[h, w, 3] -> int64 [h, w]: red * 65536 + green * 256 + blue, from OpenCV's order of channels.
+
+    Raises DatasetError for more than `most` colours: then it is a photograph.
+    """
+    blue, green, red = np.moveaxis(picture.astype(np.int64), 2, 0)
+    ids = (red << 16) + (green << 8) + blue
+    if len(np.unique(ids)) > most:
+        raise DatasetError(f"{file}: more than {most} colours: a photograph, not a mask")
+    return ids
+
+
+def _grey(file: Path) -> np.ndarray:
+    picture = _decoded(file)
+    return picture[:, :, :3].max(axis=2) if picture.ndim == 3 else picture
+
+
+def _decoded(file: Path) -> np.ndarray:
+    picture = cv2.imdecode(np.fromfile(file, np.uint8), cv2.IMREAD_UNCHANGED)
+    if picture is None:
+        raise DatasetError(f"{file}: this mask cannot be read; save it as PNG")
+    return picture
+
+
+def _label_map_pairs(folder: Folder) -> Pairs:
+    """Pictures with one mask each: of the same stem in a folder of masks, or beside them with an ending."""
+    pairs: Pairs = {}
+    masks = [file for file in folder.pictures if file.suffix.lower() in _MASK_SUFFIXES and _is_mask(folder, file)]
+    taken = set(masks)
+    pictures = defaultdict(list)
+    for picture in folder.pictures:
+        if picture not in taken:
+            pictures[picture.stem].append(picture)
+    for mask in masks:
+        same = pictures.get(mask.stem) or pictures.get(_bare_stem(mask), [])
+        near = [p for p in same if folder.split_of(p) == folder.split_of(mask)] if len(same) > 1 else same
+        if len(near) == 1:
+            pairs.setdefault(near[0], []).append(mask)
+    return {picture: found for picture, found in sorted(pairs.items()) if len(found) == 1}
+
+
+def _is_mask(folder: Folder, file: Path) -> bool:
+    """Whether a folder on the way to the file or the end of its name says that it is a mask."""
+    folders = file.relative_to(folder.path).parts[:-1]
+    return any(part.lower() in _MASK_FOLDERS for part in folders) or _bare_stem(file) != file.stem
+
+
+def _bare_stem(mask: Path) -> str:
+    for ending in _MASK_ENDINGS:
+        if mask.stem.lower().endswith(ending):
+            return mask.stem[: -len(ending)]
+    return mask.stem
+
+
+def _instance_pairs(folder: Folder) -> Pairs:
+    """Pictures with a folder of masks: X/images/X.png with X/masks/*, or X.png with masks/X/*."""
+    of_folder = defaultdict(list)
+    for file in folder.pictures:
+        if file.suffix.lower() in _MASK_SUFFIXES:
+            of_folder[file.parent].append(file)
+    pairs: Pairs = {}
+    for place, masks in of_folder.items():
+        picture = _picture_of(folder, place, _pictures_beside(folder, place))
+        if picture is not None:
+            pairs[picture] = masks
+    return dict(sorted(pairs.items()))
+
+
+def _pictures_beside(folder: Folder, place: Path) -> list[Path]:
+    return [picture for picture in folder.pictures if picture.parent == place.parent / "images"]
+
+
+def _picture_of(folder: Folder, place: Path, beside: Iterable[Path]) -> Path | None:
+    if place.name.lower() in _MASK_FOLDERS:
+        beside = list(beside)
+        return beside[0] if len(beside) == 1 and place.parent != folder.path else None
+    if place.parent.name.lower() in _MASK_FOLDERS:
+        same = [p for p in folder.by_stem.get(place.name, []) if p.parent != place]
+        return same[0] if len(same) == 1 else None
+    return None

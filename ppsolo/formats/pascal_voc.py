@@ -1,0 +1,116 @@
+"""Pascal VOC segmentation: JPEGImages with masks in SegmentationObject and SegmentationClass."""
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from ppsolo.errors import DatasetError
+from ppsolo.formats.annotated import AnnotatedImage, AnnotatedObject, AnnotatedSet, Notes, mask_segmentation
+from ppsolo.formats.folder import Folder, read_lines
+from ppsolo.formats.mask_files import colors_as_ids
+
+NAME = "voc"
+VOC_CLASSES = (
+    *("aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable", "dog"),
+    *("horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor"),
+)
+_BORDER = (224 << 16) + (224 << 8) + 192  # the colour of pixels that belong to no object and to no background
+
+
+def evidence(folder: Folder) -> str:
+    """What shows that the folder is of this kind, or ""."""
+    masks = _masks(folder, "SegmentationObject")
+    return f"{len(masks)} masks in SegmentationObject" if masks and _masks(folder, "SegmentationClass") else ""
+
+
+def read(folder: Folder) -> AnnotatedSet:
+    """Read each colour of a SegmentationObject mask as an object; its class is the commonest one beneath it.
+
+    Colours of classes are those of labelmap.txt, as CVAT writes it, or VOC's own. The split is that of
+    ImageSets/Segmentation. Border pixels belong to nothing.
+
+    Raises DatasetError for masks that are missing, unreadable or of different sizes, or a class without a name.
+    """
+    notes = Notes()
+    names = _class_colors(folder)
+    classes = {file.stem: file for file in _masks(folder, "SegmentationClass")}
+    splits = _splits(folder)
+    images = []
+    for file in _masks(folder, "SegmentationObject"):
+        found = [p for p in folder.by_stem.get(file.stem, []) if p.parent.name.startswith("JPEGImages")]
+        if len(found) != 1 or file.stem not in classes:
+            notes.add("mask without its picture or its class mask left out", folder.name(file))
+            continue
+        objects, kinds = _colors(file), _colors(classes[file.stem])
+        if objects.shape != kinds.shape:
+            raise DatasetError(f"{file}: of another size than {classes[file.stem]}")
+        size = (objects.shape[0], objects.shape[1])
+        listed = tuple(
+            AnnotatedObject(_name_of(kinds[objects == color], names, file), mask_segmentation(objects == color))
+            for color in np.unique(objects)
+            if color not in (0, _BORDER)
+        )
+        images.append(AnnotatedImage(found[0], size, listed, splits.get(file.stem, "")))
+    if not images:
+        raise DatasetError(f"{folder.path}: no mask of SegmentationObject has a picture in JPEGImages")
+    used = {one.name for image in images for one in image.objects}
+    return AnnotatedSet(NAME, tuple(name for name in names.values() if name in used), tuple(images), notes.lines())
+
+
+def voc_color(index: int) -> int:
+    """The colour of VOC's palette at an index, as red * 65536 + green * 256 + blue."""
+    red = green = blue = 0
+    for bit in range(8):
+        red |= (index >> (3 * bit) & 1) << (7 - bit)
+        green |= (index >> (3 * bit + 1) & 1) << (7 - bit)
+        blue |= (index >> (3 * bit + 2) & 1) << (7 - bit)
+    return (red << 16) + (green << 8) + blue
+
+
+def _masks(folder: Folder, name: str) -> list[Path]:
+    return [file for file in folder.with_suffix(".png") if name in file.parts[:-1]]
+
+
+def _colors(file: Path) -> np.ndarray:
+    picture = cv2.imdecode(np.fromfile(file, np.uint8), cv2.IMREAD_UNCHANGED)
+    if picture is None:
+        raise DatasetError(f"{file}: this mask cannot be read")
+    if picture.ndim == 2:  # indices saved without VOC's palette
+        palette = np.array([voc_color(index) for index in range(256)], np.int64)
+        return palette[np.asarray(picture, np.uint8)]
+    return colors_as_ids(picture[:, :, :3], file)
+
+
+def _name_of(kinds: np.ndarray, names: dict[int, str], file: Path) -> str:
+    colors, counts = np.unique(kinds[(kinds != 0) & (kinds != _BORDER)], return_counts=True)
+    if len(colors) == 0:
+        raise DatasetError(f"{file}: an object has no class in SegmentationClass")
+    color = int(colors[counts.argmax()])
+    if color not in names:
+        rgb = (color >> 16, color >> 8 & 255, color & 255)
+        raise DatasetError(f"{file}: no class has the colour {rgb}; name it in labelmap.txt")
+    return names[color]
+
+
+def _class_colors(folder: Folder) -> dict[int, str]:
+    """Colour -> name."""
+    for file in folder.files:
+        if file.name == "labelmap.txt":
+            found = {}
+            for line in read_lines(file):
+                name, color = ([*line.split(":"), "", ""])[:2]
+                if not line.startswith("#") and name != "background" and color.count(",") == 2:
+                    red, green, blue = map(int, color.split(","))
+                    found[(red << 16) + (green << 8) + blue] = name
+            return found
+    return {voc_color(index): name for index, name in enumerate(VOC_CLASSES, start=1)}
+
+
+def _splits(folder: Folder) -> dict[str, str]:
+    """Stem -> "train" or "val"."""
+    splits = {}
+    for file in folder.with_suffix(".txt"):
+        if file.parent.name == "Segmentation" and file.stem in ("train", "val", "test"):
+            splits |= dict.fromkeys((line.split()[0] for line in read_lines(file)), file.stem)
+    return splits

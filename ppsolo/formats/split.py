@@ -1,0 +1,85 @@
+"""The pictures of a data set divided into training, validation and test."""
+
+import csv
+import io
+import random
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from ppsolo.errors import DatasetError
+from ppsolo.formats.annotated import AnnotatedImage
+
+VAL_SHARE = 0.2  # of the pictures, where nothing else is asked for
+
+
+def divide(
+    images: Sequence[AnnotatedImage],
+    *,
+    val_share: float | None = None,
+    seed: int = 0,
+    groups: Mapping[str, str] | None = None,
+) -> dict[str, list[AnnotatedImage]]:
+    """The pictures of "train", "val" and, where the source has one, "test"; each in the order given.
+
+    Without `val_share` the source's own division is kept. Where it has no validation pictures, VAL_SHARE of the
+    training pictures become such. With `val_share` all pictures but those for testing are divided anew.
+
+    Args:
+        images: of the data set.
+        val_share: of the pictures that go to validation, 0 .. 1, at least one where it is above 0.
+        seed: the same seed gives the same division.
+        groups: a picture's file name, or its name without the suffix -> its group. Groups stay together.
+
+    Raises DatasetError where no picture is left to train on.
+    """
+    test = [image for image in images if image.split == "test"]
+    others = [image for image in images if image.split != "test"]
+    val = [image for image in others if image.split == "val"]
+    if val_share is not None or not val:
+        chosen = _chosen(others, VAL_SHARE if val_share is None else val_share, seed, groups or {})
+        val = [image for image in others if id(image) in chosen]
+    in_val = set(map(id, val))
+    train = [image for image in others if id(image) not in in_val]
+    if not train:
+        raise DatasetError(
+            f"{len(images)} pictures leave none to train on; take fewer for validation, or more pictures"
+        )
+    return {name: part for name, part in (("train", train), ("val", val), ("test", test)) if part or name != "test"}
+
+
+def read_groups(file: Path, column: str) -> dict[str, str]:
+    """The groups that a CSV file names: its first column, or the one called file_name, is the picture.
+
+    Raises DatasetError for a file that cannot be read or has no such column.
+    """
+    try:
+        text = file.read_bytes().decode("utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DatasetError(f"{file}: cannot be read ({error})") from None
+    delimiter = ";" if text.partition("\n")[0].count(";") > text.partition("\n")[0].count(",") else ","
+    reader = csv.DictReader(io.StringIO(text), delimiter=delimiter)
+    names = list(reader.fieldnames or ())
+    if column not in names:
+        raise DatasetError(f"{file}: there is no column {column!r}; its columns are {', '.join(names) or 'none'}")
+    key = "file_name" if "file_name" in names else names[0]
+    return {str(row[key]): str(row[column]) for row in reader}
+
+
+def _chosen(images: Sequence[AnnotatedImage], share: float, seed: int, groups: Mapping[str, str]) -> set[int]:
+    """The identities of the pictures for validation: whole groups, until the share is reached."""
+    members = defaultdict(list)
+    for image in images:
+        group = image.group or groups.get(image.path.name) or groups.get(image.path.stem) or f"\0{image.path}"
+        members[group].append(image)
+    order = sorted(members)
+    random.Random(seed).shuffle(order)
+    wanted = max(1, round(share * len(images))) if share > 0 else 0
+    chosen: list[int] = []
+    for group in order:
+        grown = len(chosen) + len(members[group])
+        # A group that would overshoot by more than is missing stays in training, unless it is the first.
+        fits = grown - wanted <= wanted - len(chosen) or not chosen
+        if len(chosen) < wanted and fits and grown < len(images):
+            chosen += map(id, members[group])
+    return set(chosen)

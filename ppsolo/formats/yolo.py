@@ -1,0 +1,125 @@
+"""YOLO segmentation labels: a text file per picture, a line "class x y x y ..." per object.
+
+supervision reads such files too, but breaks the ring of an object at its cuts; here a line is one object.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ppsolo.errors import DatasetError
+from ppsolo.formats.annotated import AnnotatedImage, AnnotatedObject, AnnotatedSet, Notes
+from ppsolo.formats.folder import Folder, picture_sizes, read_lines
+
+NAME = "yolo"
+_NAME_FILES = ("classes.txt", "obj.names", "labels.txt")
+_NO_LABELS = (*_NAME_FILES, "readme.txt", "requirements.txt", "train.txt", "val.txt", "test.txt")
+_LOOKED_AT = 20  # label files
+
+
+def evidence(folder: Folder) -> str:
+    """What shows that the folder is of this kind, or ""."""
+    labels = [file for file in _label_files(folder) if file.stem in folder.by_stem]
+    looked_at = [line for file in labels[:_LOOKED_AT] for line in read_lines(file)]
+    if not looked_at or not all(_values(line) for line in looked_at):
+        return ""
+    return f"{len(labels)} text files with YOLO's lines of a class and coordinates from 0 to 1"
+
+
+def read(folder: Folder) -> AnnotatedSet:
+    """Read every line with three points or more; lines with a box only have no outline and are left out.
+
+    A picture without a label file, or with an empty one, has no object. Names come from data.yaml or classes.txt.
+
+    Raises DatasetError, naming file and line, for a line that is none, or where no line has an outline.
+    """
+    notes = Notes()
+    names = _class_names(folder)
+    pictures = {picture: _label_file(folder, picture) for picture in folder.pictures}
+    sizes = picture_sizes(pictures)
+    used: set[int] = set()
+    read_images: list[tuple[Path, list[tuple[int, list[float]]]]] = []
+    for picture, file in pictures.items():
+        if file is None:
+            notes.add("picture without a label file: taken as one without an object", folder.name(picture))
+        lines = [] if file is None else _objects(file, sizes[picture], notes, folder)
+        used |= {label for label, _ in lines}
+        read_images.append((picture, lines))
+    if not used:
+        raise DatasetError(
+            f"{folder.path}: the YOLO labels hold boxes or nothing, no outline; draw outlines (YOLO segmentation)"
+        )
+    class_names = tuple(names.get(label, f"class {label}") for label in range(max([*used, *names]) + 1))
+    images = [
+        AnnotatedImage(
+            picture,
+            sizes[picture],
+            tuple(AnnotatedObject(class_names[label], [ring]) for label, ring in lines),
+            folder.split_of(picture),
+        )
+        for picture, lines in read_images
+    ]
+    return AnnotatedSet(NAME, class_names, tuple(images), notes.lines())
+
+
+def _label_files(folder: Folder) -> list[Path]:
+    return [file for file in folder.with_suffix(".txt") if file.name.lower() not in _NO_LABELS]
+
+
+def _label_file(folder: Folder, picture: Path) -> Path | None:
+    """The label file of a picture: beside it, or where its path has "labels" for "images"."""
+    parts = list(picture.relative_to(folder.path).with_suffix(".txt").parts)
+    candidates = [picture.with_suffix(".txt")]
+    for at in reversed(range(len(parts) - 1)):
+        if parts[at].lower() == "images":
+            candidates.append(folder.path.joinpath(*parts[:at], "labels", *parts[at + 1 :]))
+    candidates.append(folder.path / "labels" / picture.with_suffix(".txt").name)
+    return next((file for file in candidates if file.is_file()), None)
+
+
+def _values(line: str) -> list[float] | None:
+    """The numbers of a label line: the class, then coordinates from 0 to 1; None for another line."""
+    try:
+        values = [float(word) for word in line.split()]
+    except ValueError:
+        return None
+    plausible = len(values) >= 5 and values[0] >= 0 and values[0].is_integer()
+    return values if plausible and all(-0.1 <= value <= 1.1 for value in values[1:]) else None
+
+
+def _objects(file: Path, size: tuple[int, int], notes: Notes, folder: Folder) -> list[tuple[int, list[float]]]:
+    """(class, ring in pixels) of each line."""
+    height, width = size
+    found = []
+    for number, line in enumerate(read_lines(file), start=1):
+        where = f"{folder.name(file)}, line {number}"
+        values = _values(line)
+        if values is None:
+            raise DatasetError(f"{where}: not a YOLO label (class, then x y from 0 to 1): {line[:60]!r}")
+        label, places = int(values[0]), values[1:]
+        if len(places) % 2:  # a score ends the line, as predictions have it
+            places = places[:-1]
+        if len(places) < 6:
+            notes.add("line with a box, without an outline, left out", where)
+            continue
+        ring = [round(v * (height if i % 2 else width), 4) for i, v in enumerate(places)]
+        found.append((label, ring))
+    return found
+
+
+def _class_names(folder: Folder) -> dict[int, str]:
+    for file in folder.with_suffix(".yaml", ".yml"):
+        try:
+            content: Any = yaml.safe_load(file.read_text(encoding="utf-8-sig"))
+        except (yaml.YAMLError, UnicodeDecodeError):
+            continue
+        names = content.get("names") if isinstance(content, dict) else None
+        if isinstance(names, list):
+            return {label: str(name) for label, name in enumerate(names)}
+        if isinstance(names, dict) and all(isinstance(label, int) for label in names):
+            return {label: str(name) for label, name in names.items()}
+    for file in folder.files:
+        if file.name.lower() in _NAME_FILES:
+            return dict(enumerate(read_lines(file)))
+    return {}
