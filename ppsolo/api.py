@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from ppsolo.config import Config, Overrides, load_config, override_config
+from ppsolo.config import Config, Overrides, load_answering_config, load_config, override_config
 from ppsolo.errors import ConfigError
 from ppsolo.pipeline import Pipeline
 
@@ -31,7 +31,7 @@ def train(config: ConfigSource, overrides: Overrides = (), *, resume: str | None
     """
     from ppsolo.training.run import train as train_config
 
-    return train_config(_resolved(config, overrides), resume=resume)
+    return train_config(_resolved(config, overrides, answers=False), resume=resume)
 
 
 def evaluate(
@@ -100,11 +100,12 @@ def export(
     Raises PpsoloError.
     """
     from ppsolo.deploy.directory import check_place
-    from ppsolo.deploy.export import checkpoint_facts, export_model
+    from ppsolo.deploy.export import card_of, checkpoint_facts, export_model
     from ppsolo.predictor import load_model
 
     check_place(Path(directory))  # before minutes of work
     resolved = _resolved(config, overrides)
+    source = os.fspath(weights) if weights is not None else str(resolved.weights)
     model, _ = load_model(resolved, weights)
     return export_model(
         model,
@@ -114,7 +115,8 @@ def export(
         graph=graph,
         device=device,
         input_shape=tuple(input_shape),
-        checkpoint=checkpoint_facts(os.fspath(weights) if weights is not None else str(resolved.weights)),
+        checkpoint=checkpoint_facts(source),
+        model_card=card_of(source),
         verify_export=verify,
     )
 
@@ -142,7 +144,8 @@ def load(
     return Predictor(place / "config.yml", weights=weights, threads=threads, keep_memory=keep_memory)
 
 
-def _resolved(config: ConfigSource, overrides: Overrides) -> Config:
+def _resolved(config: ConfigSource, overrides: Overrides, *, answers: bool = True) -> Config:
+    """answers: whether it is to predict, with the weights of a run that it lies in."""
     if isinstance(config, Config):
         return override_config(config, overrides)
-    return load_config(Path(config), overrides)
+    return load_answering_config(Path(config), overrides) if answers else load_config(Path(config), overrides)

@@ -3,6 +3,7 @@
 import dataclasses
 import difflib
 import math
+import os
 import re
 import types
 import typing
@@ -31,6 +32,41 @@ def load_config(path: str | Path, overrides: Overrides = ()) -> Config:
     tree = _read_with_bases(file, ())
     tree.setdefault("name", file.stem)
     return config_from_dict(_overridden(tree, overrides), file.name)
+
+
+def load_answering_config(path: str | Path, overrides: Overrides = ()) -> Config:
+    """As `load_config`, for a configuration that predicts.
+
+    The config.yml of a training run takes the run's own weights, best.pdparams or else last.pdparams: those that it
+    names are the ones that the run started from. Weights that training wrote give their class names, see
+    `with_names_of_weights`. Overrides win over both.
+    """
+    file = find_config(path)
+    folder = file.parent
+    own = next((weights for weights in (folder / "best.pdparams", folder / "last.pdparams") if weights.is_file()), None)
+    config = load_config(path, overrides)
+    if file.name == "config.yml" and own is not None and load_config(path).weights == config.weights:
+        config = dataclasses.replace(config, weights=str(own))
+    return with_names_of_weights(config, config.weights)
+
+
+def with_names_of_weights(config: Config, weights: str | os.PathLike[str] | None) -> Config:
+    """The configuration with the class names of weights that training wrote, where it has none itself.
+
+    They are in the file beside the weights: best.yml of best.pdparams. Where the numbers of classes differ, nothing
+    is taken.
+    """
+    if config.class_names or weights is None or not Path(weights).is_file():
+        return config
+    beside = Path(weights).with_suffix(".yml")
+    if not beside.is_file():
+        return config
+    theirs = load_config(beside)
+    if theirs.num_classes != config.num_classes:
+        return config
+    return dataclasses.replace(
+        config, class_names=theirs.class_names, category_ids=config.category_ids or theirs.category_ids
+    )
 
 
 def override_config(config: Config, overrides: Overrides) -> Config:

@@ -15,7 +15,7 @@ from ppsolo.build.pipeline import build_numpy_postprocess
 from ppsolo.checkpoint.download import Progress
 from ppsolo.checkpoint.load import LoadReport, load_pretrained
 from ppsolo.checkpoint.zoo import ZOO, zoo_entry
-from ppsolo.config import Config, load_config
+from ppsolo.config import Config, load_answering_config, load_config, with_names_of_weights
 from ppsolo.cpu import default_threads, keep_freed_memory, threads_in_words, use_threads
 from ppsolo.errors import ConfigError, PredictionError
 from ppsolo.interface import RAW_OUTPUTS
@@ -132,7 +132,9 @@ class Predictor(Pipeline):
             raise ConfigError(f"precision is {precision!r}, which takes engine='openvino'")
         if threads is not None and threads < 1:
             raise ConfigError(f"threads is {threads}, give at least 1")
-        config = config if isinstance(config, Config) else load_config(config)
+        if not isinstance(config, Config):
+            config = load_config(config) if weights is not None else load_answering_config(config)
+        config = with_names_of_weights(config, weights)
         self.load_report: LoadReport | None = None
         if model is None:
             model, self.load_report = load_model(config, weights, progress=progress)

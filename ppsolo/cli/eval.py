@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ppsolo.cli.shared import OK, Commands, add_command, add_config, import_paddle, say
-from ppsolo.config import load_config
+from ppsolo.config import load_answering_config
 from ppsolo.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ def run(options: argparse.Namespace) -> int:
             raise ConfigError("nothing to evaluate: give a configuration (-c), or results (--json_eval)")
         if options.batch_size < 1:
             raise ConfigError(f"--batch_size is {options.batch_size}, give at least 1")
-        config = load_config(options.config, options.override)
+        config = load_answering_config(options.config, options.override)
         import_paddle()
         report = _evaluate_model(config, options)
         if report is None:

@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 
 from ppsolo.cli.shared import OK, Commands, add_command, add_config, import_paddle, say
-from ppsolo.config import load_config
+from ppsolo.config import load_answering_config
 
 EXAMPLES = """ppsolo export -c solov2_r50_fpn_3x -o weights=solov2_r50_fpn_3x --output_dir output/r50
 ppsolo export -c solov2_r50_fpn_3x -o weights=FILE --output_dir output/r50 --format onnx --graph network"""
@@ -54,10 +54,10 @@ def add(commands: Commands) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Write a model for Paddle Inference or onnxruntime, and verify what was written."""
-    config = load_config(options.config, options.override)
+    config = load_answering_config(options.config, options.override)
     import_paddle()
     from ppsolo.deploy.directory import check_place
-    from ppsolo.deploy.export import checkpoint_facts, export_model
+    from ppsolo.deploy.export import card_of, checkpoint_facts, export_model
     from ppsolo.predictor import load_model
     from ppsolo.progress import Progress
 
@@ -74,6 +74,7 @@ def run(options: argparse.Namespace) -> int:
         device=options.device,
         input_shape=options.input_shape,
         checkpoint=checkpoint_facts(str(config.weights)),
+        model_card=card_of(str(config.weights)),
         verify_export=options.verify,
     )
     say(str(written))

@@ -16,7 +16,7 @@ from ppsolo.cli.shared import (
     say,
     say_error,
 )
-from ppsolo.config import load_config
+from ppsolo.config import load_answering_config
 from ppsolo.errors import ConfigError
 from ppsolo.results.files.names import FORMAT_NAMES
 
@@ -116,7 +116,7 @@ def _add_drawing(command: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Predict on pictures, a folder, a video, a camera or a stream."""
-    config = load_config(options.config, options.override)
+    config = load_answering_config(options.config, options.override)
     _check(options)
     import_paddle()
     from ppsolo.data.files import find_images

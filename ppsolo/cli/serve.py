@@ -6,7 +6,7 @@ import signal
 import sys
 
 from ppsolo.cli.shared import OK, Commands, add_command, add_config, add_device, import_paddle, refuse_device, say
-from ppsolo.config import load_config
+from ppsolo.config import load_answering_config
 from ppsolo.errors import ConfigError
 
 EXAMPLES = """ppsolo serve --model_dir output/r50_onnx --port 8000"""
@@ -46,7 +46,7 @@ def run(options: argparse.Namespace) -> int:
         raise ConfigError("what is to be served? Give a configuration (-c) or an exported directory (--model_dir)")
     if options.config is not None:
         refuse_device(options, "give an exported directory (--model_dir)")
-    config = None if options.config is None else load_config(options.config, options.override)
+    config = None if options.config is None else load_answering_config(options.config, options.override)
     try:
         from ppsolo.serve.access import AccessRules, read_token
         from ppsolo.serve.application import create_app

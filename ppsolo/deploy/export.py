@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import shutil
 import tempfile
 import warnings
 from collections.abc import Sequence
@@ -37,6 +38,7 @@ from ppsolo.interface import RAW_OUTPUTS
 from ppsolo.models.solov2 import SOLOv2
 from ppsolo.version import __version__
 
+CARD = "model_card.md"
 OPEN_SHAPE = (-1, 3, -1, -1)
 DIVISOR = 32  # of the sides of a prepared image
 
@@ -64,6 +66,7 @@ def export_model(
     input_shape: Sequence[int] = OPEN_SHAPE,
     device: Device = "cpu",
     checkpoint: dict[str, str] | None = None,
+    model_card: Path | None = None,
     verify_export: bool = True,
 ) -> Export:
     """Write `model`, which is left as it is, into `directory`.
@@ -76,6 +79,7 @@ def export_model(
         input_shape: N, 3, H, W of the prepared images; -1 leaves a side open.
         device: "cpu" or "gpu", whose fastest operators the graph is to have; it runs on both.
         checkpoint: "file" and "sha256" of the weights, to be recorded.
+        model_card: a file that the export carries along.
         verify_export: compare with the model; an export that is beyond its bounds is not kept.
 
     Raises:
@@ -89,6 +93,8 @@ def export_model(
             _write_onnx(model, config, graph, shape, device, place / ONNX_FILE)
         else:
             _write_paddle(model, config, graph, shape, device, place)
+        if model_card is not None:
+            shutil.copyfile(model_card, place / CARD)
         facts = Facts(
             format=format,
             graph=graph,
@@ -111,6 +117,12 @@ def export_model(
             facts = dataclasses.replace(facts, verified=str(verification))
             write_facts(place, facts)
     return Export(directory, facts, verification)
+
+
+def card_of(weights: str | os.PathLike[str]) -> Path | None:
+    """The model card that training wrote beside the weights."""
+    card = Path(weights).parent / CARD
+    return card if Path(weights).is_file() and card.is_file() else None
 
 
 def checkpoint_facts(weights: str) -> dict[str, str]:

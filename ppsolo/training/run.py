@@ -22,8 +22,9 @@ from ppsolo.evaluation.evaluate import EvaluationSet, with_classes
 from ppsolo.models.solov2 import SOLOv2
 from ppsolo.processes import Processes, start_processes
 from ppsolo.schema import Config
+from ppsolo.training.model_card import model_card, read_licenses
 from ppsolo.training.sinks import ConsoleSink, JsonLinesSink, Sink, VisualDLSink
-from ppsolo.training.state import RunDirectory, TrainingState, check_same_run, read_state
+from ppsolo.training.state import RunDirectory, TrainingState, check_same_run, read_state, write_config
 from ppsolo.training.stop_request import StopRequest, TrainingInterrupted, launcher_id
 from ppsolo.training.trainer import Trainer
 
@@ -140,6 +141,12 @@ def _train_in(
         processes.share_weights(trainer.model)
         stop.defer()
         trainer.fit()
+        if processes.is_main:
+            licenses = read_licenses(Path(config.data.root) / config.data.train_annotations)
+            card = model_card(
+                config, images=len(records), instances=instances, log_file=run.log_file, licenses=licenses
+            )
+            run.write_card(card)
     finally:
         loader.close()
         for sink in sinks:
@@ -171,13 +178,18 @@ class CheckpointWriter:
         if not trainer.processes.is_main:
             return
         if best:
-            write_checkpoint(trainer.published_weights(), self.run.best_weights)
+            self._write_weights(trainer, self.run.best_weights)
             return
-        # Weights first: what a state is there for has its weights, wherever the run is killed.
-        write_checkpoint(trainer.published_weights(), self.run.last_weights)
+        # Weights first: every state has its weights, wherever the run is killed.
+        self._write_weights(trainer, self.run.last_weights)
         state = trainer.state()
         state = TrainingState(state.arrays, {**state.record, **self.identity})
         self.run.add_state(state, step=trainer.step, keep=self.keep)
+
+    def _write_weights(self, trainer: Trainer, file: Path) -> None:
+        """The weights, and beside them the configuration with the class names, whose name ends in .yml."""
+        write_config(self.identity["config"], file.with_suffix(".yml"))
+        write_checkpoint(trainer.published_weights(), file)
 
 
 def load_start(model: SOLOv2, config: Config, download: Progress | None = None) -> None:

@@ -108,6 +108,7 @@ class RunDirectory:
         self.path = path
         self.config_file = path / "config.yml"
         self.log_file = path / "log.jsonl"
+        self.card = path / "model_card.md"
         self.visualdl = path / "visualdl"
         self.best_weights = path / "best.pdparams"
         self.last_weights = path / "last.pdparams"
@@ -155,19 +156,25 @@ class RunDirectory:
             self._checkpoints.mkdir(parents=True, exist_ok=True)
             for folder in (self.path, self._checkpoints):
                 remove_leftovers(folder)
-            with atomic_writer(self.config_file, "w") as stream:
-                yaml.safe_dump(config_to_dict(config), stream, sort_keys=False, allow_unicode=True)
+            write_config(config_to_dict(config), self.config_file)
             with atomic_writer(self.path / "class_names.txt", "w") as stream:
                 stream.writelines(f"{name}\n" for name in class_names)
         except OSError as error:
             raise self._not_writable(error) from None
+
+    def write_card(self, text: str) -> None:
+        """Write the model card. Raises OSError."""
+        with atomic_writer(self.card, "w") as stream:
+            stream.write(text)
 
     def _not_writable(self, error: OSError) -> TrainingError:
         return TrainingError(f"{self.path}: cannot be written to ({error.strerror}); set train.output_dir")
 
     def clear(self) -> None:
         """Remove what an earlier run has written, and nothing else that lies there. Raises OSError."""
-        written = [self.config_file, self.path / "class_names.txt", self.log_file, self.best_weights, self.last_weights]
+        written = [self.config_file, self.path / "class_names.txt", self.log_file, self.card]
+        for weights in (self.best_weights, self.last_weights):
+            written += [weights, weights.with_suffix(".yml")]
         for file in (*written, *self.states(), *self.visualdl.glob("vdlrecords.*")):
             file.unlink(missing_ok=True)
 
@@ -195,6 +202,12 @@ class RunDirectory:
         if states:
             raise CheckpointError(f"{self.path}: every checkpoint is broken; start anew under another name")
         return None
+
+
+def write_config(tree: Mapping[str, Any], file: Path) -> None:
+    """Write a configuration, as `config_to_dict` gives it, for `load_config`. Raises OSError."""
+    with atomic_writer(file, "w") as stream:
+        yaml.safe_dump(dict(tree), stream, sort_keys=False, allow_unicode=True)
 
 
 def check_same_run(record: Mapping[str, Any], current: Mapping[str, Any]) -> None:

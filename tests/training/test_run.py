@@ -16,6 +16,7 @@ from ppsolo.checkpoint.load import load_backbone, save_weights
 from ppsolo.checkpoint.reader import read_checkpoint
 from ppsolo.checkpoint.writer import write_checkpoint
 from ppsolo.cli import main
+from ppsolo.config import load_answering_config, with_names_of_weights
 from ppsolo.errors import CheckpointError
 from ppsolo.legacy.names import published_names
 from ppsolo.training.state import read_state
@@ -49,11 +50,14 @@ def run(training, tmp_path_factory) -> Path:
 def test_a_run_leaves_what_it_should(run):
     assert {path.name for path in run.iterdir()} == {
         "best.pdparams",
+        "best.yml",
         "checkpoints",
         "class_names.txt",
         "config.yml",
         "last.pdparams",
+        "last.yml",
         "log.jsonl",
+        "model_card.md",
         "visualdl",
     }
     assert (run / "class_names.txt").read_text().split() == ["circle", "rectangle", "triangle"]
@@ -74,6 +78,42 @@ def test_its_weights_can_be_predicted_with(run, drawn):
         assert predictor.class_names == ("circle", "rectangle", "triangle")
         predictor(image)
         load_weights(build_model(load_config(run / "config.yml")), run / weights)
+
+
+def test_a_finished_run_predicts_by_its_configuration(run, training, drawn, tmp_path):
+    assert load_answering_config(run / "config.yml").weights == str(run / "best.pdparams")
+    assert load_answering_config(run / "config.yml", ["weights=other.pdparams"]).weights == "other.pdparams"
+    assert load_config(run / "config.yml").weights is None  # training starts as the run did
+    image = next((drawn / "val").iterdir())
+    predictor = Predictor(run / "config.yml")
+    assert "best.pdparams" in str(predictor.load_report)
+    assert main(["infer", "-c", str(run / "config.yml"), "--infer_img", str(image), "--output_dir", str(tmp_path)]) == 0
+
+
+def test_weights_know_their_classes(run, training, tmp_path):
+    for name in ("best.pdparams", "best.yml"):
+        (tmp_path / name).write_bytes((run / name).read_bytes())
+    weights = tmp_path / "best.pdparams"
+    names = ("circle", "rectangle", "triangle")
+    assert Predictor(load_config(SYSTEM, training), weights=weights).class_names == names
+    config = load_config(SYSTEM, {**training, "weights": str(weights)})
+    assert with_names_of_weights(config, config.weights).class_names == names
+    others = load_config(SYSTEM, {**training, "class_names": ["a", "b", "c"]})
+    assert with_names_of_weights(others, weights).class_names == ("a", "b", "c")
+    (tmp_path / "best.yml").unlink()
+    assert with_names_of_weights(config, config.weights).class_names == ()
+
+
+def test_a_run_leaves_a_model_card_that_its_export_carries(run, tmp_path):
+    card = (run / "model_card.md").read_text()
+    assert "# tiny" in card and "- Classes (3): circle, rectangle, triangle" in card and "9 images" in card
+    records = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+    best = max(record.get("val/segm_AP", -1) for record in records)
+    assert f"Best mask AP: {100 * best:.1f}, after" in card and "| 8 |" in card
+    target = tmp_path / "export"
+    command = ["export", "-c", str(run / "config.yml"), "--output_dir", str(target), "--no_verify"]
+    assert main(command) == 0
+    assert (target / "model_card.md").read_text() == card
 
 
 def test_what_is_published_is_the_average(run):
@@ -259,7 +299,7 @@ def test_eval_reports_what_training_measured(run, drawn, tmp_path, capsys):
 def test_eval_says_what_is_missing(run, training, capsys, tmp_path):
     assert "give a configuration (-c), or results (--json_eval)" in refusal(capsys, "eval")
     assert "add --annotations FILE" in refusal(capsys, "eval", "--json_eval", "x.json")
-    assert "has no weights" in refusal(capsys, "eval", "-c", str(run / "config.yml"))
+    assert "has no weights" in refusal(capsys, "eval", *options(training, tmp_path))
     wrong = options({**training, "num_classes": 7}, tmp_path)
     assert "set num_classes=3" in refusal(capsys, "eval", *wrong)
 
