@@ -15,6 +15,9 @@ SERVE = ["fastapi>=0.115", "uvicorn>=0.30", "python-multipart>=0.0.20", "prometh
 # Results for other tools: data frames, Parquet, ImageJ's ROIs, supervision.
 FORMATS = ["pandas", "pyarrow<26", "roifile", "supervision"]  # pyarrow 26 refuses numpy 1, which Paddle 2.6 needs
 READERS = ["labelme", "supervision", "geojson", "shapely", "pillow", "tifffile"]  # other tools that read our files
+# Scientific TIFF, animations, AVIF and HEIC; frames of codecs that OpenCV lacks, and a verdict on damage.
+IMAGES = ["tifffile>=2024.1.30,<2027", "imagecodecs", "pillow>=11.3", "pillow-heif"]
+VIDEO = ["av>=14"]
 TEST = [
     "pytest",
     "pytest-cov",
@@ -23,6 +26,8 @@ TEST = [
     *OPENVINO,
     *SERVE,
     *FORMATS,
+    *IMAGES,
+    *VIDEO,
     *READERS,
     "httpx",
     "selenium",
@@ -55,6 +60,8 @@ setup(
         "openvino": OPENVINO,
         "serve": SERVE,
         "formats": FORMATS,
+        "images": IMAGES,
+        "video": VIDEO,
         "test": TEST,
         "dev": [*TEST, "ruff", "pyright[nodejs]"],
     },

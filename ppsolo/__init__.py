@@ -10,6 +10,7 @@ rooms of the package that docs/architecture.md calls internal.
 """
 
 import importlib
+import os
 from typing import TYPE_CHECKING, Any
 
 from ppsolo.config import Config, load_config
@@ -31,11 +32,14 @@ from ppsolo.version import __version__
 # Paddle 2.6 brings a zlib of its own whose symbols clash with the system's; loading Python's first avoids a crash.
 importlib.import_module("zlib")
 use_vector_products()
+# OpenCV itself refuses larger pictures too, whatever a header says. It reads this when it is imported first.
+os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", str(2**28))
 
 if TYPE_CHECKING:
     from ppsolo.api import evaluate, export, load, train
     from ppsolo.build.network import build_model
     from ppsolo.checkpoint.load import LoadReport, load_weights, save_weights
+    from ppsolo.data.addresses import fetch_image
     from ppsolo.data.images import read_image
     from ppsolo.deploy.runtime import ExportedPredictor
     from ppsolo.predictor import Predictor
@@ -61,6 +65,7 @@ __all__ = [
     "build_model",
     "evaluate",
     "export",
+    "fetch_image",
     "load",
     "load_config",
     "load_weights",
@@ -80,6 +85,7 @@ _LAZY = {
     "export": "ppsolo.api",
     "load": "ppsolo.api",
     "load_weights": "ppsolo.checkpoint.load",
+    "fetch_image": "ppsolo.data.addresses",
     "read_image": "ppsolo.data.images",
     "save_weights": "ppsolo.checkpoint.load",
     "train": "ppsolo.api",

@@ -1,5 +1,6 @@
 """The configuration reader: YAML files, their bases and `key=value` overrides, into the dataclasses of the schema."""
 
+import contextlib
 import dataclasses
 import difflib
 import math
@@ -257,10 +258,8 @@ def _convert(hint: Any, value: Any, where: str, key: str) -> Any:
         if not any(value == choice and type(value) is type(choice) for choice in choices):
             raise ConfigError(f"{where}: {key} is {_shown(value)}, choose one of {', '.join(map(repr, choices))}")
         return value
-    if origin in (types.UnionType, typing.Union):  # "X | None" and "X | Literal[...]" occur
-        inner, *others = sorted(typing.get_args(hint), key=_is_word_or_none)
-        allowed = [word for other in others for word in typing.get_args(other) or [None]]
-        return value if any(value is word or value == word for word in allowed) else _convert(inner, value, where, key)
+    if origin in (types.UnionType, typing.Union):
+        return _convert_to_one_of(typing.get_args(hint), value, where, key)
     if origin is tuple:
         if not isinstance(value, list | tuple):
             raise ConfigError(f"{where}: {key} takes a list, got {_shown(value)}")
@@ -269,8 +268,18 @@ def _convert(hint: Any, value: Any, where: str, key: str) -> Any:
     return _convert_scalar(hint, value, where, key)
 
 
-def _is_word_or_none(hint: Any) -> bool:
-    return hint is type(None) or typing.get_origin(hint) is Literal
+def _convert_to_one_of(hints: tuple[Any, ...], value: Any, where: str, key: str) -> Any:
+    """`value` as the first of the types that takes it, words of a choice before others."""
+    if value is None and type(None) in hints:
+        return None
+    kinds = sorted(
+        (hint for hint in hints if hint is not type(None)), key=lambda hint: typing.get_origin(hint) is not Literal
+    )
+    fitting = [kind for kind in kinds if (typing.get_origin(kind) is tuple) == isinstance(value, list | tuple)] or kinds
+    for kind in fitting[:-1]:
+        with contextlib.suppress(ConfigError):
+            return _convert(kind, value, where, key)
+    return _convert(fitting[-1], value, where, key)
 
 
 def _convert_scalar(hint: Any, value: Any, where: str, key: str) -> Any:

@@ -5,13 +5,13 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
-from typing import NamedTuple, TypeVar, overload
+from typing import NamedTuple, TypeVar, cast, overload
 
 import numpy as np
 
-from ppsolo.build.pipeline import build_preprocess, category_ids, class_names
+from ppsolo.build.pipeline import build_preprocess, build_reader, category_ids, class_names
 from ppsolo.config import Config
-from ppsolo.data.images import Source, read_image
+from ppsolo.data.images import Source
 from ppsolo.data.preprocess import ImageSize
 from ppsolo.data.tiles import DEFAULT_OVERLAP, Tiling, checked_tiling
 from ppsolo.data.windows import open_windows
@@ -33,13 +33,14 @@ class Prepared(NamedTuple):
 class Pipeline(ABC):
     """Images in, instances out. A subclass runs the network in `detect`.
 
-    One image goes through four steps: `read_image`, `prepare`, `detect`, `finish`.
+    One image goes through four steps: `read`, `prepare`, `detect`, `finish`.
 
     Attributes:
         config: the resolved configuration.
         class_names, category_ids: one per label.
         description: the runtime, its version, device, precision and threads, in one line.
         origin: where the weights come from, in one line.
+        read: reads a picture as the configuration says (`preprocess.value_range`, `page`, `channels`).
     """
 
     def __init__(self, config: Config, *, description: str, origin: str):
@@ -48,6 +49,7 @@ class Pipeline(ABC):
         self.category_ids = category_ids(config)
         self.description = description
         self.origin = origin
+        self.read = build_reader(config)
         self._preprocess = build_preprocess(config)
 
     def __repr__(self) -> str:
@@ -99,17 +101,18 @@ class Pipeline(ABC):
             raise ValueError(f"batch_size is {batch_size}, it must be at least 1")
         tiling = checked_tiling(tile, overlap)
         if not isinstance(images, list | tuple):
-            return self.predict_tiles(images, tiling, batch_size) if tiling else self._predict([read_image(images)])[0]
+            image = cast(Source, images)
+            return self.predict_tiles(image, tiling, batch_size) if tiling else self._predict([self.read(image)])[0]
         if tiling:
             return [self.predict_tiles(image, tiling, batch_size) for image in images]
         results = []
         for start in range(0, len(images), batch_size):
-            results += self._predict([read_image(image) for image in images[start : start + batch_size]])
+            results += self._predict([self.read(image) for image in images[start : start + batch_size]])
         return results
 
     def predict_tiles(self, image: Source, tiling: Tiling, batch_size: int = 4) -> Instances:
         """The instances of one image, tile by tile; see `__call__`. Memory follows the tiles, not the picture."""
-        with open_windows(image) as windows:
+        with open_windows(image, settings=self.read.settings) as windows:
             places = iter(tiling.places(windows.size))
             batches = iter(lambda: [(place, windows.read(*place)) for place in islice(places, batch_size)], [])
             joiner = SeamJoiner(windows.size, class_names=self.class_names, category_ids=self.category_ids)

@@ -110,6 +110,10 @@ class PreprocessConfig:
         mean, std: for each of R, G, B, of values in [0, 1].
         normalize_first: normalise before the resize (PaddleDetection 2.x) or after it (0.5).
         round_sides: round the sides first and scale each by its own ratio (2.x), or scale both by one ratio (0.5).
+        value_range: which values become 0 and 255 in pictures of more than 8 bits: "dtype" (the whole range of the
+            type), "auto" (each picture's smallest and largest), [low, high], or percentiles such as [1%, 99%].
+        page: which page of a stack is read, from 0; null takes the first and says that there are more.
+        channels: which one to three channels become red, green and blue, from 0; empty takes grey or the first three.
     """
 
     short_side: int = 800
@@ -118,6 +122,9 @@ class PreprocessConfig:
     std: tuple[float, ...] = (0.229, 0.224, 0.225)
     normalize_first: bool = False
     round_sides: bool = False
+    value_range: Literal["dtype", "auto"] | tuple[float | str, ...] = "dtype"
+    page: int | None = None
+    channels: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -158,7 +158,7 @@ def measure_targets(config: Config, *, batches: int = 40) -> Figures:
     rng, times, theirs = np.random.default_rng(0), [], []
     for number in range(batches + BATCH_WARM_UP):
         records = [maker.records[(2 * number + i) % len(maker.records)] for i in range(2)]
-        samples = [augment(load_sample(record), maker.transforms, rng) for record in records]
+        samples = [augment(load_sample(record, maker.read), maker.transforms, rng) for record in records]
         size = padded_size(samples)
         times.append(_seconds(lambda samples=samples, size=size: maker.targets(samples, size)))
         if original is not None:

@@ -1,7 +1,10 @@
 """What stands around the network: preprocessing, postprocessing in numpy, and the classes. Needs no Paddle."""
 
 from ppsolo.data.classes import default_category_ids, default_class_names
+from ppsolo.data.images import ImageReader
+from ppsolo.data.pixels import PixelSettings
 from ppsolo.data.preprocess import Preprocess
+from ppsolo.errors import ConfigError, ImageError
 from ppsolo.results.postprocess import NumpyPostprocess
 from ppsolo.schema import Config
 
@@ -17,6 +20,15 @@ def build_preprocess(config: Config) -> Preprocess:
         normalize_first=preprocess.normalize_first,
         round_sides=preprocess.round_sides,
     )
+
+
+def build_reader(config: Config) -> ImageReader:
+    """What reads pictures, with their values, pages and channels as the configuration says. Raises ConfigError."""
+    preprocess = config.preprocess
+    try:
+        return ImageReader(PixelSettings(preprocess.value_range, preprocess.page, preprocess.channels))
+    except ImageError as error:
+        raise ConfigError(f"preprocess.{error}") from None
 
 
 def build_numpy_postprocess(config: Config, *, threads: int = 1) -> NumpyPostprocess:

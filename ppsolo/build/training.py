@@ -9,6 +9,7 @@ import paddle
 from paddle.optimizer.lr import LRScheduler
 
 from ppsolo.build.network import build_model
+from ppsolo.build.pipeline import build_reader
 from ppsolo.data.augment import (
     ColorDistort,
     DistortAndCrop,
@@ -93,6 +94,7 @@ def build_loader(
         sampling_radius=train.targets.sampling_radius,
         largest_side=train.augment.long_side + 1,  # sides are rounded
         seed=train.seed,
+        read=build_reader(config),
     )
     return TrainingLoader(
         make_batch,

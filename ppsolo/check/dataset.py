@@ -26,7 +26,7 @@ from ppsolo.check.report import (
 )
 from ppsolo.data.augment import BoxConvention, Resize
 from ppsolo.data.coco import ImageRecord, Outline, annotation_area, annotation_box, annotation_outline, read_lists
-from ppsolo.data.images import MAX_PIXELS, read_ahead
+from ppsolo.data.images import MAX_PIXELS, ImageReader, read_ahead
 from ppsolo.data.targets import MASK_STRIDE
 from ppsolo.errors import DatasetError, ImageError
 
@@ -48,6 +48,7 @@ def check_dataset(
     round_sides: bool = True,
     box_convention: BoxConvention = "exclusive",
     images: bool = True,
+    read: ImageReader | None = None,
     progress: Progress | None = None,
 ) -> DataReport:
     """Read a data set as training would, go on at every fault, and say what was found and what would fit.
@@ -60,6 +61,7 @@ def check_dataset(
         short_side, long_side, round_sides, box_convention: the training scale, as for `Resize`.
         num_grids, scale_ranges: of each level, as for `make_targets`.
         num_classes: the configuration's, if it is to be compared.
+        read: what reads the images; `read_image` if None.
         images: decode every image; else only see whether the files are there.
         progress: called with the number of images done, and of all.
 
@@ -76,7 +78,7 @@ def check_dataset(
     ranges = suggest_scale_ranges(sizes, len(num_grids), long_side=long_side) if len(sizes) else ()
     grids_to_try, ranges_to_try = _levels_to_try(num_grids, scale_ranges, ranges)
     fits = []
-    for done, (record, found) in enumerate(_read_images(records, decode=images), start=1):
+    for done, (record, found) in enumerate(_read_images(records, read, decode=images), start=1):
         _check_image(record, found, findings)
         if len(record.boxes):
             fits.append(fit_image(record, resize, num_grids=grids_to_try, scale_ranges=ranges_to_try))
@@ -234,13 +236,13 @@ def _checked_box(
 
 
 def _read_images(
-    records: Sequence[ImageRecord], *, decode: bool
+    records: Sequence[ImageRecord], read: ImageReader | None, *, decode: bool
 ) -> Iterator[tuple[ImageRecord, tuple[int, int] | ImageError | None]]:
     """Each record with the (height, width) of its image file or the reason why it has none; None if not decoded."""
     if not decode:
         yield from ((record, None) for record in records)
         return
-    pictures = read_ahead([record.path for record in records])
+    pictures = read_ahead([record.path for record in records], read=read)
     for record, (_, picture) in zip(records, pictures, strict=True):
         yield record, picture if isinstance(picture, ImageError) else (picture.shape[0], picture.shape[1])
 

@@ -41,6 +41,7 @@ def run(options: argparse.Namespace) -> int:
 
 def check(config: Config, annotations: str | os.PathLike, images: str | os.PathLike) -> "DataReport":
     """The report on a data set with the configuration's settings, with progress on the terminal."""
+    from ppsolo.build.pipeline import build_reader
     from ppsolo.check.dataset import check_dataset
     from ppsolo.progress import Progress
 
@@ -56,5 +57,6 @@ def check(config: Config, annotations: str | os.PathLike, images: str | os.PathL
             num_classes=config.num_classes,
             round_sides=config.preprocess.round_sides,
             box_convention=config.data.box_convention,
+            read=build_reader(config),
             progress=progress.update,
         )

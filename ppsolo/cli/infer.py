@@ -156,7 +156,7 @@ def run(options: argparse.Namespace) -> int:
         if isinstance(source, Video):
             summary = infer_video(predictor, source, settings, limits=limits, progress=progress.update)
         else:
-            summary = infer_images(predictor, source.items, settings, progress=progress.update)
+            summary = infer_images(predictor, source.items, settings, read=predictor.read, progress=progress.update)
             summary.failures += source.left_out
     return _report(summary, settings, left_out=0 if video else len(source.left_out))
 

@@ -79,7 +79,8 @@ def run(options: argparse.Namespace) -> int:
     say(f"{name} answers on http://{f'[{host}]' if ':' in host else host}:{port}/")
     sys.stdout.flush()
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(OK))  # what follows the server's orderly end
-    Server(create_app(predictor, model=name, limits=limits, access=access)).run(sockets=[listener])
+    app = create_app(predictor, model=name, limits=limits, access=access, pixels=predictor.read.settings)
+    Server(app).run(sockets=[listener])
     return OK
 
 

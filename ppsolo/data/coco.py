@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from ppsolo.data.augment import BoxConvention, TrainingSample
-from ppsolo.data.images import read_image
+from ppsolo.data.images import ImageReader, read_image
 from ppsolo.errors import DatasetError, ImageError
 from ppsolo.results import rle
 
@@ -101,13 +101,13 @@ class CocoDataset:
         return self._records[index]
 
 
-def load_sample(record: ImageRecord) -> TrainingSample:
-    """Read the image and draw the masks at its size.
+def load_sample(record: ImageRecord, read: ImageReader | None = None) -> TrainingSample:
+    """Read the image, by `read_image` or what is given, and draw the masks at its size.
 
     Raises ImageError for an unreadable image, DatasetError for one of another size than its annotations.
     """
     try:
-        image = read_image(record.path)
+        image = (read or read_image)(record.path)
     except ImageError as error:
         raise ImageError(
             f"image {record.image_id}: {error}; replace the file, or remove the image from the annotations"

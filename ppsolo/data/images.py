@@ -86,7 +86,7 @@ def read_image(source: Source, *, settings: PixelSettings = DEFAULT_SETTINGS) ->
         >>> read_image(numpy.zeros([48, 64, 3], numpy.uint8)).shape
         (48, 64, 3)
     """
-    image, notes = _read(source, settings)
+    image, notes = _read(source, settings, MAX_PIXELS)
     for note in notes:
         logger.warning("%s: %s", _name(source), note)
     return image
@@ -101,7 +101,7 @@ def is_source(value: object) -> TypeGuard[Source]:
 
 @dataclass
 class ImageReader:
-    """Reads pictures with fixed settings, and gives each kind of note once.
+    """Reads pictures of at most `max_pixels` with fixed settings, and gives each kind of note once.
 
     Example:
         >>> reader = ImageReader(PixelSettings(value_range=(0, 4095)))
@@ -109,11 +109,12 @@ class ImageReader:
     """
 
     settings: PixelSettings = DEFAULT_SETTINGS
+    max_pixels: int = MAX_PIXELS
     _told: set[str] = field(default_factory=set, repr=False, compare=False)
 
     def __call__(self, source: Source) -> np.ndarray:
         """As `read_image`. Further pictures with a note like an earlier one are read without a line."""
-        image, notes = _read(source, self.settings)
+        image, notes = _read(source, self.settings, self.max_pixels)
         for note in notes:
             kind = "".join(letter for letter in note if not letter.isdigit())
             if kind not in self._told:
@@ -122,13 +123,13 @@ class ImageReader:
         return image
 
 
-def _read(source: Source, settings: PixelSettings) -> tuple[np.ndarray, list[str]]:
+def _read(source: Source, settings: PixelSettings, max_pixels: int) -> tuple[np.ndarray, list[str]]:
     if isinstance(source, np.ndarray):
         return checked_array(source), []
     if isinstance(source, bytes | bytearray | memoryview):
-        return decode_with_notes(bytes(source), max_pixels=MAX_PIXELS, settings=settings)
+        return decode_with_notes(bytes(source), max_pixels=max_pixels, settings=settings)
     if isinstance(source, str | os.PathLike):
-        return _read_path(source, settings)
+        return _read_path(source, settings, max_pixels)
     if _is_pil(source):
         return _from_pil(source, settings)
     if _is_tensor(source):
@@ -140,14 +141,14 @@ def _read(source: Source, settings: PixelSettings) -> tuple[np.ndarray, list[str
         if not data:
             raise ImageError(f"{_name(source)}: nothing is left to read; is the file at its end? seek(0) first")
         try:
-            return decode_with_notes(data, max_pixels=MAX_PIXELS, settings=settings)
+            return decode_with_notes(data, max_pixels=max_pixels, settings=settings)
         except ImageError as error:
             raise ImageError(f"{_name(source)}: {error}") from None
     expected = "a path, bytes, an open file, a uint8 [H, W, 3] RGB array, a Pillow picture or a uint8 tensor"
     raise ImageError(f"expected {expected}, got {type(source).__name__}")
 
 
-def _read_path(source: str | os.PathLike, settings: PixelSettings) -> tuple[np.ndarray, list[str]]:
+def _read_path(source: str | os.PathLike, settings: PixelSettings, max_pixels: int) -> tuple[np.ndarray, list[str]]:
     if isinstance(source, str) and source.lower().startswith(("http://", "https://")):
         raise ImageError(
             f"{source}: an address, not a path: ppsolo.fetch_image(address) reads pictures over the network"
@@ -160,13 +161,13 @@ def _read_path(source: str | os.PathLike, settings: PixelSettings) -> tuple[np.n
         with path.open("rb") as stream:
             if stream.read(4)[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):  # a stack may be larger than memory
                 stream.seek(0)
-                samples, orientation, notes = decode_tiff(stream, max_pixels=MAX_PIXELS, settings=settings)
+                samples, orientation, notes = decode_tiff(stream, max_pixels=max_pixels, settings=settings)
                 image, more = to_rgb(samples, settings)
                 return exif.upright(image, orientation), notes + more
             if size > MAX_FILE_BYTES:
                 raise ImageError(f"{size} bytes are too many for an image (at most {MAX_FILE_BYTES})")
             stream.seek(0)
-            return decode_with_notes(stream.read(), max_pixels=MAX_PIXELS, settings=settings)
+            return decode_with_notes(stream.read(), max_pixels=max_pixels, settings=settings)
     except ImageError as error:
         raise ImageError(f"{source}: {error}") from None
     except OSError as error:

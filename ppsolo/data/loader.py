@@ -16,6 +16,7 @@ import numpy as np
 
 from ppsolo.data.augment import Normalize, TrainingSample, Transform, augment
 from ppsolo.data.coco import ImageRecord, load_sample
+from ppsolo.data.images import ImageReader
 from ppsolo.data.targets import BatchTargets, collate_targets, make_targets
 from ppsolo.errors import DatasetError, PpsoloError
 
@@ -42,6 +43,7 @@ class BatchMaker:
     records: the data set. transforms, normalize: applied to each sample, in this order.
     num_grids, scale_ranges, sampling_radius: see `make_targets`.
     largest_side: no sample is larger after the transforms, in pixels.
+    read: reads the pictures; `read_image` if None.
     """
 
     records: Sequence[ImageRecord]
@@ -52,6 +54,7 @@ class BatchMaker:
     sampling_radius: float
     largest_side: int
     seed: int
+    read: ImageReader | None = None
 
     def __call__(self, epoch: int, indices: Sequence[int]) -> TrainingBatch:
         """The batch of these records; every sample's randomness comes from (seed, epoch, index) alone."""
@@ -82,7 +85,7 @@ class BatchMaker:
     def _sample(self, epoch: int, index: int) -> TrainingSample:
         # One more than the index: for numpy (seed, epoch, 0) is the same as (seed, epoch), which gives the order.
         rng = np.random.default_rng((self.seed, epoch, index + 1))
-        return augment(load_sample(self.records[index]), self.transforms, rng)
+        return augment(load_sample(self.records[index], self.read), self.transforms, rng)
 
 
 class TrainingLoader:

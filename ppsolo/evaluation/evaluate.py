@@ -104,7 +104,7 @@ def evaluate(
     evaluator = CocoEvaluator(dataset.content, iou_types=iou_types, box_from_mask=True)
     share = dataset.images[processes.rank :: processes.world_size]
     results: list[dict[str, Any]] = []
-    with closing(read_ahead([path for _, path in share], depth=batch_size + 1)) as ahead:
+    with closing(read_ahead([path for _, path in share], depth=batch_size + 1, read=predictor.read)) as ahead:
         images = ((image_id, _readable(read)) for (image_id, _), read in zip(share, ahead, strict=True))
         done = 0
         for found in predictor.stream(iter(lambda: list(islice(images, batch_size)), [])):

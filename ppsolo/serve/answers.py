@@ -3,8 +3,8 @@
 import json
 
 import cv2
+import numpy as np
 
-from ppsolo.data.images import decode_image
 from ppsolo.results.instances import Instances
 
 
@@ -30,8 +30,7 @@ def json_answer(
     return json.dumps(content).encode()
 
 
-def picture_answer(data: bytes, instances: Instances, *, score_threshold: float, max_pixels: int) -> bytes:
-    """A PNG file: the picture, decoded anew from its file, with the instances of at least `score_threshold`."""
-    image = decode_image(data, max_pixels=max_pixels)
+def picture_answer(image: np.ndarray, instances: Instances, *, score_threshold: float) -> bytes:
+    """A PNG file: the picture, uint8 RGB [H, W, 3], with the instances of at least `score_threshold`."""
     drawn = instances.draw(image, score_threshold=score_threshold)
     return cv2.imencode(".png", cv2.cvtColor(drawn, cv2.COLOR_RGB2BGR))[1].tobytes()

@@ -17,6 +17,8 @@ from starlette.exceptions import HTTPException as StarletteHTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect
 
+from ppsolo.data.decode import DEFAULT_SETTINGS
+from ppsolo.data.pixels import PixelSettings
 from ppsolo.serve.access import THIS_MACHINE, AccessRules, CheckSource, CheckToken, client_of
 from ppsolo.serve.prometheus import CountRequests
 from ppsolo.serve.service import AnswerOptions, AnyPredictor, Limits, Service
@@ -62,14 +64,22 @@ class Refusal(BaseModel):
     error: str
 
 
-def create_app(predictor: AnyPredictor, *, model: str, limits: Limits, access: AccessRules = THIS_MACHINE) -> FastAPI:
+def create_app(
+    predictor: AnyPredictor,
+    *,
+    model: str,
+    limits: Limits,
+    access: AccessRules = THIS_MACHINE,
+    pixels: PixelSettings = DEFAULT_SETTINGS,
+) -> FastAPI:
     """The web application; `app.state.service` is its Service.
 
     predictor: called with a list of uint8 [H, W, 3] RGB arrays and batch_size, from one thread; has `class_names`.
     model: its name in /info.
     access: which requests are answered.
+    pixels: how pictures of more than 8 bits, several pages or channels are read.
     """
-    service = Service(predictor, limits)
+    service = Service(predictor, limits, pixels)
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:

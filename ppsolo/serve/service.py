@@ -16,7 +16,8 @@ from fastapi import HTTPException, Request
 from fastapi.responses import Response
 from starlette.requests import ClientDisconnect
 
-from ppsolo.data.images import decode_image
+from ppsolo.data.images import ImageReader
+from ppsolo.data.pixels import PixelSettings
 from ppsolo.errors import ConfigError, ImageError, PpsoloError
 from ppsolo.results.instances import Instances
 from ppsolo.serve.answers import json_answer, picture_answer
@@ -75,10 +76,11 @@ class AnswerOptions(NamedTuple):
 
 
 class Service:
-    """A predictor behind a queue, from `start` to `stop`."""
+    """A predictor behind a queue, from `start` to `stop`. pixels: how pictures of more than 8 bits are read."""
 
-    def __init__(self, predictor: AnyPredictor, limits: Limits):
+    def __init__(self, predictor: AnyPredictor, limits: Limits, pixels: PixelSettings):
         self.limits = limits
+        self._read = ImageReader(pixels, limits.max_pixels)
         self.state = "starting"
         self._predictor = predictor
         self._bytes = ByteLimit(max(LEAST_BYTES, 4 * limits.max_bytes))
@@ -89,7 +91,7 @@ class Service:
     async def start(self) -> None:
         """Start the threads and, in the background, a first prediction; `state` is "ready" after it."""
         self._batcher = Batcher(
-            prepare=lambda data: decode_image(data, max_pixels=self.limits.max_pixels),
+            prepare=self._read,
             answer=lambda images: self._predictor(images, batch_size=self.limits.batch_size),
             batch_size=self.limits.batch_size,
             queue_size=self.limits.queue,
@@ -205,9 +207,7 @@ class Service:
 
         def write() -> bytes:
             if options.form == "png":
-                return picture_answer(
-                    data, instances, score_threshold=options.score_threshold, max_pixels=self.limits.max_pixels
-                )
+                return picture_answer(self._read(data), instances, score_threshold=options.score_threshold)
             return json_answer(
                 instances,
                 image_id=options.image_id,

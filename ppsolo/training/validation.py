@@ -5,7 +5,6 @@ from typing import Any, TextIO
 
 import numpy as np
 
-from ppsolo.data.images import read_image
 from ppsolo.evaluation.evaluate import EvaluationSet, evaluate
 from ppsolo.predictor import Predictor
 from ppsolo.processes import ALONE, Processes
@@ -74,7 +73,7 @@ class Validation:
 
     def _picture(self, image_id: Any, path: Any) -> np.ndarray:
         """uint8 RGB [H, 2 W + gap, 3]"""
-        image = read_image(path)
+        image = self.predictor.read(path)
         predicted = self.predictor(image)
         truth = self.dataset.truth_of(image_id, predicted)
         gap = np.full((image.shape[0], GAP, 3), 255, np.uint8)

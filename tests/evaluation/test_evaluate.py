@@ -9,6 +9,7 @@ from pycocotools.cocoeval import COCOeval
 
 from ppsolo.checkpoint.zoo import zoo_entry
 from ppsolo.config import load_config
+from ppsolo.data.images import ImageReader
 from ppsolo.errors import ConfigError, DatasetError, ImageError
 from ppsolo.evaluation.evaluate import EvaluationSet, compare_with_published, evaluate, with_classes, write_results
 from ppsolo.processes import Processes
@@ -24,6 +25,7 @@ class Oracle:
 
     def __init__(self, dataset: EvaluationSet, shift: int):
         self.shift = shift
+        self.read = ImageReader()
         self.answers = {}
         nothing = Instances(
             rles=[],
