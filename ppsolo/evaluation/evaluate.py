@@ -20,6 +20,7 @@ from ppsolo.data.images import read_ahead
 from ppsolo.errors import ConfigError, DatasetError, ImageError, PpsoloError
 from ppsolo.evaluation.coco_evaluator import IOU_TYPES, CocoEvaluator
 from ppsolo.evaluation.ground_truth import GroundTruth, load_json
+from ppsolo.formats.data_config import data_in_place
 from ppsolo.pipeline import Pipeline
 from ppsolo.processes import ALONE, Processes
 from ppsolo.results.instances import Instances
@@ -137,9 +138,9 @@ def evaluate_config(
 
     download: told of (bytes, bytes in all) of published weights. Raises PpsoloError.
     """
-    data = config.data
-    if not data.val_annotations:
+    if not config.data.val_annotations:
         raise ConfigError("there are no annotations to evaluate on: set data.val_annotations")
+    data = data_in_place(config.data, Path(config.train.output_dir) / config.name / "annotations", needed="val")
     dataset = EvaluationSet(Path(data.root) / data.val_annotations, Path(data.root) / data.val_images)
     config = with_classes(
         config, category_ids=dataset.category_ids, class_names=dataset.class_names, source=dataset.source

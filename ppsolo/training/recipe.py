@@ -15,6 +15,7 @@ from ppsolo.config import load_config, parse_yaml
 from ppsolo.data.augment import Resize
 from ppsolo.data.coco import CocoDataset, ImageRecord
 from ppsolo.errors import ConfigError, DatasetError
+from ppsolo.formats.data_config import data_in_place
 from ppsolo.schema import Config, DataConfig
 
 COMPACT = "compact"  # a small network that learns from random weights
@@ -96,7 +97,8 @@ def suggest_recipe(
         raise ConfigError(
             f"a recipe starts from a configuration that comes with ppsolo, {config} is a file: give a name"
         )
-    data = load_config(config or COMPACT, [text for text in overrides if text.startswith("data.")]).data
+    read = load_config(config or COMPACT, [text for text in overrides if text.startswith("data.")])
+    data = data_in_place(read.data, Path(read.train.output_dir) / NAME / "annotations", needed="train")
     root = Path(data.root)
     dataset = CocoDataset(
         root / data.train_annotations,

@@ -19,6 +19,7 @@ from ppsolo.cpu import default_threads, keep_freed_memory, use_threads
 from ppsolo.data.coco import CocoDataset
 from ppsolo.errors import ConfigError, TrainingError
 from ppsolo.evaluation.evaluate import EvaluationSet, with_classes
+from ppsolo.formats.data_config import data_in_place
 from ppsolo.models.solov2 import SOLOv2
 from ppsolo.processes import Processes, start_processes
 from ppsolo.schema import Config
@@ -75,9 +76,12 @@ def train(
         stop.listen()
         processes = start_processes()
         set_up_cpu()
+        directory = Path(config.train.output_dir) / config.name
+        data = data_in_place(config.data, directory / "annotations", needed="train")
+        config = dataclasses.replace(config, data=data)
         dataset = build_dataset(config)
         config = training_classes(config, dataset)
-        run = RunDirectory(Path(config.train.output_dir) / config.name)
+        run = RunDirectory(directory)
         with run.held() if processes.is_main else nullcontext():
             processes.gather(None)  # whoever held the directory before us has written its last state
             trainer = _train_in(run, config, dataset, processes, resume, console, download, stop)

@@ -1,0 +1,84 @@
+"""Training on folders of other tools as they are: told apart, or refused with the command."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from truth import made_truth
+
+from ppsolo.data.coco import CocoDataset
+from ppsolo.data.images import write_image
+from ppsolo.errors import DatasetError
+from ppsolo.formats.data_config import data_in_place
+from ppsolo.schema import DataConfig
+
+
+@pytest.fixture
+def labelme(tmp_path) -> Path:
+    """A folder of six labelme files and their pictures."""
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for path, instances in made_truth(folder, 6):
+        path.with_suffix(".json").write_bytes(instances.to_bytes("labelme", image_path=path))
+    return folder
+
+
+def test_a_labelme_folder_is_a_data_set(labelme, tmp_path):
+    data = data_in_place(DataConfig(root=str(labelme)), tmp_path / "cache", needed="train")
+    train, val = (
+        CocoDataset(labelme / annotations, labelme / images)
+        for annotations, images in (
+            (data.train_annotations, data.train_images),
+            (data.val_annotations, data.val_images),
+        )
+    )
+    assert (len(train), len(val)) == (5, 1) and train.class_names == ("Würstchen", "cell")
+    assert not {train[i].path for i in range(5)} & {val[0].path}
+    again = data_in_place(DataConfig(root=str(labelme)), tmp_path / "other", needed="val")
+    assert Path(again.val_annotations).read_text() == Path(data.val_annotations).read_text()
+    assert data_in_place(data, tmp_path / "cache", needed="train") == data
+
+
+def test_a_coco_data_set_stays_as_it_is(drawn, tmp_path):
+    data = DataConfig(root=str(drawn), train_annotations="instances_train.json", train_images="train")
+    assert data_in_place(data, tmp_path / "cache", needed="train") == data
+    missing = DataConfig(root=str(tmp_path / "missing"))
+    assert data_in_place(missing, tmp_path / "cache", needed="train") == missing
+    assert not (tmp_path / "cache").exists()
+
+
+def test_a_folder_that_is_none_is_answered_with_the_command(tmp_path):
+    write_image(tmp_path / "a.png", np.zeros((4, 4, 3), np.uint8))
+    with pytest.raises(DatasetError, match=r"1 pictures and no annotations.*ppsolo import-data .* --output DIR"):
+        data_in_place(DataConfig(root=str(tmp_path)), tmp_path / "cache", needed="train")
+
+
+def test_two_kinds_are_answered_with_the_command_and_its_format(labelme, tmp_path):
+    for path, instances in made_truth(labelme, 1):
+        path.with_suffix(".txt").write_text(instances.to_yolo())
+    with pytest.raises(DatasetError, match=r"labelme: .*yolo: .*import-data .* --format labelme --output DIR"):
+        data_in_place(DataConfig(root=str(labelme)), tmp_path / "cache", needed="train")
+
+
+def test_training_and_evaluation_take_the_folder(labelme, training, tmp_path, capsys):
+    from ppsolo.cli import main
+
+    overrides = {
+        **training,
+        "num_classes": 2,
+        "data.root": str(labelme),
+        "data.train_annotations": "none.json",
+        "data.val_annotations": "none.json",
+        "train.output_dir": str(tmp_path / "output"),
+        "train.epochs": 1,
+    }
+    options = ["-c", "solov2_r50_fpn_1x", "-o", *(f"{key}={json.dumps(value)}" for key, value in overrides.items())]
+    assert main(["train", *options]) == 0
+    run = tmp_path / "output" / "tiny"
+    assert (run / "last.pdparams").is_file() and (run / "annotations" / "instances_train.json").is_file()
+    assert main(["eval", "-c", str(run / "config.yml"), "-o", f"weights={run / 'last.pdparams'}"]) == 0
+    assert "AP" in capsys.readouterr().out
+    shutil.rmtree(labelme)
+    assert main(["train", *options, "name=again"]) == 2
