@@ -9,3 +9,6 @@ RAW_OUTPUTS = (
 )
 # The published systems call two scores equal when they differ by less than this.
 EQUAL_SCORES = 1e-8
+# Runtimes of a model, and the precisions they compute in.
+ENGINES = ("auto", "dygraph", "onnxruntime", "openvino", "paddle")
+PRECISIONS = ("fp32", "fp16", "bf16")

@@ -1,5 +1,6 @@
 """The pipeline around a network: images are read, prepared and batched; detections become instances."""
 
+import copy
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
@@ -21,6 +22,7 @@ from ppsolo.results.resize import resize_masks
 from ppsolo.results.seams import SeamJoiner
 
 Key = TypeVar("Key")
+AnyPipeline = TypeVar("AnyPipeline", bound="Pipeline")
 
 
 class Prepared(NamedTuple):
@@ -44,13 +46,23 @@ class Pipeline(ABC):
     """
 
     def __init__(self, config: Config, *, description: str, origin: str):
-        self.config = config
-        self.class_names = class_names(config)
-        self.category_ids = category_ids(config)
+        self._set_config(config)
         self.description = description
         self.origin = origin
         self.read = build_reader(config)
         self._preprocess = build_preprocess(config)
+
+    def adapted(self: AnyPipeline, config: Config) -> AnyPipeline:
+        """The same network with the class names, category ids and class thresholds of `config`."""
+        other = copy.copy(self)
+        other._set_config(config)
+        return other
+
+    def _set_config(self, config: Config) -> None:
+        self.config = config
+        self.class_names = class_names(config)
+        self.category_ids = category_ids(config)
+        self._class_thresholds = np.array(config.postprocess.class_thresholds, np.float32)
 
     def __repr__(self) -> str:
         classes = f"{len(self.class_names)} classes"
@@ -147,7 +159,13 @@ class Pipeline(ABC):
         return Prepared(*self._preprocess(image))
 
     def finish(self, detections: DetectionArrays, size: ImageSize) -> Instances:
-        """The detections of one image -> instances with masks at the original size."""
+        """The detections of one image -> instances with masks at the original size.
+
+        Instances below the threshold of their class are left out (`postprocess.class_thresholds`).
+        """
+        if len(self._class_thresholds):
+            kept = detections.scores >= self._class_thresholds[detections.labels]
+            detections = DetectionArrays(*(array[kept] for array in detections[:3]), np.array([kept.sum()]))
         return Instances(
             rles=resize_masks(
                 detections.masks,

@@ -139,6 +139,8 @@ class PostprocessConfig:
         pre_nms_top_n: most candidates that Matrix NMS compares.
         max_instances: most instances of an image.
         nms_kernel, nms_sigma: the decay of Matrix NMS (SOLOv2 sec. 3.3).
+        class_thresholds: for each class, the least score of an instance in the answer; `ppsolo eval
+            --find_thresholds` finds them. Empty for none.
     """
 
     strides: tuple[int, ...] = (8, 8, 16, 32, 32)
@@ -149,6 +151,7 @@ class PostprocessConfig:
     max_instances: int = 100
     nms_kernel: Literal["gaussian", "linear"] = "gaussian"
     nms_sigma: float = 2.0
+    class_thresholds: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -392,8 +395,20 @@ def check_config(config: Config, where: str) -> None:
     ):
         if channels % model.norm_groups:
             raise ConfigError(f"{where}: {key} {channels} is no multiple of norm_groups {model.norm_groups}")
+    _check_thresholds(config, where)
     _check_backbone(config, where)
     _check_training(config, where)
+
+
+def _check_thresholds(config: Config, where: str) -> None:
+    thresholds = config.postprocess.class_thresholds
+    if thresholds and len(thresholds) != config.num_classes:
+        raise ConfigError(
+            f"{where}: postprocess.class_thresholds has {len(thresholds)} entries, num_classes is {config.num_classes}"
+        )
+    for i, value in enumerate(thresholds):
+        if not 0.0 <= value <= 1.0:
+            raise ConfigError(f"{where}: postprocess.class_thresholds[{i}] takes a number from 0 to 1, got {value!r}")
 
 
 def _check_backbone(config: Config, where: str) -> None:

@@ -31,6 +31,7 @@ ROOMS = (
     "pipeline",
     "deploy",
     "predictor",
+    "model_source",
     "infer",
     "evaluation",
     "training",

@@ -43,6 +43,7 @@ class Side:
     height: int | None = None  # the picture is scaled to this height first
     device: Literal["cpu", "gpu"] = "cpu"  # of exported directories, as precision
     precision: Literal["fp32", "fp16", "bf16"] = "fp32"
+    engine: str = "auto"  # the runtime of exported directories
 
 
 class _Runner(Protocol):
@@ -248,9 +249,11 @@ def _pipeline(side: Side) -> Any:
         if side.name == BF16:
             return Predictor(side.config, engine="openvino", precision="bf16", threads=side.threads)
         return Predictor(side.config, engine=side.name, threads=side.threads)
-    from ppsolo.deploy import load
+    from ppsolo.model_source import ModelSource, export_config
 
-    return load(side.name, device=side.device, precision=side.precision, threads=side.threads)
+    own = export_config(side.name)
+    source = ModelSource(own, Path(side.name), engine=side.engine, device=side.device, precision=side.precision)
+    return source.open(threads=side.threads)
 
 
 class _OnnxRunner:

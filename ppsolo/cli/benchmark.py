@@ -2,10 +2,14 @@
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from ppsolo.cli.shared import OK, Commands, add_command, add_config, add_device, import_paddle, refuse_device, say
-from ppsolo.config import load_config
+from ppsolo.cli.shared import OK, Commands, add_command, add_model, import_paddle, model_source, say
+from ppsolo.config import override_config
 from ppsolo.errors import ConfigError
+
+if TYPE_CHECKING:
+    from ppsolo.model_source import ModelSource
 
 EXAMPLES = "ppsolo benchmark -c solov2_r50_fpn_3x -o weights=FILE --image street.jpg --sides dygraph openvino"
 
@@ -13,14 +17,14 @@ EXAMPLES = "ppsolo benchmark -c solov2_r50_fpn_3x -o weights=FILE --image street
 def add(commands: Commands) -> None:
     """Add the command and its flags to the parser."""
     command = add_command(commands, "benchmark", run, EXAMPLES)
-    add_config(command)
+    add_model(command)
     command.add_argument("--image", required=True, metavar="FILE", help="the picture")
     command.add_argument(
         "--sides",
         nargs="+",
-        default=["dygraph"],
         metavar="SIDE",
-        help="dygraph, onnxruntime, openvino, openvino-bf16, exported directories",
+        help="several to compare: dygraph, onnxruntime, openvino, openvino-bf16 (of -c), exported directories; "
+        "default: what --model_dir, --engine and --precision say",
     )
     command.add_argument(
         "--peer", nargs="+", default=[], metavar="PATH", help="ONNX files, directories that PaddleDetection exported"
@@ -31,7 +35,6 @@ def add(commands: Commands) -> None:
     command.add_argument(
         "--instances", nargs="+", type=int, metavar="N", help="kept at most, but by exports; or a curve"
     )
-    add_device(command, "exported directories")
     command.add_argument("--repeats", type=int, default=7, metavar="N", help="rounds that count, default: %(default)s")
     command.add_argument("--warm_up", type=int, default=1, metavar="N", help="rounds before, default: %(default)s")
     command.add_argument("--output", default="output/benchmark.json", metavar="FILE", help="JSON, default: %(default)s")
@@ -39,17 +42,14 @@ def add(commands: Commands) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Time predictors, exported directories and peers side by side on one picture."""
+    source = model_source(options)
     configs = [
-        load_config(
-            options.config, [*options.override, *([] if most is None else [f"postprocess.max_instances={most}"])]
-        )
+        source.config if most is None else override_config(source.config, {"postprocess.max_instances": most})
         for most in options.instances or [None]
     ]
     if options.repeats < 1 or options.warm_up < 0:
         raise ConfigError("--repeats takes at least 1, --warm_up at least 0")
-    if not any(Path(side).is_dir() for side in options.sides):
-        refuse_device(options, "none of --sides is an exported directory")
-    import_paddle()
+    import_paddle()  # which counts the multiply-adds
     from ppsolo.benchmark.prediction import Side, benchmark_curve, write_benchmark
     from ppsolo.cpu import default_threads
     from ppsolo.progress import Progress
@@ -65,8 +65,9 @@ def run(options: argparse.Namespace) -> int:
                 height=height,
                 device=options.device,
                 precision=options.precision,
+                engine=options.engine,
             )
-            for name in [*options.sides, *options.peer]
+            for name in [*(options.sides or [_own_side(source)]), *options.peer]
         ]
         for config in configs
         for batch in options.batch
@@ -78,3 +79,12 @@ def run(options: argparse.Namespace) -> int:
     for line in write_benchmark(reports, Path(options.output)):
         say(line)
     return OK
+
+
+def _own_side(source: "ModelSource") -> str:
+    """What --model_dir, --engine and --precision name, as one of --sides."""
+    if source.directory is not None:
+        return str(source.directory)
+    if source.precision == "bf16":
+        return "openvino-bf16"
+    return "dygraph" if source.engine == "auto" else source.engine

@@ -11,12 +11,11 @@ from ppsolo.cli.shared import (
     SOME_FAILED,
     Commands,
     add_command,
-    add_config,
-    import_paddle,
+    add_model,
+    model_source,
     say,
     say_error,
 )
-from ppsolo.config import load_answering_config
 from ppsolo.errors import ConfigError
 from ppsolo.results.files.names import FORMAT_NAMES
 
@@ -25,13 +24,14 @@ if TYPE_CHECKING:
 
 EXAMPLES = """ppsolo infer -c solov2_r50_fpn_3x -o weights=solov2_r50_fpn_3x --infer_img street.jpg
 ppsolo infer -c output/mine/config.yml --infer_dir slides --save geojson csv --pixel_size 0.5
+ppsolo infer --model_dir output/r50_onnx --engine openvino --infer_dir photos
 ppsolo infer -c output/mine/config.yml --source rtsp://camera.local/live --allow_network --max_seconds 60 --save coco"""
 
 
 def add(commands: Commands) -> None:
     """Add the command and its flags to the parser."""
     command = add_command(commands, "infer", run, EXAMPLES)
-    add_config(command)
+    add_model(command)
     _add_source(command)
     _add_results(command)
     _add_drawing(command)
@@ -116,13 +116,11 @@ def _add_drawing(command: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Predict on pictures, a folder, a video, a camera or a stream."""
-    config = load_answering_config(options.config, options.override)
     _check(options)
-    import_paddle()
+    model = model_source(options)
     from ppsolo.data.files import find_images
     from ppsolo.data.sources import Picture, Pictures, Video, find_source
     from ppsolo.infer import InferSettings, StreamLimits, infer_images, infer_video, make_output_dir
-    from ppsolo.predictor import Predictor
     from ppsolo.progress import Progress
     from ppsolo.results.files.catalogue import checked_formats
 
@@ -149,7 +147,7 @@ def run(options: argparse.Namespace) -> int:
     make_output_dir(settings.output_dir, apart_from=[path for path in read if isinstance(path, Path)])
 
     with Progress("download", unit="B") as progress:
-        predictor = Predictor(config, progress=progress.update)
+        predictor = model.open(progress=progress.update)
     say(predictor.origin)
     say(predictor.description)
     with Progress("predict", unit="frames" if video else "images") as progress:

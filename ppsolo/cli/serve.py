@@ -5,8 +5,7 @@ import dataclasses
 import signal
 import sys
 
-from ppsolo.cli.shared import OK, Commands, add_command, add_config, add_device, import_paddle, refuse_device, say
-from ppsolo.config import load_answering_config
+from ppsolo.cli.shared import OK, Commands, add_command, add_model, model_source, say
 from ppsolo.errors import ConfigError
 
 EXAMPLES = """ppsolo serve --model_dir output/r50_onnx --port 8000"""
@@ -15,9 +14,7 @@ EXAMPLES = """ppsolo serve --model_dir output/r50_onnx --port 8000"""
 def add(commands: Commands) -> None:
     """Add the command and its flags to the parser."""
     command = add_command(commands, "serve", run, EXAMPLES)
-    add_config(command, required=False)
-    command.add_argument("--model_dir", metavar="DIR", help="what `ppsolo export` wrote, in place of a configuration")
-    add_device(command, "--model_dir")
+    add_model(command)
     command.add_argument("--host", default="127.0.0.1", metavar="H", help="where to listen, default: %(default)s")
     command.add_argument("--port", type=int, default=8000, metavar="P", help="0: any free one, default: %(default)s")
     for name, value, meaning in (
@@ -42,11 +39,6 @@ def add(commands: Commands) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Answer over HTTP: POST a picture to /predict, or try the page at /."""
-    if (options.config is None) == (options.model_dir is None):
-        raise ConfigError("what is to be served? Give a configuration (-c) or an exported directory (--model_dir)")
-    if options.config is not None:
-        refuse_device(options, "give an exported directory (--model_dir)")
-    config = None if options.config is None else load_answering_config(options.config, options.override)
     try:
         from ppsolo.serve.access import AccessRules, read_token
         from ppsolo.serve.application import create_app
@@ -60,18 +52,12 @@ def run(options: argparse.Namespace) -> int:
         origins=options.allow_origin,
         token=None if options.token_file is None else read_token(options.token_file),
     )
+    source = model_source(options)
     listener = listen(options.host, options.port)  # before the weights are loaded: a wrong port is found at once
-    if config is not None:
-        import_paddle()
-        from ppsolo.predictor import Predictor
-        from ppsolo.progress import Progress
+    from ppsolo.progress import Progress
 
-        with Progress("download", unit="B") as progress:
-            predictor = Predictor(config, keep_memory=False, progress=progress.update)
-    else:
-        from ppsolo.deploy import load
-
-        predictor = load(options.model_dir, device=options.device, precision=options.precision, keep_memory=False)
+    with Progress("download", unit="B") as progress:
+        predictor = source.open(keep_memory=False, progress=progress.update)
     say(predictor.origin)
     say(predictor.description)
     name = predictor.config.name

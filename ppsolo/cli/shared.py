@@ -8,10 +8,17 @@ import os
 import sys
 import warnings
 from collections.abc import Callable
-from typing import TypeAlias
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeAlias
 
+from ppsolo.config import load_answering_config
 from ppsolo.cpu import available_cores
 from ppsolo.errors import ConfigError
+from ppsolo.interface import ENGINES as ALL_ENGINES
+from ppsolo.interface import PRECISIONS
+
+if TYPE_CHECKING:
+    from ppsolo.model_source import ModelSource
 
 OK, SOME_FAILED, REFUSED, INTERRUPTED = 0, 1, 2, 130
 
@@ -54,21 +61,51 @@ def add_config(command: argparse.ArgumentParser, *, required: bool = True) -> No
     )
 
 
-def add_device(command: argparse.ArgumentParser, what: str) -> None:
-    """Add --device and --precision. what: the thing that they apply to, for the help."""
-    command.add_argument("--device", choices=("cpu", "gpu"), default="cpu", help=f"of {what}, default: %(default)s")
+def add_model(command: argparse.ArgumentParser) -> None:
+    """Add the flags that say which model answers and in which runtime: -c, -o, --model_dir, --engine and more."""
+    add_config(command, required=False)
+    command.add_argument("--model_dir", metavar="DIR", help="what `ppsolo export` wrote, in place of -c")
+    command.add_argument(
+        "--engine",
+        choices=ALL_ENGINES,
+        default="auto",
+        help="the runtime: dygraph for a configuration, paddle for an export, onnxruntime or openvino for both; "
+        "default: the fastest that is installed and exact",
+    )
+    command.add_argument("--device", choices=("cpu", "gpu"), default="cpu", help="of --model_dir, default: %(default)s")
     command.add_argument(
         "--precision",
-        choices=("fp32", "fp16", "bf16"),
+        choices=PRECISIONS,
         default="fp32",
-        help=f"of {what}: fp16 takes a GPU, bf16 a CPU that has it; default: %(default)s",
+        help="bf16 takes a CPU that has it and the engine openvino or paddle, fp16 an export on a GPU; "
+        "default: %(default)s",
+    )
+    command.add_argument(
+        "--class_thresholds",
+        metavar="FILE",
+        help="what `ppsolo eval --find_thresholds` wrote: the least score of an instance, class by class",
     )
 
 
-def refuse_device(options: argparse.Namespace, remedy: str) -> None:
-    """Raise ConfigError if the user gave --device or --precision."""
-    if (options.device, options.precision) != ("cpu", "fp32"):
-        raise ConfigError(f"--device and --precision are for exports: {remedy}")
+def model_source(options: argparse.Namespace) -> "ModelSource":
+    """The model that the flags of `add_model` name; Paddle is imported where it is needed. Raises PpsoloError."""
+    from ppsolo.evaluation.thresholds import with_thresholds
+    from ppsolo.model_source import ModelSource, export_config
+
+    if (options.config is None) == (options.model_dir is None):
+        raise ConfigError("which model? Give a configuration (-c) or an exported directory (--model_dir)")
+    if options.model_dir is None:
+        config, directory = load_answering_config(options.config, options.override), None
+    else:
+        config, directory = export_config(options.model_dir, options.override), Path(options.model_dir)
+    if options.class_thresholds is not None:
+        config = with_thresholds(config, options.class_thresholds)
+    source = ModelSource(
+        config, directory, engine=options.engine, device=options.device, precision=options.precision
+    )
+    if source.needs_paddle:
+        import_paddle()
+    return source
 
 
 def import_paddle() -> None:
