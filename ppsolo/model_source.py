@@ -87,9 +87,7 @@ def export_config(directory: str | os.PathLike[str], overrides: Overrides = ()) 
     """
     fixed = read_facts(directory).config
     config = override_config(fixed, overrides)
-    postprocess = dataclasses.replace(
-        config.postprocess, class_thresholds=fixed.postprocess.class_thresholds
-    )
+    postprocess = dataclasses.replace(config.postprocess, class_thresholds=fixed.postprocess.class_thresholds)
     if dataclasses.replace(config, data=fixed.data, postprocess=postprocess) != fixed:
         raise ConfigError(
             f"{directory}: an export takes -o for data.* and postprocess.class_thresholds only; the rest is fixed: "

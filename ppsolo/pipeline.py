@@ -165,7 +165,8 @@ class Pipeline(ABC):
         """
         if len(self._class_thresholds):
             kept = detections.scores >= self._class_thresholds[detections.labels]
-            detections = DetectionArrays(*(array[kept] for array in detections[:3]), np.array([kept.sum()]))
+            scores, labels, masks = (array[kept] for array in detections[:3])
+            detections = DetectionArrays(scores, labels, masks, np.array([kept.sum()]))
         return Instances(
             rles=resize_masks(
                 detections.masks,

@@ -31,6 +31,33 @@ class Panel(NamedTuple):
     curves: Sequence[Curve]
 
 
+class Bars(NamedTuple):
+    """Horizontal bars from 0, each with its name above and its value, as text, at its end. Texts are plain ASCII."""
+
+    title: str
+    names: Sequence[str]
+    values: Sequence[float]
+    texts: Sequence[str]
+
+
+def draw_bars(panels: Sequence[Bars], *, width: int = 960) -> np.ndarray:
+    """The panels one above the other: uint8 RGB [height, width, 3]."""
+    return np.concatenate([_draw_bars(panel, width) for panel in panels], axis=0)
+
+
+def _draw_bars(panel: Bars, width: int) -> np.ndarray:
+    canvas = np.full((64 + 48 * len(panel.names), width, 3), 255, np.uint8)
+    _write(canvas, panel.title, (16, 34), scale=0.62, color=INK)
+    room, longest = width - 140, max([*panel.values, 1e-9])
+    for index, (name, value, text) in enumerate(zip(panel.names, panel.values, panel.texts, strict=True)):
+        top = 64 + 48 * index
+        _write(canvas, name, (16, top), scale=0.45, color=GREY)
+        end = 16 + round(room * value / longest)
+        cv2.rectangle(canvas, (16, top + 7), (max(end, 17), top + 27), COLORS[index % len(COLORS)], -1)
+        _write(canvas, text, (end + 8, top + 23), scale=0.48, color=INK)
+    return canvas
+
+
 def draw_panels(panels: Sequence[Panel], *, panel_size: tuple[int, int] = (440, 620)) -> np.ndarray:
     """The panels side by side: uint8 RGB [height, width * panels, 3]; panel_size: (height, width) in pixels."""
     return np.concatenate([_draw_panel(panel, panel_size) for panel in panels], axis=1)

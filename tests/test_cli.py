@@ -85,6 +85,6 @@ def test_an_interrupt_is_one_line(monkeypatch, capsys):
     def interrupted(*arguments):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("ppsolo.cli.infer.load_answering_config", interrupted)
+    monkeypatch.setattr("ppsolo.cli.shared.load_answering_config", interrupted)
     assert main(["infer", "-c", "x", "--infer_img", "x"]) == 130
     assert capsys.readouterr().err == "ppsolo: error: interrupted\n"

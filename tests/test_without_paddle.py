@@ -1,5 +1,6 @@
 """Exports answer where Paddle is not installed: in a new environment that has onnxruntime and OpenVINO only."""
 
+import json
 import os
 import subprocess
 import venv
@@ -76,6 +77,29 @@ def test_an_export_answers(python, exported, graph, engine):
     """
     done = run(python, code, str(folder / graph), engine, str(folder / "a.png"))
     assert done.stdout.split() == [str(expected), "(60,", "90)", "True"], done.stderr
+
+
+@pytest.mark.parametrize("arguments", [["infer", "--infer_img", "a.png"], ["eval", "--find_thresholds", "t.json"]])
+def test_commands_answer_with_an_export(python, exported, tmp_path, arguments):
+    folder, _ = exported
+    annotations = {
+        "images": [{"id": 1, "file_name": "a.png", "height": 60, "width": 90}],
+        "categories": [{"id": i, "name": str(i)} for i in (1, 2, 3)],
+        "annotations": [
+            {"id": 1, "image_id": 1, "category_id": 1, "iscrowd": 0, "area": 100, "bbox": [0, 0, 10, 10]}
+            | {"segmentation": [[0, 0, 10, 0, 10, 10, 0, 10]]}
+        ],
+    }
+    (tmp_path / "val.json").write_text(json.dumps(annotations))
+    data = ["--annotations", str(tmp_path / "val.json"), "--image_dir", str(folder)]
+    command = [str(folder / word) if word == "a.png" else word for word in arguments]
+    command = [str(tmp_path / word) if word == "t.json" else word for word in command]
+    command += ["--model_dir", str(folder / "network"), *(data if arguments[0] == "eval" else [])]
+    code = "import sys; from ppsolo.cli import main; sys.exit(main(sys.argv[1:]))"
+    done = run(python, code, *command, "--output_dir", str(tmp_path / "out"))
+    assert done.returncode == 0, done.stderr
+    done = run(python, code, arguments[0], "-c", "demo", *command[1:3])
+    assert done.returncode == 2 and "PaddlePaddle is not installed" in done.stderr
 
 
 def test_every_module_of_the_answering_half_is_imported(python):

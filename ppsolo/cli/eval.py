@@ -1,25 +1,33 @@
 """`ppsolo eval`: average precision on COCO annotations."""
 
 import argparse
+import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ppsolo.cli.shared import OK, Commands, add_command, add_config, import_paddle, say
+from ppsolo.cli.shared import OK, Commands, add_command, add_model, import_paddle, model_source, say
 from ppsolo.config import load_answering_config
 from ppsolo.errors import ConfigError
 
 if TYPE_CHECKING:
-    from ppsolo.config import Config
+    from ppsolo.evaluation.evaluate import Evaluation
+    from ppsolo.model_source import ModelSource
 
-EXAMPLES = """ppsolo eval -c output/mine/config.yml -o weights=output/mine/best.pdparams --classwise"""
+EXAMPLES = """ppsolo eval -c output/mine/config.yml -o weights=output/mine/best.pdparams --classwise
+ppsolo eval --model_dir output/r50_onnx --engine openvino --annotations val.json --image_dir val
+ppsolo eval -c output/mine/config.yml --compare dygraph openvino openvino-bf16 output/mine_int8
+ppsolo eval -c output/mine/config.yml --find_thresholds output/mine/thresholds.json"""
 
 
 def add(commands: Commands) -> None:
     """Add the command and its flags to the parser."""
     command = add_command(commands, "eval", run, EXAMPLES)
-    add_config(command, required=False)
+    add_model(command)
     command.add_argument("--json_eval", metavar="FILE", help="COCO results made elsewhere, in place of a model")
-    command.add_argument("--annotations", metavar="FILE", help="what --json_eval is compared with")
+    command.add_argument(
+        "--annotations", metavar="FILE", help="a COCO file to compare with; default: data.val_annotations"
+    )
+    command.add_argument("--image_dir", metavar="DIR", help="the pictures of --annotations")
     command.add_argument("--classwise", action="store_true", help="a table of the classes too")
     command.add_argument("--report", metavar="FILE", help="write all numbers as JSON")
     command.add_argument("--save_results", action="store_true", help="write predictions.json (COCO results)")
@@ -29,44 +37,92 @@ def add(commands: Commands) -> None:
     command.add_argument(
         "--batch_size", type=int, default=1, metavar="N", help="images per forward, default: %(default)s"
     )
+    command.add_argument(
+        "--compare",
+        nargs="+",
+        metavar="MODEL",
+        help="evaluate and time several side by side: dygraph, onnxruntime, openvino, openvino-bf16 (of -c), exported "
+        "directories, also as DIR@openvino@bf16; writes compare.json and compare.png to --output_dir",
+    )
+    command.add_argument(
+        "--find_thresholds",
+        metavar="FILE",
+        help="find the best score threshold of each class and write it, for --class_thresholds",
+    )
+    command.add_argument(
+        "--least_precision",
+        type=float,
+        metavar="P",
+        help="thresholds with at least this precision and the most recall; default: those with the best F1",
+    )
 
 
 def run(options: argparse.Namespace) -> int:
-    """Average precision on COCO annotations, of a model or (--json_eval) of results made elsewhere."""
-    from ppsolo.evaluation.report import format_report, write_report
-
+    """Average precision on COCO annotations, of models or (--json_eval) of results made elsewhere."""
+    if options.batch_size < 1:
+        raise ConfigError(f"--batch_size is {options.batch_size}, give at least 1")
+    if options.least_precision is not None and options.find_thresholds is None:
+        raise ConfigError("--least_precision is of thresholds: add --find_thresholds FILE")
     if options.json_eval is not None:
-        if options.annotations is None:
-            raise ConfigError("--json_eval needs the annotations it is compared with: add --annotations FILE")
-        from ppsolo.evaluation.coco_evaluator import evaluate_results
-
-        report = evaluate_results(options.annotations, options.json_eval)
-    else:
-        if options.config is None:
-            raise ConfigError("nothing to evaluate: give a configuration (-c), or results (--json_eval)")
-        if options.batch_size < 1:
-            raise ConfigError(f"--batch_size is {options.batch_size}, give at least 1")
-        config = load_answering_config(options.config, options.override)
-        import_paddle()
-        report = _evaluate_model(config, options)
-        if report is None:
-            return OK
-    say(format_report(report, per_class=options.classwise))
-    if options.report is not None:
-        write_report(report, options.report)
+        return _evaluate_results(options)
+    if options.compare is not None:
+        return _compare(options)
+    if options.config is None and options.model_dir is None:
+        raise ConfigError("nothing to evaluate: give a model (-c or --model_dir), or results (--json_eval)")
+    if options.find_thresholds is not None and options.class_thresholds is not None:
+        raise ConfigError("--find_thresholds takes no --class_thresholds: they hide what is to be found")
+    source = _with_data(model_source(options), options)
+    evaluation = _evaluate_model(source, options)
+    if evaluation is None:
+        return OK
+    _say_report(evaluation.report, options)
+    if options.find_thresholds is not None:
+        _find_thresholds(evaluation, options)
     return OK
 
 
-def _evaluate_model(config: "Config", options: argparse.Namespace) -> dict[str, Any] | None:
-    """The report, on the main process; None on the others."""
-    from ppsolo.evaluation.evaluate import evaluate_config, write_results
+def _evaluate_results(options: argparse.Namespace) -> int:
+    if options.annotations is None:
+        raise ConfigError("--json_eval needs the annotations it is compared with: add --annotations FILE")
+    from ppsolo.evaluation.coco_evaluator import evaluate_results
+
+    _say_report(evaluate_results(options.annotations, options.json_eval), options)
+    return OK
+
+
+def _say_report(report: dict[str, Any], options: argparse.Namespace) -> None:
+    from ppsolo.evaluation.report import format_report, write_report
+
+    say(format_report(report, per_class=options.classwise))
+    if options.report is not None:
+        write_report(report, options.report)
+
+
+def _with_data(source: "ModelSource", options: argparse.Namespace) -> "ModelSource":
+    """The source with the data set of --annotations and --image_dir, where they are given."""
+    if (options.annotations is None) != (options.image_dir is None):
+        raise ConfigError("--annotations and --image_dir go together: give both")
+    config = source.config
+    if options.annotations is not None:
+        files = {"val_annotations": str(Path(options.annotations).absolute())}
+        files["val_images"] = str(Path(options.image_dir).absolute())
+        config = dataclasses.replace(config, data=dataclasses.replace(config.data, root=".", **files))
+    if options.find_thresholds is not None:
+        postprocess = dataclasses.replace(config.postprocess, class_thresholds=())
+        config = dataclasses.replace(config, postprocess=postprocess)
+    return dataclasses.replace(source, config=config)
+
+
+def _evaluate_model(source: "ModelSource", options: argparse.Namespace) -> "Evaluation | None":
+    """The evaluation, on the main process; None on the others."""
+    from ppsolo.evaluation.evaluate import evaluate_source, write_results
     from ppsolo.processes import start_processes
     from ppsolo.progress import Progress
 
     processes = start_processes()
     with Progress("download", unit="B") as download, Progress("evaluate") as progress:
-        evaluation = evaluate_config(
-            config,
+        evaluation = evaluate_source(
+            source,
             batch_size=options.batch_size,
             keep_results=options.save_results,
             processes=processes,
@@ -77,8 +133,45 @@ def _evaluate_model(config: "Config", options: argparse.Namespace) -> dict[str, 
         return None
     say(evaluation.origin)
     say(evaluation.description)
+    if source.config.postprocess.class_thresholds:
+        say("instances below the threshold of their class are left out, which lowers average precision")
     if options.save_results:
         path = Path(options.output_dir) / "predictions.json"
         write_results(evaluation.results, path)
         say(f"{len(evaluation.results)} results written to {path}")
-    return evaluation.report
+    return evaluation
+
+
+def _compare(options: argparse.Namespace) -> int:
+    """Evaluate and time several models."""
+    if options.model_dir is not None:
+        raise ConfigError("--compare names the exported directories itself: leave --model_dir out")
+    if (options.engine, options.device, options.precision) != ("auto", "cpu", "fp32"):
+        raise ConfigError("--compare names engine and precision itself, such as DIR@openvino@bf16")
+    from ppsolo.evaluation.compare import compare, format_comparison, write_comparison
+    from ppsolo.model_source import named_side
+    from ppsolo.progress import Progress
+
+    config = None if options.config is None else load_answering_config(options.config, options.override)
+    sides = [_with_data(named_side(name, config), options) for name in options.compare]
+    if any(side.needs_paddle for side in sides):
+        import_paddle()
+    with Progress("compare", unit="steps") as progress:
+        report = compare(sides, batch_size=options.batch_size, progress=progress.update)
+    say(format_comparison(report))
+    write_comparison(report, Path(options.output_dir))
+    say(f"compare.json and compare.png are in {options.output_dir}")
+    return OK
+
+
+def _find_thresholds(evaluation: "Evaluation", options: argparse.Namespace) -> None:
+    from ppsolo.evaluation.thresholds import find_thresholds, format_thresholds, write_thresholds
+
+    found = find_thresholds(
+        evaluation.matches["segm"], evaluation.report["segm"]["per_class"], precision=options.least_precision
+    )
+    aim = "f1" if options.least_precision is None else f"precision >= {options.least_precision}"
+    source = {"annotations": evaluation.report["annotations"], "aim": aim, "iou": 0.5, "model": evaluation.origin}
+    write_thresholds(found, options.find_thresholds, source=source)
+    say(format_thresholds(found))
+    say(f"written to {options.find_thresholds}: give it as --class_thresholds to infer, serve and export")

@@ -49,12 +49,19 @@ def add(commands: Commands) -> None:
         default=True,
         help="compare with the model on drawn scenes; what differs is not kept (default)",
     )
+    command.add_argument(
+        "--class_thresholds", metavar="FILE", help="what `ppsolo eval --find_thresholds` wrote, kept in the export"
+    )
     command.add_argument("--no_verify", dest="verify", action="store_false", help="write without comparing")
 
 
 def run(options: argparse.Namespace) -> int:
     """Write a model for Paddle Inference or onnxruntime, and verify what was written."""
     config = load_answering_config(options.config, options.override)
+    if options.class_thresholds is not None:
+        from ppsolo.evaluation.thresholds import with_thresholds
+
+        config = with_thresholds(config, options.class_thresholds)
     import_paddle()
     from ppsolo.deploy.directory import check_place
     from ppsolo.deploy.export import card_of, checkpoint_facts, export_model

@@ -100,9 +100,7 @@ def model_source(options: argparse.Namespace) -> "ModelSource":
         config, directory = export_config(options.model_dir, options.override), Path(options.model_dir)
     if options.class_thresholds is not None:
         config = with_thresholds(config, options.class_thresholds)
-    source = ModelSource(
-        config, directory, engine=options.engine, device=options.device, precision=options.precision
-    )
+    source = ModelSource(config, directory, engine=options.engine, device=options.device, precision=options.precision)
     if source.needs_paddle:
         import_paddle()
     return source

@@ -21,6 +21,7 @@ from ppsolo.errors import ConfigError, DatasetError, ImageError, PpsoloError
 from ppsolo.evaluation.coco_evaluator import IOU_TYPES, CocoEvaluator
 from ppsolo.evaluation.ground_truth import GroundTruth, load_json
 from ppsolo.formats.data_config import data_in_place
+from ppsolo.model_source import ModelSource
 from ppsolo.pipeline import Pipeline
 from ppsolo.processes import ALONE, Processes
 from ppsolo.results.instances import Instances
@@ -78,12 +79,14 @@ class Evaluation:
     they have no boxes, so that pycocotools takes sizes from the masks, as it does for the published numbers.
 
     origin: where the weights come from. description: the runtime of the network.
+    matches: every detection with its match, MATCH [m], for each IoU type; see `ppsolo.evaluation.matching`.
     """
 
     report: dict[str, Any]
     results: list[dict[str, Any]]
     origin: str
     description: str
+    matches: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
 
 
 def evaluate(
@@ -122,7 +125,22 @@ def evaluate(
     place = {image_id: number for number, (image_id, _) in enumerate(dataset.images)}
     results = sorted((entry for entries in shares for entry in entries), key=lambda entry: place[entry["image_id"]])
     report = {**evaluator.summarize(), "annotations": str(dataset.source)}
-    return Evaluation(report, results, predictor.origin, predictor.description)
+    return Evaluation(report, results, predictor.origin, predictor.description, evaluator.state().matches)
+
+
+def open_evaluation_set(config: Config) -> tuple[EvaluationSet, Config]:
+    """The validation images of a configuration, and the configuration with their classes.
+
+    Raises PpsoloError.
+    """
+    if not config.data.val_annotations:
+        raise ConfigError("there are no annotations to evaluate on: set data.val_annotations")
+    data = data_in_place(config.data, Path(config.train.output_dir) / config.name / "annotations", needed="val")
+    dataset = EvaluationSet(Path(data.root) / data.val_annotations, Path(data.root) / data.val_images)
+    config = with_classes(
+        config, category_ids=dataset.category_ids, class_names=dataset.class_names, source=dataset.source
+    )
+    return dataset, config
 
 
 def evaluate_config(
@@ -134,20 +152,32 @@ def evaluate_config(
     download: Progress | None = None,
     progress: Callback | None = None,
 ) -> Evaluation:
-    """`evaluate` the weights of a configuration on its validation images.
+    """`evaluate` the weights of a configuration on its validation images; see `evaluate_source`."""
+    return evaluate_source(
+        ModelSource(config),
+        batch_size=batch_size,
+        keep_results=keep_results,
+        processes=processes,
+        download=download,
+        progress=progress,
+    )
+
+
+def evaluate_source(
+    source: ModelSource,
+    *,
+    batch_size: int = 1,
+    keep_results: bool = False,
+    processes: Processes = ALONE,
+    download: Progress | None = None,
+    progress: Callback | None = None,
+) -> Evaluation:
+    """`evaluate` a model on the validation images of its configuration.
 
     download: told of (bytes, bytes in all) of published weights. Raises PpsoloError.
     """
-    if not config.data.val_annotations:
-        raise ConfigError("there are no annotations to evaluate on: set data.val_annotations")
-    data = data_in_place(config.data, Path(config.train.output_dir) / config.name / "annotations", needed="val")
-    dataset = EvaluationSet(Path(data.root) / data.val_annotations, Path(data.root) / data.val_images)
-    config = with_classes(
-        config, category_ids=dataset.category_ids, class_names=dataset.class_names, source=dataset.source
-    )
-    from ppsolo.predictor import Predictor  # here, since it needs Paddle
-
-    predictor = Predictor(config, progress=download)
+    dataset, config = open_evaluation_set(source.config)
+    predictor = dataclasses.replace(source, config=config).open(progress=download)
     return evaluate(
         predictor,
         dataset,

@@ -1,0 +1,187 @@
+"""Models compared on one data set: average precision, its differences, time and memory, side by side."""
+
+import dataclasses
+import multiprocessing
+import resource
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ppsolo.data.images import read_image, write_image
+from ppsolo.errors import ConfigError, PpsoloError
+from ppsolo.evaluation.evaluate import evaluate, open_evaluation_set
+from ppsolo.evaluation.report import write_report
+from ppsolo.model_source import ModelSource
+from ppsolo.plot import Bars, draw_bars
+
+TIMED_IMAGES = 12
+IOU_TYPES = ("segm", "bbox")
+_END_SECONDS = 5  # for a process to end by itself
+
+# Called with the steps done and their number.
+Callback = Callable[[int, int], None]
+
+
+def compare(
+    sides: Sequence[ModelSource],
+    *,
+    batch_size: int = 1,
+    threads: int | None = None,
+    images: int = TIMED_IMAGES,
+    progress: Callback | None = None,
+) -> dict[str, Any]:
+    """Evaluate each side on its data set and time it, each in a process of its own.
+
+    Average precision is measured side after side. Then the first images of the data set are predicted by all sides in
+    turn, so that a machine with changing load is the same for all.
+
+    Args:
+        sides: the first one is what the others are compared with. All have the same data set.
+        batch_size: images in one run of the network while average precision is measured.
+        threads: CPU threads of each side; all cores by default.
+        images: how many are timed, one by one, after a first one that does not count.
+        progress: told of the steps.
+
+    Returns the report, ready for JSON: "annotations", "images", and for each of "sides" its "name", "description",
+    "mask_ap", "mask_ap50", "mask_ap75", "box_ap", in [0, 1]; "mask_ap_difference" from the first side; "seconds", the
+    median for one image from its pixels to instances; "seconds_ratio" to the first side; "peak_memory_mb" of its
+    process.
+    Raises PpsoloError.
+    """
+    if len(sides) < 2:
+        raise ConfigError("a comparison takes at least two models")
+    if len({dataclasses.astuple(side.config.data) for side in sides}) > 1:
+        raise ConfigError("the models have different data sets: give one for all with -c, or with --annotations")
+    dataset, _ = open_evaluation_set(sides[0].config)
+    paths = [path for _, path in dataset.images[: images + 1]]
+    total = len(sides) + len(paths)
+    results = []
+    with ExitStack() as stack:
+        processes = [stack.enter_context(_process(side, batch_size, threads)) for side in sides]
+        for number, (side, ask) in enumerate(zip(sides, processes, strict=True)):
+            results.append({"name": side.name, **ask("evaluate")})
+            _tell(progress, number + 1, total)
+        seconds: list[list[float]] = [[] for _ in sides]
+        for number, path in enumerate(paths):
+            for ask, taken in zip(processes, seconds, strict=True):
+                taken.append(ask(str(path))["seconds"])
+            _tell(progress, len(sides) + number + 1, total)
+        for result, ask, taken in zip(results, processes, seconds, strict=True):
+            result["seconds"] = statistics.median(taken[1:] or taken)
+            result.update(ask("memory"))
+    first = results[0]
+    for result in results:
+        result["mask_ap_difference"] = result["mask_ap"] - first["mask_ap"]
+        result["seconds_ratio"] = result["seconds"] / first["seconds"]
+    return {
+        "annotations": str(dataset.source),
+        "images": len(dataset.images),
+        "timed_images": max(len(paths) - 1, 1),
+        "sides": results,
+    }
+
+
+def format_comparison(report: Mapping[str, Any]) -> str:
+    """A table with a line for each side; average precision in per cent."""
+    lines = [
+        f"{report['images']} images of {report['annotations']}; times are medians over {report['timed_images']} images",
+        f"{'':<44}{'mask AP':>9}{'change':>9}{'AP50':>8}{'AP75':>8}{'box AP':>8}{'s':>9}{'ratio':>7}{'MB':>7}",
+    ]
+    for side in report["sides"]:
+        points = [100 * side[key] for key in ("mask_ap", "mask_ap_difference", "mask_ap50", "mask_ap75", "box_ap")]
+        lines.append(
+            f"{side['name'][-43:]:<44}{points[0]:>9.2f}{points[1]:>+9.3f}{points[2]:>8.2f}{points[3]:>8.2f}"
+            f"{points[4]:>8.2f}{side['seconds']:>9.4f}{side['seconds_ratio']:>7.2f}{side['peak_memory_mb']:>7.0f}"
+        )
+    return "\n".join(lines)
+
+
+def draw_comparison(report: Mapping[str, Any]) -> np.ndarray:
+    """Bars of average precision, time and memory: uint8 RGB [H, W, 3]."""
+    sides = report["sides"]
+    names = [side["name"] for side in sides]
+
+    def bars(title: str, key: str, scale: float, form: str) -> Bars:
+        values = [scale * max(side[key], 0.0) for side in sides]
+        return Bars(title, names, values, [format(value, form) for value in values])
+
+    return draw_bars(
+        [
+            bars(f"mask AP on {report['images']} images", "mask_ap", 100, ".2f"),
+            bars("seconds an image, median", "seconds", 1, ".4f"),
+            bars("peak memory, MB", "peak_memory_mb", 1, ".0f"),
+        ]
+    )
+
+
+def write_comparison(report: Mapping[str, Any], directory: Path) -> None:
+    """Write compare.json and compare.png. Raises PpsoloError."""
+    write_report(report, directory / "compare.json")
+    write_image(directory / "compare.png", draw_comparison(report))
+
+
+def _tell(progress: Callback | None, done: int, total: int) -> None:
+    if progress is not None:
+        progress(done, total)
+
+
+@contextmanager
+def _process(side: ModelSource, batch_size: int, threads: int | None) -> Iterator[Callable[[str], dict[str, Any]]]:
+    """Yields what asks a new process: "evaluate", "memory" or the path of an image to time."""
+    context = multiprocessing.get_context("spawn")
+    here, there = context.Pipe()
+    process = context.Process(target=_answer, args=(side, batch_size, threads, there), daemon=True)
+    process.start()
+    there.close()
+
+    def ask(question: str) -> dict[str, Any]:
+        try:
+            here.send(question)
+            answer = here.recv()
+        except (EOFError, OSError):
+            raise PpsoloError(f"{side.name}: its process died, perhaps for lack of memory") from None
+        if isinstance(answer, str):
+            raise PpsoloError(f"{side.name}: {answer}")
+        return answer
+
+    try:
+        yield ask
+    finally:
+        here.close()
+        process.join(timeout=_END_SECONDS)
+        if process.is_alive():
+            process.terminate()
+
+
+def _answer(side: ModelSource, batch_size: int, threads: int | None, connection: Connection) -> None:
+    """A side's process: answers until the pipe is closed; a str is an error."""
+    try:
+        dataset, config = open_evaluation_set(side.config)
+        predictor = dataclasses.replace(side, config=config).open(threads=threads)
+        while True:
+            question = connection.recv()
+            if question == "evaluate":
+                found = evaluate(predictor, dataset, batch_size=batch_size, iou_types=IOU_TYPES)
+                mask = found.report["segm"]["stats"]
+                values = {"mask_ap": mask[0], "mask_ap50": mask[1], "mask_ap75": mask[2]}
+                box = found.report["bbox"]["stats"][0]
+                connection.send({"description": predictor.description, **values, "box_ap": box})
+            elif question == "memory":
+                peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+                connection.send({"peak_memory_mb": peak / (2**20 if sys.platform == "darwin" else 2**10)})
+            else:
+                image = read_image(question)
+                start = time.perf_counter()
+                predictor(image)
+                connection.send({"seconds": time.perf_counter() - start})
+    except EOFError:
+        return
+    except (PpsoloError, OSError, RuntimeError, ImportError) as error:
+        connection.send(str(error))

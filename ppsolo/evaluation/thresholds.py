@@ -1,0 +1,176 @@
+"""Score thresholds that fit: for each class, the one with the best F1, or with a precision that is asked for."""
+
+import dataclasses
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ppsolo.build.pipeline import category_ids, class_names
+from ppsolo.config import Config
+from ppsolo.errors import ConfigError
+from ppsolo.evaluation.matching import unpack
+from ppsolo.evaluation.report import write_report
+
+MAX_FILE_BYTES = 16 << 20
+_IOU_THRESHOLDS = 10  # packed in a match: 0.50 to 0.95
+_NEVER = 1.0  # the threshold of a class that never reaches the precision
+
+
+class ClassThreshold(NamedTuple):
+    """The threshold of a class, and what it gives on the data that it was found on.
+
+    threshold: least score, in [0, 1]. precision, recall, f1: of the instances from it up; None where the class has
+    neither truths nor results. ground_truths: how many the data have.
+    """
+
+    category_id: int
+    name: str
+    threshold: float
+    precision: float | None
+    recall: float | None
+    f1: float | None
+    ground_truths: int
+
+
+def find_thresholds(
+    matches: np.ndarray,
+    classes: Sequence[Mapping[str, Any]],
+    *,
+    iou: float = 0.5,
+    precision: float | None = None,
+    default: float = 0.5,
+) -> list[ClassThreshold]:
+    """The best threshold of each class.
+
+    An instance is true when its mask has at least this IoU with a free ground truth, by COCO's matching. The threshold
+    lies halfway between the last score taken and the first one left out.
+
+    Args:
+        matches: MATCH [m], of masks, see `ppsolo.evaluation.matching`.
+        classes: an evaluation's "per_class": "id", "name" and "ground_truths" of each category, in the order of the
+            indices in `matches`.
+        iou: 0.50, 0.55, ... or 0.95.
+        precision: the lowest threshold whose precision is at least this; None for the threshold with the best F1.
+        default: for a class without ground truths.
+
+    Raises ConfigError: there is no such IoU, or a precision that is none.
+    """
+    place = round((iou - 0.5) / 0.05)
+    if not 0 <= place < _IOU_THRESHOLDS or abs(0.5 + 0.05 * place - iou) > 1e-9:
+        raise ConfigError(f"the IoU of thresholds is one of 0.50, 0.55, ... 0.95, not {iou}")
+    if precision is not None and not 0 < precision <= 1:
+        raise ConfigError(f"the precision asked for is {precision}, give a number above 0 and at most 1")
+    matched = unpack(matches["matched"], _IOU_THRESHOLDS)[0, place]
+    counted = ~unpack(matches["ignored"], _IOU_THRESHOLDS)[0, place]
+    found = []
+    for index, entry in enumerate(classes):
+        rows = np.flatnonzero((matches["category"] == index) & counted)
+        number = int(entry["ground_truths"])
+        common = {"category_id": int(entry["id"]), "name": str(entry["name"]), "ground_truths": number}
+        if number == 0:
+            found.append(ClassThreshold(threshold=default, precision=None, recall=None, f1=None, **common))
+            continue
+        values = best_threshold(matches["score"][rows], matched[rows], number, precision=precision)
+        found.append(ClassThreshold(**values, **common))
+    return found
+
+
+def best_threshold(
+    scores: np.ndarray, true: np.ndarray, ground_truths: int, *, precision: float | None = None
+) -> dict[str, float]:
+    """ "threshold", "precision", "recall" and "f1" of a class. scores: float [n]; true: bool [n].
+
+    Where no threshold reaches the precision, the threshold is 1 and nothing is found. Equal scores stay together.
+
+    >>> best_threshold(np.array([0.9, 0.8, 0.3]), np.array([True, True, False]), 2)["threshold"]
+    0.55
+    """
+    order = np.argsort(-scores, kind="stable")
+    scores, true = scores[order].astype(np.float64), true[order]
+    cuts = np.flatnonzero(np.append(scores[1:] != scores[:-1], True)) if len(scores) else np.zeros(0, int)
+    hits = np.cumsum(true)[cuts]
+    precisions, recalls = hits / (cuts + 1), hits / ground_truths
+    f1 = 2 * hits / (cuts + 1 + ground_truths)
+    allowed = np.flatnonzero(precisions >= precision) if precision is not None else np.arange(len(cuts))
+    if not len(allowed) or not hits.any():
+        return {"threshold": _NEVER, "precision": 0.0, "recall": 0.0, "f1": 0.0}
+    best = int(allowed[-1]) if precision is not None else int(np.argmax(f1))
+    last = cuts[best]
+    below = scores[last + 1] if last + 1 < len(scores) else 0.0
+    threshold = _between(below, scores[last])
+    return {
+        "threshold": threshold,
+        "precision": float(precisions[best]),
+        "recall": float(recalls[best]),
+        "f1": float(f1[best]),
+    }
+
+
+def _between(below: float, above: float) -> float:
+    """The middle, with as few digits as keep it between the two."""
+    middle = (below + above) / 2
+    for digits in range(2, 9):
+        short = round(middle, digits)
+        if below < short <= above:
+            return short
+    return float(above)
+
+
+def write_thresholds(
+    found: Sequence[ClassThreshold], path: str | os.PathLike[str], *, source: Mapping[str, Any]
+) -> None:
+    """Write a JSON file that `with_thresholds` reads, whole or not at all. Raises PpsoloError.
+
+    source: what the thresholds were found on, for people who read the file.
+    """
+    content = {"class_thresholds": [one._asdict() for one in found], "found_on": dict(source)}
+    write_report(content, Path(path))
+
+
+def read_thresholds(path: str | os.PathLike[str]) -> dict[int, float]:
+    """Category id -> threshold, of a file of `write_thresholds`. Raises ConfigError."""
+    try:
+        if Path(path).stat().st_size > MAX_FILE_BYTES:
+            raise ConfigError(f"{path} is too large to hold thresholds")
+        content = json.loads(Path(path).read_text(encoding="utf-8"))
+        values = {int(entry["category_id"]): float(entry["threshold"]) for entry in content["class_thresholds"]}
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read ({error.strerror or error})") from None
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise ConfigError(
+            f"{path} holds no thresholds ({error}): write one by `ppsolo eval --find_thresholds`"
+        ) from None
+    for category_id, value in values.items():
+        if not 0 <= value <= 1:
+            raise ConfigError(f"{path}: the threshold of category {category_id} is {value}, give a number from 0 to 1")
+    return values
+
+
+def with_thresholds(config: Config, path: str | os.PathLike[str]) -> Config:
+    """The configuration with the thresholds of a file of `write_thresholds`, matched by category id.
+
+    Raises ConfigError where a class of the configuration has none.
+    """
+    values = read_thresholds(path)
+    names = dict(zip(category_ids(config), class_names(config), strict=True))
+    missing = [f"{name} (category {i})" for i, name in names.items() if i not in values]
+    if missing:
+        raise ConfigError(f"{path} has no threshold for {missing[0]}: it is of another data set")
+    postprocess = dataclasses.replace(config.postprocess, class_thresholds=tuple(values[i] for i in names))
+    return dataclasses.replace(config, postprocess=postprocess)
+
+
+def format_thresholds(found: Sequence[ClassThreshold]) -> str:
+    """A table: a line for each class."""
+    lines = [f"{'class':<32}{'threshold':>11}{'precision':>11}{'recall':>9}{'F1':>9}{'truths':>8}"]
+    for one in found:
+        numbers = [one.precision, one.recall, one.f1]
+        shown = ["-" if number is None else f"{number:.3f}" for number in numbers]
+        lines.append(
+            f"{one.name[:31]:<32}{one.threshold:>11.4g}{shown[0]:>11}{shown[1]:>9}{shown[2]:>9}{one.ground_truths:>8}"
+        )
+    return "\n".join(lines)
