@@ -100,8 +100,8 @@ def best_threshold(
         return {"threshold": _NEVER, "precision": 0.0, "recall": 0.0, "f1": 0.0}
     best = int(allowed[-1]) if precision is not None else int(np.argmax(f1))
     last = cuts[best]
-    below = scores[last + 1] if last + 1 < len(scores) else 0.0
-    threshold = _between(below, scores[last])
+    below = float(scores[last + 1]) if last + 1 < len(scores) else 0.0
+    threshold = _between(below, float(scores[last]))
     return {
         "threshold": threshold,
         "precision": float(precisions[best]),
