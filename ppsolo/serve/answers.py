@@ -1,11 +1,14 @@
-"""What the service says: instances as JSON, with run lengths or polygons, or as a picture."""
+"""What the service says: instances as JSON, as a picture, or as a file of another tool."""
 
 import json
 
 import cv2
 import numpy as np
 
+from ppsolo.results.files.catalogue import FORMATS
 from ppsolo.results.instances import Instances
+
+WITH_PIXELS = ("csv", "parquet")  # formats with measures of the picture itself
 
 
 def json_answer(
@@ -34,3 +37,28 @@ def picture_answer(image: np.ndarray, instances: Instances, *, score_threshold: 
     """A PNG file: the picture, uint8 RGB [H, W, 3], with the instances of at least `score_threshold`."""
     drawn = instances.draw(image, score_threshold=score_threshold)
     return cv2.imencode(".png", cv2.cvtColor(drawn, cv2.COLOR_RGB2BGR))[1].tobytes()
+
+
+def file_answer(
+    instances: Instances,
+    format: str,
+    *,
+    image: np.ndarray | None,
+    score_threshold: float,
+    image_id: int,
+    image_name: str,
+    pixel_size: float | None,
+) -> bytes:
+    """The instances of at least `score_threshold` in a format of the catalogue.
+
+    image: the picture, for the formats of WITH_PIXELS. The other arguments are as for `Instances.to_bytes`.
+    """
+    shown = instances.above(score_threshold)
+    return shown.to_bytes(format, image=image, image_id=image_id, image_name=image_name, pixel_size=pixel_size)
+
+
+def media_type(form: str) -> str:
+    """Of an answer in one of the service's forms."""
+    if form in FORMATS:
+        return FORMATS[form].media_type
+    return "image/png" if form == "png" else "application/json"

@@ -19,11 +19,24 @@ from starlette.requests import ClientDisconnect
 
 from ppsolo.data.decode import DEFAULT_SETTINGS
 from ppsolo.data.pixels import PixelSettings
+from ppsolo.errors import ConfigError
+from ppsolo.results.files.catalogue import checked_formats
+from ppsolo.results.files.names import FORMAT_NAMES
 from ppsolo.serve.access import THIS_MACHINE, AccessRules, CheckSource, CheckToken, client_of
 from ppsolo.serve.prometheus import CountRequests
 from ppsolo.serve.service import AnswerOptions, AnyPredictor, Limits, Service
 from ppsolo.text import one_line
 from ppsolo.version import __version__
+
+AnswerForm = Literal[
+    "json", "polygons", "png", "coco", "labelme", "yolo", "label_map", "masks", "geojson", "imagej", "csv", "parquet"
+]
+FORMS = {
+    "json": "instances with run lengths",
+    "polygons": "instances with polygons",
+    "png": "the picture with the masks drawn",
+    **FORMAT_NAMES,
+}
 
 logger = logging.getLogger(__name__)
 
@@ -165,14 +178,19 @@ def _add_predict(app: FastAPI, service: Service) -> None:
     async def predict(
         request: Request,
         score_threshold: Annotated[float, Query(ge=0, le=1, description="least score")] = 0.0,
-        format: Annotated[
-            Literal["json", "polygons", "png"],
-            Query(description="run lengths or polygons in JSON, or the picture with the masks drawn"),
-        ] = "json",
+        format: Annotated[AnswerForm, Query(description="; ".join(f"{k}: {v}" for k, v in FORMS.items()))] = "json",
         image_id: Annotated[int, Query(description="repeated in the answer")] = 0,
+        image_name: Annotated[str, Query(max_length=1024, description="repeated in tables and COCO results")] = "",
+        pixel_size: Annotated[
+            float | None, Query(gt=0, allow_inf_nan=False, description="micrometres per pixel, for csv and parquet")
+        ] = None,
     ) -> Response:
         """The instances of a picture, sent as a form's file or as it is."""
-        return await service.predict(request, AnswerOptions(score_threshold, format, image_id))
+        try:
+            checked_formats([format] if format in FORMAT_NAMES else [])
+        except ConfigError as error:  # a package is missing
+            raise StarletteHTTPException(422, str(error)) from None
+        return await service.predict(request, AnswerOptions(score_threshold, format, image_id, image_name, pixel_size))
 
 
 def _add_pages(app: FastAPI, service: Service, predictor: AnyPredictor, model: str) -> None:

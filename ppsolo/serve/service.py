@@ -8,7 +8,7 @@ import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields
-from typing import Any, Literal, NamedTuple, Protocol, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import cv2
 import numpy as np
@@ -19,8 +19,9 @@ from starlette.requests import ClientDisconnect
 from ppsolo.data.images import ImageReader
 from ppsolo.data.pixels import PixelSettings
 from ppsolo.errors import ConfigError, ImageError, PpsoloError
+from ppsolo.results.files.catalogue import FORMATS
 from ppsolo.results.instances import Instances
-from ppsolo.serve.answers import json_answer, picture_answer
+from ppsolo.serve.answers import WITH_PIXELS, file_answer, json_answer, media_type, picture_answer
 from ppsolo.serve.batching import Batcher, Pending, QueueFull, Stopped
 from ppsolo.serve.prometheus import Metrics
 from ppsolo.serve.uploads import ByteLimit, read_upload
@@ -68,11 +69,17 @@ class Limits:
 
 
 class AnswerOptions(NamedTuple):
-    """What a request asks for: which instances, and in which form."""
+    """What a request asks for: which instances, and in which form.
+
+    form: "json", "polygons", "png", or a format in `ppsolo.results.files.names`. image_id, image_name, pixel_size: what
+    the answer says of the picture; pixel_size in micrometres.
+    """
 
     score_threshold: float
-    form: Literal["json", "polygons", "png"]
-    image_id: int
+    form: str
+    image_id: int = 0
+    image_name: str = ""
+    pixel_size: float | None = None
 
 
 class Service:
@@ -208,6 +215,16 @@ class Service:
         def write() -> bytes:
             if options.form == "png":
                 return picture_answer(self._read(data), instances, score_threshold=options.score_threshold)
+            if options.form in FORMATS:
+                return file_answer(
+                    instances,
+                    options.form,
+                    image=self._read(data) if options.form in WITH_PIXELS else None,
+                    score_threshold=options.score_threshold,
+                    image_id=options.image_id,
+                    image_name=options.image_name,
+                    pixel_size=options.pixel_size,
+                )
             return json_answer(
                 instances,
                 image_id=options.image_id,
@@ -217,7 +234,7 @@ class Service:
             )
 
         content = await asyncio.get_running_loop().run_in_executor(self._writers, write)
-        return Response(content, media_type="image/png" if options.form == "png" else "application/json")
+        return Response(content, media_type=media_type(options.form))
 
 
 def _stopping(reason: str = "the service is stopping") -> HTTPException:

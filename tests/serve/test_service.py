@@ -406,7 +406,13 @@ def test_the_interface_is_described(server):
     operation = server.client.get("/openapi.json").json()["paths"]["/predict"]["post"]
     assert set(operation["requestBody"]["content"]) == {"image/*", "multipart/form-data"}
     assert {"200", "400", "408", "413", "415", "422", "500", "503", "504"} <= set(operation["responses"])
-    assert {parameter["name"] for parameter in operation["parameters"]} == {"score_threshold", "format", "image_id"}
+    assert {parameter["name"] for parameter in operation["parameters"]} == {
+        "score_threshold",
+        "format",
+        "image_id",
+        "image_name",
+        "pixel_size",
+    }
 
 
 def test_the_page_needs_nothing_from_elsewhere(server):
