@@ -88,6 +88,19 @@ def decoding_error(path: Path) -> str | None:
     av = load_pyav()
     if av is None:
         return None
+    level = av.logging.get_level()
+    av.logging.set_level(av.logging.ERROR)
+    try:
+        with av.logging.Capture() as lines:
+            found = _first_error(av, path)
+    finally:
+        av.logging.set_level(level)
+    # Readers of Matroska say this in their log only.
+    early = any("ended prematurely" in line[2] for line in lines)
+    return found or ("the file ends too early" if early else None)
+
+
+def _first_error(av: ModuleType, path: Path) -> str | None:
     try:
         with av.open(f"file:{path.absolute()}") as container:
             stream = container.streams.video[0]
@@ -95,9 +108,8 @@ def decoding_error(path: Path) -> str | None:
             for packet in container.demux(stream):
                 if packet.is_corrupt:
                     return "a packet is cut short"
-                for frame in packet.decode():
-                    if frame.is_corrupt:
-                        return "a frame is damaged"
+                if any(frame.is_corrupt for frame in packet.decode()):
+                    return "a frame is damaged"
     except av.FFmpegError as error:
         return str(error.strerror)
     return None

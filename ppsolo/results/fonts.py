@@ -52,13 +52,13 @@ def drawable_name(name: str, label: int) -> str:
 
 
 def render(text: str, height: float) -> tuple[np.ndarray, int]:
-    """The text with capitals about `height` pixels high.
+    """The text as high as OpenCV writes one whose letters it says to be `height` pixels high.
 
     Returns:
         The share of ink, uint8 [rows, columns]; and the row of the base line.
     """
     pillow, drawing = _pillow(), importlib.import_module("PIL.ImageDraw")
-    size = max(6, round(height / 0.72))  # capitals are about 0.72 of the size of a font
+    size = max(6, round(height))  # as high as those of OpenCV, whose measure counts more than capitals
     runs = [(run, _font(path, size)) for run, path in _runs(text)]
     width = round(sum(font.getlength(run) for run, font in runs)) + 2
     base, below = round(size * 0.95), round(size * 0.3)

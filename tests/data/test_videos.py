@@ -1,14 +1,16 @@
 """Tests of reading and writing videos."""
 
 import os
+from fractions import Fraction
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
+from real_files import case
 
 from ppsolo.data import videos
-from ppsolo.data.videos import VideoFrames, VideoWriter, is_video
+from ppsolo.data.videos import Frame, VideoFrames, VideoWriter, is_video
 from ppsolo.errors import ImageError
 
 COLOURS = [(200, 30, 30), (30, 200, 30), (30, 30, 200), (128, 128, 128)]
@@ -185,3 +187,141 @@ def test_a_video_appears_complete_or_not_at_all(tmp_path):
     assert len(list(VideoFrames(path))) == 1 and os.listdir(tmp_path) == ["a.mp4"]
     with pytest.raises(ImageError, match="closed already"):
         writer.write(frame)
+
+
+def read_all(path: Path) -> tuple[VideoFrames, list[Frame]]:
+    with VideoFrames(path) as video:
+        return video, list(iter(video.read, None))
+
+
+@pytest.mark.parametrize(
+    ("file", "frames", "end"),
+    [
+        (("video_edit_list", "trimmed.mp4"), 12, 1.3),
+        (("video_variable_rate", "vfr.mkv"), 23, 1.95),
+        (("video_variable_rate", "dropped_frames.avi"), 10, 0.9),
+        (("video_suffixes", "a.ts"), 5, 0.4),
+        (("video_suffixes", "c.wmv"), 5, 0.4),
+        (("video_suffixes", "f.gif"), 5, 0.4),
+    ],
+)
+def test_the_cases(tmp_path, file, frames, end):
+    path = case(*file)
+    assert is_video(path)
+    video, found = read_all(path)
+    assert len(found) == frames and video.damage is None
+    assert [frame.number for frame in found] == list(range(frames))
+    assert found[0].time == 0 and found[-1].time == pytest.approx(end, abs=0.002)
+    with (
+        VideoFrames(path) as again,
+        VideoWriter(tmp_path / "copy.mp4", fps=again.drawing_rate(), size=again.size) as copy,
+    ):
+        for frame in found:
+            copy.write_at(frame.image, frame.time)
+    _, drawn = read_all(tmp_path / "copy.mp4")
+    # as long as its source: the last frame begins at the same time, to the nearest tick of the copy
+    assert drawn[-1].time == pytest.approx(end, abs=0.6 / copy.fps)
+
+
+def encode(path: Path, codec: str, times: list[float], **options) -> None:
+    """A video of grey frames, 20 levels brighter each, at these seconds."""
+    av = pytest.importorskip("av")
+    if codec not in av.codecs_available:
+        pytest.skip(f"this PyAV cannot write {codec}")
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(codec, rate=options.get("rate", 30))
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        stream.codec_context.time_base = Fraction(1, 1000)
+        for index, seconds in enumerate(times):
+            frame = av.VideoFrame.from_ndarray(np.full((48, 64, 3), 20 + 20 * index, np.uint8), format="rgb24")
+            frame.pts, frame.time_base = round(seconds * 1000), Fraction(1, 1000)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+
+
+@pytest.mark.parametrize("suffix", [".mkv", ".mp4", ".webm"])
+def test_times_are_those_of_the_frames(tmp_path, suffix):
+    times = [0.0, 0.05, 0.3, 0.32, 0.9, 1.6]
+    encode(tmp_path / f"a{suffix}", "libvpx-vp9" if suffix == ".webm" else "libx264", times)
+    video, found = read_all(tmp_path / f"a{suffix}")
+    assert [frame.time for frame in found] == pytest.approx(times, abs=0.002) and video.damage is None
+    levels = [float(frame.image.mean()) for frame in found]
+    assert levels == sorted(levels)
+
+
+@pytest.mark.parametrize("rate", [66.667, 211.222, 239.934, 23.976, 29.97, 59.94, 1.5, 1000.0])
+def test_any_rate_can_be_written(tmp_path, rate):
+    with VideoWriter(tmp_path / "a.mp4", fps=rate, size=(48, 64)) as writer:
+        for level in range(5):
+            writer.write(np.full((48, 64, 3), 40 * level, np.uint8))
+    assert writer.fps == pytest.approx(rate, rel=0.001)
+    assert len(read_all(tmp_path / "a.mp4")[1]) == 5
+
+
+def test_frames_are_repeated_and_left_out_to_keep_time(tmp_path):
+    with VideoWriter(tmp_path / "a.mp4", fps=10, size=(48, 64)) as writer:
+        for seconds, level in ((0.0, 0), (0.5, 100), (0.52, 200), (0.6, 250)):
+            writer.write_at(np.full((48, 64, 3), level, np.uint8), seconds)
+    _, found = read_all(tmp_path / "a.mp4")
+    assert [round(float(frame.image.mean()) / 50) * 50 for frame in found] == [0, 0, 0, 0, 0, 100, 250]
+
+
+def test_a_codec_that_opencv_lacks_is_read_by_pyav_or_named(tmp_path, monkeypatch):
+    path = tmp_path / "av1.mp4"
+    encode(path, "libsvtav1", [0.0, 0.1, 0.2])
+    video, found = read_all(path)
+    assert len(found) == 3 and found[2].time == pytest.approx(0.2, abs=0.002) and video.size == (48, 64)
+    monkeypatch.setattr("ppsolo.data.codecs.load_pyav", lambda: None)
+    monkeypatch.setattr(videos, "load_pyav", lambda: None)
+    with pytest.raises(ImageError, match=r"lacks its codec (AV01|av01).*pip install 'ppsolo\[video\]'"):
+        VideoFrames(path)
+
+
+@pytest.mark.parametrize("codec", ["mjpeg", "ffv1"])
+def test_a_video_that_is_cut_short_is_damaged(tmp_path, codec):
+    pytest.importorskip("av")
+    path = tmp_path / ("a.avi" if codec == "mjpeg" else "a.mkv")
+    fourcc = cv2.VideoWriter.fourcc(*("MJPG" if codec == "mjpeg" else "FFV1"))
+    writer = cv2.VideoWriter(str(path), fourcc, 10, (64, 48))
+    generator = np.random.default_rng(0)
+    for _ in range(10):
+        writer.write(generator.integers(0, 256, (48, 64, 3), np.uint8))
+    writer.release()
+    data = path.read_bytes()
+    path.write_bytes(data[: len(data) * 6 // 10])
+    video, found = read_all(path)
+    assert 1 <= len(found) < 10 and "damaged or cut short" in (video.damage or "")
+
+
+class Flaky:
+    """A stream that breaks off after two frames, and once more."""
+
+    opened = 0
+
+    def __init__(self, *arguments):
+        Flaky.opened += 1
+        self.left = 2 if Flaky.opened in (1, 3) else 0
+
+    def get(self, name: int) -> float:
+        return 10.0 if name == cv2.CAP_PROP_FPS else 0.0
+
+    def isOpened(self) -> bool:
+        return True
+
+    def read(self) -> tuple[bool, np.ndarray | None]:
+        self.left -= 1
+        return (True, np.zeros((4, 6, 3), np.uint8)) if self.left >= 0 else (False, None)
+
+    def release(self) -> None:
+        pass
+
+
+def test_a_stream_that_breaks_off_is_opened_again(monkeypatch):
+    Flaky.opened, waits = 0, []
+    monkeypatch.setattr(videos.cv2, "VideoCapture", Flaky)
+    monkeypatch.setattr(videos.time, "sleep", waits.append)
+    video = VideoFrames("rtsp://127.0.0.1/live", reconnect=3)
+    found = list(iter(video.read, None))
+    assert len(found) == 4 and [frame.time for frame in found] == pytest.approx([0, 0.1, 0.2, 0.3])
+    assert waits == [1, 2, 1, 2, 4] and "broke off after 4 frames, 3 new tries failed" in video.damage
+    assert video.live and video.frame_count is None
