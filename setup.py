@@ -9,6 +9,7 @@ HERE = Path(__file__).parent
 VERSION = re.search(r'__version__ = "(.+)"', (HERE / "ppsolo" / "version.py").read_text())
 # Deformable convolution runs in onnxruntime from 1.25 on.
 ONNX = ["onnx>=1.16", "onnxruntime>=1.25"]
+ONNX_GPU = ["onnx>=1.16", "onnxruntime-gpu>=1.25"]
 OPENVINO = ["onnx>=1.16", "openvino>=2025.1"]
 
 SERVE = ["fastapi>=0.115", "uvicorn>=0.30", "python-multipart>=0.0.20", "prometheus-client>=0.20"]
@@ -57,6 +58,8 @@ setup(
         "cpu": ["paddlepaddle>=2.6.2", "visualdl"],
         "gpu": ["paddlepaddle-gpu>=2.6.2", "visualdl"],
         "onnx": ONNX,
+        # In place of onnx, never beside it: both packages bring the module onnxruntime.
+        "onnx-gpu": ONNX_GPU,
         "openvino": OPENVINO,
         "serve": SERVE,
         "formats": FORMATS,

@@ -7,7 +7,8 @@ RAW_OUTPUTS = (
     *(f"{kind}{level}" for kind in ("category_logits", "kernels") for level in range(LEVELS)),
     "mask_features",
 )
-# The published systems call two scores equal when they differ by less than this.
+# Two scores that differ by no more than this are equal. No two float32 above 1.5e-8 differ by exactly this number, so
+# that the published "less than" gives the same; in float16 it becomes 0, for which "no more than" still holds.
 EQUAL_SCORES = 1e-8
 # Runtimes of a model, and the precisions they compute in.
 ENGINES = ("auto", "dygraph", "onnxruntime", "openvino", "paddle")

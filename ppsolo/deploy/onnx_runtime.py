@@ -1,19 +1,20 @@
-"""Engines over onnxruntime: a model written by `onnx_graph`, on a CPU or a GPU."""
+"""Engines over onnxruntime: a graph that `ppsolo.deploy.onnx` wrote, on a CPU or a GPU."""
 
 import os
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
 from ppsolo.cpu import available_cores, keep_freed_memory, threads_in_words
+from ppsolo.deploy.device import DeviceChoice, parse_device
 from ppsolo.deploy.onnx.half import half_precision
-from ppsolo.errors import ExportError
+from ppsolo.errors import ExportError, PredictionError
 from ppsolo.interface import OUTPUTS
 from ppsolo.results.postprocess import DetectionArrays
 
-PROVIDERS = {"cpu": "CPUExecutionProvider", "gpu": "CUDAExecutionProvider"}
-# TF32 keeps 11 of 24 bits; an exhaustive search for the best convolution would start anew with every size of image.
-OPTIONS = {"cpu": {}, "gpu": {"use_tf32": "0", "cudnn_conv_algo_search": "HEURISTIC"}}
+CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
+GPU_PACKAGE = "pip uninstall onnxruntime, then pip install 'ppsolo[onnx-gpu]' (docs/gpu.md says which wheel fits)"
 
 
 class OnnxSession:
@@ -32,36 +33,35 @@ class OnnxSession:
         threads: int | None = None,
         keep_memory: bool = True,
     ):
-        """Load a model for which `outputs` are to be computed.
+        """Load a model to compute `outputs`.
 
         Args:
             model: the file, or its content.
-            device: "cpu" or "gpu".
-            precision: "fp32", or on a GPU "fp16", in which the network then computes.
-            threads: CPU threads for one batch; as many as the process may use if None.
-            keep_memory: keep what is freed, in an arena and in the process, for the next batch: a tenth faster, but it
-                takes further blocks as mixtures of image sizes come along and gives none back.
+            device: "cpu", "gpu" or the number of a GPU, as in "gpu:1".
+            precision: "fp32"; or "fp16" on a GPU: the network computes in float16, postprocessing in float32.
+            threads: CPU threads for one batch. Default: all cores of the process.
+            keep_memory: keep freed memory for the next batch, in an arena and in the process. It is a tenth faster,
+                but with images of many sizes the memory grows and is not given back, on a GPU too.
 
-        Raises ExportError: onnxruntime or the device is missing, or this is no such model.
+        Raises ExportError: onnxruntime is missing, cannot use the device, or cannot load the model.
         """
         try:
             import onnxruntime
         except ImportError as error:
             raise ExportError("this needs the package onnxruntime: pip install 'ppsolo[onnx]'") from error
-        if device not in PROVIDERS:
-            raise ValueError(f"device is {device!r}, choose one of {', '.join(PROVIDERS)}")
-        if PROVIDERS[device] not in onnxruntime.get_available_providers():
-            raise ExportError("this onnxruntime has no CUDA: pip install onnxruntime-gpu in its place, or take the CPU")
+        chosen = parse_device(device)
+        if chosen.kind == "gpu" and CUDA not in onnxruntime.get_available_providers():
+            raise ExportError(f"this onnxruntime has no CUDA: {GPU_PACKAGE}, or take device='cpu'")
         if precision not in ("fp32", "fp16"):
             raise ExportError(f"onnxruntime computes in fp32 or fp16, not {precision}")
-        if precision == "fp16" and device != "gpu":
+        if precision == "fp16" and chosen.kind != "gpu":
             raise ExportError("fp16 runs on a GPU: add device='gpu', or take precision='fp32'")
         threads = threads or available_cores()
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         options.log_severity_level = 3
         options.enable_cpu_mem_arena = keep_memory
-        # Its threads otherwise go on asking for work after a run, and take the cores from what follows.
+        # Otherwise its threads keep asking for work after a run, and take the cores from others.
         options.add_session_config_entry("session.force_spinning_stop", "1")
         if keep_memory:
             keep_freed_memory()
@@ -69,21 +69,52 @@ class OnnxSession:
         name = "the model" if isinstance(model, bytes) else source
         if precision == "fp16":
             source = half_precision(model)
+        if chosen.kind == "gpu":
+            onnxruntime.preload_dlls()  # CUDA and cuDNN from NVIDIA's packages, where they are installed
         try:
-            providers = [(PROVIDERS[device], OPTIONS[device])]
-            self._session = onnxruntime.InferenceSession(source, options, providers=providers)
+            self._session = onnxruntime.InferenceSession(source, options, providers=[_provider(chosen, keep_memory)])
         except Exception as error:  # onnxruntime's errors have no base class of their own
             raise ExportError(f"{name} cannot be loaded by onnxruntime {onnxruntime.__version__}: {error}") from error
+        if chosen.kind == "gpu" and CUDA not in self._session.get_providers():
+            raise ExportError(
+                f"onnxruntime {onnxruntime.__version__} cannot load CUDA or cuDNN and would compute on the CPU: "
+                "pip install 'ppsolo[onnx-gpu]' and see docs/gpu.md for the versions, or take device='cpu'"
+            )
         missing = set(outputs) - {output.name for output in self._session.get_outputs()}
         if missing or [value.name for value in self._session.get_inputs()] != ["image"]:
-            raise ExportError(f"{name} is no such graph of ppsolo: it lacks {', '.join(sorted(missing) or ['image'])}")
+            raise ExportError(f"{name} is not a graph of ppsolo: it lacks {', '.join(sorted(missing) or ['image'])}")
         self._outputs = list(outputs)
+        self._run_options = onnxruntime.RunOptions()
+        if chosen.kind == "gpu" and not keep_memory:
+            self._run_options.add_run_config_entry("memory.enable_memory_arena_shrinkage", f"gpu:{chosen.number}")
         self.description = f"onnxruntime {onnxruntime.__version__}, {device}, {precision}"
-        self.description += f", {threads_in_words(threads)}" if device == "cpu" else ""
+        self.description += f", {threads_in_words(threads)}" if chosen.kind == "cpu" else ""
 
     def __call__(self, images: np.ndarray) -> list[np.ndarray]:
-        """images: float32 [N, 3, H, W], preprocessed, H and W multiples of 32 -> the outputs in order."""
-        return [np.asarray(output) for output in self._session.run(self._outputs, {"image": images})]
+        """images: float32 [N, 3, H, W], preprocessed, H and W multiples of 32 -> the outputs in order.
+
+        Raises PredictionError where onnxruntime fails, for lack of memory for instance.
+        """
+        try:
+            outputs = self._session.run(self._outputs, {"image": images}, self._run_options)
+        except Exception as error:  # onnxruntime's errors have no base class of their own
+            raise PredictionError(f"onnxruntime failed on a batch of shape {list(images.shape)}: {error}") from error
+        return [np.asarray(output) for output in outputs]
+
+
+def _provider(device: DeviceChoice, keep_memory: bool) -> tuple[str, dict[str, Any]]:
+    """The execution provider of a device, with its options."""
+    if device.kind == "cpu":
+        return CPU, {}
+    options = {
+        "device_id": str(device.number),
+        "use_tf32": "0",  # TF32 keeps 11 of 24 bits
+        # An exhaustive search for the best convolution would start again with every size of image.
+        "cudnn_conv_algo_search": "HEURISTIC",
+    }
+    if not keep_memory:
+        options["arena_extend_strategy"] = "kSameAsRequested"
+    return CUDA, options
 
 
 class OnnxEngine:
@@ -98,13 +129,15 @@ class OnnxEngine:
         threads: int | None = None,
         keep_memory: bool = True,
     ):
-        """As `OnnxSession`."""
+        """The arguments and errors of `OnnxSession`."""
         self._session = OnnxSession(
             model, OUTPUTS, device=device, precision=precision, threads=threads, keep_memory=keep_memory
         )
         self.description = self._session.description
 
     def run(self, images: np.ndarray) -> DetectionArrays:
-        """images: float32 [N, 3, H, W], preprocessed, H and W multiples of 32 -> their instances; every count
-        is -1 where the network's output is not finite."""
+        """images: float32 [N, 3, H, W], preprocessed, H and W multiples of 32 -> their instances.
+
+        Every count is -1 where the network's output is not finite.
+        """
         return DetectionArrays(*self._session(images))

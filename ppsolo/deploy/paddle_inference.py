@@ -18,6 +18,36 @@ from ppsolo.results.postprocess import DetectionArrays
 PRECISIONS = ("fp32", "fp16", "bf16")
 MODEL_FILES = ("model.json", "model.pdmodel")  # of Paddle 3 and 2
 WEIGHTS_FILE = "model.pdiparams"
+# Operators with floating-point values in the postprocessing, by their names in Paddle 2 and in Paddle 3. They stay in
+# float32 under fp16: float16 rounds scores to 11 bits and overflows at areas of 65,504 pixels.
+_IN_BOTH = (
+    "cast",
+    "clip",
+    "concat",
+    "elementwise_pow",
+    "exp",
+    "gather",
+    "pool2d",
+    "scale",
+    "sigmoid",
+    "slice",
+    "where",
+)
+_COMPARISONS = ("greater_equal", "greater_than", "less_equal")
+_ARITHMETIC_2 = ("elementwise_div", "elementwise_mul", "elementwise_sub", "matmul_v2")
+_REDUCTIONS_2 = ("reduce_max", "reduce_min", "reduce_sum", "top_k_v2", "tril_triu")
+_SHAPES_2 = (
+    "fill_any_like",
+    "fill_constant",
+    "flatten_contiguous_range",
+    "reshape2",
+    "shape",
+    "transpose2",
+    "unsqueeze2",
+)
+_ARITHMETIC_3 = ("divide", "multiply", "subtract", "matmul", "max", "min", "sum", "topk", "triu")
+_SHAPES_3 = ("data", "flatten", "full", "full_like", "reshape", "shape64", "transpose", "unsqueeze")
+FLOAT32_OPS = frozenset(_IN_BOTH + _COMPARISONS + _ARITHMETIC_2 + _REDUCTIONS_2 + _SHAPES_2 + _ARITHMETIC_3 + _SHAPES_3)
 _GPU_POOL_MB = 500
 _TENSORRT_WORKSPACE = 1 << 30
 _ONEDNN_OPERATORS = {"conv2d", "depthwise_conv2d", "elementwise_add", "relu", "hard_swish"}  # in Paddle 2
@@ -77,6 +107,8 @@ class PaddleSession:
                 use_calib_mode=False,
             )
             config.enable_tuned_tensorrt_dynamic_shape(ranges, True)
+            if precision == "fp16":
+                config.exp_disable_tensorrt_ops(postprocess_outputs(program))
         self._predictor = _create(config, program)
         parts = [f"Paddle Inference {PADDLE_VERSION}", device, precision]
         parts += [threads_in_words(threads)] if device == "cpu" else []
@@ -95,6 +127,9 @@ class PaddleSession:
         if device == "gpu":
             half = inference.PrecisionType.Half if precision == "fp16" else inference.PrecisionType.Float32
             config.enable_use_gpu(_GPU_POOL_MB, 0, half)
+            if precision == "fp16":
+                # Paddle 3 asks for both forms of a name.
+                config.exp_disable_mixed_precision_ops(FLOAT32_OPS | {f"pd_op.{name}" for name in FLOAT32_OPS})
             return config
         config.disable_gpu()
         config.delete_pass("transfer_layout_pass")  # of Paddle 3: it transposes twice for a pooling that is slower then
@@ -126,6 +161,21 @@ class PaddleSession:
         random = np.random.default_rng(0)
         for batch, height, width in shapes:
             _run(predictor, random.standard_normal((batch, 3, height, width), np.float32))
+
+
+def postprocess_outputs(program: Path) -> list[str]:
+    """Names of the tensors that the postprocessing of a model.pdmodel computes; none in a graph of the network."""
+    # `paddle.static.Program` reads it in static mode only, which belongs to the whole process.
+    block = paddle.base.core.ProgramDesc(program.read_bytes()).block(0)
+    operators = [block.op(index) for index in range(block.op_size())]
+    # A whole graph asks whether the outputs of its network are finite, and nothing else.
+    known = {name for op in operators if op.type() == "isfinite_v2" for name in op.input_arg_names()}
+    outputs: list[str] = []
+    for op in operators:
+        if op.type() != "fetch" and not known.isdisjoint(op.input_arg_names()):
+            known.update(op.output_arg_names())
+            outputs += op.output_arg_names()
+    return outputs
 
 
 class PaddleEngine:

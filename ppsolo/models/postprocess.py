@@ -32,7 +32,7 @@ def points_nms(scores: paddle.Tensor) -> paddle.Tensor:
     """
     size = scores.shape[2:]
     peaks = F.max_pool2d(scores, 2, stride=1, padding=1)[:, :, : size[0], : size[1]]
-    return scores * (peaks - scores < EQUAL_SCORES).astype(scores.dtype)
+    return scores * (peaks - scores <= EQUAL_SCORES).astype(scores.dtype)
 
 
 def matrix_nms(
@@ -53,7 +53,7 @@ def matrix_nms(
         raise ValueError(f"matrix NMS kernel is {kernel!r}, choose one of {', '.join(NMS_KERNELS)}")
     areas = masks.sum(axis=-1)
     intersection = paddle.matmul(masks, masks, transpose_y=True)
-    union = (areas.unsqueeze(-2) + areas.unsqueeze(-1) - intersection).clip(min=1.0)
+    union = (areas.unsqueeze(-2) - (intersection - areas.unsqueeze(-1))).clip(min=1.0)
     same_class = (labels.unsqueeze(-2) == labels.unsqueeze(-1)).astype(masks.dtype)
     # iou[..., i, j]: overlap of j with the better i, zero on and below the diagonal.
     iou = paddle.triu(intersection / union * same_class, diagonal=1)

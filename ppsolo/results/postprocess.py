@@ -301,7 +301,7 @@ def points_nms(scores: np.ndarray) -> np.ndarray:
     np.maximum(scores[:, 1:], scores[:, :-1], out=columns[:, 1:])
     peaks = columns.copy()
     np.maximum(columns[:, :, 1:], columns[:, :, :-1], out=peaks[:, :, 1:])
-    return np.where(peaks - scores < np.float32(EQUAL_SCORES), scores, np.float32(0.0))
+    return np.where(peaks - scores <= np.float32(EQUAL_SCORES), scores, np.float32(0.0))
 
 
 def _sigmoid(x: np.ndarray) -> np.ndarray:

@@ -1,13 +1,14 @@
 """The engines over onnxruntime: what they refuse, and how they say so."""
 
 import sys
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
 
 from ppsolo.deploy.onnx.writer import OnnxWriter
-from ppsolo.deploy.onnx_runtime import OnnxEngine, OnnxSession
-from ppsolo.errors import ExportError
+from ppsolo.deploy.onnx_runtime import CPU, CUDA, OnnxEngine, OnnxSession
+from ppsolo.errors import ExportError, PredictionError
 
 
 def foreign_graph(input_name: str) -> bytes:
@@ -35,13 +36,45 @@ def test_a_foreign_graph_is_refused(name, lack):
 
 
 def test_devices():
-    with pytest.raises(ValueError, match="'tpu'"):
+    with pytest.raises(ExportError, match="'tpu'"):
         OnnxEngine(foreign_graph("image"), device="tpu")
     import onnxruntime
 
     if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
-        with pytest.raises(ExportError, match="onnxruntime-gpu"):
+        with pytest.raises(ExportError, match="onnx-gpu"):
             OnnxEngine(foreign_graph("image"), device="gpu")
+
+
+class CpuOnlySession:
+    """What onnxruntime gives where CUDA's libraries cannot be loaded: a warning, and a session on the CPU."""
+
+    asked: ClassVar[list[Any]] = []
+
+    def __init__(self, source: Any, options: Any, providers: list[Any]):
+        self.asked.append(providers)
+
+    def get_providers(self) -> list[str]:
+        return ["CPUExecutionProvider"]
+
+
+def test_a_silent_fall_to_the_cpu_is_refused(monkeypatch):
+    import onnxruntime
+
+    preloaded = []
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: [CUDA, CPU])
+    monkeypatch.setattr(onnxruntime, "preload_dlls", lambda: preloaded.append(True))
+    monkeypatch.setattr(onnxruntime, "InferenceSession", CpuOnlySession)
+    with pytest.raises(ExportError, match=r"would compute on the CPU.*onnx-gpu.*device='cpu'"):
+        OnnxSession(foreign_graph("image"), ["scores"], device="gpu:1", keep_memory=False)
+    assert preloaded == [True]
+    ((provider, options),) = CpuOnlySession.asked[-1]
+    assert provider == CUDA and options["device_id"] == "1" and options["arena_extend_strategy"] == "kSameAsRequested"
+
+
+def test_a_failing_run_is_named():
+    session = OnnxSession(foreign_graph("image"), ["scores"], threads=1)
+    with pytest.raises(PredictionError, match=r"failed on a batch of shape \[1, 1\]"):
+        session(np.zeros([1, 1], np.float32))
 
 
 @pytest.mark.parametrize("missing", ["onnx", "onnxruntime"])

@@ -4,6 +4,7 @@ import numpy as np
 import paddle
 import pytest
 
+from ppsolo.models import postprocess
 from ppsolo.models.postprocess import Detections, SOLOv2Postprocess, matrix_nms, points_nms
 from ppsolo.models.solov2 import RawPredictions
 
@@ -40,6 +41,14 @@ def slow_matrix_nms(scores, labels, masks, kernel, sigma):
 def test_points_nms():
     scores = np.random.default_rng(0).uniform(0, 1, [2, 3, 7, 7]).astype("float32")
     scores[0, 0, 3, 3:6] = scores[0, 0, 3, 3]  # ties survive together
+    np.testing.assert_array_equal(points_nms(paddle.to_tensor(scores)).numpy(), slow_points_nms(scores))
+
+
+def test_points_nms_keeps_peaks_where_the_tolerance_is_rounded_to_zero(monkeypatch):
+    """As in a graph that was converted to float16, where 1e-8 is 0."""
+    scores = np.random.default_rng(0).uniform(0.1, 1, [1, 2, 5, 5]).astype("float32")
+    monkeypatch.setattr(postprocess, "EQUAL_SCORES", float(np.float16(postprocess.EQUAL_SCORES)))
+    assert postprocess.EQUAL_SCORES == 0
     np.testing.assert_array_equal(points_nms(paddle.to_tensor(scores)).numpy(), slow_points_nms(scores))
 
 

@@ -135,7 +135,7 @@ def points_nms(writer: OnnxWriter, logits: str, at: str) -> str:
     scores = writer.op("Sigmoid", [logits], at=at)
     peaks = writer.op("MaxPool", [scores], {"kernel_shape": [2, 2], "strides": [1, 1], "pads": [1, 1, 0, 0]}, at=at)
     lower = writer.op("Sub", [peaks, scores], at=at)
-    equal = writer.op("Less", [lower, writer.constant(EQUAL_SCORES)], at=at)
+    equal = writer.op("LessOrEqual", [lower, writer.constant(EQUAL_SCORES)], at=at)
     return writer.op("Where", [equal, scores, writer.constant(0.0)], at=at)
 
 
