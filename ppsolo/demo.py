@@ -44,7 +44,7 @@ SHOWN_SEED = 2  # of the scenes in the pictures; those of the data set come from
 SHOWN_SCENES, SHOWN_SIZE = 4, (360, 450)
 LARGE_SIZE = (480, 640)
 DRAWN_FROM = 0.5  # least score of an instance in a picture
-PROCESSES = 2  # that train, where there are as many cores
+PROCESSES = 2  # that train on a CPU with as many cores
 SCRIPT = "import sys\n\nfrom ppsolo.cli import main\n\nsys.exit(main())\n"
 PROGRESS = re.compile(r"epoch \d+, |step \d+: |\d+ steps trained")  # what a run says, among what the launcher says
 MARK = "made_by_ppsolo_demo.txt"
@@ -86,10 +86,11 @@ def run_demo(
     draw_dataset(workplace / "data", train=scenes[0], val=scenes[1])
     own = {"name": run.path.name, "data.root": str(workplace / "data"), "train.output_dir": str(workplace)}
     config = load_config(CONFIG, {**(overrides or {}), **own})
-    if available_cores() < PROCESSES:
+    processes = _process_count()
+    if processes == 1:
         train(config, console=console)
     else:
-        _train_together(config, workplace, console)
+        _train_together(config, workplace, console, processes)
 
     config = dataclasses.replace(load_config(run.config_file), weights=str(run.last_weights))
     report = evaluate_config(config).report
@@ -157,15 +158,22 @@ def _clear(workplace: Path, run: RunDirectory) -> None:
         raise ConfigError(f"{workplace}: cannot be made ({error.strerror}); choose another --output_dir") from None
 
 
-def _train_together(config: Config, workplace: Path, console: TextIO) -> None:
-    """Train by PROCESSES processes, each with its share of the images; raises TrainingError where they fail."""
+def _process_count() -> int:
+    """How many processes train: one for each visible GPU; without a GPU, PROCESSES where there are as many cores."""
+    if paddle.device.get_device().startswith("gpu"):
+        return max(1, paddle.device.cuda.device_count())
+    return PROCESSES if available_cores() >= PROCESSES else 1
+
+
+def _train_together(config: Config, workplace: Path, console: TextIO, processes: int) -> None:
+    """Train by several processes, each with its share of the images; raises TrainingError where they fail."""
     file, script, logs = workplace / "run.yml", workplace / "train.py", workplace / "logs"
     file.write_text(yaml.safe_dump(config_to_dict(config)), encoding="utf-8")
     script.write_text(SCRIPT, encoding="utf-8")
-    launcher = [sys.executable, "-m", "paddle.distributed.launch", "--nproc_per_node", str(PROCESSES)]
+    launcher = [sys.executable, "-m", "paddle.distributed.launch", "--nproc_per_node", str(processes)]
     command = [*launcher, "--log_dir", str(logs), str(script), "train", "-c", str(file)]
     path = os.pathsep.join([str(Path(ppsolo.__file__).parents[1]), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep)
-    threads = str(available_cores() // PROCESSES)
+    threads = str(max(1, available_cores() // processes))
     with subprocess.Popen(
         command,
         env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": threads},

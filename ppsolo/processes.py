@@ -4,6 +4,7 @@ Paddle is imported where several processes need it: one process evaluates an exp
 """
 
 import os
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,6 +17,12 @@ if TYPE_CHECKING:
     from paddle import nn
 
 BUCKET_ELEMENTS = 8_000_000  # gradients that are averaged at once: 32 MB
+
+# What NCCL, gloo and the store at the first process say where another process is gone or does not answer.
+_LOST_PROCESS = re.compile(
+    r"nccl|gloo|\bstore|tcpstore|time[d -]?out|timed out|connect|socket|peer|broken pipe|\brecv|\bsend", re.IGNORECASE
+)
+_ERROR_OF_THIS_GPU = re.compile(r"(CUDA|CUDNN|CUBLAS) error\s*\(|Out of memory error")
 
 
 @dataclass(frozen=True)
@@ -109,11 +116,14 @@ def _buckets(gradients: "Sequence[paddle.Tensor]") -> "Iterator[list[paddle.Tens
 
 @contextmanager
 def _naming_the_cause() -> Iterator[None]:
+    """Turn errors of the communication into a TrainingError; other errors, a GPU's for instance, stay as they are."""
     try:
         yield
     except (RuntimeError, OSError) as error:
-        reason = " ".join(str(error).split())[-200:]
+        reason = " ".join(str(error).split()).rpartition("Error Message Summary:")[2]
+        if _ERROR_OF_THIS_GPU.search(reason) or not _LOST_PROCESS.search(reason):
+            raise
         raise TrainingError(
             "lost another process: its own log says why (by default log/workerlog.N); "
-            f"resume with -r auto once that is mended ({reason})"
+            f"resume with -r auto once that is mended ({reason[-200:]})"
         ) from error

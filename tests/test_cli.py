@@ -88,3 +88,12 @@ def test_an_interrupt_is_one_line(monkeypatch, capsys):
     monkeypatch.setattr("ppsolo.cli.shared.load_answering_config", interrupted)
     assert main(["infer", "-c", "x", "--infer_img", "x"]) == 130
     assert capsys.readouterr().err == "ppsolo: error: interrupted\n"
+
+
+def test_an_error_of_paddle_keeps_its_words_and_traceback(monkeypatch):
+    def broken(*arguments):
+        raise OSError("(External) CUDA error(719), unspecified launch failure.")
+
+    monkeypatch.setattr("ppsolo.cli.infer.load_config", broken)
+    with pytest.raises(OSError, match="unspecified launch failure"):
+        main(["infer", "-c", "x", "--infer_img", "x"])

@@ -107,3 +107,15 @@ def test_minutes_are_those_of_training(tmp_path):
     assert [point["minutes"] for point in curve.losses] == [1.0, 3.0]
     assert curve.evaluations == [{"step": 30, "minutes": 1.5, "AP": 0.5, "AP50": 0.8, "AP75": 0.4}]
     assert curve.losses[0] == {"step": 20, "minutes": 1.0, "loss": 3.0, "loss_mask": 2.0, "loss_category": 1.0}
+
+
+@pytest.mark.parametrize(
+    ("device", "gpus", "cores", "processes"),
+    [("gpu:0", 1, 8, 1), ("gpu:0", 4, 8, 4), ("cpu", 0, 8, 2), ("cpu", 0, 1, 1)],
+)
+def test_one_process_for_each_gpu(monkeypatch, device, gpus, cores, processes):
+    """Paddle's launcher fails where there are more processes than GPUs."""
+    monkeypatch.setattr(demo.paddle.device, "get_device", lambda: device)
+    monkeypatch.setattr(demo.paddle.device.cuda, "device_count", lambda: gpus)
+    monkeypatch.setattr(demo, "available_cores", lambda: cores)
+    assert demo._process_count() == processes

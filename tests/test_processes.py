@@ -16,6 +16,8 @@ from ppsolo.checkpoint.reader import read_checkpoint
 from ppsolo.cli import main
 from ppsolo.config import load_config
 from ppsolo.data.synthetic import draw_dataset
+from ppsolo.errors import TrainingError
+from ppsolo.processes import _naming_the_cause
 
 ROOT = Path(__file__).parents[1]
 TIMEOUT = 600  # seconds; a hang would be the failure that these tests are about
@@ -154,3 +156,20 @@ def test_who_is_left_alone_ends_with_a_clear_message(settings, tmp_path, free_en
     assert [process.returncode for process in processes] == [2, -signal.SIGKILL], errors
     assert "ppsolo: error: lost another process" in errors[0]
     assert len(list((tmp_path / "tiny").glob("*.pdparams"))) == 0
+
+
+@pytest.mark.parametrize(
+    ("text", "lost"),
+    [
+        ("(External) NCCL error(2), unhandled system error. (at nccl_comm_context.cc:59)", True),
+        ("[/gloo/transport/tcp/pair.cc:525] Connection closed by peer [127.0.0.1]:6170", True),
+        ("(External) CUDA error(700), an illegal memory access was encountered. (at process_group_nccl.cc:9)", False),
+        ("nccl frames\nError Message Summary:\nOut of memory error on GPU 0. Cannot allocate 2.0GB memory", False),
+        ("(InvalidArgument) The shapes do not match", False),
+    ],
+)
+def test_only_errors_of_the_communication_speak_of_a_lost_process(text, lost):
+    with pytest.raises(TrainingError if lost else OSError) as caught, _naming_the_cause():
+        raise OSError(text)
+    assert ("lost another process" in str(caught.value)) == lost
+    assert text.split()[-1] in str(caught.value)

@@ -39,6 +39,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         say_error(str(error))
         return REFUSED
     except OSError as error:  # a full disk, say
+        if error.errno is None:  # Paddle's own, of a GPU for instance: its text and the traceback say more
+            raise
         say_error(f"{error.filename or 'a file'}: {error.strerror or error}")
         return REFUSED
     except KeyboardInterrupt:

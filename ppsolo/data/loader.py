@@ -1,5 +1,6 @@
 """The training loader: batches that depend on the seed alone, made here or in worker processes."""
 
+import gc
 import mmap
 import multiprocessing
 import os
@@ -223,9 +224,12 @@ def _start_workers(make_batch: BatchMaker, count: int, slot_bytes: int) -> list[
     # OpenCV's threads do not survive a fork: without them before it, none are missed after it.
     threads = cv2.getNumThreads()
     cv2.setNumThreads(0)
+    # No worker collects an object from before the fork: to free a GPU's tensor would end it.
+    gc.freeze()
     try:
         return [_Worker(make_batch, slot_bytes) for _ in range(count)]
     finally:
+        gc.unfreeze()
         cv2.setNumThreads(threads)
 
 

@@ -43,7 +43,8 @@ class Facts:
 
     config: the resolved configuration. input_shape: N, 3, H, W with -1 for open sides. checkpoint: "file" and
     "sha256", none where the weights came from no file. ppsolo, paddle: versions that wrote it. verified: what
-    verification found, in words; None where it was left out. files: name -> SHA-256.
+    verification found, in words; None where it was left out. files: name -> SHA-256. device: the one that the graph is
+    written for; None in older exports.
     """
 
     format: Format
@@ -57,6 +58,7 @@ class Facts:
     paddle: str
     verified: str | None
     files: Mapping[str, str]
+    device: Device | None = None
 
 
 class _Dumper(yaml.SafeDumper):
@@ -160,6 +162,8 @@ def new_directory(path: Path) -> Iterator[Path]:
         check_place(path)
         put_folder_in_place(temporary, path.absolute())
     except OSError as error:
+        if error.errno is None:  # Paddle's own, of a GPU for instance
+            raise
         raise ExportError(f"{path} cannot be written ({error.strerror or error})") from None
     finally:
         shutil.rmtree(temporary, ignore_errors=True)

@@ -31,6 +31,7 @@ from ppsolo.deploy.directory import (
 )
 from ppsolo.deploy.graph import PADDLE_3, NetworkGraph, WholeGraph, adapt_to_cpu, fold_norms
 from ppsolo.deploy.paddle_inference import PaddleSession
+from ppsolo.deploy.reference import computing_on, model_on, verification_device
 from ppsolo.deploy.runtime import ONNX_FILE, load
 from ppsolo.deploy.verify import Verification, verify
 from ppsolo.errors import ExportError
@@ -107,6 +108,7 @@ def export_model(
             paddle=PADDLE_VERSION,
             verified=None,
             files=checksums(place),
+            device=device,
         )
         write_facts(place, facts)
         verification = None
@@ -132,8 +134,9 @@ def checkpoint_facts(weights: str) -> dict[str, str]:
 
 
 def _verify(model: SOLOv2, facts: Facts, device: Device, place: Path) -> Verification:
-    """Compare what lies in `place`; the heads of a whole graph, which it does not put out, by a graph of their own."""
+    """Compare the export in `place` with the model. A whole graph has no outputs for its heads: they get a graph."""
     config, shape = facts.config, facts.input_shape
+    here = verification_device(device, facts.format)
     with tempfile.TemporaryDirectory(prefix="ppsolo-") as scratch:
         network = place
         if facts.graph == "whole":
@@ -145,10 +148,11 @@ def _verify(model: SOLOv2, facts: Facts, device: Device, place: Path) -> Verific
         if facts.format == "onnx":
             from ppsolo.deploy.onnx_runtime import OnnxSession
 
-            heads = OnnxSession(network / ONNX_FILE, RAW_OUTPUTS)
+            heads = OnnxSession(network / ONNX_FILE, RAW_OUTPUTS, device=here)
         else:
-            heads = PaddleSession(network, threads=default_threads())
-        return verify(model, config, shape, heads=heads, detect=load(place).detect)
+            heads = PaddleSession(network, device=here, threads=default_threads())
+        with computing_on(here):
+            return verify(model_on(here, model), config, shape, heads=heads, detect=load(place, device=here).detect)
 
 
 def _write_paddle(

@@ -11,8 +11,9 @@ from paddle import inference
 from paddle.version import full_version as PADDLE_VERSION
 
 from ppsolo.cpu import keep_freed_memory, require_bfloat16, threads_in_words
+from ppsolo.deploy.device import parse_device
 from ppsolo.deploy.graph import PADDLE_3
-from ppsolo.errors import ExportError
+from ppsolo.errors import ExportError, PredictionError
 from ppsolo.results.postprocess import DetectionArrays
 
 PRECISIONS = ("fp32", "fp16", "bf16")
@@ -76,12 +77,13 @@ class PaddleSession:
         Arguments are as for `ppsolo.deploy.load`. Raises ExportError: what is asked for cannot be had here.
         """
         _check_request(device, precision, onednn, tensorrt)
+        on_cpu = parse_device(device).kind == "cpu"
         program = next((directory / name for name in MODEL_FILES if (directory / name).is_file()), None)
         if program is None:
             raise ExportError(f"{directory} holds no {' or '.join(MODEL_FILES)}; export again")
         new_program = program.suffix == ".json"
         if onednn is None:
-            onednn = precision == "bf16" or (device == "cpu" and new_program == PADDLE_3)
+            onednn = precision == "bf16" or (on_cpu and new_program == PADDLE_3)
         if onednn and PADDLE_3 and not new_program:
             raise ExportError(
                 f"{program}: Paddle 3 fails on it with oneDNN: take fp32 and leave onednn out, or export with Paddle 3"
@@ -92,7 +94,7 @@ class PaddleSession:
             raise ExportError(f"{program}: TensorRT takes a model.pdmodel only: export with Paddle 2.6")
         self._lock = threading.Lock()  # a predictor serves one batch at a time
         self._scratch = tempfile.TemporaryDirectory(prefix="ppsolo-")
-        if device == "cpu":
+        if on_cpu:
             keep_freed_memory()
         config = self._config(program, device, precision, threads, onednn)
         if tensorrt:
@@ -111,12 +113,15 @@ class PaddleSession:
                 config.exp_disable_tensorrt_ops(postprocess_outputs(program))
         self._predictor = _create(config, program)
         parts = [f"Paddle Inference {PADDLE_VERSION}", device, precision]
-        parts += [threads_in_words(threads)] if device == "cpu" else []
+        parts += [threads_in_words(threads)] if on_cpu else []
         parts += [name for name, used in (("oneDNN", config.mkldnn_enabled()), ("TensorRT", tensorrt)) if used]
         self.description = ", ".join(parts)
 
     def __call__(self, images: np.ndarray) -> list[np.ndarray]:
-        """images: float32 [N, 3, H, W], preprocessed, H and W multiples of 32 -> the outputs in order."""
+        """images: float32 [N, 3, H, W], preprocessed, H and W multiples of 32 -> the outputs in order.
+
+        Raises PredictionError where Paddle fails, for lack of memory for instance.
+        """
         with self._lock:
             return _run(self._predictor, images)
 
@@ -124,12 +129,13 @@ class PaddleSession:
         config = inference.Config(str(program), str(program.with_name(WEIGHTS_FILE)))
         config.disable_glog_info()
         config.enable_memory_optim(False)  # it fails in 3.3, and saves little where most sides are open
-        if device == "gpu":
+        kind, number = parse_device(device)
+        if kind == "gpu":
             half = inference.PrecisionType.Half if precision == "fp16" else inference.PrecisionType.Float32
-            config.enable_use_gpu(_GPU_POOL_MB, 0, half)
+            config.enable_use_gpu(_GPU_POOL_MB, number, half)
             if precision == "fp16":
                 # Paddle 3 asks for both forms of a name.
-                config.exp_disable_mixed_precision_ops(FLOAT32_OPS | {f"pd_op.{name}" for name in FLOAT32_OPS})
+                config.exp_disable_mixed_precision_ops({*FLOAT32_OPS, *(f"pd_op.{name}" for name in FLOAT32_OPS)})
             return config
         config.disable_gpu()
         config.delete_pass("transfer_layout_pass")  # of Paddle 3: it transposes twice for a pooling that is slower then
@@ -166,7 +172,8 @@ class PaddleSession:
 def postprocess_outputs(program: Path) -> list[str]:
     """Names of the tensors that the postprocessing of a model.pdmodel computes; none in a graph of the network."""
     # `paddle.static.Program` reads it in static mode only, which belongs to the whole process.
-    block = paddle.base.core.ProgramDesc(program.read_bytes()).block(0)
+    description = paddle.base.core.ProgramDesc(program.read_bytes())
+    block = description.block(0)
     operators = [block.op(index) for index in range(block.op_size())]
     # A whole graph asks whether the outputs of its network are finite, and nothing else.
     known = {name for op in operators if op.type() == "isfinite_v2" for name in op.input_arg_names()}
@@ -194,7 +201,11 @@ def _run(predictor: inference.Predictor, images: np.ndarray) -> list[np.ndarray]
     handle = predictor.get_input_handle("image")
     handle.reshape(list(images.shape))
     handle.copy_from_cpu(np.ascontiguousarray(images, np.float32))
-    predictor.run()
+    try:
+        predictor.run()
+    except Exception as error:  # Paddle raises what its C++ side says, of many kinds
+        reason = str(error).rpartition("Error Message Summary:")[2]
+        raise PredictionError(f"Paddle Inference failed on a batch of shape {list(images.shape)}: {reason}") from error
     return [predictor.get_output_handle(name).copy_to_cpu() for name in predictor.get_output_names()]
 
 
@@ -209,17 +220,21 @@ def _create(config: inference.Config, program: Path) -> inference.Predictor:
 
 
 def _check_request(device: str, precision: str, onednn: bool | None, tensorrt: bool) -> None:
-    if device not in ("cpu", "gpu"):
-        raise ExportError(f"device is {device!r}, choose 'cpu' or 'gpu'")
+    kind, number = parse_device(device)
     if precision not in PRECISIONS:
         raise ExportError(f"precision is {precision!r}, choose one of {', '.join(PRECISIONS)}")
-    if device == "gpu" and not paddle.device.is_compiled_with_cuda():
+    if kind == "gpu" and not paddle.device.is_compiled_with_cuda():
         raise ExportError("this Paddle has no CUDA: install paddlepaddle-gpu, or take device='cpu'")
-    if tensorrt and device != "gpu":
+    if kind == "gpu" and number >= paddle.device.cuda.device_count():
+        raise ExportError(
+            f"device is {device!r}, this process sees {paddle.device.cuda.device_count()} GPUs: take another number, "
+            "set CUDA_VISIBLE_DEVICES, or take device='cpu'"
+        )
+    if tensorrt and kind != "gpu":
         raise ExportError("TensorRT runs on a GPU: add device='gpu'")
-    if precision == "fp16" and device != "gpu":
+    if precision == "fp16" and kind != "gpu":
         raise ExportError("fp16 runs on a GPU: add device='gpu', or take precision='fp32'")
     if precision == "bf16":
-        if device != "cpu" or onednn is False:
+        if kind != "cpu" or onednn is False:
             raise ExportError("bf16 runs on a CPU through oneDNN: take device='cpu', onednn=True")
         require_bfloat16()

@@ -1,5 +1,6 @@
 """The exported model as a predictor: `load` a directory, then images in, instances out."""
 
+import logging
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,11 +10,14 @@ import numpy as np
 
 from ppsolo.build.pipeline import build_numpy_postprocess
 from ppsolo.cpu import default_threads
-from ppsolo.deploy.directory import Device, Facts, check_files, read_facts
+from ppsolo.deploy.device import parse_device
+from ppsolo.deploy.directory import Facts, check_files, read_facts
 from ppsolo.errors import ExportError, PredictionError
 from ppsolo.interface import LEVELS, RAW_OUTPUTS
 from ppsolo.pipeline import Pipeline
 from ppsolo.results.postprocess import DetectionArrays, NumpyPostprocess, RawArrays
+
+logger = logging.getLogger(__name__)
 
 ONNX_FILE = "model.onnx"
 # (N, H, W) that TensorRT is prepared for where the export leaves them open.
@@ -103,7 +107,7 @@ def load(
     directory: str | os.PathLike[str],
     *,
     engine: Literal["paddle", "onnxruntime", "openvino"] | None = None,
-    device: Device = "cpu",
+    device: str = "cpu",
     precision: Literal["fp32", "fp16", "bf16"] = "fp32",
     threads: int | None = None,
     keep_memory: bool = True,
@@ -119,7 +123,8 @@ def load(
         directory: with infer_cfg.yml and the model's files.
         engine: the runtime; by default "paddle" or, for an ONNX model, "onnxruntime" and for bf16 "openvino". The
             latter takes a model of the network alone, on a CPU (`pip install 'ppsolo[openvino]'`).
-        device, precision: fp16 takes a GPU, bf16 a CPU that has it, and OpenVINO or Paddle Inference with oneDNN. Both
+        device: "cpu", "gpu" or the number of a GPU, as in "gpu:1".
+        precision: fp16 takes a GPU, bf16 a CPU that has it, and OpenVINO or Paddle Inference with oneDNN. Both
             change results beyond rounding.
         threads: of the CPU; what OMP_NUM_THREADS says, else all cores that the process may use, if None.
         keep_memory: let onnxruntime keep what it frees for the next image: a tenth faster, but for images of many
@@ -142,6 +147,15 @@ def load(
         raise ExportError(
             f"{directory} holds a model for the engine {' or '.join(runtimes)}, not {engine}; export another"
         )
+    kind = parse_device(device).kind
+    if facts.device not in (None, kind):
+        logger.warning(
+            "%s was exported for a %s and may be slow on this %s: export with --device %s",
+            directory,
+            facts.device,
+            kind,
+            kind,
+        )
     threads = threads if threads is not None else default_threads()
     if threads < 1:
         raise ExportError(f"threads is {threads}, give at least 1")
@@ -149,7 +163,7 @@ def load(
     if runtime != "paddle" and (onednn or tensorrt):
         raise ExportError("oneDNN and TensorRT are options of a Paddle export: leave them out")
     if runtime == "openvino":
-        if host is None or device != "cpu":
+        if host is None or kind != "cpu":
             raise ExportError("OpenVINO takes a network (--graph network) on a CPU; export one, or take onnxruntime")
         from ppsolo.deploy.openvino_runtime import OpenVinoSession
 

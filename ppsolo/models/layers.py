@@ -120,16 +120,19 @@ def rescale(x: paddle.Tensor, factor: float) -> paddle.Tensor:
 def drop_block(x: paddle.Tensor, uniform: paddle.Tensor, *, block_size: int, keep_prob: float) -> paddle.Tensor:
     """DropBlock (Ghiasi et al., arXiv 1810.12890, alg. 1), per channel.
 
-    x, uniform: [N, C, H, W]; `uniform` holds the random numbers in [0, 1). Blocks of block_size^2 values are
-    set to zero; what is left is scaled by (number of values) / (number kept) over the whole batch.
+    x, uniform: [N, C, H, W]; `uniform` holds random numbers in [0, 1). Blocks of block_size^2 values are set to zero;
+    the others are scaled by (number of values) / (number kept) over the whole batch. The numbers are counted in
+    float32 also where x is float16, whose largest number is 65,504.
     """
     height, width = x.shape[2], x.shape[3]
     gamma = (1.0 - keep_prob) / block_size**2
     for side in (height, width):
         gamma *= side / max(side - block_size + 1, 1)
-    seeds = (uniform < gamma).astype(x.dtype)
-    keep = 1.0 - F.max_pool2d(seeds, block_size, stride=1, padding=block_size // 2)
-    return x * keep * (keep.size / keep.sum())
+    with paddle.amp.auto_cast(enable=False):
+        seeds = (uniform < gamma).astype("float32")
+        keep = 1.0 - F.max_pool2d(seeds, block_size, stride=1, padding=block_size // 2)
+        scale = keep.size / keep.sum()
+        return x * keep.astype(x.dtype) * scale.astype(x.dtype)
 
 
 class DropBlock(nn.Layer):

@@ -51,16 +51,30 @@ class Targets(NamedTuple):
 
     @staticmethod
     def from_arrays(arrays: TargetArrays) -> "Targets":
-        """Bring numpy targets to the current device."""
+        """Bring numpy targets to the current device: all integers in one copy, the masks in another."""
         counts = np.bincount(arrays.image_index, minlength=len(arrays.num_positive_cells))
+        integers = [
+            *arrays.category_labels,
+            arrays.mask_index,
+            arrays.image_index,
+            arrays.cell_index,
+            arrays.level_offsets,
+            arrays.num_positive_cells,
+        ]
+        together = paddle.to_tensor(np.concatenate([array.ravel() for array in integers]).astype(np.int64))
+        ends = np.cumsum([array.size for array in integers])
+        *labels, masks, images, cells, offsets, positives = (
+            together[int(end) - array.size : int(end)].reshape(array.shape) if array.size else paddle.to_tensor(array)
+            for end, array in zip(ends, integers, strict=True)
+        )
         return Targets(
-            category_labels=[paddle.to_tensor(labels) for labels in arrays.category_labels],
+            category_labels=labels,
             masks=paddle.to_tensor(arrays.masks),
-            mask_index=paddle.to_tensor(arrays.mask_index),
-            image_index=paddle.to_tensor(arrays.image_index),
-            cell_index=paddle.to_tensor(arrays.cell_index),
-            level_offsets=paddle.to_tensor(arrays.level_offsets),
-            num_positive_cells=paddle.to_tensor(arrays.num_positive_cells),
+            mask_index=masks,
+            image_index=images,
+            cell_index=cells,
+            level_offsets=offsets,
+            num_positive_cells=positives,
             positives_per_image=tuple(int(count) for count in counts),
         )
 

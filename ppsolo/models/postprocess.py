@@ -122,11 +122,12 @@ class SOLOv2Postprocess:
         scores, best = _best(decayed, survives, self.max_instances)
         rows = _rows(_pick(slots, best), strides)
         kept = paddle.nonzero(scores.flatten() >= 0.0).flatten()
-        masks = paddle.gather(probabilities, paddle.gather(rows, kept))
+        # Reshape before the gather: its result may be empty, and Paddle 2 fails on an empty tensor that was reshaped.
+        maps = probabilities.reshape([-1, *sides(raw.mask_features)[2:]])
         return Detections(
             scores=paddle.gather(scores.flatten(), kept),
             labels=paddle.gather(_pick(labels, best).flatten(), kept),
-            masks=masks.reshape([sides(masks)[0], *sides(raw.mask_features)[2:]]),
+            masks=paddle.gather(maps, paddle.gather(rows, kept)),
             counts=(scores >= 0.0).astype("int64").sum(axis=1),
         )
 

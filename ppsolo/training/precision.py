@@ -13,10 +13,11 @@ Level = Literal["none", "O1", "O2"]
 
 
 class Precision:
-    """level "O1": convolutions and products in float16; "O2": all but few operations. Parameters stay float32.
+    """Mixed precision. Level "O1": convolutions and products in float16. "O2": nearly all operations.
 
-    The scale of the loss is halved after steps with gradients that are not finite (they are passed over) and
-    doubled after a long row of good ones. With "none" nothing happens to the loss or the gradients.
+    Parameters stay float32. Deformable convolutions compute in float32 with Paddle 2.6, which has no float16 kernel.
+    The loss is scaled. A step whose gradients are not finite is skipped and halves the scale; a long row of good steps
+    doubles it. With "none" nothing happens to the loss or the gradients.
     Raises ConfigError for another level than "none" where there is no GPU.
     """
 
@@ -35,7 +36,7 @@ class Precision:
         try:
             (loss if self._scaler is None else self._scaler.scale(loss)).backward()
         except OSError as error:
-            if error.errno is not None:
+            if error.errno is not None or "CUDA error" in str(error):
                 raise
             raise TrainingError(f"the gradients cannot be computed: {_python_reason(str(error))}") from error
 
@@ -44,13 +45,25 @@ class Precision:
         if self._scaler is not None:
             self._scaler.unscale_(optimizer)
 
-    def step(self, optimizer: paddle.optimizer.Optimizer) -> None:
-        """One step of the optimizer, but not with gradients that are not finite."""
+    def step(self, optimizer: paddle.optimizer.Optimizer) -> bool:
+        """One step of the optimizer -> whether it was taken: not where a scaled gradient is not finite."""
         if self._scaler is None:
             optimizer.step()
-        else:
-            self._scaler.step(optimizer)
-            self._scaler.update()
+            return True
+        before = self.loss_scale
+        self._scaler.step(optimizer)
+        self._scaler.update()
+        state: dict[str, Any] = dict(self._scaler.state_dict())
+        # A step that is taken counts towards the next doubling of the scale, or has just doubled it.
+        return state["incr_count"] > 0 or self.loss_scale > before
+
+    @property
+    def loss_scale(self) -> float:
+        """What losses are multiplied by: 1 for "none"."""
+        if self._scaler is None:
+            return 1.0
+        state: dict[str, Any] = dict(self._scaler.state_dict())
+        return float(np.asarray(state["scale"]).item())
 
     def state(self) -> dict[str, float]:
         """The scale and its counters, ready for JSON; empty for "none"."""

@@ -29,6 +29,7 @@ logger = logging.getLogger(__name__)
 
 AP = "val/segm_AP"
 MOST_SKIPPED = 10  # steps in a row; after that the weights themselves must be broken
+MOST_OVERFLOWS = 20  # steps in a row: the loss scale of mixed precision has then fallen from 65,536 to 1/16
 
 
 class _Step(NamedTuple):
@@ -105,7 +106,8 @@ class Trainer:
             )
         self.epoch = self.step_in_epoch = self.step = 0
         self.best_ap = -1.0
-        self._without_gain = self._skipped = 0
+        self._without_gain = self._skipped = self._overflows = 0
+        self._skipped_in_all = 0  # steps of whatever cause: they move neither weights nor schedule
         self._trained = [parameter for parameter in model.parameters() if not parameter.stop_gradient]
         state = model.state_dict()
         self._statistics = [state[name] for name in state if name.endswith(("._mean", "._variance"))]
@@ -174,16 +176,19 @@ class Trainer:
     def train_step(self, batches: Sequence[TrainingBatch]) -> paddle.Tensor:
         """One step of the optimizer -> float32 [3]: mask, category and total loss, of all batches and processes.
 
-        Nothing is read back from the device, unless steps may be passed over. Then the running statistics of norms
-        stay as they were too, but the learning rate goes on.
+        Nothing is read back from the device, unless steps may be skipped. A skipped step moves nothing: neither
+        weights, their average and running statistics, nor the learning rate.
         """
-        statistics = [(value, value.clone()) for value in self._statistics] if self.non_finite == "skip" else []
+        skips = self.non_finite == "skip" or self.precision.level != "none"
+        statistics = [(value, value.clone()) for value in self._statistics] if skips else []
         seed_step(self.seed, self.step, self.processes.rank)
         found = []
         for batch, (mask_share, category_share) in zip(batches, self._shares(batches), strict=True):
+            # All copies to the device come first: each waits until the device has done what was asked for before.
+            images, targets = paddle.to_tensor(batch.images), Targets.from_arrays(batch.targets)
             with self.precision.forward():
-                raw = self.model(paddle.to_tensor(batch.images))
-            losses = self.criterion(raw, Targets.from_arrays(batch.targets))
+                raw = self.model(images)
+            losses = self.criterion(raw, targets)
             mask, category = losses.mask * mask_share, losses.category * category_share
             total = mask + category
             self.precision.backward(total / len(batches))
@@ -197,14 +202,19 @@ class Trainer:
             if self.clip_norm is not None:
                 with paddle.no_grad():
                     clip_gradients(self.model, self.clip_norm)
-            self.precision.step(self.optimizer)
+            taken = self.precision.step(self.optimizer)
+            self._count_overflow(taken)
+        else:
+            taken = False
+        if taken:
             if self.ema is not None:
                 self.ema.update()
+            self.schedule.step()
         else:
+            self._skipped_in_all += 1
             for value, before in statistics:
                 paddle.assign(before, value)
         self.optimizer.clear_grad(set_to_zero=False)
-        self.schedule.step()
         return means
 
     def settle(self) -> bool:
@@ -245,6 +255,8 @@ class Trainer:
             "best_ap": self.best_ap,
             "without_gain": self._without_gain,
             "skipped": self._skipped,
+            "skipped_in_all": self._skipped_in_all,
+            "overflows": self._overflows,
             "recent_losses": [losses.tolist() for losses in self._recent_losses],
             "precision": self.precision.state(),
             "ema": None,
@@ -274,12 +286,14 @@ class Trainer:
             self.epoch, self.step_in_epoch, self.step = (record[k] for k in ("epoch", "step_in_epoch", "step"))
             self.best_ap, self._without_gain = record["best_ap"], record["without_gain"]
             self._skipped = record["skipped"]
+            self._skipped_in_all = record.get("skipped_in_all", 0)
+            self._overflows = record.get("overflows", 0)
             self._recent_losses = [np.array(losses, np.float32) for losses in record["recent_losses"]]
         except (KeyError, ValueError) as error:
             raise TrainingError(f"cannot resume: {error}; nothing is resumed in part") from None
         for name, value in model.items():
             value.set_value(weights[name])
-        self.schedule.step(self.step)
+        self.schedule.step(self.step - self._skipped_in_all)
         self._unsettled.clear()
 
     def _shares(self, batches: Sequence[TrainingBatch]) -> paddle.Tensor:
@@ -363,6 +377,10 @@ class Trainer:
             "train/data_seconds": float(data_seconds),
             "train/epoch": self.epoch + 1,
         }
+        if self.precision.level != "none":
+            metrics["train/loss_scale"] = self.precision.loss_scale
+        if self._skipped_in_all:
+            metrics["train/skipped_steps"] = self._skipped_in_all
         self._recent_losses.clear()
         self._recent_seconds.clear()
         for sink in self.sinks:
@@ -377,6 +395,15 @@ class Trainer:
         gradients = [] if self.precision.level != "none" else [parameter.grad for parameter in self._trained]
         sums = [losses.sum(), *(gradient.sum() for gradient in gradients if gradient is not None)]
         return paddle.isfinite(paddle.stack(sums)).all()
+
+    def _count_overflow(self, taken: bool) -> None:
+        """Count the steps that mixed precision skips in a row; raise where there are too many."""
+        self._overflows = 0 if taken else self._overflows + 1
+        if self._overflows >= MOST_OVERFLOWS:
+            raise TrainingError(
+                f"the gradients of the last {MOST_OVERFLOWS} steps are not finite in mixed precision, down to a loss "
+                f"scale of {self.precision.loss_scale:g}: lower the learning rate, or set train.amp=none"
+            )
 
     def _pass_over(self, step: _Step) -> None:
         """Name the images of a step that was not finite; raise unless it may be skipped."""

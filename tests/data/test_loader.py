@@ -1,6 +1,7 @@
 """The training loader: what a seed gives does not depend on who makes it, and failures are told."""
 
 import dataclasses
+import gc
 import json
 import os
 import signal
@@ -160,6 +161,39 @@ def test_a_worker_that_dies_is_reported(folder):
             list(loader.epoch(0))
     finally:
         loader.close()
+
+
+class Collected:
+    """An object in a circle, as a tensor in an exception's frames is; it notes the process that frees it."""
+
+    def __init__(self, log):
+        self.circle, self.log = self, log
+
+    def __del__(self):
+        with self.log.open("a") as stream:
+            stream.write(f"{os.getpid()}\n")
+
+
+def test_a_worker_frees_nothing_from_before_the_fork(folder, tmp_path):
+    class Collecting:
+        def decide(self, sample, rng):
+            gc.collect()
+
+        def apply(self, sample, decision):
+            return sample
+
+    log = tmp_path / "freed.txt"
+    loader = TrainingLoader(dataclasses.replace(maker(folder), transforms=(Collecting(),)), batch_size=1, num_workers=1)
+    gc.collect()
+    gc.disable()
+    try:
+        Collected(log)
+        next(loader.epoch(0))
+    finally:
+        gc.enable()
+        loader.close()
+    gc.collect()
+    assert log.read_text().split() == [str(os.getpid())]
 
 
 def test_other_errors_of_a_worker_keep_their_trace(folder):

@@ -1,8 +1,10 @@
 """What Paddle Inference is told, and what its passes make of a program: a GPU is not needed for that."""
 
+import copy
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import paddle
 import pytest
 
@@ -10,7 +12,8 @@ from ppsolo.build.network import build_postprocess
 from ppsolo.config import Config
 from ppsolo.deploy.export import export_model
 from ppsolo.deploy.graph import PADDLE_3
-from ppsolo.deploy.paddle_inference import FLOAT32_OPS, postprocess_outputs
+from ppsolo.deploy.paddle_inference import FLOAT32_OPS, PaddleEngine, PaddleSession, postprocess_outputs
+from ppsolo.errors import PredictionError
 from ppsolo.models.solov2 import RawPredictions
 
 NETWORK_OPS = {"conv2d", "depthwise_conv2d", "elementwise_add", "add", "relu", "group_norm", "hard_swish", "hardswish"}
@@ -104,7 +107,7 @@ def half_outputs(block) -> dict[str, int]:
     counts: dict[str, int] = {}
     for op in block.ops:
         names = [name for name in op.output_arg_names if block.has_var(name)]
-        if op.type != "cast" and any(block.var(name).dtype == paddle.float16 for name in names):
+        if op.type not in ("cast", "feed", "fetch") and any(block.var(name).dtype == paddle.float16 for name in names):
             counts[op.type] = counts.get(op.type, 0) + 1
     return counts
 
@@ -132,3 +135,19 @@ def test_tensorrt_is_told_all_of_postprocessing(exported, tmp_path):
     assert "conv2d" in outside - inside and "top_k_v2" not in outside
     export_model(exported.model, exported.config, tmp_path / "net", graph="network", verify_export=False)
     assert postprocess_outputs(tmp_path / "net" / "model.pdmodel") == []
+
+
+def test_the_first_batch_may_hold_nothing(exported, tmp_path):
+    """Tensors without elements have no memory of an earlier batch to lie in."""
+    model = copy.deepcopy(exported.model)
+    model.head.category.bias.set_value(model.head.category.bias - 50.0)
+    export_model(model, exported.config, tmp_path / "quiet", verify_export=False)
+    engine = PaddleEngine(PaddleSession(tmp_path / "quiet"))
+    found = engine.run(np.zeros([2, 3, 64, 96], np.float32))
+    assert found.counts.tolist() == [0, 0] and found.masks.shape == (0, 16, 24)
+
+
+def test_a_failing_run_is_named(exported):
+    session = PaddleSession(exported.export.directory)
+    with pytest.raises(PredictionError, match=r"failed on a batch of shape \[1, 2, 64, 64\]: ."):
+        session(np.zeros([1, 2, 64, 64], np.float32))

@@ -190,3 +190,14 @@ def test_only_what_rounding_decides_may_be_left_over():
     assert match(one, other, SOLOv2Postprocess()) == ([(0, 0)], [1], [1])
     assert match(one, other, SOLOv2Postprocess(max_instances=3, update_threshold=0.0)) == ([(0, 0)], [1], [1])
     assert match(one, other, SOLOv2Postprocess(update_threshold=0.01)) == ([(0, 0)], [1, 2], [1])
+
+
+def test_an_export_for_another_device_is_named(exported, tmp_path, caplog):
+    assert exported.export.facts.device == "cpu"
+    load(exported.export.directory)
+    assert "may be slow" not in caplog.text
+    export_model(exported.model, exported.config, tmp_path / "gpu", device="gpu", graph="network", verify_export=False)
+    load(tmp_path / "gpu")
+    assert "was exported for a gpu and may be slow on this cpu: export with --device cpu" in caplog.text
+    with pytest.raises(ExportError, match=r"'gpu:x'.*'gpu:1'"):
+        load(exported.export.directory, device="gpu:x")

@@ -56,6 +56,14 @@ def test_drop_block_zeroes_whole_blocks_and_keeps_the_scale():
     np.testing.assert_allclose(y[y != 0], 36 / 27, rtol=1e-6)
 
 
+def test_drop_block_counts_in_float32():
+    """In float16 the number of values kept is infinite beyond 65,504; CPUs have kernels for bfloat16 only."""
+    x = paddle.ones([1, 1, 300, 300]).astype("bfloat16")
+    y = drop_block(x, paddle.full(x.shape, 0.5), block_size=3, keep_prob=0.9)
+    assert y.dtype == paddle.bfloat16
+    np.testing.assert_array_equal(y.astype("float32").numpy(), np.ones(x.shape, np.float32))
+
+
 def test_drop_block_is_off_in_eval_mode():
     paddle.seed(0)
     layer = DropBlock()

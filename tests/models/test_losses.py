@@ -204,3 +204,17 @@ def test_dice_loss():
     losses = dice_loss(paddle.to_tensor(probabilities), paddle.to_tensor(target)).numpy()
     # Right, wrong everywhere, and nothing to hit.
     np.testing.assert_allclose(losses, [1 - 20 / 20.002, 1, 1], rtol=1e-5, atol=1e-7)
+
+
+def test_targets_come_to_the_device_in_two_copies(monkeypatch):
+    copies = []
+    to_tensor = paddle.to_tensor
+    monkeypatch.setattr(paddle, "to_tensor", lambda array: copies.append(array) or to_tensor(array))
+    arrays = crowded(np.random.default_rng(0))
+    targets = Targets.from_arrays(arrays)
+    assert len(copies) == 2
+    for name in ("masks", "mask_index", "image_index", "cell_index", "level_offsets", "num_positive_cells"):
+        np.testing.assert_array_equal(getattr(targets, name).numpy(), getattr(arrays, name))
+    for ours, theirs in zip(targets.category_labels, arrays.category_labels, strict=True):
+        assert ours.dtype == paddle.int64
+        np.testing.assert_array_equal(ours.numpy(), theirs)

@@ -78,3 +78,45 @@ def test_an_exception_in_a_backward_pass_keeps_its_words():
     with pytest.raises(TrainingError) as caught:
         Precision("none").backward(Failing.apply(x).sum())
     assert str(caught.value) == "the gradients cannot be computed: MemoryError: no room for it"
+
+
+class Scaler:
+    """Paddle's scaler by its public face; `overflows` says which steps have gradients that are not finite."""
+
+    def __init__(self, overflows: list[bool]):
+        self.overflows, self.scale, self.good = overflows, 65536.0, 0
+
+    def step(self, optimizer):
+        self.overflow = self.overflows.pop(0)
+        if not self.overflow:
+            optimizer.step()
+
+    def update(self):
+        self.good = 0 if self.overflow else self.good + 1
+        self.scale *= 0.5 if self.overflow else 1.0
+        if self.good == 3:
+            self.good, self.scale = 0, self.scale * 2
+
+    def state_dict(self):
+        return {"scale": np.array([self.scale], np.float32), "incr_count": self.good, "decr_count": 0}
+
+
+def test_a_step_says_whether_it_was_taken(monkeypatch):
+    overflows = [True, False, False, False, False, True]
+    monkeypatch.setattr(paddle.amp, "GradScaler", lambda: Scaler(list(overflows)))
+    monkeypatch.setattr(paddle.device, "get_device", lambda: "gpu:0")
+    precision = Precision("O1")
+    assert precision.loss_scale == 65536
+    _, optimizer = layer_and_optimizer()
+    assert [precision.step(optimizer) for _ in overflows] == [not overflow for overflow in overflows]
+    assert precision.loss_scale == 32768  # halved, doubled, halved
+    assert Precision("none").step(optimizer) and Precision("none").loss_scale == 1
+
+
+def test_an_error_of_the_gpu_in_a_backward_pass_stays_as_it_is():
+    class Lost:
+        def backward(self):
+            raise OSError("(External) CUDA error(700), an illegal memory access was encountered.")
+
+    with pytest.raises(OSError, match="CUDA error"):
+        Precision("none").backward(Lost())  # pyright: ignore[reportArgumentType]

@@ -16,6 +16,7 @@ from ppsolo.data.targets import collate_targets, make_targets
 from ppsolo.errors import ConfigError, DatasetError, TrainingError
 from ppsolo.models.losses import Losses, Targets
 from ppsolo.processes import ALONE
+from ppsolo.training.precision import Precision
 from ppsolo.training.state import TrainingState
 from ppsolo.training.trainer import AP, Trainer, seed_step
 
@@ -235,6 +236,49 @@ def test_ten_such_steps_in_a_row_always_stop(training):
     with pytest.raises(TrainingError, match="so were the 9 before"):
         trainer.fit()
     assert trainer.step == 11
+
+
+class Overflowing(Precision):
+    """Mixed precision as the loop sees it: finite losses, and gradients that are not finite in some steps."""
+
+    def __init__(self, overflows: list[bool]):
+        super().__init__("none")
+        self.level, self.overflows = "O1", overflows
+
+    def step(self, optimizer):
+        overflow = self.overflows.pop(0) if self.overflows else True
+        if not overflow:
+            optimizer.step()
+        return not overflow
+
+
+def test_a_step_that_mixed_precision_skips_moves_nothing(training):
+    trainer = trainer_of(training, model__backbone__frozen_stages=-1)
+    trainer.precision = Overflowing([False, True, True, False])
+    batches = trainer.loader.epoch(0)
+    trainer.train_step([next(batches)])
+    before, rate, averaged = trainer.state(), trainer.optimizer.get_lr(), trainer.ema.steps
+    for _ in range(2):
+        trainer.train_step([next(batches)])
+    after = trainer.state()
+    for group, arrays in before.arrays.items():
+        for name, value in arrays.items():
+            np.testing.assert_array_equal(after.arrays[group][name], value, err_msg=name)
+    assert (trainer.optimizer.get_lr(), trainer.ema.steps) == (rate, averaged)
+    assert after.record["skipped_in_all"] == 2
+    trainer.train_step([next(batches)])
+    assert trainer.ema.steps == averaged + 1 and trainer.optimizer.get_lr() > rate
+
+
+def test_gradients_that_are_never_finite_stop(training):
+    trainer = trainer_of(training, train__epochs=9)
+    trainer.precision = Overflowing([])
+    recorder = Recorder()
+    trainer.sinks = [recorder]
+    with pytest.raises(TrainingError, match=r"last 20 steps .* lower the learning rate, or set train\.amp=none"):
+        trainer.fit()
+    assert trainer.step == 19
+    assert recorder.metrics[-1][1]["train/skipped_steps"] == 19 and "train/loss_scale" in recorder.metrics[-1][1]
 
 
 def test_images_without_instances_train_every_parameter_without_nan(training, tmp_path, drawn):
