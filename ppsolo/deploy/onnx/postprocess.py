@@ -24,7 +24,10 @@ class Candidates(NamedTuple):
 
 
 class MaskStatistics(NamedTuple):
-    """Tensors of the K candidates' masks: areas [N, K], sums of the probabilities inside [N, K], 0 or 1 [N, K, h w]."""
+    """Tensors of the K candidates' masks: areas [N, K], sums of the probabilities inside [N, K], masks [N, K, h w].
+
+    Masks are uint8, 0 or 1, in a graph for CPUs, and bool in one for GPUs.
+    """
 
     areas: str
     sums: str
@@ -94,10 +97,17 @@ def postprocess(writer: OnnxWriter, raw: RawNames, settings: SOLOv2Postprocess, 
 
 
 def all_finite(writer: OnnxWriter, tensors: Sequence[str], at: str) -> str:
-    """bool []: whether every value is finite. Sums of what is not are not, and only their differences are not 0."""
+    """bool []: whether every value is finite: the sum of such values minus itself is 0, otherwise not a number."""
     sums = [writer.op("ReduceSum", [tensor], {"keepdims": 0}, at=at) for tensor in tensors]
     total = writer.op("Sum", sums, at=at)
-    return writer.op("Equal", [writer.op("Sub", [total, total], at=at), writer.constant(0.0)], at=at)
+    return equal(writer, writer.op("Sub", [total, total], at=at), writer.constant(0.0), at)
+
+
+def equal(writer: OnnxWriter, a: str, b: str, at: str) -> str:
+    """bool: where a and b, broadcast, are equal. onnxruntime has no CUDA kernel for `Equal` of operator set 19."""
+    if writer.device == "cpu":
+        return writer.op("Equal", [a, b], at=at)
+    return writer.op("And", [writer.op(kind, [a, b], at=at) for kind in ("GreaterOrEqual", "LessOrEqual")], at=at)
 
 
 def candidates(
@@ -173,6 +183,8 @@ def mask_statistics(writer: OnnxWriter, kernels: str, features: str, threshold: 
     shape = writer.op("Concat", [writer.constant([0, 0]), strips, pixels], {"axis": 0}, at=at)
     striped = writer.op("Reshape", [features, shape], at=at)
 
+    # CPUs multiply masks as bytes; on a GPU there is no GatherND for bytes.
+    masks_type = writer.types.UINT8 if writer.device == "cpu" else writer.types.BOOL
     names = {name: f"{at}.body.{name}" for name in ("index", "area", "sum", "areas", "sums", "mask")}
 
     def strip() -> None:
@@ -180,8 +192,10 @@ def mask_statistics(writer: OnnxWriter, kernels: str, features: str, threshold: 
         piece = writer.op("Gather", [striped, names["index"]], {"axis": 2}, at=here)
         probabilities = writer.op("Sigmoid", [writer.op("MatMul", [kernels, piece], at=here)], at=here)
         inside = writer.op("ThresholdedRelu", [probabilities], {"alpha": threshold}, at=here)
-        binary = writer.op("Cast", [inside], {"to": writer.types.BOOL}, at=here)
-        writer.op("Cast", [binary], {"to": writer.types.UINT8}, at=here, to=names["mask"])
+        binary = names["mask"] if masks_type == writer.types.BOOL else None
+        binary = writer.op("Cast", [inside], {"to": writer.types.BOOL}, at=here, to=binary)
+        if binary != names["mask"]:
+            writer.op("Cast", [binary], {"to": masks_type}, at=here, to=names["mask"])
         last = writer.constant([2])
         ones = writer.op("Cast", [binary], {"to": writer.types.FLOAT}, at=here)
         for values, before, after in ((ones, "area", "areas"), (inside, "sum", "sums")):
@@ -196,7 +210,7 @@ def mask_statistics(writer: OnnxWriter, kernels: str, features: str, threshold: 
         ],
         [
             *(writer.value(names[name], writer.types.FLOAT, ["N", "K"]) for name in ("areas", "sums")),
-            writer.value(names["mask"], writer.types.UINT8, ["N", "K", "pixels"]),
+            writer.value(names["mask"], masks_type, ["N", "K", "pixels"]),
         ],
         strip,
     )
@@ -219,9 +233,9 @@ def mask_scores(writer: OnnxWriter, statistics: MaskStatistics, strides: str, at
 
 
 def intersections(writer: OnnxWriter, masks: str, at: str) -> str:
-    """uint8 masks [N, P, pixels] of zeros and ones -> float32 [N, P, P], the pixels that two have in common.
+    """Masks [N, P, pixels] -> float32 [N, P, P], the number of pixels that two masks share.
 
-    In products of integers, which CPUs do faster and GPUs not at all.
+    A CPU multiplies integers, which is faster; a GPU multiplies float32, since it has no kernel for integers.
     """
     if writer.device == "cpu":
         # Bytes with and without sign: what the integer product of most CPUs takes.
@@ -239,7 +253,7 @@ def matrix_nms(writer: OnnxWriter, scores: str, labels: str, common: str, at: st
     count = writer.op("Shape", [scores], {"start": 1, "end": 2}, at=at)
     rank = range_of(writer, count, at)
     # areas [N, P], from the diagonal
-    diagonal = writer.op("Equal", [writer.op("Unsqueeze", [rank, row], at=at), rank], at=at)
+    diagonal = equal(writer, writer.op("Unsqueeze", [rank, row], at=at), rank, at)
     own = writer.op("Where", [diagonal, common, writer.constant(0.0)], at=at)
     areas = writer.op("ReduceSum", [own, column], {"keepdims": 0}, at=at)
     both = writer.op("Add", [writer.op("Unsqueeze", [areas, axis], at=at) for axis in (column, row)], at=at)
@@ -247,7 +261,7 @@ def matrix_nms(writer: OnnxWriter, scores: str, labels: str, common: str, at: st
     iou = writer.op("Div", [common, union], at=at)
     # iou[i, j]: overlap of j with the better i of its class, zero elsewhere.
     better = writer.op("Less", [writer.op("Unsqueeze", [rank, row], at=at), rank], at=at)
-    same = writer.op("Equal", [writer.op("Unsqueeze", [labels, axis], at=at) for axis in (column, row)], at=at)
+    same = equal(writer, *(writer.op("Unsqueeze", [labels, axis], at=at) for axis in (column, row)), at)
     iou = writer.op("Where", [writer.op("And", [better, same], at=at), iou, writer.constant(0.0)], at=at)
     own = writer.op("ReduceMax", [iou, row], {"keepdims": 0}, at=at)
     own = writer.op("Unsqueeze", [own, column], at=at)

@@ -11,9 +11,10 @@ from ppsolo.errors import ExportError
 if TYPE_CHECKING:
     import onnx
 
-# DeformConv came with 19; Reduce operators of one form (axes as an input) with 18.
-OPSET = 20
-# What belongs to that operator set; older runtimes refuse newer containers.
+# DeformConv came with 19. A CUDA kernel of onnxruntime that is registered "from version N on" serves an operator only
+# where its last change is N: ReduceMax and ReduceMin of set 20 would run on the CPU.
+OPSETS = {"cpu": 20, "gpu": 19}
+# The container of these operator sets; older runtimes refuse newer ones.
 IR_VERSION = 9
 
 
@@ -117,7 +118,7 @@ class OnnxWriter:
         import onnx
 
         graph = onnx.helper.make_graph(self._nodes, name, list(inputs), list(outputs), initializer=self._weights)
-        opsets = [onnx.helper.make_opsetid("", OPSET)]
+        opsets = [onnx.helper.make_opsetid("", OPSETS[self.device])]
         model = onnx.helper.make_model(graph, opset_imports=opsets, ir_version=IR_VERSION, producer_name="ppsolo")
         onnx.helper.set_model_props(model, dict(metadata))
         onnx.checker.check_model(model)

@@ -1,6 +1,9 @@
 """ONNX graphs written from tiny models, in onnxruntime, against the models themselves."""
 
 import numpy as np
+import onnx
+import onnx.defs
+import onnx.shape_inference
 import paddle
 import pytest
 
@@ -144,3 +147,64 @@ def test_what_a_graph_says_of_itself(tiny):
     assert not any(node.op_type == "BatchNormalization" for node in graph.graph.node)
     with pytest.raises(ValueError, match="'tpu'"):
         build_onnx(model, device="tpu")
+
+
+# The CUDA kernels of onnxruntime for operator set 19 (its docs/OperatorKernels.md of 2025): the versions of an operator
+# that a kernel serves, first and last. One without a last serves the operators that last changed in the first alone.
+CUDA_KERNELS: dict[str, tuple[int, int | None]] = {
+    **dict.fromkeys(("Add", "Sub", "Mul", "Div", "Relu", "CumSum"), (14, None)),
+    **dict.fromkeys(("Concat", "Expand", "Gather", "GatherElements", "GatherND", "Slice", "NonZero"), (13, None)),
+    **dict.fromkeys(("Equal", "Exp", "Greater", "Less", "MatMul", "Max", "Min", "Mod", "Sigmoid", "Sum"), (13, None)),
+    **dict.fromkeys(("GreaterOrEqual", "LessOrEqual", "Where"), (16, None)),
+    **dict.fromkeys(("ReduceMax", "ReduceMin", "Split"), (18, None)),
+    **dict.fromkeys(("Resize", "Scan"), (19, None)),
+    **dict.fromkeys(("Cast", "Reshape", "Shape"), (19, 20)),
+    **dict.fromkeys(("Transpose", "Unsqueeze"), (13, 20)),
+    "And": (7, None),
+    "AveragePool": (19, 21),
+    "Conv": (11, 21),
+    "DeformConv": (19, None),  # since 1.25, not in that table
+    "GlobalAveragePool": (1, None),
+    "HardSigmoid": (6, 21),
+    "HardSwish": (14, 21),
+    "InstanceNormalization": (6, None),
+    "MaxPool": (12, None),
+    "ReduceSum": (13, None),
+    "ThresholdedRelu": (10, None),
+    "TopK": (11, None),
+}
+CUDA_GATHER_ND = {onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.INT64, onnx.TensorProto.BOOL}
+
+
+def nodes_of(graph):
+    for node in graph.node:
+        yield node
+        for attribute in node.attribute:
+            if attribute.HasField("g"):
+                yield from nodes_of(attribute.g)
+
+
+def on_the_cpu(model) -> set[str]:
+    """Operators of a model for which no CUDA kernel is registered."""
+    (opset,) = {entry.version for entry in model.opset_import}
+    inferred = onnx.shape_inference.infer_shapes(model).graph
+    types = {value.name: value.type.tensor_type.elem_type for value in (*inferred.value_info, *inferred.input)}
+    types |= {constant.name: constant.data_type for constant in inferred.initializer}
+    found = set()
+    for node in nodes_of(model.graph):
+        since = onnx.defs.get_schema(node.op_type, opset).since_version
+        first, last = CUDA_KERNELS.get(node.op_type, (0, None))
+        served = since == first if last is None else first <= since <= last
+        if node.op_type == "GatherND":
+            served = served and types[node.input[0]] in CUDA_GATHER_ND
+        if not served:
+            found.add(node.op_type)
+    return found
+
+
+@pytest.mark.parametrize("kernel", ["gaussian", "linear"])
+@pytest.mark.parametrize("system", SYSTEMS)
+def test_every_operator_of_a_graph_for_gpus_has_a_cuda_kernel(tiny, system, kernel):
+    model, settings = tiny_model(tiny, system), SOLOv2Postprocess(nms_kernel=kernel)
+    assert on_the_cpu(build_onnx(model, settings, device="gpu")) == set()
+    assert {"Equal", "GatherND", "MatMulInteger", "ReduceMax"} <= on_the_cpu(build_onnx(model, settings))
