@@ -94,6 +94,6 @@ def test_an_error_of_paddle_keeps_its_words_and_traceback(monkeypatch):
     def broken(*arguments):
         raise OSError("(External) CUDA error(719), unspecified launch failure.")
 
-    monkeypatch.setattr("ppsolo.cli.infer.load_config", broken)
+    monkeypatch.setattr("ppsolo.cli.shared.load_answering_config", broken)
     with pytest.raises(OSError, match="unspecified launch failure"):
         main(["infer", "-c", "x", "--infer_img", "x"])
