@@ -126,8 +126,29 @@ MOST_BASES = 10  # beside one another
 MAX_FILE_BYTES = 1 << 20  # 20 seconds of YAML; the names of 100 000 classes fit
 
 
+_KINDS_OF_TAGS: dict[str, type[yaml.Node]] = {
+    "tag:yaml.org,2002:map": yaml.MappingNode,
+    "tag:yaml.org,2002:seq": yaml.SequenceNode,
+    **{f"tag:yaml.org,2002:{name}": yaml.ScalarNode for name in ("str", "int", "float", "bool", "null")},
+}
+
+
 class _Loader(yaml.SafeLoader):
-    """YAML's safe loader that refuses a key given twice, and aliases: a few of them can stand for gigabytes."""
+    """YAML's safe loader for the values that JSON has too: text, numbers, true, false, null, lists and mappings.
+
+    A date is text. Refused: sets and other tags, a key given twice, and aliases, as a few can stand for gigabytes.
+    """
+
+    yaml_implicit_resolvers = {  # noqa: RUF012 - PyYAML's own, without dates, merge keys and "="
+        first: [(tag, pattern) for tag, pattern in resolvers if tag in _KINDS_OF_TAGS]
+        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        if not isinstance(node, _KINDS_OF_TAGS.get(node.tag, ())):
+            tag, line = node.tag.replace("tag:yaml.org,2002:", "!!"), node.start_mark.line + 1
+            raise ConfigError(f"{tag} is not read (line {line}); give text, a number, a list or a mapping")
+        return super().construct_object(node, deep=deep)
 
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
         if self.check_event(yaml.AliasEvent):

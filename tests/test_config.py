@@ -166,3 +166,36 @@ def test_missing_files_and_names():
 )
 def test_training_that_cannot_be_is_refused(tmp_path, text, expected):
     assert expected in refusal(written(tmp_path, text))
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "!!set {a}",
+        "!!set [a]",
+        "!!map [a, b]",
+        "!!seq {a: 1}",
+        "!!omap [a: 1]",
+        "!!pairs [a: 1]",
+        "!!binary aGk=",
+        "!!timestamp 2020-01-01",
+        "!!timestamp {=: 2020-01-01}",
+        "!!str [a]",
+        "!!python/object:os.system x",
+        "!!int x",
+    ],
+)
+def test_other_types_than_json_has_are_refused_in_one_line(tmp_path, value):
+    (tmp_path / "file.yml").write_text(f"train: {value}")
+    (tmp_path / "whole.yml").write_text(value)
+    for read in (
+        lambda: load_config(tmp_path / "file.yml"),
+        lambda: load_config(tmp_path / "whole.yml"),
+        lambda: load_config("solov2_r50_fpn_1x", [f"weights={value}"]),
+    ):
+        with pytest.raises(ConfigError):
+            read()
+
+
+def test_a_date_is_text():
+    assert load_config("solov2_r50_fpn_1x", ["name=2020-01-01"]).name == "2020-01-01"

@@ -333,10 +333,10 @@ def _runner(side: Side) -> _Runner:
 
 
 def _is_ours(directory: Path) -> bool:
-    from ppsolo.deploy.directory import read_facts
+    from ppsolo.deploy.directory import read_info
 
     try:
-        read_facts(directory)
+        read_info(directory)
     except PpsoloError:
         return False
     return True

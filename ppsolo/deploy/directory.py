@@ -28,7 +28,7 @@ _CHUNK = 1 << 20
 
 
 @dataclass(frozen=True)
-class TensorFact:
+class TensorInfo:
     """One input or output of the graph. shape: sides in words where they are open, such as "N" and "H / 4"."""
 
     name: str
@@ -38,7 +38,7 @@ class TensorFact:
 
 
 @dataclass(frozen=True)
-class Facts:
+class ExportInfo:
     """What a directory says of itself.
 
     config: the resolved configuration. input_shape: N, 3, H, W with -1 for open sides. checkpoint: "file" and
@@ -51,8 +51,8 @@ class Facts:
     graph: Graph
     config: Config
     input_shape: tuple[int, int, int, int]
-    inputs: tuple[TensorFact, ...]
-    outputs: tuple[TensorFact, ...]
+    inputs: tuple[TensorInfo, ...]
+    outputs: tuple[TensorInfo, ...]
     checkpoint: Mapping[str, str]
     ppsolo: str
     paddle: str
@@ -68,24 +68,24 @@ class _Dumper(yaml.SafeDumper):
         return True
 
 
-def write_facts(directory: Path, facts: Facts) -> None:
+def write_info(directory: Path, info: ExportInfo) -> None:
     """Write infer_cfg.yml: what PaddleDetection's deploy tools read, and the block `ppsolo` that ours read."""
     block = {
-        **asdict(facts),
+        **asdict(info),
         "layout": LAYOUT,
-        "config": config_to_dict(facts.config),
-        "input_shape": list(facts.input_shape),
-        "inputs": [_plain(fact) for fact in facts.inputs],
-        "outputs": [_plain(fact) for fact in facts.outputs],
-        "checkpoint": dict(facts.checkpoint),
-        "files": dict(facts.files),
+        "config": config_to_dict(info.config),
+        "input_shape": list(info.input_shape),
+        "inputs": [_plain(tensor) for tensor in info.inputs],
+        "outputs": [_plain(tensor) for tensor in info.outputs],
+        "checkpoint": dict(info.checkpoint),
+        "files": dict(info.files),
     }
-    content = {**_for_paddledetection(facts), "ppsolo": {**block, "sha256": _digest(block)}}
+    content = {**_for_paddledetection(info), "ppsolo": {**block, "sha256": _digest(block)}}
     with (directory / CONFIG_FILE).open("w", encoding="utf-8") as stream:
         yaml.dump(content, stream, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=1000)
 
 
-def read_facts(directory: str | os.PathLike[str]) -> Facts:
+def read_info(directory: str | os.PathLike[str]) -> ExportInfo:
     """What an export's infer_cfg.yml says; its files are not looked at. ExportError names what is wrong."""
     path = Path(directory) / CONFIG_FILE
     if not Path(directory).is_dir():
@@ -109,20 +109,20 @@ def read_facts(directory: str | os.PathLike[str]) -> Facts:
         config = config_from_dict(block["config"], str(path))
     except ConfigError as error:
         raise ExportError(f"{error}; it is of another version of ppsolo, export again") from None
-    return Facts(
+    return ExportInfo(
         **{
             **block,
             "config": config,
             "input_shape": tuple(block["input_shape"]),
-            "inputs": tuple(TensorFact(**{**fact, "shape": tuple(fact["shape"])}) for fact in block["inputs"]),
-            "outputs": tuple(TensorFact(**{**fact, "shape": tuple(fact["shape"])}) for fact in block["outputs"]),
+            "inputs": tuple(TensorInfo(**{**fact, "shape": tuple(fact["shape"])}) for fact in block["inputs"]),
+            "outputs": tuple(TensorInfo(**{**fact, "shape": tuple(fact["shape"])}) for fact in block["outputs"]),
         }
     )
 
 
-def check_files(directory: str | os.PathLike[str], facts: Facts) -> None:
+def check_files(directory: str | os.PathLike[str], info: ExportInfo) -> None:
     """Compare every file of the model with its checksum; ExportError names one that is missing or differs."""
-    for name, expected in facts.files.items():
+    for name, expected in info.files.items():
         path = Path(directory) / name
         if not path.is_file():
             raise ExportError(f"{path} is missing; export again, or copy the whole directory")
@@ -179,14 +179,14 @@ def check_place(path: Path) -> None:
     if not names:
         return
     try:
-        facts = read_facts(path)
+        info = read_info(path)
     except ExportError:
         raise ExportError(f"{path} holds something else than an export; choose another --output_dir") from None
-    if foreign := sorted(names - {CONFIG_FILE, *facts.files}):
+    if foreign := sorted(names - {CONFIG_FILE, *info.files}):
         raise ExportError(f"{path} holds {foreign[0]} besides an export; choose another --output_dir")
 
 
-def _plain(fact: TensorFact) -> dict[str, Any]:
+def _plain(fact: TensorInfo) -> dict[str, Any]:
     return {**asdict(fact), "shape": list(fact.shape)}
 
 
@@ -194,9 +194,9 @@ def _digest(block: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(block, sort_keys=True).encode()).hexdigest()
 
 
-def _for_paddledetection(facts: Facts) -> dict[str, Any]:
+def _for_paddledetection(info: ExportInfo) -> dict[str, Any]:
     """The keys that PaddleDetection's deploy tools read, in its order and with its names for our steps."""
-    preprocess = facts.config.preprocess
+    preprocess = info.config.preprocess
     resize = {
         "type": "Resize",
         "target_size": [preprocess.short_side, preprocess.long_side],
@@ -214,9 +214,9 @@ def _for_paddledetection(facts: Facts) -> dict[str, Any]:
         "mode": "paddle",
         "draw_threshold": 0.5,
         "metric": "COCO",
-        "use_dynamic_shape": -1 in facts.input_shape[2:],
+        "use_dynamic_shape": -1 in info.input_shape[2:],
         "arch": "SOLOv2",
         "min_subgraph_size": 60,
         "Preprocess": [*first, {"type": "Permute"}, {"type": "PadStride", "stride": 32}],
-        "label_list": list(class_names(facts.config)),
+        "label_list": list(class_names(info.config)),
     }

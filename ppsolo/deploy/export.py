@@ -20,14 +20,14 @@ from ppsolo.config import Config
 from ppsolo.cpu import default_threads
 from ppsolo.deploy.directory import (
     Device,
-    Facts,
+    ExportInfo,
     Format,
     Graph,
-    TensorFact,
+    TensorInfo,
     checksums,
     file_sha256,
     new_directory,
-    write_facts,
+    write_info,
 )
 from ppsolo.deploy.graph import PADDLE_3, NetworkGraph, WholeGraph, adapt_to_cpu, fold_norms
 from ppsolo.deploy.paddle_inference import PaddleSession
@@ -48,11 +48,11 @@ class Export(NamedTuple):
     """What was written. verification: None where it was left out."""
 
     directory: Path
-    facts: Facts
+    info: ExportInfo
     verification: Verification | None
 
     def __str__(self) -> str:
-        files = ", ".join(self.facts.files)
+        files = ", ".join(self.info.files)
         found = f"verified, {self.verification}" if self.verification else "not verified"
         return f"{self.directory}: {files}; {found}"
 
@@ -96,7 +96,7 @@ def export_model(
             _write_paddle(model, config, graph, shape, device, place)
         if model_card is not None:
             shutil.copyfile(model_card, place / CARD)
-        facts = Facts(
+        info = ExportInfo(
             format=format,
             graph=graph,
             config=config,
@@ -110,15 +110,15 @@ def export_model(
             files=checksums(place),
             device=device,
         )
-        write_facts(place, facts)
+        write_info(place, info)
         verification = None
         if verify_export:
-            verification = _verify(model, facts, device, place)
+            verification = _verify(model, info, device, place)
             if not verification.trusted:
                 raise ExportError(f"the export is not to be trusted and was not kept: {verification}")
-            facts = dataclasses.replace(facts, verified=str(verification))
-            write_facts(place, facts)
-    return Export(directory, facts, verification)
+            info = dataclasses.replace(info, verified=str(verification))
+            write_info(place, info)
+    return Export(directory, info, verification)
 
 
 def card_of(weights: str | os.PathLike[str]) -> Path | None:
@@ -133,19 +133,19 @@ def checkpoint_facts(weights: str) -> dict[str, str]:
     return {"file": path.name, "sha256": file_sha256(path)}
 
 
-def _verify(model: SOLOv2, facts: Facts, device: Device, place: Path) -> Verification:
+def _verify(model: SOLOv2, info: ExportInfo, device: Device, place: Path) -> Verification:
     """Compare the export in `place` with the model. A whole graph has no outputs for its heads: they get a graph."""
-    config, shape = facts.config, facts.input_shape
-    here = verification_device(device, facts.format)
+    config, shape = info.config, info.input_shape
+    here = verification_device(device, info.format)
     with tempfile.TemporaryDirectory(prefix="ppsolo-") as scratch:
         network = place
-        if facts.graph == "whole":
+        if info.graph == "whole":
             network = Path(scratch)
-            if facts.format == "onnx":
+            if info.format == "onnx":
                 _write_onnx(model, config, "network", shape, device, network / ONNX_FILE)
             else:
                 _write_paddle(model, config, "network", shape, device, network)
-        if facts.format == "onnx":
+        if info.format == "onnx":
             from ppsolo.deploy.onnx_runtime import OnnxSession
 
             heads = OnnxSession(network / ONNX_FILE, RAW_OUTPUTS, device=here)
@@ -196,30 +196,30 @@ def _checked_shape(shape: Sequence[int]) -> tuple[int, int, int, int]:
     return (shape[0], shape[1], shape[2], shape[3])
 
 
-def _input(shape: Sequence[int]) -> TensorFact:
+def _input(shape: Sequence[int]) -> TensorInfo:
     names = ("N", "3", "H", "W")
     sides = tuple(side if side > 0 else name for side, name in zip(shape, names, strict=True))
-    return TensorFact("image", "float32", sides, "prepared RGB images, H and W multiples of 32")
+    return TensorInfo("image", "float32", sides, "prepared RGB images, H and W multiples of 32")
 
 
-def _outputs(config: Config, graph: Graph) -> tuple[TensorFact, ...]:
+def _outputs(config: Config, graph: Graph) -> tuple[TensorInfo, ...]:
     """The outputs in the order of the graph; engines know them by their position."""
     features = config.model.mask_feature_head.out_channels
     if graph == "whole":
         return (
-            TensorFact("scores", "float32", ("M",), "of all instances, image by image, best first within an image"),
-            TensorFact("labels", "int64", ("M",), "classes, counted from 0"),
-            TensorFact("masks", "float32", ("M", "H / 4", "W / 4"), "probabilities on the padded input, at stride 4"),
-            TensorFact("counts", "int64", ("N",), "instances of each image, their sum is M; -1: output not finite"),
+            TensorInfo("scores", "float32", ("M",), "of all instances, image by image, best first within an image"),
+            TensorInfo("labels", "int64", ("M",), "classes, counted from 0"),
+            TensorInfo("masks", "float32", ("M", "H / 4", "W / 4"), "probabilities on the padded input, at stride 4"),
+            TensorInfo("counts", "int64", ("N",), "instances of each image, their sum is M; -1: output not finite"),
         )
     grids = enumerate(config.model.head.num_grids)
     logits = [
-        TensorFact(f"category_logits{level}", "float32", ("N", config.num_classes, grid, grid), "before the sigmoid")
+        TensorInfo(f"category_logits{level}", "float32", ("N", config.num_classes, grid, grid), "before the sigmoid")
         for level, grid in grids
     ]
     kernels = [
-        TensorFact(f"kernels{level}", "float32", ("N", features, grid, grid), "a 1x1 mask kernel for every cell")
+        TensorInfo(f"kernels{level}", "float32", ("N", features, grid, grid), "a 1x1 mask kernel for every cell")
         for level, grid in enumerate(config.model.head.num_grids)
     ]
-    masks = TensorFact("mask_features", "float32", ("N", features, "H / 4", "W / 4"), "what kernels are applied to")
+    masks = TensorInfo("mask_features", "float32", ("N", features, "H / 4", "W / 4"), "what kernels are applied to")
     return (*logits, *kernels, masks)

@@ -11,7 +11,7 @@ import numpy as np
 from ppsolo.build.pipeline import build_numpy_postprocess
 from ppsolo.cpu import default_threads
 from ppsolo.deploy.device import parse_device
-from ppsolo.deploy.directory import Facts, check_files, read_facts
+from ppsolo.deploy.directory import ExportInfo, check_files, read_info
 from ppsolo.errors import ExportError, PredictionError
 from ppsolo.interface import LEVELS, RAW_OUTPUTS
 from ppsolo.pipeline import Pipeline
@@ -64,15 +64,15 @@ class ExportedPredictor(Pipeline):
     Attributes:
         config: the resolved configuration that it was exported with.
         class_names, category_ids: one per label.
-        facts: what the export says of itself.
+        info: what the export says of itself.
         description: which runtime, version, device, precision and threads, in one line.
     """
 
-    def __init__(self, facts: Facts, engine: Engine):
-        """facts and engine of one directory; `load` puts them together."""
-        verified = f"verified, {facts.verified}" if facts.verified else "not verified"
-        super().__init__(facts.config, description=engine.description, origin=f"an export; {verified}")
-        self.facts = facts
+    def __init__(self, info: ExportInfo, engine: Engine):
+        """info and engine of one directory; `load` puts them together."""
+        verified = f"verified, {info.verified}" if info.verified else "not verified"
+        super().__init__(info.config, description=engine.description, origin=f"an export; {verified}")
+        self.info = info
         self._engine = engine
 
     def detect(self, batch: np.ndarray) -> DetectionArrays:
@@ -81,7 +81,7 @@ class ExportedPredictor(Pipeline):
         Where sides of the export are fixed, images are padded with zeros up to them, and batches cut and filled.
         Raises PredictionError where the network's output is not finite or an image is larger than the export's.
         """
-        size, _, height, width = self.facts.input_shape
+        size, _, height, width = self.info.input_shape
         if size < 0:
             return self._run(pad_batch(batch, height, width))
         parts = [self._run_filled(batch[at : at + size], size) for at in range(0, len(batch), size)]
@@ -89,7 +89,7 @@ class ExportedPredictor(Pipeline):
 
     def _run_filled(self, batch: np.ndarray, size: int) -> DetectionArrays:
         """The instances of at most `size` images by a graph that takes exactly so many."""
-        _, _, height, width = self.facts.input_shape
+        _, _, height, width = self.info.input_shape
         filling = np.zeros((size - len(batch), *batch.shape[1:]), np.float32)
         found = self._run(pad_batch(np.concatenate([batch, filling]), height, width))
         counts = found.counts[: len(batch)]
@@ -139,27 +139,27 @@ def load(
         ExportError: a file is missing, cut off, changed or foreign, or what is asked for cannot be had here.
     """
     directory = Path(directory)
-    facts = read_facts(directory)
-    check_files(directory, facts)
-    runtimes = {"paddle": ("paddle",), "onnx": ("onnxruntime", "openvino")}[facts.format]
-    runtime = engine or runtimes[precision == "bf16" and facts.format == "onnx"]
+    info = read_info(directory)
+    check_files(directory, info)
+    runtimes = {"paddle": ("paddle",), "onnx": ("onnxruntime", "openvino")}[info.format]
+    runtime = engine or runtimes[precision == "bf16" and info.format == "onnx"]
     if runtime not in runtimes:
         raise ExportError(
             f"{directory} holds a model for the engine {' or '.join(runtimes)}, not {engine}; export another"
         )
     kind = parse_device(device).kind
-    if facts.device not in (None, kind):
+    if info.device not in (None, kind):
         logger.warning(
             "%s was exported for a %s and may be slow on this %s: export with --device %s",
             directory,
-            facts.device,
+            info.device,
             kind,
             kind,
         )
     threads = threads if threads is not None else default_threads()
     if threads < 1:
         raise ExportError(f"threads is {threads}, give at least 1")
-    host = build_numpy_postprocess(facts.config, threads=threads) if facts.graph == "network" else None
+    host = build_numpy_postprocess(info.config, threads=threads) if info.graph == "network" else None
     if runtime != "paddle" and (onednn or tensorrt):
         raise ExportError("oneDNN and TensorRT are options of a Paddle export: leave them out")
     if runtime == "openvino":
@@ -168,15 +168,15 @@ def load(
         from ppsolo.deploy.openvino_runtime import OpenVinoSession
 
         network = OpenVinoSession(directory / ONNX_FILE, RAW_OUTPUTS, precision=precision, threads=threads)
-        return ExportedPredictor(facts, NetworkEngine(network, host))
+        return ExportedPredictor(info, NetworkEngine(network, host))
     if runtime == "onnxruntime":
         from ppsolo.deploy.onnx_runtime import OnnxEngine, OnnxSession
 
         options = {"device": device, "precision": precision, "threads": threads, "keep_memory": keep_memory}
         file = directory / ONNX_FILE
         if host is not None:
-            return ExportedPredictor(facts, NetworkEngine(OnnxSession(file, RAW_OUTPUTS, **options), host))
-        return ExportedPredictor(facts, OnnxEngine(file, **options))
+            return ExportedPredictor(info, NetworkEngine(OnnxSession(file, RAW_OUTPUTS, **options), host))
+        return ExportedPredictor(info, OnnxEngine(file, **options))
     from ppsolo.deploy.paddle_inference import PaddleEngine, PaddleSession
 
     session = PaddleSession(
@@ -186,9 +186,9 @@ def load(
         threads=threads,
         onednn=onednn,
         tensorrt=tensorrt,
-        tensorrt_shapes=[_with_fixed_sides(shape, facts.input_shape) for shape in tensorrt_shapes],
+        tensorrt_shapes=[_with_fixed_sides(shape, info.input_shape) for shape in tensorrt_shapes],
     )
-    return ExportedPredictor(facts, PaddleEngine(session) if host is None else NetworkEngine(session, host))
+    return ExportedPredictor(info, PaddleEngine(session) if host is None else NetworkEngine(session, host))
 
 
 def _with_fixed_sides(shape: tuple[int, int, int], input_shape: tuple[int, int, int, int]) -> tuple[int, int, int]:

@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from ppsolo.config import parse_yaml
-from ppsolo.deploy.directory import check_files, check_place, new_directory, read_facts, write_facts
+from ppsolo.deploy.directory import check_files, check_place, new_directory, read_info, write_info
 from ppsolo.errors import ExportError
 
 
@@ -19,13 +19,13 @@ def copied(exported, tmp_path) -> Path:
 
 
 def test_what_is_written_is_read(exported):
-    directory, facts = exported.export.directory, exported.export.facts
-    assert read_facts(directory) == facts
-    check_files(directory, facts)
-    assert facts.config == exported.config
-    assert {path.name for path in directory.iterdir()} == {"infer_cfg.yml", *facts.files}
-    assert facts.verified is not None and "0 instances lost" in facts.verified
-    assert [fact.name for fact in facts.outputs] == ["scores", "labels", "masks", "counts"]
+    directory, info = exported.export.directory, exported.export.info
+    assert read_info(directory) == info
+    check_files(directory, info)
+    assert info.config == exported.config
+    assert {path.name for path in directory.iterdir()} == {"infer_cfg.yml", *info.files}
+    assert info.verified is not None and "0 instances lost" in info.verified
+    assert [fact.name for fact in info.outputs] == ["scores", "labels", "masks", "counts"]
 
 
 def test_the_layout_is_that_of_paddledetection(exported):
@@ -74,25 +74,25 @@ def test_what_is_no_export_is_not_replaced(copied, tmp_path):
 
 
 def test_files_that_are_missing_cut_or_changed_are_named(copied):
-    facts = read_facts(copied)
-    for name in facts.files:
+    info = read_info(copied)
+    for name in info.files:
         content = (copied / name).read_bytes()
         for damaged in (content[:-7], content[:20] + b"?" + content[21:], b""):
             (copied / name).write_bytes(damaged)
             with pytest.raises(ExportError, match=f"{name} was cut off or changed"):
-                check_files(copied, facts)
+                check_files(copied, info)
         (copied / name).unlink()
         with pytest.raises(ExportError, match=f"{name} is missing"):
-            check_files(copied, facts)
+            check_files(copied, info)
         (copied / name).write_bytes(content)
-    check_files(copied, facts)
+    check_files(copied, info)
 
 
 def test_a_configuration_that_is_missing_cut_changed_or_foreign_is_named(copied, tmp_path):
     file = copied / "infer_cfg.yml"
     text = file.read_text()
     with pytest.raises(ExportError, match="nowhere: no such directory"):
-        read_facts(tmp_path / "nowhere")
+        read_info(tmp_path / "nowhere")
     for changed in (
         text[: len(text) // 2],
         text.replace("mask_threshold: 0.5", "mask_threshold: 0.4"),
@@ -102,28 +102,26 @@ def test_a_configuration_that_is_missing_cut_changed_or_foreign_is_named(copied,
     ):
         file.write_text(changed)
         with pytest.raises(ExportError, match=r"infer_cfg\.yml"):
-            read_facts(copied)
+            read_info(copied)
     tree = yaml.safe_load(text)
     del tree["ppsolo"]
     file.write_text(yaml.safe_dump(tree))
     with pytest.raises(ExportError, match="of another program"):
-        read_facts(copied)
+        read_info(copied)
     file.unlink()
     with pytest.raises(ExportError, match=r"infer_cfg\.yml is missing"):
-        read_facts(copied)
+        read_info(copied)
 
 
 def test_what_paddledetection_reads_may_be_changed(copied):
     file = copied / "infer_cfg.yml"
     file.write_text(file.read_text().replace("draw_threshold: 0.5", "draw_threshold: 0.3"))
-    read_facts(copied)
+    read_info(copied)
 
 
 def test_every_fact_survives(exported, tmp_path):
     names = ("naïve: 'cafe\u0301'", "yes", "1e3")
     config = dataclasses.replace(exported.config, class_names=names)
-    facts = dataclasses.replace(
-        exported.export.facts, config=config, checkpoint={"file": "a b.pdparams", "sha256": "0"}
-    )
-    write_facts(tmp_path, facts)
-    assert read_facts(tmp_path) == facts
+    info = dataclasses.replace(exported.export.info, config=config, checkpoint={"file": "a b.pdparams", "sha256": "0"})
+    write_info(tmp_path, info)
+    assert read_info(tmp_path) == info

@@ -12,7 +12,7 @@ from ppsolo.cli import main
 from ppsolo.config import config_to_dict
 from ppsolo.deploy import export as export_module
 from ppsolo.deploy import load
-from ppsolo.deploy.directory import file_sha256, read_facts
+from ppsolo.deploy.directory import file_sha256, read_info
 from ppsolo.deploy.export import export_model
 from ppsolo.deploy.graph import fold_norms
 from ppsolo.errors import ExportError, PredictionError
@@ -43,9 +43,7 @@ def test_a_fixed_shape_fills_batches_and_refuses_what_is_larger(exported, tmp_pa
 
 def test_onnx_finds_the_same(exported, tmp_path):
     export = export_model(exported.model, exported.config, tmp_path / "onnx", format="onnx")
-    assert (
-        export.verification is not None and export.verification.trusted and list(export.facts.files) == ["model.onnx"]
-    )
+    assert export.verification is not None and export.verification.trusted and list(export.info.files) == ["model.onnx"]
     images = [np.random.default_rng(seed).integers(0, 256, [60, 90, 3], np.uint8) for seed in range(2)]
     predictor = Predictor(exported.config, model=exported.model)
     for ours, theirs in zip(load(tmp_path / "onnx", threads=1)(images), predictor(images), strict=True):
@@ -82,7 +80,7 @@ def test_an_export_that_is_wrong_is_not_kept(exported, tmp_path, monkeypatch):
     monkeypatch.setattr(export_module, "fold_norms", wrong)
     with pytest.raises(ExportError, match="not to be trusted and was not kept"):
         export_model(exported.model, exported.config, place)
-    assert read_facts(place) == exported.export.facts
+    assert read_info(place) == exported.export.info
     assert [path.name for path in tmp_path.iterdir()] == ["old"]
 
 
@@ -95,9 +93,9 @@ def test_the_command(exported, tmp_path, capsys, monkeypatch):
     assert "not verified" in capsys.readouterr().out
     assert main(command) == 0  # replaces it
     assert "verified, 8 images" in capsys.readouterr().out
-    facts = read_facts(tmp_path / "out")
-    assert facts.checkpoint == {"file": "own.safetensors", "sha256": file_sha256(weights)}
-    assert facts.graph == "whole" and facts.verified is not None
+    info = read_info(tmp_path / "out")
+    assert info.checkpoint == {"file": "own.safetensors", "sha256": file_sha256(weights)}
+    assert info.graph == "whole" and info.verified is not None
     (tmp_path / "out" / "notes.txt").write_text("mine")
     assert main(command) == 2
     assert "notes.txt" in capsys.readouterr().err

@@ -76,5 +76,5 @@ def test_export_finds_what_dygraph_finds(name, format, graph, reference, data, s
     model, expected = in_dygraph(seeded_weights.fill, reference, name, photograph)
     assert len(expected.masks) >= 70
     export = export_model(model, load_config(name), tmp_path / name, format=format, graph=graph)
-    assert export.facts.verified
+    assert export.info.verified
     assert_same_instances(found_by(deploy.load(export.directory), photograph), expected)

@@ -12,7 +12,7 @@ from paddle import nn
 from ppsolo import Predictor
 from ppsolo.data.images import write_image
 from ppsolo.deploy import ExportedPredictor, load
-from ppsolo.deploy.directory import checksums, write_facts
+from ppsolo.deploy.directory import checksums, write_info
 from ppsolo.deploy.export import export_model
 from ppsolo.deploy.graph import PADDLE_3
 from ppsolo.deploy.paddle_inference import PaddleSession
@@ -101,7 +101,7 @@ class Broken:
 
 def test_what_is_not_finite_is_refused(exported):
     with pytest.raises(PredictionError, match="not finite"):
-        ExportedPredictor(exported.export.facts, Broken())(picture(0))
+        ExportedPredictor(exported.export.info, Broken())(picture(0))
 
 
 def test_what_cannot_be_had_is_refused(exported):
@@ -148,7 +148,7 @@ def test_a_foreign_graph_is_refused(exported, tmp_path):
     layer = Foreign()
     layer.eval()
     paddle.jit.save(paddle.jit.to_static(layer, input_spec=[spec], full_graph=True), str(tmp_path / "model"))
-    write_facts(tmp_path, dataclasses.replace(exported.export.facts, files=checksums(tmp_path)))
+    write_info(tmp_path, dataclasses.replace(exported.export.info, files=checksums(tmp_path)))
     with pytest.raises(ExportError, match="foreign graph"):
         load(tmp_path)
 
