@@ -4,11 +4,12 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 import shutil
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import yaml
 
@@ -23,7 +24,14 @@ Device = Literal["cpu", "gpu"]
 
 CONFIG_FILE = "infer_cfg.yml"
 LAYOUT = 1  # of the block `ppsolo`; a reader refuses others
+# By format, the sets of files of which one must be there: those of Paddle 3, of Paddle 2, of ONNX.
+MODEL_FILES: Mapping[str, tuple[frozenset[str], ...]] = {
+    "paddle": (frozenset({"model.json", "model.pdiparams"}), frozenset({"model.pdmodel", "model.pdiparams"})),
+    "onnx": (frozenset({"model.onnx"}),),
+}
 _MOST_CONFIG_BYTES = 16 << 20
+_ANSWERING_KEYS = {"name", "num_classes", "model", "preprocess", "postprocess"}  # of a configuration
+_LONGEST_SIDE, _MOST_IMAGES = 1 << 16, 1 << 16
 _CHUNK = 1 << 20
 
 
@@ -99,24 +107,95 @@ def read_info(directory: str | os.PathLike[str]) -> ExportInfo:
     except (OSError, UnicodeDecodeError, ConfigError) as error:
         raise ExportError(f"{path} cannot be read ({error}); export again") from None
     block = tree.pop("ppsolo", None) if isinstance(tree, dict) else None
-    if not isinstance(block, dict) or "sha256" not in block:
+    if not isinstance(block, dict) or "sha256" not in block or not _has_text_keys(block):
         raise ExportError(f"{path} is of another program: it has no block 'ppsolo'; export with `ppsolo export`")
     if block.pop("sha256") != _digest(block):
         raise ExportError(f"{path} was cut off or changed after the export: its block 'ppsolo' has another sha256")
-    if block.pop("layout", None) != LAYOUT:
+    layout = block.pop("layout", None)
+    if not _is_whole(layout) or layout != LAYOUT:
         raise ExportError(f"{path} is of another version of ppsolo; export again")
+    return _info_of(block, path)
+
+
+# Whoever knows SHA-256 can write a block whose checksum fits: each value is checked all the same.
+_CHECKS: Mapping[str, Callable[[Any], bool]] = {
+    "format": lambda value: value in get_args(Format),
+    "graph": lambda value: value in get_args(Graph),
+    "config": lambda value: isinstance(value, dict) and value.keys() >= _ANSWERING_KEYS,
+    "input_shape": lambda value: _is_input_shape(value),
+    "inputs": lambda value: _are_tensors(value),
+    "outputs": lambda value: _are_tensors(value),
+    "checkpoint": lambda value: _is_text_by_text(value),
+    "ppsolo": lambda value: isinstance(value, str),
+    "paddle": lambda value: isinstance(value, str),
+    "verified": lambda value: value is None or isinstance(value, str),
+    "files": lambda value: _are_files(value),
+}
+
+
+def _info_of(block: dict[str, Any], path: Path) -> ExportInfo:
+    """The checked content of the block `ppsolo`. Raises ExportError that names the first wrong key."""
+    if unknown := sorted(block.keys() - _CHECKS.keys()):
+        raise ExportError(f"{path}: its block 'ppsolo' has an unknown key '{unknown[0]}'; export again")
+    for key, check in _CHECKS.items():
+        if key not in block or not check(block[key]):
+            wrong = "is not what an export says" if key in block else "is missing"
+            raise ExportError(f"{path}: '{key}' of its block 'ppsolo' {wrong}; export again")
+    if not any(names <= block["files"].keys() for names in MODEL_FILES[block["format"]]):
+        raise ExportError(f"{path}: its block 'ppsolo' names no checksum of the model's file; export again")
     try:
         config = config_from_dict(block["config"], str(path))
     except ConfigError as error:
         raise ExportError(f"{error}; it is of another version of ppsolo, export again") from None
-    return ExportInfo(
-        **{
-            **block,
-            "config": config,
-            "input_shape": tuple(block["input_shape"]),
-            "inputs": tuple(TensorInfo(**{**fact, "shape": tuple(fact["shape"])}) for fact in block["inputs"]),
-            "outputs": tuple(TensorInfo(**{**fact, "shape": tuple(fact["shape"])}) for fact in block["outputs"]),
-        }
+    tensors = {
+        key: tuple(TensorInfo(**{**tensor, "shape": tuple(tensor["shape"])}) for tensor in block[key])
+        for key in ("inputs", "outputs")
+    }
+    return ExportInfo(**{**block, **tensors, "config": config, "input_shape": tuple(block["input_shape"])})
+
+
+def _has_text_keys(value: Any) -> bool:
+    if isinstance(value, dict):
+        return all(isinstance(key, str) and _has_text_keys(entry) for key, entry in value.items())
+    return not isinstance(value, list) or all(map(_has_text_keys, value))
+
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_input_shape(value: Any) -> bool:
+    """Whether it is N, 3, H, W, each but the 3 either -1 or fixed, H and W multiples of 32."""
+    if not isinstance(value, list) or len(value) != 4 or not all(map(_is_whole, value)):
+        return False
+    size, channels, *sides = value
+    fixed = all(side == -1 or (0 < side <= _LONGEST_SIDE and side % 32 == 0) for side in sides)
+    return (size == -1 or 0 < size <= _MOST_IMAGES) and channels == 3 and fixed
+
+
+def _are_tensors(value: Any) -> bool:
+    names = {field.name for field in fields(TensorInfo)}
+    return (
+        isinstance(value, list)
+        and len(value) > 0
+        and all(isinstance(tensor, dict) and tensor.keys() == names for tensor in value)
+        and all(isinstance(tensor[name], str) for tensor in value for name in names - {"shape"})
+        and all(isinstance(tensor["shape"], list) for tensor in value)
+        and all(_is_whole(side) or isinstance(side, str) for tensor in value for side in tensor["shape"])
+    )
+
+
+def _is_text_by_text(value: Any) -> bool:
+    return isinstance(value, dict) and all(isinstance(text, str) for pair in value.items() for text in pair)
+
+
+def _are_files(value: Any) -> bool:
+    """Whether it maps names of files in the directory itself to SHA-256 sums."""
+    return _is_text_by_text(value) and all(
+        re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9_. -]*", name)
+        and name != CONFIG_FILE
+        and re.fullmatch("[0-9a-f]{64}", sum)
+        for name, sum in value.items()
     )
 
 

@@ -1,6 +1,9 @@
 """The directory of an export: what it says, how it appears, and what it refuses to replace or read."""
 
+import copy
 import dataclasses
+import hashlib
+import json
 import os
 import shutil
 from pathlib import Path
@@ -9,7 +12,7 @@ import pytest
 import yaml
 
 from ppsolo.config import parse_yaml
-from ppsolo.deploy.directory import check_files, check_place, new_directory, read_info, write_info
+from ppsolo.deploy.directory import _info_of, check_files, check_place, new_directory, read_info, write_info
 from ppsolo.errors import ExportError
 
 
@@ -125,3 +128,71 @@ def test_every_fact_survives(exported, tmp_path):
     info = dataclasses.replace(exported.export.info, config=config, checkpoint={"file": "a b.pdparams", "sha256": "0"})
     write_info(tmp_path, info)
     assert read_info(tmp_path) == info
+
+
+def block_of(directory: Path) -> dict:
+    """The block `ppsolo`, without what is checked before its values."""
+    block = parse_yaml((directory / "infer_cfg.yml").read_text(), "infer_cfg.yml")["ppsolo"]
+    return {key: value for key, value in block.items() if key not in ("sha256", "layout")}
+
+
+WRONG = [None, True, -1, 2**70, 1.5, "x", "", [], [1], [None], [[]], {}, {"a": 1}, {"a": "b"}, [{"name": "x"}]]
+MAY_BE = {"verified": [None, "x", ""], "ppsolo": ["x", ""], "paddle": ["x", ""], "checkpoint": [{}, {"a": "b"}]}
+
+
+def test_a_checksum_that_fits_does_not_make_a_value_right(exported):
+    right = block_of(exported.export.directory)
+    for key in right:
+        accepted = []
+        for value in WRONG:
+            try:
+                _info_of({**right, key: value}, Path("infer_cfg.yml"))
+            except ExportError as error:
+                assert "\n" not in str(error)
+            else:
+                accepted.append(value)
+        assert accepted == MAY_BE.get(key, [])
+        with pytest.raises(ExportError, match=f"'{key}'"):
+            _info_of({name: value for name, value in right.items() if name != key}, Path("infer_cfg.yml"))
+
+
+def test_wrong_entries_in_a_block_are_refused(exported):
+    right = block_of(exported.export.directory)
+    assert _info_of(copy.deepcopy(right), Path("infer_cfg.yml")) == exported.export.info
+    for change in (
+        lambda block: block["files"].clear(),
+        lambda block: block["files"].pop("model.pdiparams"),
+        lambda block: block["files"].update({"../outside": "0" * 64}),
+        lambda block: block["files"].update({"infer_cfg.yml": "0" * 64}),
+        lambda block: block["files"].update({"model.pdiparams": "0" * 63}),
+        lambda block: block["inputs"][0].update(shape=[1.5]),
+        lambda block: block["inputs"][0].pop("dtype"),
+        lambda block: block["inputs"][0].update(more=1),
+        lambda block: block["outputs"].append("scores"),
+        lambda block: block.update(input_shape=[1, 3, 33, 64]),
+        lambda block: block.update(input_shape=[0, 3, 32, 64]),
+        lambda block: block.update(input_shape=[1, 4, 32, 64]),
+        lambda block: block.update(more=1),
+        lambda block: block["config"].update(more=1),
+        lambda block: block["config"].pop("model"),
+        lambda block: block["config"].update(num_classes=-1),
+    ):
+        block = copy.deepcopy(right)
+        change(block)
+        with pytest.raises(ExportError):
+            _info_of(block, Path("infer_cfg.yml"))
+
+
+def test_a_fitting_checksum_is_not_enough(copied):
+    file = copied / "infer_cfg.yml"
+    tree = parse_yaml(file.read_text(), "infer_cfg.yml")
+    block = {**tree["ppsolo"], "files": {}}
+    del block["sha256"]
+    tree["ppsolo"] = {**block, "sha256": hashlib.sha256(json.dumps(block, sort_keys=True).encode()).hexdigest()}
+    file.write_text(json.dumps(tree))
+    with pytest.raises(ExportError, match=r"'files'|no checksum"):
+        read_info(copied)
+    for key in ("1: 2", "2020-01-01: 2", "1.5: x", "x: !!binary aGk=", "~: 1"):
+        file.write_text(f"ppsolo: {{sha256: x, paddle: 1, {key}}}")
+        with pytest.raises(ExportError):
+            read_info(copied)
