@@ -1,14 +1,21 @@
 """Text from files and clients, made safe to print and to write."""
 
 
-def one_line(text: str) -> str:
-    """The text on one line of printable characters; others become a space, and several spaces one.
+def printable(text: str) -> str:
+    """The text with a space in place of each character that is not printable.
 
     Line breaks, terminal escapes, bells, direction marks and lone surrogates are not printable.
+
+    >>> printable("a  b\\x1b[31m")
+    'a  b [31m'
+    """
+    return text if text.isprintable() else "".join(letter if letter.isprintable() else " " for letter in text)
+
+
+def one_line(text: str) -> str:
+    """The text on one line of printable characters, with one space between its words.
 
     >>> one_line("road\\nsign \\x1b[31m red\\ud800")
     'road sign [31m red'
     """
-    if text.isascii() and text.isprintable() and "  " not in text:
-        return text.strip()
-    return " ".join("".join(letter if letter.isprintable() else " " for letter in text).split())
+    return " ".join(printable(text).split())

@@ -28,8 +28,7 @@ _INFLATION_ALLOWANCE = 16 << 20
 
 def problem(path: str, text: str) -> CheckpointError:
     """The error `path: text`, on one line whatever names from the file `text` quotes."""
-    line = f"{path}: {text}"
-    return CheckpointError("".join(letter if letter.isprintable() else "?" for letter in line))
+    return CheckpointError(f"{path}: {text}")
 
 
 def quoted(name: object) -> str:

@@ -245,6 +245,8 @@ def _answer(request: urllib.request.Request, part: pathlib.Path, timeout: float)
         raise _Refusal(answer) from error
     except (OSError, http.client.HTTPException) as error:
         raise _Cut(_one_line(error)) from error
+    except ValueError:  # such as http://[::1
+        raise _Refusal("it redirects to an address that cannot be understood") from None
     with response:
         yield response
 

@@ -19,7 +19,7 @@ from ppsolo.cli import (
     train,
     zoo,
 )
-from ppsolo.cli.shared import INTERRUPTED, REFUSED, say_error
+from ppsolo.cli.shared import INTERRUPTED, REFUSED, LogFormatter, say_error
 from ppsolo.errors import PpsoloError
 from ppsolo.version import __version__
 
@@ -29,7 +29,9 @@ COMMANDS = (infer, serve, import_data, check_data, suggest, train, eval, benchma
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code: 0, 1 (some inputs failed), 2 (refused), 130 (interrupted)."""
     options = parser().parse_args(arguments)
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
+    log = logging.StreamHandler()
+    log.setFormatter(LogFormatter("%(levelname)s: %(message)s"))
+    logging.basicConfig(level=logging.WARNING, handlers=[log])
     # A line of our own says what is wrong with a picture or a video; those of the libraries would drown it.
     os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")
     os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")

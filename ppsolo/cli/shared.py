@@ -4,6 +4,7 @@ import argparse
 import contextlib
 import importlib
 import io
+import logging
 import os
 import sys
 import warnings
@@ -19,6 +20,7 @@ from ppsolo.interface import PRECISIONS
 
 if TYPE_CHECKING:
     from ppsolo.model_source import ModelSource
+from ppsolo.text import one_line, printable
 
 OK, SOME_FAILED, REFUSED, INTERRUPTED = 0, 1, 2, 130
 
@@ -124,11 +126,21 @@ def import_paddle() -> None:
             raise ConfigError("PaddlePaddle is not installed: pip install 'ppsolo[cpu]' or 'ppsolo[gpu]'") from None
 
 
-def say(line: str) -> None:
-    """Print one line to standard output."""
-    sys.stdout.write(line + "\n")
+def say(text: str) -> None:
+    """Print one line, or several, to standard output, without characters that would steer the terminal."""
+    lines = "\n".join(printable(line) for line in text.split("\n")) + "\n"
+    # A terminal that is not told to use UTF-8 shows other letters as "?".
+    encoding = sys.stdout.encoding or "utf-8"
+    sys.stdout.write(lines.encode(encoding, "replace").decode(encoding))
 
 
 def say_error(line: str) -> None:
     """Print one line to standard error, with the program's name."""
-    sys.stderr.write(f"ppsolo: error: {' '.join(line.split())}\n")
+    sys.stderr.write(f"ppsolo: error: {one_line(line)}\n")
+
+
+class LogFormatter(logging.Formatter):
+    """Log messages without characters that would steer the terminal; a traceback keeps its lines."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        return printable(super().formatMessage(record))

@@ -16,6 +16,7 @@ from ppsolo.data.augment import BoxConvention, TrainingSample
 from ppsolo.data.images import ImageReader, read_image
 from ppsolo.errors import DatasetError, ImageError
 from ppsolo.results import rle
+from ppsolo.text import one_line
 
 logger = logging.getLogger(__name__)
 
@@ -76,7 +77,7 @@ class CocoDataset:
     ):
         content = _read_annotations(Path(annotations_path))
         self.category_ids: tuple[int, ...] = tuple(entry["id"] for entry in content["categories"])
-        self.class_names = tuple(str(entry.get("name", entry["id"])) for entry in content["categories"])
+        self.class_names = tuple(one_line(str(entry.get("name", entry["id"]))) for entry in content["categories"])
         labels = {category_id: label for label, category_id in enumerate(self.category_ids)}
         records, left_out = [], []
         for image, annotations in _by_image(content):

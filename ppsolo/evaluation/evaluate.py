@@ -26,6 +26,7 @@ from ppsolo.pipeline import Pipeline
 from ppsolo.processes import ALONE, Processes
 from ppsolo.results.instances import Instances
 from ppsolo.schema import Config
+from ppsolo.text import one_line
 
 # How far, in points, a measured AP may be from the published one.
 TOLERATED_DIFFERENCE = 0.2
@@ -54,7 +55,7 @@ class EvaluationSet:
             if not os.path.isfile(path):
                 raise DatasetError(f"{annotations}: image {image_id}: {path} does not exist; check the image folder")
         self.category_ids = tuple(category["id"] for category in self.content["categories"])
-        self.class_names = tuple(str(c.get("name", c["id"])) for c in self.content["categories"])
+        self.class_names = tuple(one_line(str(c.get("name", c["id"]))) for c in self.content["categories"])
 
     def truth_of(self, image_id: Any, predicted: Instances) -> Instances:
         """The annotations of an image, crowds left out, with the classes and the size of what was `predicted`."""

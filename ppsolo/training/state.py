@@ -22,6 +22,8 @@ from ppsolo.checkpoint.writer import write_checkpoint
 from ppsolo.config import config_to_dict
 from ppsolo.errors import CheckpointError, TrainingError
 from ppsolo.schema import Config
+from ppsolo.text import one_line
+from ppsolo.training.record import wrong_value
 
 logger = logging.getLogger(__name__)
 
@@ -81,7 +83,7 @@ def read_state(path: Path) -> TrainingState:
     try:
         record = json.loads(text.tobytes()) if text is not None else {}
         known, checksum, content = record["format"], record["checksum"], record["record"]
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, RecursionError, TypeError, ValueError):
         raise CheckpointError(
             f"{path}: is not the state of a training run; give a file of a run's checkpoints folder"
         ) from None
@@ -89,6 +91,8 @@ def read_state(path: Path) -> TrainingState:
         raise CheckpointError(f"{path}: was written in format {known}, this ppsolo reads {FORMAT}; use the same ppsolo")
     if checksum != _checksum(flat):
         raise CheckpointError(f"{path}: is damaged (its checksum differs); resume from another checkpoint")
+    if (key := wrong_value(content)) is not None:
+        raise CheckpointError(f"{path}: its {key} is not what training writes; resume from another checkpoint")
     arrays: dict[str, dict[str, np.ndarray]] = {}
     for name, array in flat.items():
         group, _, rest = name.partition("/")
@@ -158,7 +162,7 @@ class RunDirectory:
                 remove_leftovers(folder)
             write_config(config_to_dict(config), self.config_file)
             with atomic_writer(self.path / "class_names.txt", "w") as stream:
-                stream.writelines(f"{name}\n" for name in class_names)
+                stream.writelines(f"{one_line(name)}\n" for name in class_names)
         except OSError as error:
             raise self._not_writable(error) from None
 

@@ -129,3 +129,41 @@ def test_a_state_that_does_not_say_where_it_is_from_is_refused(key):
     record = {name: value for name, value in SAVED.items() if name != key}
     with pytest.raises(TrainingError, match=f"does not say its {key}"):
         check_same_run(record, identity())
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        [],
+        None,
+        "x",
+        {"step": "7"},
+        {"step": -1},
+        {"step": 1.5},
+        {"step": True},
+        {"step": 2**70},
+        {"epoch": None},
+        {"best_ap": "x"},
+        {"best_ap": float("nan")},
+        {"recent_losses": 3},
+        {"recent_losses": [[1.0], [1.0, 2.0]]},
+        {"recent_losses": [["x"]]},
+        {"precision": None},
+        {"precision": {"scale": "x"}},
+        {"ema": {}},
+        {"ema": {"steps": None, "zero_share": 1.0, "correction": "exact"}},
+        {"ema": 3},
+        {"config": []},
+        {"world_size": [1]},
+    ],
+)
+def test_a_checksum_that_fits_does_not_make_a_record_right(tmp_path, state, record):
+    write_state(TrainingState(state.arrays, record), tmp_path / "x.safetensors")
+    with pytest.raises(CheckpointError, match=r"x\.safetensors"):
+        read_state(tmp_path / "x.safetensors")
+
+
+def test_a_class_is_one_line_whatever_its_name(tmp_path):
+    run = RunDirectory(tmp_path / "run")
+    run.prepare(load_config("solov2_r50_fpn_1x"), ["road\nsign", "bell\a", "\ud800", "caf\u00e9"])
+    assert (tmp_path / "run" / "class_names.txt").read_text().splitlines() == ["road sign", "bell", "", "caf\u00e9"]
