@@ -23,7 +23,8 @@ def atomic_writer(path: str | os.PathLike[str], mode: Literal["w", "wb"]) -> Ite
     """Yields a stream, of bytes ("wb") or UTF-8 text ("w"), whose content becomes the file `path`.
 
     It goes to a hidden file in the same folder. When the `with` ends well, that file is flushed to the disk and
-    renamed over what was there; after any exception it is removed, and what was there stays. OSError propagates.
+    renamed over what was there; after any exception it is removed, and what was there stays. OSError propagates and
+    names `path`.
     """
     path = Path(path).absolute()
     temporary = temporary_name(path)
@@ -32,8 +33,13 @@ def atomic_writer(path: str | os.PathLike[str], mode: Literal["w", "wb"]) -> Ite
             yield stream
             _sync(stream)
         _rename(temporary, path)
-    except BaseException:
+    except BaseException as error:
         discard(temporary)
+        if isinstance(error, OSError):
+            error.filename, error.filename2 = (
+                str(path),
+                None,
+            )  # writing to a full disk names no file, opening a hidden one
         raise
 
 

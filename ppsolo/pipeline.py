@@ -1,6 +1,7 @@
 """The pipeline around a network: images are read, prepared and batched; detections become instances."""
 
 import copy
+import os
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
@@ -16,6 +17,7 @@ from ppsolo.data.images import Source
 from ppsolo.data.preprocess import ImageSize
 from ppsolo.data.tiles import DEFAULT_OVERLAP, Tiling, checked_tiling
 from ppsolo.data.windows import open_windows
+from ppsolo.errors import PredictionError
 from ppsolo.results.instances import Instances
 from ppsolo.results.postprocess import DetectionArrays
 from ppsolo.results.resize import resize_masks
@@ -50,6 +52,7 @@ class Pipeline(ABC):
         self.description = description
         self.origin = origin
         self.read = build_reader(config)
+        self._process = os.getpid()
         self._preprocess = build_preprocess(config)
 
     def adapted(self: AnyPipeline, config: Config) -> AnyPipeline:
@@ -106,9 +109,10 @@ class Pipeline(ABC):
 
         Raises:
             ImageError: an image cannot be read. Its path is named.
-            PredictionError: the output of the network is not finite.
+            PredictionError: the output of the network is not finite, or the process is a fork of the predictor's own.
             ConfigError: `tile` and `overlap` make no tiles.
         """
+        self._check_process()
         if batch_size < 1:
             raise ValueError(f"batch_size is {batch_size}, it must be at least 1")
         tiling = checked_tiling(tile, overlap)
@@ -145,6 +149,7 @@ class Pipeline(ABC):
             batches: lists of (key, image). A key is anything that names the image; it comes back with the answer.
                 Images are uint8 [H, W, 3] RGB.
         """
+        self._check_process()
         ahead: deque[tuple[Sequence[tuple[Key, np.ndarray]], Future[list[tuple[DetectionArrays, ImageSize]]]]] = deque()
         with ThreadPoolExecutor(max_workers=1, thread_name_prefix="network") as network:
             for batch in batches:
@@ -153,6 +158,14 @@ class Pipeline(ABC):
                     yield self._answer(*ahead.popleft())
             while ahead:
                 yield self._answer(*ahead.popleft())
+
+    def _check_process(self) -> None:
+        """Raise in a forked process: the threads of the runtime are not there, and it would wait for them forever."""
+        if os.getpid() != self._process:
+            raise PredictionError(
+                "this predictor belongs to the process that made it, and a forked one cannot use it: start processes "
+                "with multiprocessing.get_context('spawn'), and make a predictor in each"
+            )
 
     def prepare(self, image: np.ndarray) -> Prepared:
         """uint8 [H, W, 3] RGB -> the input of the network, resized, normalised and padded."""

@@ -1,5 +1,6 @@
 """What is written stands under its name whole, on the disk and alone in its folder, or is not there at all."""
 
+import errno
 import os
 from pathlib import Path
 
@@ -145,3 +146,9 @@ def test_discard_removes_what_is_there(tmp_path):
     discard(tmp_path / "a")
     discard(tmp_path / "a")
     assert os.listdir(tmp_path) == []
+
+
+def test_a_full_disk_names_the_file(tmp_path):
+    with pytest.raises(OSError, match="No space") as caught, atomic_writer(tmp_path / "x", "wb"):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    assert caught.value.filename == str(tmp_path / "x") and list(tmp_path.iterdir()) == []

@@ -213,9 +213,10 @@ def _transfer(url: str, part: pathlib.Path, timeout: float) -> Generator[tuple[i
             done, version, mode = 0, _Version(url, sent["ETag"], sent["Last-Modified"], length), "wb"
         else:
             raise _Refusal(f"it answered {response.status} {response.reason}")
-        with _file_errors(part), open(part, mode) as file:
+        with _file_errors(part), open(part, mode, opener=_no_link) as file:
             if version is not earlier:  # the old bytes are gone: only now may the note tell of new ones
-                _beside(part, ".json").write_text(json.dumps(dataclasses.asdict(version)), encoding="utf-8")
+                with open(_beside(part, ".json"), "w", encoding="utf-8", opener=_no_link) as note:
+                    json.dump(dataclasses.asdict(version), note)
             for chunk in _chunks(response, length, timeout):
                 done += len(chunk)
                 if done > _MOST_BYTES:
@@ -391,6 +392,11 @@ def _check_address(url: str) -> None:
 
 def _beside(path: pathlib.Path, suffix: str) -> pathlib.Path:
     return path.with_name(path.name + suffix)
+
+
+def _no_link(path: str, flags: int) -> int:
+    """Opens a file for `open`; OSError for a link, through which a stranger could have another file written."""
+    return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0), 0o666)
 
 
 def _size(path: pathlib.Path) -> int:

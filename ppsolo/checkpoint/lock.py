@@ -79,7 +79,8 @@ def sole_holder(path: pathlib.Path, *, patience: float = math.inf) -> Iterator[N
 
 
 def _try_to_hold(path: pathlib.Path) -> int | None:
-    descriptor = os.open(path, os.O_CREAT | os.O_RDWR, 0o666)
+    # Through a link, a stranger could have another file opened: it is refused.
+    descriptor = os.open(path, os.O_CREAT | os.O_RDWR | getattr(os, "O_NOFOLLOW", 0), 0o666)
     held = False
     try:
         held = _take(descriptor, path)

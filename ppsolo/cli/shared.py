@@ -17,10 +17,10 @@ from ppsolo.cpu import available_cores
 from ppsolo.errors import ConfigError
 from ppsolo.interface import ENGINES as ALL_ENGINES
 from ppsolo.interface import PRECISIONS
+from ppsolo.text import one_line, printable
 
 if TYPE_CHECKING:
     from ppsolo.model_source import ModelSource
-from ppsolo.text import one_line, printable
 
 OK, SOME_FAILED, REFUSED, INTERRUPTED = 0, 1, 2, 130
 

@@ -177,6 +177,24 @@ def test_a_redirect_is_followed(server, destination):
     assert_whole(destination)
 
 
+@pytest.mark.parametrize("address", ["http://[::1", "http://[", "http://[x]/"])
+def test_a_redirect_to_no_address_is_refused_in_one_line(server, destination, address):
+    server.replies = [Reply(status=302, body=b"", headers=(("Location", address),))]
+    with pytest.raises(DownloadError):
+        get(server, destination)
+
+
+@pytest.mark.parametrize("suffix", [".part", ".part.json", ".lock"])
+def test_a_link_beside_the_destination_is_not_followed(server, destination, tmp_path, suffix):
+    victim = tmp_path / "victim"
+    victim.write_text("mine")
+    destination.parent.mkdir()
+    beside(destination, suffix).symlink_to(victim)
+    with pytest.raises(DownloadError):
+        get(server, destination)
+    assert victim.read_text() == "mine"
+
+
 def test_a_chunked_file_has_no_known_size(server, destination):
     server.replies = [Reply(chunked=True)]
     seen = []
@@ -528,12 +546,13 @@ def test_a_record_that_cannot_be_written_is_only_a_warning(server, destination, 
 # --- the disk ---
 
 
-@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="this system has no /dev/full to fill a disk with")
-def test_a_full_disk_is_one_line(server, destination):
-    destination.parent.mkdir()
-    beside(destination, ".part").symlink_to("/dev/full")
+def test_a_full_disk_is_one_line(server, destination, monkeypatch):
+    def full(descriptor):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
     assert "No space left on device" in refusal(get, server, destination)
-    assert len(server.asked) == 1
+    assert not destination.exists()
 
 
 def test_a_folder_that_cannot_be_made_is_one_line(server, tmp_path):
