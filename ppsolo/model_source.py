@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from ppsolo.checkpoint.download import Progress
 from ppsolo.config import Config, Overrides, override_config
-from ppsolo.deploy.directory import read_facts
+from ppsolo.deploy.directory import read_info
 from ppsolo.errors import ConfigError
 from ppsolo.interface import ENGINES, PRECISIONS
 from ppsolo.pipeline import Pipeline
@@ -61,7 +61,7 @@ class ModelSource:
     @property
     def needs_paddle(self) -> bool:
         """Whether Paddle must be installed: for a configuration, and for a Paddle export."""
-        return self.directory is None or read_facts(self.directory).format == "paddle"
+        return self.directory is None or read_info(self.directory).format == "paddle"
 
     def open(
         self, *, threads: int | None = None, keep_memory: bool = True, progress: Progress | None = None
@@ -85,7 +85,7 @@ def export_config(directory: str | os.PathLike[str], overrides: Overrides = ()) 
     overrides: as for `load_config`, of the section `data` and of `postprocess.class_thresholds`.
     Raises ExportError, and ConfigError for an override of what is fixed in the export.
     """
-    fixed = read_facts(directory).config
+    fixed = read_info(directory).config
     config = override_config(fixed, overrides)
     postprocess = dataclasses.replace(config.postprocess, class_thresholds=fixed.postprocess.class_thresholds)
     if dataclasses.replace(config, data=fixed.data, postprocess=postprocess) != fixed:
