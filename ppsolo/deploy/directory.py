@@ -130,7 +130,9 @@ _CHECKS: Mapping[str, Callable[[Any], bool]] = {
     "paddle": lambda value: isinstance(value, str),
     "verified": lambda value: value is None or isinstance(value, str),
     "files": lambda value: _are_files(value),
+    "device": lambda value: value is None or value in get_args(Device),
 }
+_MAY_BE_MISSING = {"device"}  # from exports of earlier versions
 
 
 def _info_of(block: dict[str, Any], path: Path) -> ExportInfo:
@@ -138,6 +140,8 @@ def _info_of(block: dict[str, Any], path: Path) -> ExportInfo:
     if unknown := sorted(block.keys() - _CHECKS.keys()):
         raise ExportError(f"{path}: its block 'ppsolo' has an unknown key '{unknown[0]}'; export again")
     for key, check in _CHECKS.items():
+        if key not in block and key in _MAY_BE_MISSING:
+            continue
         if key not in block or not check(block[key]):
             wrong = "is not what an export says" if key in block else "is missing"
             raise ExportError(f"{path}: '{key}' of its block 'ppsolo' {wrong}; export again")

@@ -193,7 +193,7 @@ def test_only_what_rounding_decides_may_be_left_over():
 
 
 def test_an_export_for_another_device_is_named(exported, tmp_path, caplog):
-    assert exported.export.facts.device == "cpu"
+    assert exported.export.info.device == "cpu"
     load(exported.export.directory)
     assert "may be slow" not in caplog.text
     export_model(exported.model, exported.config, tmp_path / "gpu", device="gpu", graph="network", verify_export=False)
