@@ -42,9 +42,7 @@ def divide(
     in_val = set(map(id, val))
     train = [image for image in others if id(image) not in in_val]
     if not train:
-        raise DatasetError(
-            f"{len(images)} pictures leave none to train on; take fewer for validation, or more pictures"
-        )
+        raise DatasetError(f"of {len(images)} pictures none is left to train on; take fewer for validation or testing")
     return {name: part for name, part in (("train", train), ("val", val), ("test", test)) if part or name != "test"}
 
 
@@ -69,8 +67,9 @@ def read_groups(file: Path, column: str) -> dict[str, str]:
 def _chosen(images: Sequence[AnnotatedImage], share: float, seed: int, groups: Mapping[str, str]) -> set[int]:
     """The identities of the pictures for validation: whole groups, until the share is reached."""
     members = defaultdict(list)
-    for image in images:
-        group = image.group or groups.get(image.path.name) or groups.get(image.path.stem) or f"\0{image.path}"
+    for number, image in enumerate(images):
+        # Wherever the folder lies, a picture of its own is known by its place in the order.
+        group = image.group or groups.get(image.path.name) or groups.get(image.path.stem) or f"\0{number:09d}"
         members[group].append(image)
     order = sorted(members)
     random.Random(seed).shuffle(order)

@@ -1,0 +1,79 @@
+"""`ppsolo import-data`: what it writes, says and refuses."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+from pycocotools.coco import COCO
+from truth import made_truth
+
+from ppsolo import load_config
+from ppsolo.cli import main
+from ppsolo.data.coco import CocoDataset
+
+
+@pytest.fixture
+def photos(tmp_path) -> Path:
+    """Six pictures with labelme files."""
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for path, instances in made_truth(folder, 6):
+        path.with_suffix(".json").write_bytes(instances.to_bytes("labelme", image_path=path))
+    return folder
+
+
+def test_a_folder_becomes_a_data_set(photos, tmp_path, capsys):
+    output = tmp_path / "out"
+    assert main(["import-data", str(photos), "--output", str(output), "-c", "nuclei"]) in (0, 1)
+    said = capsys.readouterr().out
+    assert "labelme, 6 images, classes: Würstchen, cell" in said and "train: 5 images, 15 objects" in said
+    assert f"train on it: ppsolo train -c {output / 'config.yml'}" in said
+    assert sorted(path.name for path in output.iterdir()) == [
+        "config.yml",
+        "instances_train.json",
+        "instances_val.json",
+        "train",
+        "val",
+    ]
+    config = load_config(str(output / "config.yml"))
+    assert (config.name, config.num_classes, config.weights) == ("out", 2, None)
+    root = Path(config.data.root)
+    dataset = CocoDataset(root / config.data.train_annotations, root / config.data.train_images)
+    assert len(dataset) == 5 and dataset.class_names == ("Würstchen", "cell") and dataset.category_ids == (1, 2)
+    read = COCO(str(output / "instances_train.json"))
+    for annotation in read.anns.values():
+        assert read.annToMask(annotation).sum() == annotation["area"]
+    picture = next((output / "train").iterdir())
+    assert os.path.samefile(picture, photos / picture.name)
+
+
+def test_copies_and_published_systems(photos, tmp_path, capsys):
+    output = tmp_path / "out"
+    main(["import-data", str(photos), "--output", str(output), "--pictures", "copy", "--val", "0.5"])
+    picture = next((output / "val").iterdir())
+    assert not os.path.samefile(picture, photos / picture.name)
+    assert picture.read_bytes() == (photos / picture.name).read_bytes()
+    assert len(json.loads((output / "instances_val.json").read_text())["images"]) == 3
+    config = load_config(str(output / "config.yml"))
+    assert config.weights == "solov2_r50_fpn_3x" and config.train.patience == 4
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--val", "1"], "--val is 1.0"),
+        (["--format", "yolo"], "nothing in the format yolo"),
+        (["-c", "nonsense"], "nonsense"),
+        (["--groups", "missing.csv"], "missing.csv: cannot be read"),
+    ],
+)
+def test_refusals_write_nothing(photos, tmp_path, capsys, options, words):
+    output = tmp_path / "out"
+    assert main(["import-data", str(photos), "--output", str(output), *options]) == 2
+    assert words in capsys.readouterr().err and not output.exists()
+
+
+def test_a_folder_that_is_not_empty_is_refused(photos, capsys):
+    assert main(["import-data", str(photos), "--output", str(photos)]) == 2
+    assert "this folder is not empty" in capsys.readouterr().err
