@@ -11,8 +11,10 @@ from ppsolo.results.runs import Box, Runs, bounding_box, cut, from_rle, move, sh
 
 # Two masks show the same object where they share this part of their pixels.
 SAME = 0.5
+_TRUSTED = 0.3  # a mask stands for a piece of another tile only with this share of its score
 _BORDER = 2  # pixels: a mask that comes so near to a seam is cut by it
 _CELL = 512  # pixels: pieces are looked up by squares of this size
+_NO_TILE = (0, 0, 0, 0)  # of an object that was joined
 
 
 @dataclass(eq=False)
@@ -72,14 +74,11 @@ class SeamJoiner:
     def instances(self) -> Instances:
         """The instances of the picture, the best score first."""
         whole = self._without_copies([piece for piece in self._pieces if not piece.is_cut])
-        places = _Places(whole)
-
-        def is_shown_whole(piece: _Piece) -> bool:
-            return any(_covers(other, piece) for other in places.near(piece.box, apart_from=piece.tile))
-
-        pieces = [piece for piece in self._pieces if piece.is_cut and not is_shown_whole(piece)]
-        found = [(piece.runs, piece.score, piece.label) for piece in whole]
-        found += [_joined(group) for group in self._groups(pieces)]
+        pieces = _not_shown_by(whole, [piece for piece in self._pieces if piece.is_cut])
+        groups = self._groups(pieces)
+        joined = [self._joined(group) for group in groups if len(group) > 1]
+        single = _not_shown_by(joined, [group[0] for group in groups if len(group) == 1])
+        found = [(piece.runs, piece.score, piece.label) for piece in (*whole, *joined, *single)]
         found.sort(key=lambda one: -one[1])
         return Instances(
             rles=[to_rle(runs, self.size) for runs, _, _ in found],
@@ -108,23 +107,26 @@ class SeamJoiner:
         return kept
 
     def _groups(self, pieces: list[_Piece]) -> list[list[_Piece]]:
-        """The pieces of each object: those that agree where two tiles overlap, directly or through others."""
+        """The pieces of each object: pieces that agree where two tiles overlap, directly or through others.
+
+        Sure pairs are joined first, and an object takes one piece of each tile: two neighbours stay two, although an
+        unsure piece may cover both.
+        """
         places = _Places(pieces)
-        root = {id(piece): piece for piece in pieces}
-
-        def find(piece: _Piece) -> _Piece:
-            while root[id(piece)] is not piece:
-                piece = root[id(piece)]
-            return piece
-
-        for piece in pieces:
-            for other in places.near(piece.box, apart_from=piece.tile):
-                if find(piece) is not find(other) and self._agree(piece, other):
-                    root[id(find(other))] = find(piece)
-        groups: dict[int, list[_Piece]] = defaultdict(list)
-        for piece in pieces:
-            groups[id(find(piece))].append(piece)
-        return list(groups.values())
+        pairs = [
+            (piece, other)
+            for piece in pieces
+            for other in places.near(piece.box, apart_from=piece.tile)
+            if id(other) < id(piece) and self._agree(piece, other)
+        ]
+        pairs.sort(key=lambda pair: -min(pair[0].score, pair[1].score))
+        group_of = {id(piece): [piece] for piece in pieces}
+        for piece, other in pairs:
+            one, two = group_of[id(piece)], group_of[id(other)]
+            if one is not two and not {each.tile for each in one} & {each.tile for each in two}:
+                one += two
+                group_of.update((id(each), one) for each in two)
+        return list({id(group): group for group in group_of.values()}.values())
 
     def _agree(self, one: _Piece, other: _Piece) -> bool:
         """Whether two pieces are the same object, judged by what both tiles see of it."""
@@ -140,6 +142,16 @@ class SeamJoiner:
         if one.label == other.label:
             return shared >= SAME * least
         return shared >= SAME * (here.area + there.area - shared)
+
+    def _joined(self, group: list[_Piece]) -> _Piece:
+        """The object in these pieces: their union, their mean score by area, and the label with the largest share."""
+        shares: dict[int, float] = defaultdict(float)
+        for piece in group:
+            shares[piece.label] += piece.area * piece.score
+        runs = union([piece.runs for piece in group])
+        score = sum(shares.values()) / sum(piece.area for piece in group)
+        label = max(shares, key=lambda label: shares[label])
+        return _Piece(runs, bounding_box(runs, height=self.size[0]), score, label, _NO_TILE, False)
 
 
 class _Places:
@@ -175,17 +187,14 @@ def _overlap(one: _Piece, other: _Piece) -> float:
     return shared / (one.area + other.area - shared)
 
 
-def _covers(whole: _Piece, piece: _Piece) -> bool:
-    """Whether a whole object holds enough of a piece to stand for it."""
-    return shared_area(whole.runs, piece.runs) >= SAME * piece.area
+def _not_shown_by(objects: list[_Piece], pieces: list[_Piece]) -> list[_Piece]:
+    """The pieces that no object of another tile stands for: none holds enough of the piece and is sure enough."""
+    places = _Places(objects)
 
+    def is_shown(piece: _Piece) -> bool:
+        return any(
+            other.score >= _TRUSTED * piece.score and shared_area(other.runs, piece.runs) >= SAME * piece.area
+            for other in places.near(piece.box, apart_from=piece.tile)
+        )
 
-def _joined(group: list[_Piece]) -> tuple[Runs, float, int]:
-    """The mask of an object in pieces, the mean of their scores by area, and the label with the largest area."""
-    if len(group) == 1:
-        return group[0].runs, group[0].score, group[0].label
-    areas: dict[int, float] = defaultdict(float)
-    for piece in group:
-        areas[piece.label] += piece.area * piece.score
-    score = sum(piece.area * piece.score for piece in group) / sum(piece.area for piece in group)
-    return union([piece.runs for piece in group]), score, max(areas, key=lambda label: areas[label])
+    return [piece for piece in pieces if not is_shown(piece)]

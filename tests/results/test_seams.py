@@ -87,6 +87,17 @@ def test_a_whole_object_stands_for_a_piece_with_another_label():
     assert found.labels.tolist() == [0] and found.scores.tolist() == [np.float32(0.9)]
 
 
+def test_an_unsure_object_stands_for_no_sure_piece():
+    joiner = SeamJoiner(SIZE, class_names=["a", "b"], category_ids=[1, 2])
+    bar = np.zeros(SIZE, bool)
+    bar[10:14, 20:30] = True
+    joiner.add(instances(bar[None, :30, :30], [0.9], [0]), top=0, left=0)  # cut on the right
+    wide = np.zeros((1, 30, 30), bool)
+    wide[0, 5:20, 3:12] = True
+    joiner.add(instances(wide, [0.1], [1]), top=0, left=20)
+    assert sorted(joiner.instances().scores.tolist()) == pytest.approx([0.1, 0.9])
+
+
 def test_the_score_is_a_mean_by_area_and_the_label_that_of_the_larger_part():
     bar = np.zeros(SIZE, bool)
     bar[10:14, 5:45] = True

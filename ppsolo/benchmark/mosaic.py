@@ -1,0 +1,61 @@
+"""Mosaics: the pictures of a COCO data set side by side as one large picture, with their annotations."""
+
+import json
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ppsolo.data.images import read_image
+from ppsolo.evaluation.coco_evaluator import CocoEvaluator
+from ppsolo.results.instances import Instances
+from ppsolo.results.rle import read_segmentation
+from ppsolo.results.runs import from_rle, move, to_rle
+
+IMAGE_ID = 1
+
+
+class Mosaic(NamedTuple):
+    """One large picture.
+
+    image: uint8 [H, W, 3] RGB. content: its annotations, as the content of a COCO file.
+    """
+
+    image: np.ndarray
+    content: dict[str, Any]
+
+    def average_precision(self, instances: Instances) -> float:
+        """Mask AP of the instances found in it, from 0 to 1."""
+        evaluator = CocoEvaluator(self.content, iou_types=("segm",))
+        evaluator.add(IMAGE_ID, instances)
+        return float(evaluator.summarize()["segm"]["stats"][0])
+
+
+def make_mosaic(annotations: Path, image_dir: Path, *, columns: int, rows: int) -> Mosaic:
+    """The first pictures of a COCO file in a grid; every cell has the size of the largest, filled up with black."""
+    content = json.loads(annotations.read_text(encoding="utf-8"))
+    entries = content["images"][: columns * rows]
+    height, width = (max(entry[side] for entry in entries) for side in ("height", "width"))
+    image = np.zeros((rows * height, columns * width, 3), np.uint8)
+    corners, sizes = {}, {}
+    for number, entry in enumerate(entries):
+        top, left = (number // columns) * height, (number % columns) * width
+        image[top : top + entry["height"], left : left + entry["width"]] = read_image(image_dir / entry["file_name"])
+        corners[entry["id"]], sizes[entry["id"]] = (top, left), (entry["height"], entry["width"])
+    moved = []
+    for annotation in content["annotations"]:
+        if annotation["image_id"] in corners:
+            size, (top, left) = sizes[annotation["image_id"]], corners[annotation["image_id"]]
+            runs = from_rle(read_segmentation(annotation["segmentation"], size))
+            rle = to_rle(move(runs, height=size[0], to_height=len(image), top=top, left=left), image.shape[:2])
+            x, y, w, h = annotation["bbox"]
+            moved.append(
+                {
+                    **annotation,
+                    "image_id": IMAGE_ID,
+                    "segmentation": {"size": list(image.shape[:2]), "counts": rle["counts"].decode("ascii")},
+                    "bbox": [x + left, y + top, w, h],
+                }
+            )
+    one = {"id": IMAGE_ID, "file_name": "mosaic.png", "height": image.shape[0], "width": image.shape[1]}
+    return Mosaic(image, {"images": [one], "annotations": moved, "categories": content["categories"]})
