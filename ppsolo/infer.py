@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import Literal, TextIO
+from typing import Any, Literal, TextIO
 
 import numpy as np
 
@@ -55,6 +55,11 @@ class InferSettings:
     text: Literal["labels", "scores", "none"] = "labels"
     color: Literal["class", "instance"] | None = None
     legend: bool = False
+
+    @property
+    def needs_pixels(self) -> bool:
+        """Whether the picture itself is used beside what was found in it: for drawings and mean intensities."""
+        return self.drawings or not {"csv", "parquet"}.isdisjoint(self.save)
 
     def draw(self, instances: Instances, image: np.ndarray, *, color: Literal["class", "instance"]) -> np.ndarray:
         """A copy of the image with its instances; `color` holds where the settings say none."""
@@ -113,7 +118,7 @@ def infer_images(
     pictures: Sequence[Picture],
     settings: InferSettings,
     *,
-    read: Callable[[Source], np.ndarray] | None = None,
+    read: Callable[[Source], Any] | None = None,
     progress: Callback | None = None,
 ) -> InferenceSummary:
     """Predict on pictures; leave a drawing of each, and the results in the formats that the settings name.
@@ -124,7 +129,8 @@ def infer_images(
         predictor: what answers.
         pictures: what to read.
         settings: what to leave.
-        read: what reads a picture; `read_image` by default.
+        read: reads a picture; `read_image` by default. Of a `TiledPipeline` it may give back the path, where the
+            settings ask for no pixels: then the picture is read part by part.
         progress: told of every batch.
 
     Raises:
@@ -148,13 +154,13 @@ def infer_images(
                 failures = [_failure(pictures[i], error) for i, (_, error) in batch if isinstance(error, ImageError)]
                 summary.failures += failures
                 unreadable += len(failures)
-                yield [(index, image) for index, (_, image) in batch if isinstance(image, np.ndarray)]
+                yield [(index, image) for index, (_, image) in batch if not isinstance(image, ImageError)]
 
         for answered in predictor.stream(readable()):
             for index, image, instances in answered:
                 path, size = paths[index], settings.pixel_size
                 found = instances.results(
-                    image=image,
+                    image=image if isinstance(image, np.ndarray) else None,
                     image_path=path,
                     image_name=names[path],
                     image_id=ids[index],

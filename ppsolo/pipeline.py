@@ -218,3 +218,28 @@ class Pipeline(ABC):
         """The batch with its instances, once the network has answered."""
         pairs = zip(batch, detected.result(), strict=True)
         return [(key, image, self.finish(detections, size)) for (key, image), (detections, size) in pairs]
+
+
+class TiledPipeline(Pipeline):
+    """A pipeline that predicts every image tile by tile; for the rest it is the pipeline that it is made of."""
+
+    def __init__(self, pipeline: Pipeline, tiling: Tiling):
+        """tiling: see `ppsolo.data.tiles.checked_tiling`."""
+        tiles = f"tiles of {tiling.size} pixels, overlap {tiling.overlap}"
+        super().__init__(pipeline.config, description=f"{pipeline.description}; {tiles}", origin=pipeline.origin)
+        self.read = pipeline.read
+        self._pipeline, self._tiling = pipeline, tiling
+
+    def detect(self, batch: np.ndarray) -> DetectionArrays:
+        """See `Pipeline.detect`."""
+        return self._pipeline.detect(batch)
+
+    def stream(
+        self, batches: Iterable[Sequence[tuple[Key, np.ndarray]]]
+    ) -> Iterator[list[tuple[Key, np.ndarray, Instances]]]:
+        """See `Pipeline.stream`. In place of an image there may be a path: then only parts of the file are held."""
+        for batch in batches:
+            yield [(key, image, self._pipeline.predict_tiles(image, self._tiling)) for key, image in batch]
+
+    def _predict(self, images: Sequence[np.ndarray]) -> list[Instances]:
+        return [self._pipeline.predict_tiles(image, self._tiling) for image in images]

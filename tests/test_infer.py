@@ -225,3 +225,19 @@ def test_wrong_formats_and_pixel_sizes_are_refused(system, folder, tmp_path, cap
     assert "--pixel_size is 0.0, give a number above zero" in capsys.readouterr().err
     with pytest.raises(SystemExit, match="2"):
         main([*arguments, "--save", "cocoa"])
+
+
+def test_tiles(system, tmp_path, capsys):
+    """A large file that is only predicted on is read part by part, and answers as the whole picture does."""
+    tifffile = pytest.importorskip("tifffile")
+    large = tmp_path / "large.tif"
+    tifffile.imwrite(large, picture(0, 150, 200), photometric="rgb", tile=(64, 64))
+    tiles = ["--tile", "96", "--overlap", "32", "--save", "coco"]
+    for name, more in (("drawn", []), ("parts", ["--no_draw"])):
+        output = tmp_path / name
+        assert main(["infer", *system, "--source", str(large), "--output_dir", str(output), *tiles, *more]) == 0
+    assert "tiles of 96 pixels, overlap 32" in capsys.readouterr().out
+    assert results_of(tmp_path / "parts") == results_of(tmp_path / "drawn") != []
+    assert (tmp_path / "drawn" / "large.png").is_file()
+    assert main(["infer", *system, "--source", str(large), "--tile", "96", "--overlap", "90"]) == 2
+    assert "overlap is 90" in capsys.readouterr().err

@@ -12,10 +12,12 @@ from ppsolo.cli.shared import (
     Commands,
     add_command,
     add_model,
+    add_tiles,
     model_source,
     say,
     say_error,
 )
+from ppsolo.data.tiles import checked_tiling
 from ppsolo.errors import ConfigError
 from ppsolo.results.files.names import FORMAT_NAMES
 
@@ -35,6 +37,7 @@ def add(commands: Commands) -> None:
     _add_source(command)
     _add_results(command)
     _add_drawing(command)
+    add_tiles(command)
     command.add_argument(
         "--batch_size", type=int, default=1, metavar="N", help="images per forward, default: %(default)s"
     )
@@ -117,10 +120,12 @@ def _add_drawing(command: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Predict on pictures, a folder, a video, a camera or a stream."""
     _check(options)
+    tiling = checked_tiling(options.tile, options.overlap)
     model = model_source(options)
     from ppsolo.data.files import find_images
     from ppsolo.data.sources import Picture, Pictures, Video, find_source
     from ppsolo.infer import InferSettings, StreamLimits, infer_images, infer_video, make_output_dir
+    from ppsolo.pipeline import TiledPipeline
     from ppsolo.progress import Progress
     from ppsolo.results.files.catalogue import checked_formats
 
@@ -148,13 +153,17 @@ def run(options: argparse.Namespace) -> int:
 
     with Progress("download", unit="B") as progress:
         predictor = model.open(progress=progress.update)
+    if tiling is not None:
+        predictor = TiledPipeline(predictor, tiling)
     say(predictor.origin)
     say(predictor.description)
     with Progress("predict", unit="frames" if video else "images") as progress:
         if isinstance(source, Video):
             summary = infer_video(predictor, source, settings, limits=limits, progress=progress.update)
         else:
-            summary = infer_images(predictor, source.items, settings, read=predictor.read, progress=progress.update)
+            # A large file that is only predicted on is read part by part.
+            read_pixels = predictor.read if settings.needs_pixels or tiling is None else lambda path: path
+            summary = infer_images(predictor, source.items, settings, read=read_pixels, progress=progress.update)
             summary.failures += source.left_out
     return _report(summary, settings, left_out=0 if video else len(source.left_out))
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from ppsolo.config import load_answering_config
 from ppsolo.cpu import available_cores
+from ppsolo.data.tiles import DEFAULT_OVERLAP
 from ppsolo.errors import ConfigError
 from ppsolo.interface import ENGINES as ALL_ENGINES
 from ppsolo.interface import PRECISIONS
@@ -106,6 +107,20 @@ def model_source(options: argparse.Namespace) -> "ModelSource":
     if source.needs_paddle:
         import_paddle()
     return source
+
+
+def add_tiles(command: argparse.ArgumentParser) -> None:
+    """Add --tile and --overlap."""
+    command.add_argument(
+        "--tile", type=int, metavar="N", help="predict large pictures in squares of N pixels, and join objects at seams"
+    )
+    command.add_argument(
+        "--overlap",
+        type=int,
+        default=DEFAULT_OVERLAP,
+        metavar="N",
+        help="pixels that neighbouring tiles share; take the size of most objects or more, default: %(default)s",
+    )
 
 
 def import_paddle() -> None:
