@@ -232,10 +232,10 @@ def test_tiles(system, tmp_path, capsys):
     tifffile = pytest.importorskip("tifffile")
     large = tmp_path / "large.tif"
     tifffile.imwrite(large, picture(0, 150, 200), photometric="rgb", tile=(64, 64))
-    tiles = ["--tile", "96", "--overlap", "32", "--save", "coco"]
+    tiles = ["--tile", "96", "--overlap", "32", "--save", "coco", "-o", "postprocess.max_instances=9"]
     for name, more in (("drawn", []), ("parts", ["--no_draw"])):
         output = tmp_path / name
-        assert main(["infer", *system, "--source", str(large), "--output_dir", str(output), *tiles, *more]) == 0
+        assert main(["infer", *system, *tiles, "--source", str(large), "--output_dir", str(output), *more]) == 0
     assert "tiles of 96 pixels, overlap 32" in capsys.readouterr().out
     assert results_of(tmp_path / "parts") == results_of(tmp_path / "drawn") != []
     assert (tmp_path / "drawn" / "large.png").is_file()

@@ -19,13 +19,14 @@ _NO_TILE = (0, 0, 0, 0)  # of an object that was joined
 
 @dataclass(eq=False)
 class _Piece:
-    """One instance of one tile, at its place in the picture."""
+    """One instance of one tile, at its place in the picture. number: in the order in which pieces came."""
 
     runs: Runs
     box: Box
     score: float
     label: int
     tile: Box
+    number: int
     is_cut: bool  # whether a seam cuts it: it comes near a border of its tile inside the picture
     area: int = field(init=False)
 
@@ -69,7 +70,8 @@ class SeamJoiner:
             runs = move(from_rle(rle), height=height, to_height=self.size[0], top=top, left=left)
             box = bounding_box(runs, height=self.size[0])
             if len(runs.starts):
-                self._pieces.append(_Piece(runs, box, float(score), int(label), tile, self._is_cut(box, tile)))
+                is_cut, number = self._is_cut(box, tile), len(self._pieces)
+                self._pieces.append(_Piece(runs, box, float(score), int(label), tile, number, is_cut))
 
     def instances(self) -> Instances:
         """The instances of the picture, the best score first."""
@@ -117,7 +119,7 @@ class SeamJoiner:
             (piece, other)
             for piece in pieces
             for other in places.near(piece.box, apart_from=piece.tile)
-            if id(other) < id(piece) and self._agree(piece, other)
+            if other.number < piece.number and self._agree(piece, other)
         ]
         pairs.sort(key=lambda pair: -min(pair[0].score, pair[1].score))
         group_of = {id(piece): [piece] for piece in pieces}
@@ -151,7 +153,9 @@ class SeamJoiner:
         runs = union([piece.runs for piece in group])
         score = sum(shares.values()) / sum(piece.area for piece in group)
         label = max(shares, key=lambda label: shares[label])
-        return _Piece(runs, bounding_box(runs, height=self.size[0]), score, label, _NO_TILE, False)
+        return _Piece(
+            runs, bounding_box(runs, height=self.size[0]), score, label, _NO_TILE, group[0].number, is_cut=False
+        )
 
 
 class _Places:
