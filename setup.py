@@ -55,8 +55,8 @@ setup(
     install_requires=["numpy<2.4", "opencv-python", "pycocotools", "pyyaml", "threadpoolctl"],
     extras_require={
         # What trains has all packages of the card; what answers from an export needs neither Paddle nor VisualDL.
-        "cpu": ["paddlepaddle>=2.6.2", "visualdl"],
-        "gpu": ["paddlepaddle-gpu>=2.6.2", "visualdl"],
+        "cpu": ["paddlepaddle>=2.6.2", "visualdl", "matplotlib"],
+        "gpu": ["paddlepaddle-gpu>=2.6.2", "visualdl", "matplotlib"],
         "onnx": ONNX,
         # In place of onnx, never beside it: both packages bring the module onnxruntime.
         "onnx-gpu": ONNX_GPU,

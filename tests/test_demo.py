@@ -39,7 +39,7 @@ def test_what_it_leaves_and_a_second_time(tmp_path, capsys, monkeypatch):
     assert "epoch 2, loss" in (tmp_path / "console.txt").read_text()
     record = json.loads((tmp_path / "demo" / "demo.json").read_text())
     assert record["mask_ap"] == record["report"]["segm"]["stats"][0]
-    assert re.match(rf"mask AP {record['mask_ap']:.3f} \(AP50 .*\) on 2 scenes .* 2 epochs of 4: ", lines[0])
+    assert re.match(rf"mask AP {100 * record['mask_ap']:.1f} \(AP50 .*\) on 2 scenes .* 2 epochs of 4: ", lines[0])
     curve = record["curve"]
     assert [point["step"] for point in curve["losses"]] == [1, 2]
     assert [point["step"] for point in curve["evaluations"]] == [1, 2]
@@ -93,6 +93,16 @@ def test_a_photograph_without_published_weights(tmp_path, monkeypatch):
     first, second, last = demo._predict_photo(photo, target, None)
     assert "cannot be had: no network here" in first and "not what a trained SOLOv2 sees" in second
     assert "photo_prediction.png" in last and read_image(target).shape == photo.shape
+
+
+def test_a_contact_sheet_keeps_every_pixel():
+    pictures = np.random.default_rng(0).integers(0, 256, (2, 3, 20, 30, 3), np.uint8)
+    sheet = demo._contact_sheet(list(map(list, pictures)), captions=("a", "b", "c"), gap=5)
+    assert sheet.shape == (44 + 2 * 25, 3 * 35 + 5, 3)
+    for row in range(2):
+        for column in range(3):
+            top, left = 44 + row * 25, 5 + column * 35
+            assert np.array_equal(sheet[top : top + 20, left : left + 30], pictures[row, column])
 
 
 def test_minutes_are_those_of_training(tmp_path):

@@ -15,7 +15,6 @@ ROOMS = (
     "cpu",
     "atomic",
     "progress",
-    "plot",
     "processes",
     "schema",
     "legacy",

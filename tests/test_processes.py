@@ -173,3 +173,34 @@ def test_only_errors_of_the_communication_speak_of_a_lost_process(text, lost):
         raise OSError(text)
     assert ("lost another process" in str(caught.value)) == lost
     assert text.split()[-1] in str(caught.value)
+
+
+def test_two_nodes_train_the_curve_of_two_processes_on_one(settings, tmp_path, launch, free_endpoints):
+    """Two launchers on this machine, each with one process, meet at one address."""
+    run = options(settings, tmp_path / "one")
+    done = launch(ROOT / "scripts" / "train.py", *run, log=tmp_path / "log")
+    assert done.returncode == 0, logs(tmp_path / "log")
+    (master,) = free_endpoints(1)
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    nodes = []
+    for rank in range(2):
+        launcher = [sys.executable, "-m", "paddle.distributed.launch", "--nnodes", "2", "--master", master]
+        own = ["--rank", str(rank), "--nproc_per_node", "1", "--log_dir", str(tmp_path / f"node{rank}")]
+        command = [*launcher, *own, str(ROOT / "scripts" / "train.py"), *options(settings, tmp_path / "two")]
+        nodes.append(subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL))
+    try:
+        codes = [node.wait(timeout=TIMEOUT) for node in nodes]
+    finally:
+        for node in nodes:
+            node.kill()
+    assert codes == [0, 0], logs(tmp_path / "node0") + logs(tmp_path / "node1")
+    curves = [curve(tmp_path / name / "tiny" / "log.jsonl") for name in ("one", "two")]
+    assert len(curves[0]) > 2 and curves[0] == curves[1]
+    weights = [read_checkpoint(tmp_path / name / "tiny" / "last.pdparams") for name in ("one", "two")]
+    assert all(np.array_equal(weights[0][name], weights[1][name]) for name in weights[0])
+
+
+def curve(log_file: Path) -> list[dict]:
+    """The records of a run without the seconds."""
+    records = [json.loads(line) for line in log_file.read_text().splitlines()]
+    return [{key: value for key, value in record.items() if not key.endswith("_seconds")} for record in records]

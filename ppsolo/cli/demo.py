@@ -7,13 +7,15 @@ from pathlib import Path
 
 from ppsolo.cli.shared import OK, Commands, add_command, import_paddle, say
 
-EXAMPLES = """ppsolo demo --output_dir output/demo"""
+EXAMPLES = """ppsolo demo --quick
+ppsolo demo --output_dir output/demo"""
 
 
 def add(commands: Commands) -> None:
     """Add the command and its flags to the parser."""
     command = add_command(commands, "demo", run, EXAMPLES)
     command.add_argument("--output_dir", default="output/demo", metavar="DIR", help="default: %(default)s")
+    command.add_argument("--quick", action="store_true", help="train for a minute: everything works, little is found")
     command.add_argument("--image", metavar="PATH", help="a photograph to predict on too, with a published system")
 
 
@@ -26,7 +28,11 @@ def run(options: argparse.Namespace) -> int:
     logging.getLogger("ppsolo").setLevel(logging.INFO)
     with Progress("download", unit="B") as progress:
         lines = run_demo(
-            output_dir=Path(options.output_dir), console=sys.stderr, image=options.image, progress=progress.update
+            output_dir=Path(options.output_dir),
+            console=sys.stderr,
+            image=options.image,
+            quick=options.quick,
+            progress=progress.update,
         )
     for line in lines:
         say(line)
