@@ -105,6 +105,8 @@ def download(
     timeout: float = 20.0,
     attempts: int = 4,
     backoff: float = 0.5,
+    sha256: str | None = None,
+    remedy: str = "",
 ) -> pathlib.Path:
     """The file at `destination`, fetched from `url` unless it is already there; its absolute path.
 
@@ -120,6 +122,8 @@ def download(
             what drips more slowly is given up, and kept for another call.
         attempts: Failures in a row, none of which brought new bytes, before giving up.
         backoff: Seconds before the second attempt; doubled before each further one.
+        sha256: The checksum that the file must have, in hexadecimal; None: the one that is recorded.
+        remedy: What else a user can do where the file cannot be fetched; the end of the error.
 
     Raises:
         UnavailableError: The address cannot be fetched.
@@ -134,9 +138,9 @@ def download(
                 destination.parent.mkdir(parents=True, exist_ok=True)
                 stack.enter_context(sole_holder(_beside(destination, ".lock")))
             if not os.path.exists(destination):
-                _fetch(url, destination, progress, timeout, attempts, backoff)
+                _fetch(url, destination, progress, timeout, attempts, backoff, sha256, remedy)
                 return destination
-    _accept(destination, destination, str(destination))
+    _accept(destination, destination, str(destination), sha256)
     return destination
 
 
@@ -147,11 +151,13 @@ def _fetch(
     timeout: float,
     attempts: int,
     backoff: float,
+    sha256: str | None,
+    remedy: str,
 ) -> None:
     """Bring the whole file to `destination`; the caller holds the lock."""
     logger.info("downloading %s to %s", url, destination)
     part = _beside(destination, ".part")
-    by_hand = f"put the file by hand at {destination}"
+    by_hand = f"put the file by hand at {destination}" + (f", {remedy}" if remedy else "")
     try:
         _transfer_with_retries(url, part, progress, timeout, attempts, backoff)
     except _Cut as cut:
@@ -161,7 +167,7 @@ def _fetch(
     except _Refusal as refusal:
         raise UnavailableError(f"cannot download {url}: {refusal}; {by_hand}") from refusal
     try:
-        _accept(part, destination, f"what {url} delivers")
+        _accept(part, destination, f"what {url} delivers", sha256)
     except DownloadError:
         _discard(part)
         raise
@@ -336,8 +342,8 @@ def _resume_point(url: str, part: pathlib.Path) -> tuple[int, _Version | None]:
     return (size, version) if known and fits else (0, None)
 
 
-def _accept(path: pathlib.Path, destination: pathlib.Path, subject: str) -> None:
-    """Hold the file at `path` to the checksum recorded for `destination`; record it if there is no record."""
+def _accept(path: pathlib.Path, destination: pathlib.Path, subject: str, sha256: str | None = None) -> None:
+    """Hold the file at `path` to `sha256` and to the checksum recorded for `destination`; record a new one."""
     digest = hashlib.sha256()
     with _file_errors(path), open(path, "rb") as file:
         start = file.read(_CHUNK)
@@ -349,6 +355,11 @@ def _accept(path: pathlib.Path, destination: pathlib.Path, subject: str) -> None
         raise DownloadError(f"{subject} is empty: delete {destination} and fetch it again")
     if start.lstrip().lower().startswith(_PAGE_STARTS):
         raise DownloadError(f"{subject} is a web page, not weights: put the real file at {destination}")
+    if sha256 is not None and sha256.lower() != digest.hexdigest():
+        raise DownloadError(
+            f"{subject} has the SHA-256 {digest.hexdigest()}, you gave {sha256.lower()}: check the address and the "
+            "checksum"
+        )
     record = _beside(destination, ".sha256")
     known = _recorded(record)
     if known is None:

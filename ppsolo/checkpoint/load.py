@@ -1,7 +1,6 @@
 """Strict loading of a checkpoint into a model, and the way back."""
 
 import os
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,17 +8,17 @@ from pathlib import Path
 import numpy as np
 from paddle import nn
 
+from ppsolo.checkpoint.backbones import BACKBONES, CLASSIFIER, read_backbone
 from ppsolo.checkpoint.download import Progress, fetch_published
 from ppsolo.checkpoint.reader import read_checkpoint
+from ppsolo.checkpoint.sources import find_weights
 from ppsolo.checkpoint.writer import write_checkpoint
-from ppsolo.checkpoint.zoo import ZOO, check_manifest, zoo_entry
+from ppsolo.checkpoint.zoo import ZOO, Generation, check_manifest, zoo_entry
 from ppsolo.errors import CheckpointError
 from ppsolo.legacy.names import DYGRAPH, NATIVE, STATIC, alias_of, generation_of, published_names
 
 # The only arrays whose first axis is the number of classes.
 CLASS_LAYER = ("head.category.weight", "head.category.bias")
-# What ImageNet archives hold besides the backbone.
-CLASSIFIER = re.compile(r"(backbone\.)?(fc|last_1x1_conv)([_.0-9].*)?")
 
 
 @dataclass(frozen=True)
@@ -101,15 +100,19 @@ def load_arrays(
 
 @dataclass(frozen=True)
 class BackboneReport:
-    """What `load_backbone` did. ignored: the classifier. untouched: ours, offset convolutions, that stay as built."""
+    """What `load_backbone` did. loaded, total: arrays of the backbone in the file.
+
+    ignored: the file's classifier. untouched: offset convolutions of the model, which stay as built.
+    """
 
     file: str
     loaded: int
+    total: int
     ignored: tuple[str, ...]
     untouched: tuple[str, ...]
 
     def __str__(self) -> str:
-        text = f"{self.loaded} arrays of {self.file} loaded into the backbone"
+        text = f"{self.loaded} of {self.total} arrays of {self.file} loaded into the backbone"
         if self.ignored:
             text += f"; ignored its classifier: {_first_few(list(self.ignored))}"
         if self.untouched:
@@ -117,17 +120,43 @@ class BackboneReport:
         return text
 
 
-def load_backbone(model: nn.Layer, file: str | os.PathLike[str]) -> BackboneReport:
+def load_backbone(
+    model: nn.Layer,
+    source: str | os.PathLike[str],
+    *,
+    preferred: Generation = DYGRAPH,
+    progress: Progress | None = None,
+) -> BackboneReport:
     """Load ImageNet weights into the backbone of a SOLOv2 model, and leave everything else as it is.
 
-    file: what `read_checkpoint` reads, under the backbone's names of either published generation (those of 2.x
-        with or without "backbone." before them) or of ppsolo.
     The file's classifier is ignored, and deformable convolutions may lack their offset part. Otherwise nothing is
     changed unless every array of the backbone is there, nothing more, of the same shape and finite.
-    Raises CheckpointError.
+
+    Args:
+        model: a SOLOv2 model.
+        source: a name in `BACKBONES`, fetched on first use, or what `find_weights` finds. Names of the arrays are those
+            of either published generation (2.x with or without "backbone." before them) or of ppsolo.
+        preferred: the generation whose file is fetched where both published one.
+        progress: called with (bytes so far, bytes in all or None) while a file is fetched.
+
+    Raises CheckpointError, DownloadError.
     """
-    arrays = read_checkpoint(file)
-    file_name = Path(file).name
+    name = os.fspath(source)
+    if name in BACKBONES:
+        path, arrays = read_backbone(name, preferred=preferred, progress=progress)
+    else:
+        path = find_weights(name, progress=progress)
+        arrays = read_checkpoint(path)
+    return load_backbone_arrays(model, arrays, file_name=path.name)
+
+
+def load_backbone_arrays(model: nn.Layer, arrays: Mapping[str, np.ndarray], *, file_name: str) -> BackboneReport:
+    """`load_backbone` for arrays that are read already; `file_name` is what errors call them."""
+    if generation_of(arrays) is not None:
+        raise CheckpointError(
+            f"{file_name} holds a whole SOLOv2 system, not a backbone: give it as weights={file_name} in place of "
+            "pretrained_backbone"
+        )
     state = model.state_dict()
     names = _backbone_names(state, arrays, file_name)
     untouched = tuple(name for name, theirs in names.items() if theirs not in arrays and ".offset." in name)
@@ -148,7 +177,7 @@ def load_backbone(model: nn.Layer, file: str | os.PathLike[str]) -> BackboneRepo
     _check_values({theirs: arrays[theirs] for theirs in names.values()}, {}, file_name)
     for name, theirs in names.items():
         state[name].set_value(np.ascontiguousarray(arrays[theirs], dtype=np.float32))
-    return BackboneReport(file_name, len(names), ignored, untouched)
+    return BackboneReport(file_name, len(names), len(arrays) - len(ignored), ignored, untouched)
 
 
 def load_pretrained(
@@ -158,18 +187,16 @@ def load_pretrained(
     allow_other_classes: bool = False,
     progress: Progress | None = None,
 ) -> LoadReport:
-    """`load_weights` from a file, or from a published checkpoint by name, checked against its manifest.
+    """`load_weights` from a published checkpoint by name, checked against its manifest, or from a file.
 
+    source: a name in `ZOO`, or what `find_weights` finds: a file, its stem, or an https address.
     progress: called with (bytes so far, bytes in all or None) while a published file is fetched.
     Raises CheckpointError, DownloadError; ConfigError for a name that is none, with the nearest.
     """
     name = os.fspath(source)
     if name not in ZOO:
-        if os.path.lexists(name):
-            return load_weights(model, name, allow_other_classes=allow_other_classes)
-        if os.path.basename(name) == name and not Path(name).suffix:
-            zoo_entry(name)  # raises, with the nearest published name
-        raise CheckpointError(f"{name}: no such file; give a checkpoint file or a published name")
+        file = find_weights(name, progress=progress)
+        return load_weights(model, file, allow_other_classes=allow_other_classes)
     path, arrays = read_published(name, progress=progress)
     return load_arrays(model, arrays, file_name=path.name, allow_other_classes=allow_other_classes)
 
