@@ -15,6 +15,10 @@ from typing import Any, Literal, TypeAlias
 import yaml
 
 from ppsolo.errors import ConfigError
+from ppsolo.legacy.config import import_config
+from ppsolo.legacy.keys import new_key, split_changes
+from ppsolo.legacy.sections import Note
+from ppsolo.legacy.yaml_files import is_paddledetection
 from ppsolo.schema import Config, check_config
 
 Overrides: TypeAlias = Sequence[str] | Mapping[str, Any]
@@ -23,6 +27,7 @@ Overrides: TypeAlias = Sequence[str] | Mapping[str, Any]
 def load_config(path: str | Path, overrides: Overrides = ()) -> Config:
     """Read a configuration file, its `_BASE_` files first, and apply overrides.
 
+    A configuration of PaddleDetection is read too, see `import_theirs`; its own keys may be overridden.
     A base is a file beside the one that names it, or the name of a configuration that comes with ppsolo.
     path: a YAML file, or the name of a configuration that comes with ppsolo ("solov2_r50_fpn_1x").
     overrides: "section.key=value" strings as `-o` takes them (the value is read as YAML), or a mapping of
@@ -30,9 +35,30 @@ def load_config(path: str | Path, overrides: Overrides = ()) -> Config:
     Raises ConfigError for a missing file, broken YAML, an unknown key, a wrong type or a wrong choice.
     """
     file = find_config(path)
+    if is_paddledetection(file):
+        return import_theirs(file, overrides)[0]
     tree = _read_with_bases(file, ())
     tree.setdefault("name", file.stem)
     return config_from_dict(_overridden(tree, overrides), file.name)
+
+
+def import_theirs(file: Path, overrides: Overrides = ()) -> tuple[Config, tuple[Note, ...]]:
+    """Read a SOLOv2 configuration of PaddleDetection 0.5 or 2.x, and list what has no counterpart.
+
+    overrides: as for `load_config`, of PaddleDetection's keys or of ppsolo's. Raises ConfigError.
+    """
+    theirs, ours = split_changes(_pairs(overrides))
+    changes: dict[str, Any] = {}
+    for key, value in theirs:
+        if key in ("worker_num", "TrainReader.worker_num"):
+            ours.append(("data.num_workers", value))
+        else:
+            changes = _merge(changes, _nest(key, value))
+    imported = import_config(file, changes)
+    tree: dict[str, Any] = imported.tree
+    for key, value in ours:
+        tree = _merge(tree, _nest(key, value))
+    return config_from_dict(tree, file.name), imported.notes
 
 
 def load_answering_config(path: str | Path, overrides: Overrides = ()) -> Config:
@@ -76,10 +102,46 @@ def override_config(config: Config, overrides: Overrides) -> Config:
 
 
 def _overridden(tree: dict[str, Any], overrides: Overrides) -> dict[str, Any]:
-    pairs = list(overrides.items()) if isinstance(overrides, Mapping) else [_split(o) for o in overrides]
-    for key, value in pairs:
+    for key, value in _pairs(overrides):
+        _refuse_unknown(key)
         tree = _merge(tree, _nest(key, value))
     return tree
+
+
+def _pairs(overrides: Overrides) -> list[tuple[str, Any]]:
+    return list(overrides.items()) if isinstance(overrides, Mapping) else [_split(o) for o in overrides]
+
+
+def _refuse_unknown(key: str) -> None:
+    """Raise ConfigError for a dotted key that no configuration has, with ppsolo's key for one of PaddleDetection."""
+    known = _dotted_keys(Config, "")
+    sections = {name.rpartition(".")[0] for name in known}
+    if key in known or key in sections:
+        return
+    if (ours := new_key(key)) is not None:
+        raise ConfigError(f"-o {key}: a key of PaddleDetection; ppsolo has {ours}")
+    raise ConfigError(f"-o {key}: unknown key{_nearest_key(key, known)}")
+
+
+def _nearest_key(key: str, known: Sequence[str]) -> str:
+    """The nearest of the dotted keys: by its last part first, then as a whole."""
+    last = {name.rpartition(".")[2] for name in known}
+    found = difflib.get_close_matches(key.rpartition(".")[2], sorted(last), n=1, cutoff=0.7)
+    alike = [name for name in known if found and name.rpartition(".")[2] == found[0]]
+    if alike:
+        return f", did you mean {' or '.join(map(repr, alike[:3]))}?"
+    return _nearest(key, known) or f"; the sections are {', '.join(typing.get_type_hints(Config))}"
+
+
+def _dotted_keys(kind: type, prefix: str) -> list[str]:
+    """Every key of a configuration, sections left out, such as "train.schedule.gamma"."""
+    keys: list[str] = []
+    for name, hint in typing.get_type_hints(kind).items():
+        if dataclasses.is_dataclass(hint) and isinstance(hint, type):
+            keys += _dotted_keys(hint, f"{prefix}{name}.")
+        else:
+            keys.append(prefix + name)
+    return keys
 
 
 def config_to_dict(config: Config) -> dict[str, Any]:

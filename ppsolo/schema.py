@@ -319,8 +319,9 @@ class Config:
 
     Attributes:
         name: of the system; the name of its file where none is given. Runs and exports are called by it.
-        weights: a checkpoint file, or a published name; null: none.
-        pretrained_backbone: a file with ImageNet weights that training starts from where `weights` is null.
+        weights: a published name, a checkpoint file, its stem or an https address; null: none.
+        pretrained_backbone: ImageNet weights that training starts from where `weights` is null: a published name, a
+            file, its stem or an https address.
         num_classes: classes of the data set.
         class_names: one per class; empty: COCO's for 80 classes, else "class 0" and so on.
         category_ids: the ids in COCO results, one per class; empty: COCO's for 80 classes, else 1, 2, and so on.

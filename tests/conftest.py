@@ -67,6 +67,7 @@ def model_shapes():
 
 TINY = {
     "num_classes": 3,
+    "pretrained_backbone": None,
     "model.backbone.depth": 14,
     "model.backbone.width": 8,
     "model.neck.channels": 16,

@@ -1,4 +1,4 @@
-"""The ImageNet backbones that the published systems were trained from: addresses, files, and the arrays they must hold."""
+"""The ImageNet backbones that the published systems start from: addresses, files, and the arrays they must hold."""
 
 import re
 from collections.abc import Mapping
@@ -113,7 +113,7 @@ def read_backbone(
         CheckpointError: the file does not hold the arrays of the backbone.
     """
     entry = BACKBONES[name]
-    generation = entry.generation(preferred)
+    generation: Generation = entry.generation(preferred)
     folder = weights_directory()
     if not (folder / entry.file_name(generation)).exists():
         here = [other for other in entry.systems if (folder / entry.file_name(other)).exists()]
@@ -138,7 +138,9 @@ def check_backbone(
     Names of 2.x may begin with "backbone.". file_name: what the message calls the file.
     """
     shapes = entry.shapes(generation)
-    found = {name.removeprefix(_PREFIX): array.shape for name, array in arrays.items() if not CLASSIFIER.fullmatch(name)}
+    found = {
+        name.removeprefix(_PREFIX): array.shape for name, array in arrays.items() if not CLASSIFIER.fullmatch(name)
+    }
     faults = [
         ("missing", [name for name in shapes if name not in found]),
         ("unexpected", [name for name in found if name not in shapes]),

@@ -53,8 +53,9 @@ def find_weights(source: str | os.PathLike[str], *, progress: Progress | None = 
     if os.path.basename(name) == name and not Path(name).suffix:
         zoo_entry(name)  # raises, with the nearest published name
     tried = "" if Path(name).suffix in SUFFIXES else f" (nor {Path(name).name}.pdparams)"
-    raise CheckpointError(f"{name}: no such file{tried}; give a checkpoint file, its stem, an https address or a "
-                          "published name")
+    raise CheckpointError(
+        f"{name}: no such file{tried}; give a checkpoint file, its stem, an https address or a published name"
+    )
 
 
 def published_name(address: str) -> str | None:
@@ -72,7 +73,9 @@ def _fetched(address: str, progress: Progress | None) -> Path:
     except ValueError:
         raise DownloadError(f"{url} is no address; give one that begins with https://") from None
     if parts.scheme not in _SCHEMES:
-        raise DownloadError(f"{url}: weights are fetched over https only; give an https address, or fetch them yourself")
+        raise DownloadError(
+            f"{url}: weights are fetched over https only; give an https address, or fetch them yourself"
+        )
     if parts.query or parts.username:
         raise DownloadError(f"{parts.hostname}: an address with a query or a user is not kept; fetch the file yourself")
     # The path of the address becomes folders, so that two files of one name do not meet.

@@ -1,4 +1,4 @@
-"""`ppsolo zoo`: the published checkpoints."""
+"""`ppsolo zoo`: the published checkpoints and ImageNet backbones."""
 
 import argparse
 from pathlib import Path
@@ -11,7 +11,8 @@ if TYPE_CHECKING:
     from ppsolo.checkpoint.zoo import ZooEntry
 
 EXAMPLES = """ppsolo zoo list
-ppsolo zoo fetch solov2_r50_fpn_3x"""
+ppsolo zoo fetch solov2_r50_fpn_3x
+ppsolo zoo fetch ResNet50_cos_pretrained"""
 
 
 def add(commands: Commands) -> None:
@@ -33,6 +34,7 @@ def add(commands: Commands) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """List the published checkpoints, fetch one, check a file against one's manifest, or measure one's AP."""
+    from ppsolo.checkpoint.backbones import BACKBONES
     from ppsolo.checkpoint.reader import read_checkpoint
     from ppsolo.checkpoint.zoo import ZOO, check_manifest, zoo_entry
     from ppsolo.progress import Progress
@@ -44,7 +46,13 @@ def run(options: argparse.Namespace) -> int:
                 f"{entry.name:38} {entry.generation:12} {entry.mask_ap or '-':>8} "
                 f"{entry.latency_ms or '-':>6}  {entry.latency_device or ''}"
             )
+        say(f"\n{'ImageNet backbone':38} {'files of':12} starts")
+        for backbone in BACKBONES.values():
+            files = " ".join(generation.rpartition("-")[2] for generation in backbone.systems)
+            say(f"{backbone.name:38} {files:12} {backbone.used_for}")
         return OK
+    if options.name in BACKBONES and options.action != "verify":
+        return _backbone(options)
     entry = zoo_entry(options.name)
     if options.action == "verify":
         return _verify(entry, Path(options.data))
@@ -58,6 +66,25 @@ def run(options: argparse.Namespace) -> int:
     else:
         check_manifest(read_checkpoint(options.file), entry, Path(options.file).name)
         say(f"{options.file} holds what {entry.name} must hold")
+    return OK
+
+
+def _backbone(options: argparse.Namespace) -> int:
+    """Fetch an ImageNet backbone, or check a file against its manifest."""
+    from ppsolo.checkpoint.backbones import BACKBONES, check_backbone, read_backbone
+    from ppsolo.checkpoint.reader import read_checkpoint
+    from ppsolo.legacy.names import DYGRAPH, STATIC
+    from ppsolo.progress import Progress
+
+    if options.action == "fetch":
+        with Progress(options.name, unit="B") as progress:
+            path, _ = read_backbone(options.name, progress=progress.update)
+        say(str(path))
+        return OK
+    arrays, entry = read_checkpoint(options.file), BACKBONES[options.name]
+    generation = STATIC if "conv1_weights" in arrays or "conv1_1_weights" in arrays else entry.generation(DYGRAPH)
+    check_backbone(arrays, entry, generation, Path(options.file).name)
+    say(f"{options.file} holds what {entry.name} must hold")
     return OK
 
 

@@ -15,6 +15,7 @@ from paddle.version import full_version as PADDLE_VERSION
 
 from ppsolo.build.network import build_postprocess
 from ppsolo.checkpoint.download import fetch_published
+from ppsolo.checkpoint.sources import find_weights
 from ppsolo.checkpoint.zoo import ZOO
 from ppsolo.config import Config
 from ppsolo.cpu import default_threads
@@ -129,7 +130,7 @@ def card_of(weights: str | os.PathLike[str]) -> Path | None:
 
 def checkpoint_facts(weights: str) -> dict[str, str]:
     """ "file" and "sha256" of a checkpoint: a file, or a published name whose file has been fetched."""
-    path = fetch_published(weights) if weights in ZOO else Path(weights)
+    path = fetch_published(weights) if weights in ZOO else find_weights(weights)
     return {"file": path.name, "sha256": file_sha256(path)}
 
 

@@ -7,11 +7,11 @@ word (weight, bias, _mean, _variance) is kept or translated by the entry's suffi
 
 import re
 from collections.abc import Iterable, Mapping
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
-STATIC = "static-0.5"
-DYGRAPH = "dygraph-2.x"
-NATIVE = "ppsolo"
+STATIC: Final = "static-0.5"
+DYGRAPH: Final = "dygraph-2.x"
+NATIVE: Final = "ppsolo"
 
 
 class Rule(NamedTuple):

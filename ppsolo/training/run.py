@@ -20,6 +20,7 @@ from ppsolo.data.coco import CocoDataset
 from ppsolo.errors import ConfigError, TrainingError
 from ppsolo.evaluation.evaluate import EvaluationSet, with_classes
 from ppsolo.formats.data_config import data_in_place
+from ppsolo.legacy.names import DYGRAPH, STATIC
 from ppsolo.models.solov2 import SOLOv2
 from ppsolo.processes import Processes, start_processes
 from ppsolo.schema import Config
@@ -111,7 +112,9 @@ def _train_in(
     identity = _identity(config, dataset, processes)
     validation_set = _validation_set(config)
     resumed = _state_to_resume(run, resume)
-    if resumed is not None:
+    if resumed is None:
+        refuse_frozen_random_norms(config)
+    else:
         check_same_run(resumed.record, identity)
     steps = set(processes.gather(None if resumed is None else resumed.record["step"]))
     if len(steps) > 1:
@@ -201,12 +204,22 @@ def load_start(model: SOLOv2, config: Config, download: Progress | None = None) 
     if config.weights is not None:
         report = load_pretrained(model, config.weights, allow_other_classes=True, progress=download)
     elif config.pretrained_backbone is not None:
-        report = load_backbone(model, config.pretrained_backbone)
+        preferred = DYGRAPH if config.preprocess.normalize_first else STATIC
+        report = load_backbone(model, config.pretrained_backbone, preferred=preferred, progress=download)
     else:
         report = "training starts from random weights (set weights or pretrained_backbone to start from others)"
-        if config.model.backbone.freeze_norm and config.model.backbone.norm != "gn":
-            report += "; the backbone's norms are frozen, which suits pretrained weights only"
     logger.info("%s", report)
+
+
+def refuse_frozen_random_norms(config: Config) -> None:
+    """Raise ConfigError where training starts from random weights and the backbone's norms are frozen."""
+    random = config.weights is None and config.pretrained_backbone is None
+    if random and config.model.backbone.freeze_norm and config.model.backbone.norm != "gn":
+        raise ConfigError(
+            f"{config.name}: the backbone's norms are frozen, and it starts from random weights, which never learns: "
+            "set weights or pretrained_backbone, or model.backbone.freeze_norm=false and "
+            "model.backbone.frozen_stages=-1 to train everything from nothing"
+        )
 
 
 def set_up_cpu() -> None:

@@ -1,0 +1,41 @@
+"""`ppsolo import-config`: a configuration of PaddleDetection as one of ppsolo."""
+
+import argparse
+from pathlib import Path
+
+import yaml
+
+from ppsolo.cli.shared import OK, Commands, add_command, say, say_note
+from ppsolo.config import config_to_dict, find_config, import_theirs
+from ppsolo.errors import ConfigError
+from ppsolo.legacy.yaml_files import is_paddledetection
+
+EXAMPLES = "ppsolo import-config PaddleDetection/configs/solov2/solov2_r50_fpn_1x_coco.yml > mine.yml"
+
+
+def add(commands: Commands) -> None:
+    """Add the command and its flags to the parser."""
+    command = add_command(commands, "import-config", run, EXAMPLES)
+    command.add_argument("config", metavar="FILE", help="a SOLOv2 configuration of PaddleDetection 0.5 or 2.x")
+    command.add_argument(
+        "-o",
+        "--override",
+        action="extend",
+        nargs="+",
+        default=[],
+        metavar="KEY=VALUE",
+        help="change it first; its own keys or those of ppsolo",
+    )
+
+
+def run(options: argparse.Namespace) -> int:
+    """Write a configuration of PaddleDetection as one of ppsolo, and list on standard error what differs."""
+    file = find_config(Path(options.config))
+    if not is_paddledetection(file):
+        raise ConfigError(f"{file}: no configuration of PaddleDetection; ppsolo reads it as it is with -c {file}")
+    config, notes = import_theirs(file, options.override)
+    for note in notes:
+        say_note(str(note))
+    text = yaml.safe_dump(config_to_dict(config), sort_keys=False, allow_unicode=True, default_flow_style=None)
+    say(f"# {config.name}, from PaddleDetection's {file.name}.\n{text.rstrip()}")
+    return OK

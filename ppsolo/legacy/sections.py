@@ -1,0 +1,109 @@
+"""A section of PaddleDetection's configuration: its keys are taken one by one, and what is left is reported."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from ppsolo.errors import ConfigError
+from ppsolo.legacy.yaml_files import TAG
+
+
+class Note(NamedTuple):
+    """A key without counterpart, and what ppsolo does instead."""
+
+    key: str
+    instead: str
+
+    def __str__(self) -> str:
+        return f"{self.key}: {self.instead}"
+
+
+class Section:
+    """One section of a configuration. Every key is taken, expected, noted, or reported at the end by `finish`.
+
+    Attributes:
+        path: the section in words, such as "ResNet"; "" for the top level. where: the file, for errors.
+        notes: what was noted; all sections of a file share the list.
+    """
+
+    def __init__(self, path: str, values: object, *, where: str, notes: list[Note]):
+        """values: the mapping of the section, or None where the file has none. where: the file, for errors."""
+        self.path, self.notes, self.where = path, notes, where
+        if values is not None and not isinstance(values, Mapping):
+            raise ConfigError(f"{where}: {path} takes a mapping of keys, got {values!r}")
+        self._values = {key: value for key, value in (values or {}).items() if key != TAG}
+        self._left = set(self._values)
+
+    def __contains__(self, key: str) -> bool:
+        return key in self._values
+
+    def section(self, key: str) -> "Section":
+        """The section under `key`, empty where there is none."""
+        self._left.discard(key)
+        return Section(self._full(key), self._values.get(key), where=self.where, notes=self.notes)
+
+    def take(self, key: str, default: Any = None) -> Any:
+        """The value of `key`, `default` where the file has none."""
+        self._left.discard(key)
+        return self._values.get(key, default)
+
+    def number(self, key: str, default: float | None = None) -> Any:
+        """A number under `key`. Raises ConfigError."""
+        value = self.take(key, default)
+        if isinstance(value, str):  # YAML 1.1 reads 1e-5 as a word
+            try:
+                return float(value)
+            except ValueError:
+                pass
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise self.refusal(key, f"takes a number, got {value!r}")
+        return value
+
+    def numbers(self, key: str, default: Sequence[float] = ()) -> list[Any]:
+        """A list of numbers under `key`. Raises ConfigError."""
+        value = self.take(key, list(default))
+        if not isinstance(value, list) or not all(isinstance(entry, int | float) for entry in value):
+            raise self.refusal(key, f"takes a list of numbers, got {value!r}")
+        return value
+
+    def expect(self, key: str, *allowed: Any, instead: str = "ppsolo has no other") -> None:
+        """Raise ConfigError unless `key` is missing or has one of the values that ppsolo computes with."""
+        if key in self._values and self.take(key) not in allowed:
+            choices = " or ".join(repr(value) for value in allowed)
+            raise self.refusal(key, f"{self._values[key]!r} is not computed, {choices} is; {instead}")
+
+    def note(self, key: str, instead: str, *, unless: tuple[Any, ...] = ()) -> None:
+        """Report that `key` has no counterpart, where the file gives it a value that is not in `unless`."""
+        value = self.take(key)
+        if key in self._values and value not in unless:
+            self.notes.append(Note(f"{self._full(key)}={_shown(value)}", instead))
+
+    def finish(self) -> None:
+        """Report every key that nobody took."""
+        for key in sorted(self._left):
+            self.notes.append(Note(self._full(key), "ppsolo knows no such key; left out"))
+
+    def refusal(self, key: str, reason: str) -> ConfigError:
+        """The error that names a key of this section."""
+        return ConfigError(f"{self.where}: {self._full(key)} {reason}")
+
+    def _full(self, key: str) -> str:
+        return f"{self.path}.{key}" if self.path else key
+
+
+def transforms(reader: Section, key: str) -> dict[str, Section]:
+    """The transforms of a reader in order, by name: `- !Name {…}` of 0.5 and `- Name: {…}` of 2.x."""
+    entries = reader.take(key, [])
+    if not isinstance(entries, list):
+        raise reader.refusal(key, "takes a list of transforms")
+    found: dict[str, Section] = {}
+    for entry in entries:
+        if not isinstance(entry, Mapping) or not (TAG in entry or len(entry) == 1):
+            raise reader.refusal(key, f"holds {entry!r}, which is no transform")
+        name, values = (entry[TAG], entry) if TAG in entry else next(iter(entry.items()))
+        found[str(name)] = Section(f"{reader.path}.{name}", values, where=reader.where, notes=reader.notes)
+    return found
+
+
+def _shown(value: object) -> str:
+    text = str(value)
+    return text if len(text) <= 60 else text[:57] + "..."
