@@ -43,7 +43,10 @@ class BackboneEntry:
 
     def generation(self, preferred: Generation) -> Generation:
         """`preferred` where a file of this generation is published, else the other one."""
-        return preferred if preferred in self.systems else next(iter(self.systems))
+        for published in self.systems:
+            if published == preferred:
+                return published
+        return next(iter(self.systems))
 
     def file_name(self, generation: Generation) -> str:
         """The name of the file: an archive of PaddleDetection 0.5, or the weights file of 2.x."""
@@ -113,11 +116,12 @@ def read_backbone(
         CheckpointError: the file does not hold the arrays of the backbone.
     """
     entry = BACKBONES[name]
-    generation: Generation = entry.generation(preferred)
+    generation = entry.generation(preferred)
     folder = weights_directory()
     if not (folder / entry.file_name(generation)).exists():
-        here = [other for other in entry.systems if (folder / entry.file_name(other)).exists()]
-        generation = here[0] if here else generation
+        for other in entry.systems:
+            if (folder / entry.file_name(other)).exists():
+                generation = other
     remedy = "or train from random weights with -o pretrained_backbone=null model.backbone.freeze_norm=false"
     path = download(entry.url(generation), folder / entry.file_name(generation), progress=progress, remedy=remedy)
     try:

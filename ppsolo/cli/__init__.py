@@ -12,6 +12,7 @@ from ppsolo.cli import (
     demo,
     eval,
     export,
+    import_config,
     import_data,
     infer,
     serve,
@@ -19,11 +20,26 @@ from ppsolo.cli import (
     train,
     zoo,
 )
+from ppsolo.cli.paddledetection import prepare_options
 from ppsolo.cli.shared import INTERRUPTED, REFUSED, LogFormatter, say_error
 from ppsolo.errors import PpsoloError
 from ppsolo.version import __version__
 
-COMMANDS = (infer, serve, import_data, check_data, suggest, train, eval, benchmark, demo, zoo, convert, export)
+COMMANDS = (
+    infer,
+    serve,
+    import_data,
+    import_config,
+    check_data,
+    suggest,
+    train,
+    eval,
+    benchmark,
+    demo,
+    zoo,
+    convert,
+    export,
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -36,6 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")
     os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
     try:
+        prepare_options(options)
         return options.run(options)
     except PpsoloError as error:
         say_error(str(error))

@@ -56,11 +56,15 @@ def add_config(command: argparse.ArgumentParser, *, required: bool = True) -> No
     command.add_argument(
         "-o",
         "--override",
+        "--opt",
         action="extend",
         nargs="+",
         default=[],
         metavar="KEY=VALUE",
         help="change the configuration, e.g. -o weights=model.pdparams",
+    )
+    command.add_argument(
+        "--sha256", metavar="HEX", help="what the file of weights from an https address must have as its SHA-256"
     )
 
 
@@ -147,6 +151,11 @@ def say(text: str) -> None:
     # A terminal that is not told to use UTF-8 shows other letters as "?".
     encoding = sys.stdout.encoding or "utf-8"
     sys.stdout.write(lines.encode(encoding, "replace").decode(encoding))
+
+
+def say_note(line: str) -> None:
+    """Print one line to standard error: something that the user should know and that stops nothing."""
+    sys.stderr.write(f"ppsolo: note: {' '.join(line.split())}\n")
 
 
 def say_error(line: str) -> None:

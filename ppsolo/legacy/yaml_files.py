@@ -15,9 +15,37 @@ DEEPEST_BASE = 8  # files above one another
 MAX_FILE_BYTES = 1 << 20
 # Top-level keys that only PaddleDetection's files have. _BASE_ and weights are in files of both kinds.
 ITS_KEYS = frozenset(
-    """_READER_ architecture epoch max_iters metric pretrain_weights save_dir snapshot_epoch snapshot_iter log_iter use_ema
-    worker_num use_gpu SOLOv2 SOLOv2Head SOLOv2MaskHead SOLOv2Loss MaskMatrixNMS ResNet MobileNetV3RCNN FPN LearningRate
-    OptimizerBuilder TrainReader EvalReader TestReader TrainDataset EvalDataset TestDataset""".split()
+    {
+        "_READER_",
+        "architecture",
+        "epoch",
+        "max_iters",
+        "metric",
+        "pretrain_weights",
+        "save_dir",
+        "snapshot_epoch",
+        "snapshot_iter",
+        "log_iter",
+        "use_ema",
+        "worker_num",
+        "use_gpu",
+        "SOLOv2",
+        "SOLOv2Head",
+        "SOLOv2MaskHead",
+        "SOLOv2Loss",
+        "MaskMatrixNMS",
+        "ResNet",
+        "MobileNetV3RCNN",
+        "FPN",
+        "LearningRate",
+        "OptimizerBuilder",
+        "TrainReader",
+        "EvalReader",
+        "TestReader",
+        "TrainDataset",
+        "EvalDataset",
+        "TestDataset",
+    }
 )
 _TOP_LEVEL_KEY = re.compile(r"^([A-Za-z_]\w*)\s*:", re.MULTILINE)
 
