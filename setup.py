@@ -52,7 +52,7 @@ setup(
         "ppsolo.serve": ["page.html"],
     },
     # numpy 2.4 refuses one-element tensors as shapes, which Paddle 3.3 still makes.
-    install_requires=["numpy<2.4", "opencv-python", "pycocotools", "pyyaml", "threadpoolctl"],
+    install_requires=["numpy<2.4", "msgspec>=0.18", "opencv-python", "pycocotools", "pyyaml", "threadpoolctl"],
     extras_require={
         # What trains has all packages of the card; what answers from an export needs neither Paddle nor VisualDL.
         "cpu": ["paddlepaddle>=2.6.2", "visualdl", "matplotlib"],

@@ -1,10 +1,8 @@
 """A check of a data set in COCO's format before training: all faults at once, and grids that fit."""
 
 import os
-from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -17,18 +15,19 @@ from ppsolo.check.grid_fit import (
     suggest_scale_ranges,
     training_sizes,
 )
+from ppsolo.check.records import CheckedRecords
 from ppsolo.check.report import (
     SIZE_QUANTILES,
     DataReport,
-    Findings,
     LevelReport,
     SettingsReport,
 )
+from ppsolo.data.annotations.findings import Findings, Identity
 from ppsolo.data.augment import BoxConvention, Resize
-from ppsolo.data.coco import ImageRecord, Outline, annotation_area, annotation_box, annotation_outline, read_lists
-from ppsolo.data.images import MAX_PIXELS, ImageReader, read_ahead
+from ppsolo.data.coco import ImageRecord
+from ppsolo.data.images import ImageReader, read_ahead
 from ppsolo.data.targets import MASK_STRIDE
-from ppsolo.errors import DatasetError, ImageError
+from ppsolo.errors import ImageError
 
 Progress = Callable[[int, int | None], None]
 Ranges = tuple[tuple[float, float], ...]
@@ -71,8 +70,8 @@ def check_dataset(
     """
     if not num_grids or min(num_grids) < 1 or len(num_grids) != len(scale_ranges):
         raise ValueError(f"grids {num_grids} and scale ranges {scale_ranges}: every level needs one of both")
-    findings = Findings()
-    names, records = _read_records(Path(annotations), Path(image_dir), box_convention, findings)
+    records = CheckedRecords(Path(annotations), Path(image_dir), box_convention)
+    findings, names = records.findings, records.names
     resize = Resize((short_side,), long_side, round_sides=round_sides, box_convention=box_convention)
     sizes = np.concatenate([np.zeros(0, np.float32), *(training_sizes(record, resize) for record in records)])
     ranges = suggest_scale_ranges(sizes, len(num_grids), long_side=long_side) if len(sizes) else ()
@@ -92,7 +91,7 @@ def check_dataset(
         suggested = _suggest(fit, ranges)
         _check_fit(records, sizes, fit, len(num_grids), findings)
     else:
-        findings.add("nothing-to-train")
+        findings.add("nothing-to-train", detail=records.nothing_to_train())
     return DataReport(
         annotations=str(annotations),
         image_dir=str(image_dir),
@@ -105,138 +104,12 @@ def check_dataset(
         given=given,
         suggested=suggested,
         problems=findings.problems(instances=len(sizes)),
+        num_classes=num_classes,
     )
-
-
-def _read_records(
-    annotations: Path, image_dir: Path, box_convention: BoxConvention, findings: Findings
-) -> tuple[dict[int, str], list[ImageRecord]]:
-    """The names of the categories by id, and the usable images by ascending id with their usable annotations."""
-    lists = read_lists(annotations)
-    if not image_dir.is_dir():
-        raise DatasetError(f"{image_dir}: no such image folder; give the one that 'file_name' is relative to")
-    categories = _by_id("categories", lists["categories"], findings)
-    images = _by_id("images", lists["images"], findings)
-    of_image = defaultdict(list)
-    for identity, annotation in _by_id("annotations", lists["annotations"], findings).items():
-        image_id = annotation.get("image_id")
-        if isinstance(image_id, int) and image_id in images:
-            of_image[image_id].append(annotation)
-        else:
-            findings.add("unknown-image", identity, f"annotation {identity} is for image {image_id}")
-    labels = {category_id: label for label, category_id in enumerate(categories)}
-    records = [
-        _record(images[image_id], size, of_image[image_id], image_dir, labels, box_convention, findings)
-        for image_id in sorted(images)
-        if (size := _listed_size(images[image_id], findings)) is not None
-    ]
-    return {identity: str(entry.get("name", identity)) for identity, entry in categories.items()}, records
-
-
-def _by_id(name: str, entries: list[Any], findings: Findings) -> dict[int, dict[str, Any]]:
-    """The entries of a list by their ids, in its order."""
-    found = {}
-    for position, entry in enumerate(entries):
-        identity = entry.get("id") if isinstance(entry, dict) else None
-        if not isinstance(identity, int):
-            findings.add("bad-id", position, f"entry {position} of '{name}' has no whole number as 'id'")
-        elif identity in found:
-            findings.add("bad-id", position, f"entry {position} of '{name}' has the id {identity} again")
-        else:
-            found[identity] = entry
-    return found
-
-
-def _listed_size(image: dict[str, Any], findings: Findings) -> tuple[int, int] | None:
-    """(height, width) of an image by its entry, None where that is of no use."""
-    name, height, width = image.get("file_name"), image.get("height"), image.get("width")
-    if not isinstance(name, str):
-        findings.add("image-entry", image["id"], f"image {image['id']}: 'file_name' is {name!r}")
-    elif type(height) is not int or type(width) is not int or min(height, width) <= 0:
-        findings.add("image-entry", image["id"], f"image {image['id']}: {height!r} x {width!r} is no size")
-    elif height * width > MAX_PIXELS:
-        findings.add("image-entry", image["id"], f"image {image['id']}: more than {MAX_PIXELS} pixels")
-    else:
-        return height, width
-    return None
-
-
-def _record(
-    image: dict[str, Any],
-    size: tuple[int, int],
-    annotations: Sequence[dict[str, Any]],
-    image_dir: Path,
-    labels: Mapping[int, int],
-    box_convention: BoxConvention,
-    findings: Findings,
-) -> ImageRecord:
-    """What `CocoDataset` would make of an image, without the annotations that it would refuse or leave out."""
-    instances, crowds = [], []
-    for annotation in annotations:
-        outline = _checked_outline(annotation, size, labels, findings)
-        if outline is None:
-            continue
-        if annotation.get("iscrowd") or annotation.get("ignore"):
-            findings.add("crowd", annotation["id"])
-            crowds.append(outline)
-            continue
-        box = _checked_box(annotation, outline, size, box_convention, findings)
-        if box is not None:
-            instances.append((annotation["id"], labels[annotation["category_id"]], box, outline))
-    if not instances:
-        findings.add("empty-image", image["id"])
-    return ImageRecord(
-        image_id=image["id"],
-        path=image_dir / image["file_name"],
-        size=size,
-        boxes=np.array([box for _, _, box, _ in instances], np.float32).reshape(-1, 4),
-        labels=np.array([label for _, label, _, _ in instances], np.int64),
-        outlines=tuple(outline for _, _, _, outline in instances),
-        annotation_ids=tuple(identity for identity, _, _, _ in instances),
-        crowds=tuple(crowds),
-    )
-
-
-def _checked_outline(
-    annotation: dict[str, Any], size: tuple[int, int], labels: Mapping[int, int], findings: Findings
-) -> Outline | None:
-    where = f"annotation {annotation['id']} of image {annotation['image_id']}"
-    category_id, segmentation = annotation.get("category_id"), annotation.get("segmentation")
-    kind = "bad-number"
-    try:
-        if not isinstance(category_id, int) or category_id not in labels:
-            findings.add("unknown-category", annotation["id"], f"{where}: category {category_id!r}")
-        elif not annotation_area(annotation, where) > 0:
-            findings.add("zero-area", annotation["id"])
-        else:
-            broken = {list: "broken-polygon", dict: "broken-run-lengths"}
-            kind = broken.get(type(segmentation), "no-outline") if segmentation else "no-outline"
-            return annotation_outline(segmentation, size, where)
-    except DatasetError as error:
-        findings.add(kind, annotation["id"], str(error))
-    return None
-
-
-def _checked_box(
-    annotation: dict[str, Any],
-    outline: Outline,
-    size: tuple[int, int],
-    box_convention: BoxConvention,
-    findings: Findings,
-) -> list[float] | None:
-    where = f"annotation {annotation['id']} of image {annotation['image_id']}"
-    try:
-        box = annotation_box(annotation.get("bbox"), outline, size, box_convention, where)
-    except DatasetError as error:
-        findings.add("bad-number", annotation["id"], str(error))
-        return None
-    if box is None:
-        findings.add("zero-area", annotation["id"])
-    return box
 
 
 def _read_images(
-    records: Sequence[ImageRecord], read: ImageReader | None, *, decode: bool
+    records: CheckedRecords, read: ImageReader | None, *, decode: bool
 ) -> Iterator[tuple[ImageRecord, tuple[int, int] | ImageError | None]]:
     """Each record with the (height, width) of its image file or the reason why it has none; None if not decoded."""
     if not decode:
@@ -248,18 +121,17 @@ def _read_images(
 
 
 def _check_image(record: ImageRecord, found: tuple[int, int] | ImageError | None, findings: Findings) -> None:
-    if not os.path.isfile(record.path):
-        findings.add("missing-image", record.image_id, f"image {record.image_id}: {record.path}")
-    elif isinstance(found, ImageError):
-        findings.add("unreadable-image", record.image_id, f"image {record.image_id}: {found}")
+    if isinstance(found, ImageError):
+        if os.path.isfile(record.path):  # else it was counted as missing
+            findings.add("unreadable-image", record.image_id, f"image {record.image_id}: {found}")
     elif found is not None and found != record.size:
         sizes = f"{found[0]} x {found[1]} (height x width), listed as {record.size[0]} x {record.size[1]}"
         findings.add("image-size", record.image_id, f"image {record.image_id}: {record.path} is {sizes}")
 
 
 def _check_categories(
-    records: Sequence[ImageRecord], names: Mapping[int, str], num_classes: int | None, findings: Findings
-) -> dict[int, int]:
+    records: Sequence[ImageRecord], names: Mapping[Identity, str], num_classes: int | None, findings: Findings
+) -> dict[Identity, int]:
     """-> the number of instances of each category."""
     labels = np.concatenate([np.zeros(0, np.int64), *(record.labels for record in records)])
     counts = dict(zip(names, np.bincount(labels, minlength=len(names)).tolist(), strict=True))

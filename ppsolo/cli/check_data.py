@@ -27,7 +27,10 @@ def add(commands: Commands) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Read a COCO data set and say what would go wrong in training, and which settings would suit it."""
+    """Read a COCO data set and say what would go wrong in training, and which settings would suit it.
+
+    The exit code is 1 where the file is to be mended, 0 where there are only notes and hints.
+    """
     from ppsolo.atomic import atomic_writer
     from ppsolo.check.report import format_data_report
 
@@ -36,7 +39,7 @@ def run(options: argparse.Namespace) -> int:
     if options.json is not None:
         with atomic_writer(options.json, "w") as stream:
             json.dump(report.to_json(), stream, indent=1)
-    return OK if report.ok else SOME_FAILED
+    return SOME_FAILED if report.faulty else OK
 
 
 def check(config: Config, annotations: str | os.PathLike, images: str | os.PathLike) -> "DataReport":

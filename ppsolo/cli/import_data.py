@@ -82,7 +82,7 @@ def run(options: argparse.Namespace) -> int:
         say(f"{name}: {written.images[name]} images, {written.objects[name]} objects")
     for name in [name for name, number in written.objects.items() if number]:
         report = check(config, output / f"instances_{name}.json", output / name)
-        ok = ok and report.ok
+        ok = ok and not report.faulty
         say("")
         say(format_data_report(report))
     say("")

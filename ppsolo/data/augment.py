@@ -35,7 +35,7 @@ class TrainingSample:
     boxes: np.ndarray
     labels: np.ndarray
     masks: np.ndarray
-    image_id: int
+    image_id: int | str
     original_size: tuple[int, int]
 
     @property

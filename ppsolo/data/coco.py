@@ -1,29 +1,30 @@
-"""Instance annotations in COCO's format: read, checked, and turned into training samples."""
+"""Instance annotations in COCO's format as image records to train on."""
 
-import json
+import hashlib
 import logging
-import math
 import os
-from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
+from ppsolo.data.annotations.cache import open_annotations
+from ppsolo.data.annotations.findings import MANY_CROWDS, Findings
+from ppsolo.data.annotations.image_files import ImageFiles
+from ppsolo.data.annotations.table import Annotations, Identity, Outline
 from ppsolo.data.augment import BoxConvention, TrainingSample
 from ppsolo.data.images import ImageReader, read_image
 from ppsolo.errors import DatasetError, ImageError
 from ppsolo.results import rle
-from ppsolo.text import one_line
+
+__all__ = ["CocoDataset", "ImageRecord", "Outline", "decode_mask", "load_sample", "training_rows"]
 
 logger = logging.getLogger(__name__)
 
-# Polygons, each float64 [2 * points] as x, y, x, y, ...; or compressed run lengths.
-Outline = tuple[np.ndarray, ...] | rle.Rle
-
 MIN_BOX_SIDE = 1e-5
+# Said by the count of what is left out, or for the report of check-data only.
+_NOT_LOGGED = ("crowd", "empty-image")
 
 
 @dataclass(frozen=True)
@@ -41,65 +42,185 @@ class ImageRecord:
         crowds: the outlines of the annotations marked `iscrowd` or `ignore`.
     """
 
-    image_id: int
+    image_id: Identity
     path: Path
     size: tuple[int, int]
     boxes: np.ndarray
     labels: np.ndarray
     outlines: tuple[Outline, ...]
-    annotation_ids: tuple[int, ...]
+    annotation_ids: tuple[Identity, ...]
     crowds: tuple[Outline, ...]
 
 
-class CocoDataset:
+class CocoDataset(Sequence[ImageRecord]):
     """The images of an annotation file as `ImageRecord`s, by ascending id; no pixel is read yet.
+
+    Records are made when they are asked for, from arrays that all processes of the machine share where the file is
+    large: see `ppsolo.data.annotations.cache`.
 
     box_convention: "exclusive": x2 = x + width, rounded to 3 digits (2.x); "inclusive": x2 = x + width - 1, cut
         to 0 .. image width - 1 (0.5).
     keep_empty: keep the images without an instance to train on.
 
-    Annotations whose area or box is not above zero are left out with a warning. A missing `iscrowd` counts as 0,
-    a missing `area` as above zero; a missing `bbox` is taken from the outline.
+    Annotations without an outline, and annotations whose area or box is not above zero, are left out with a warning.
+    A missing `iscrowd` counts as 0, a missing `area` as above zero; a missing `bbox` is taken from the outline.
 
     category_ids, class_names: one per label, in the order of the file.
 
-    Raises DatasetError, naming the annotation or the image: unreadable file, unknown category, outline that
-    is missing, broken or not finite, image file that does not exist, nothing left.
+    Raises DatasetError, naming the annotation or the image: unreadable file, unknown category, outline that is broken
+    or not finite, image file that does not exist, nothing left.
     """
 
     def __init__(
         self,
-        annotations_path: str | os.PathLike,
-        image_dir: str | os.PathLike,
+        annotations_path: str | os.PathLike[str],
+        image_dir: str | os.PathLike[str],
         *,
         box_convention: BoxConvention = "exclusive",
         keep_empty: bool = False,
     ):
-        content = _read_annotations(Path(annotations_path))
-        self.category_ids: tuple[int, ...] = tuple(entry["id"] for entry in content["categories"])
-        self.class_names = tuple(one_line(str(entry.get("name", entry["id"]))) for entry in content["categories"])
-        labels = {category_id: label for label, category_id in enumerate(self.category_ids)}
-        records, left_out = [], []
-        for image, annotations in _by_image(content):
-            try:
-                record, ignored = _record(image, annotations, Path(image_dir), labels, box_convention)
-            except DatasetError as error:
-                raise DatasetError(f"{annotations_path}: {error}") from None
-            left_out += ignored
-            if keep_empty or record.annotation_ids:
-                records.append(record)
-        if left_out:
-            shown = ", ".join(map(str, left_out[:10])) + (", ..." if len(left_out) > 10 else "")
-            logger.warning("%s: left out for an area or box of zero: annotations %s", annotations_path, shown)
-        if not records:
-            raise DatasetError(f"{annotations_path}: no image has an instance to train on; annotate some")
-        self._records: list[ImageRecord] = records
+        table = open_annotations(annotations_path)
+        findings = table.findings.copy()
+        self._files = ImageFiles(table, Path(image_dir), findings)
+        if (error := findings.first_error()) is not None:
+            raise DatasetError(f"{annotations_path}: {error}")
+        self._table = table
+        self._box_convention: BoxConvention = box_convention
+        self.category_ids = table.category_ids
+        self.class_names = table.category_names
+        self._trained = training_rows(table, box_convention)
+        self.instances = int(self._trained.sum())
+        log_findings(findings, str(annotations_path), annotations=len(table))
+        _log_crowds(findings, str(annotations_path), annotations=len(table))
+        if not self.instances:
+            raise DatasetError(f"{annotations_path}: {nothing_to_train(table, findings)}")
+        per_image = np.bincount(table.image[self._trained], minlength=len(table.image_ids))
+        self._images = np.arange(len(per_image)) if keep_empty else np.flatnonzero(per_image)
 
     def __len__(self) -> int:
-        return len(self._records)
+        return len(self._images)
 
-    def __getitem__(self, index: int) -> ImageRecord:
-        return self._records[index]
+    def __getitem__(self, index: int) -> ImageRecord:  # type: ignore[override]
+        image = int(self._images[index])
+        return image_record(self._table, image, self._trained, self._files[image], self._box_convention)
+
+    def digest(self) -> str:
+        """SHA-256 over the ids and sizes of all records: two data sets that differ in these have other digests."""
+        found = hashlib.sha256()
+        table = self._table
+        for image in self._images.tolist():
+            rows = table.offsets[image] + np.flatnonzero(self._trained[table.offsets[image] : table.offsets[image + 1]])
+            size = (int(table.sizes[image, 0]), int(table.sizes[image, 1]))
+            found.update(repr((table.image_ids[image], size, table.ids.some(rows))).encode())
+        return found.hexdigest()
+
+
+def image_record(
+    table: Annotations, image: int, trained: np.ndarray, path: Path, box_convention: BoxConvention
+) -> ImageRecord:
+    """The record of an image by its index. trained: bool [M], as `training_rows`."""
+    first, last = table.offsets[image : image + 2].tolist()
+    rows = first + np.flatnonzero(trained[first:last])
+    forgiven = first + np.flatnonzero(table.crowd[first:last] | table.ignored[first:last])
+    size = (int(table.sizes[image, 0]), int(table.sizes[image, 1]))
+    outlines = [outline for row in rows.tolist() if (outline := table.outline(row)) is not None]
+    boxes = [
+        corners(table.bbox(row) or surrounding_box(outline), size, box_convention)
+        for row, outline in zip(rows.tolist(), outlines, strict=True)
+    ]
+    return ImageRecord(
+        image_id=table.image_ids[image],
+        path=path,
+        size=size,
+        boxes=np.array(boxes, np.float32).reshape(-1, 4),
+        labels=table.label[rows].astype(np.int64),
+        outlines=tuple(outlines),
+        annotation_ids=table.ids.some(rows),
+        crowds=tuple(
+            outline
+            for row in forgiven.tolist()
+            if not table.areas[row] <= 0 and (outline := table.outline(row)) is not None
+        ),
+    )
+
+
+def training_rows(table: Annotations, box_convention: BoxConvention) -> np.ndarray:
+    """bool [M]: the annotations to train on: with an outline, no crowd, area and box above zero."""
+    usable = table.outlined & ~table.crowd & ~table.ignored & ~(table.areas <= 0)
+    left, top, width, height = table.boxes.T
+    if box_convention == "exclusive":
+        fits = (width > MIN_BOX_SIDE) & (height > MIN_BOX_SIDE)
+    else:
+        heights, widths = table.sizes[table.image].T.astype(np.float64)
+        x1, y1 = np.maximum(left, 0.0), np.maximum(top, 0.0)
+        fits = (np.minimum(widths - 1.0, x1 + np.maximum(0.0, width - 1)) >= x1) & (
+            np.minimum(heights - 1.0, y1 + np.maximum(0.0, height - 1)) >= y1
+        )
+    unstated = np.isnan(left)
+    for row in np.flatnonzero(unstated & usable).tolist():
+        size = (int(table.sizes[table.image[row], 0]), int(table.sizes[table.image[row], 1]))
+        outline = table.outline(row)
+        if outline is not None:
+            x1, y1, x2, y2 = corners(surrounding_box(outline), size, box_convention)
+            least = MIN_BOX_SIDE if box_convention == "exclusive" else -MIN_BOX_SIDE
+            fits[row] = min(x2 - x1, y2 - y1) > least
+    return usable & fits
+
+
+def corners(box: Sequence[float], size: tuple[int, int], box_convention: BoxConvention) -> list[float]:
+    """[x, y, width, height] in an image of `size` (height, width) as [x1, y1, x2, y2]."""
+    x, y, width, height = box
+    if box_convention == "exclusive":
+        return [round(value, 3) for value in (x, y, x + width, y + height)]
+    x1, y1 = max(0.0, x), max(0.0, y)
+    x2 = min(size[1] - 1.0, x1 + max(0.0, width - 1))
+    y2 = min(size[0] - 1.0, y1 + max(0.0, height - 1))
+    return [x1, y1, x2, y2]
+
+
+def surrounding_box(outline: Outline) -> list[float]:
+    """[x, y, width, height] around an outline."""
+    if not isinstance(outline, tuple):
+        return rle.mask_boxes_xywh([outline])[0].tolist()
+    x, y = np.concatenate(outline).reshape(-1, 2).T
+    return [float(value) for value in (x.min(), y.min(), np.ptp(x), np.ptp(y))]
+
+
+def log_findings(findings: Findings, source: str, *, annotations: int) -> None:
+    """A line in the log for each kind of what was left out or read though it was unusual, with its count."""
+    for problem in findings.problems(instances=annotations):
+        if problem.severity != "error" and problem.kind not in _NOT_LOGGED:
+            logger.warning("%s: %s: %s (%s)", source, problem.kind, problem.line, problem.where())
+
+
+def _log_crowds(findings: Findings, source: str, *, annotations: int) -> None:
+    crowds = len(findings.ids("crowd"))
+    if crowds:
+        logger.log(
+            logging.WARNING if crowds > MANY_CROWDS * annotations else logging.INFO,
+            "%s: crowd: %d of %d annotations are marked 'iscrowd' or 'ignore' and are not trained on, as CVAT marks "
+            "brush masks; 'iscrowd': 0 makes instances of them",
+            source,
+            crowds,
+            annotations,
+        )
+
+
+def nothing_to_train(table: Annotations, findings: Findings) -> str:
+    """Why no annotation can be trained on, and what to do."""
+    crowds, boxes = len(findings.ids("crowd")), len(findings.ids("no-outline"))
+    text = "no image has an instance to train on; annotate some"
+    if crowds and crowds == len(table):
+        return (
+            f"no image has an instance to train on: all {crowds} annotations are marked 'iscrowd' or 'ignore', as CVAT "
+            "marks brush masks; set 'iscrowd' to 0 to make instances of them"
+        )
+    if boxes:
+        return (
+            f"no image has an instance to train on: {boxes} annotations have no outline, which SOLOv2 learns from; "
+            "add a 'segmentation' to them"
+        )
+    return text
 
 
 def load_sample(record: ImageRecord, read: ImageReader | None = None) -> TrainingSample:
@@ -136,160 +257,3 @@ def decode_mask(outline: Outline, size: tuple[int, int]) -> np.ndarray:
 
 def _run_lengths(outline: Outline, size: tuple[int, int]) -> rle.Rle:
     return rle.draw_polygons(outline, size) if isinstance(outline, tuple) else outline
-
-
-def read_lists(path: Path) -> dict[str, list[Any]]:
-    """The images, annotations and categories of a COCO file, their entries unchecked. Raises DatasetError."""
-    try:
-        content = json.loads(path.read_bytes())
-    except OSError as error:
-        raise DatasetError(f"{path}: cannot be read ({error.strerror})") from None
-    except (ValueError, RecursionError) as error:
-        raise DatasetError(f"{path}: not a JSON file ({error}); write it anew") from None
-    for key in ("images", "annotations", "categories"):
-        if not isinstance(content, dict) or not isinstance(content.get(key), list):
-            raise DatasetError(f"{path}: not in COCO's format, it has no list '{key}'")
-    return content
-
-
-def _read_annotations(path: Path) -> dict[str, list[dict[str, Any]]]:
-    """The lists of a COCO file, every entry with an id of its own and every annotation with an image."""
-    content = read_lists(path)
-    for key in ("images", "annotations", "categories"):
-        entries = content[key]
-        if not all(isinstance(entry, dict) for entry in entries):
-            raise DatasetError(f"{path}: not in COCO's format, '{key}' is not a list of objects")
-        ids = [entry.get("id") for entry in entries]
-        if not all(isinstance(identity, int) for identity in ids):
-            raise DatasetError(f"{path}: every entry of '{key}' needs a whole number as 'id'")
-        if len(set(ids)) < len(ids):
-            twice = Counter(ids).most_common(1)[0][0]
-            raise DatasetError(f"{path}: '{key}' has the id {twice} twice; give every entry its own")
-    known = {image["id"] for image in content["images"]}
-    for annotation in content["annotations"]:
-        image_id = annotation.get("image_id")
-        if not isinstance(image_id, int) or image_id not in known:
-            raise DatasetError(
-                f"{path}: annotation {annotation['id']} is for image {image_id}, which is not among 'images'; "
-                "add it there or remove the annotation"
-            )
-    return content
-
-
-def _by_image(content: dict[str, Any]) -> list[tuple[dict[str, Any], list[dict[str, Any]]]]:
-    """The images by ascending id, each with its annotations in the order of the file."""
-    annotations = defaultdict(list)
-    for annotation in content["annotations"]:
-        annotations[annotation["image_id"]].append(annotation)
-    images = sorted(content["images"], key=lambda image: image["id"])
-    return [(image, annotations[image["id"]]) for image in images]
-
-
-def _record(
-    image: dict[str, Any],
-    annotations: Sequence[dict[str, Any]],
-    image_dir: Path,
-    labels: Mapping[int, int],
-    box_convention: BoxConvention,
-) -> tuple[ImageRecord, list[int]]:
-    """-> the record, and the ids of the annotations that were left out."""
-    path, size = _image_file(image, image_dir)
-    boxes, classes, outlines, ids, crowds, left_out = [], [], [], [], [], []
-    for annotation in annotations:
-        where = f"annotation {annotation['id']} of image {image['id']}"
-        category_id = annotation.get("category_id")
-        if not isinstance(category_id, int) or category_id not in labels:
-            raise DatasetError(
-                f"{where}: category {category_id} is not among the file's categories; "
-                "add it there or remove the annotation"
-            )
-        if not annotation_area(annotation, where) > 0:
-            left_out.append(annotation["id"])
-            continue
-        outline = annotation_outline(annotation.get("segmentation"), size, where)
-        if annotation.get("iscrowd") or annotation.get("ignore"):
-            crowds.append(outline)
-            continue
-        box = annotation_box(annotation.get("bbox"), outline, size, box_convention, where)
-        if box is None:
-            left_out.append(annotation["id"])
-            continue
-        boxes.append(box)
-        classes.append(labels[category_id])
-        outlines.append(outline)
-        ids.append(annotation["id"])
-    record = ImageRecord(
-        image_id=image["id"],
-        path=path,
-        size=size,
-        boxes=np.array(boxes, np.float32).reshape(-1, 4),
-        labels=np.array(classes, np.int64),
-        outlines=tuple(outlines),
-        annotation_ids=tuple(ids),
-        crowds=tuple(crowds),
-    )
-    return record, left_out
-
-
-def _image_file(image: dict[str, Any], image_dir: Path) -> tuple[Path, tuple[int, int]]:
-    """-> (path, (height, width))"""
-    name, height, width = image.get("file_name"), image.get("height"), image.get("width")
-    if not (isinstance(name, str) and isinstance(height, int) and isinstance(width, int) and min(height, width) > 0):
-        raise DatasetError(f"image {image['id']}: needs a 'file_name' and whole 'height' and 'width' above zero")
-    path = image_dir / name
-    if not os.path.isfile(path):
-        raise DatasetError(f"image {image['id']}: {path} does not exist; check the image folder and 'file_name'")
-    return path, (height, width)
-
-
-def annotation_area(annotation: dict[str, Any], where: str) -> float:
-    """The stated area; 1 where there is none. Raises DatasetError for what is no number."""
-    area = annotation.get("area")
-    if area is None:
-        return 1.0
-    if not isinstance(area, (int, float)):
-        raise DatasetError(f"{where}: area {area!r} is not a number; correct or remove it")
-    return area
-
-
-def annotation_box(
-    bbox: Any, outline: Outline, size: tuple[int, int], box_convention: BoxConvention, where: str
-) -> list[float] | None:
-    """[x1, y1, x2, y2], or None where nothing is left of it."""
-    if bbox is None:
-        bbox = _surrounding_box(outline)
-    try:
-        x, y, width, height = map(float, bbox)
-    except (TypeError, ValueError, OverflowError):
-        raise DatasetError(f"{where}: bbox {bbox!r} is not [x, y, width, height]; correct or remove it") from None
-    if not all(map(math.isfinite, (x, y, width, height))):
-        raise DatasetError(f"{where}: bbox {bbox!r} is not finite; correct or remove it")
-    if max(map(abs, (x, y, x + width, y + height))) > rle.MAX_COORDINATE:
-        raise DatasetError(f"{where}: bbox {bbox!r} is far outside the image; correct or remove it")
-    if box_convention == "exclusive":
-        fits = width > MIN_BOX_SIDE and height > MIN_BOX_SIDE
-        return [round(value, 3) for value in (x, y, x + width, y + height)] if fits else None
-    x1, y1 = max(0.0, x), max(0.0, y)
-    x2 = min(size[1] - 1.0, x1 + max(0.0, width - 1))
-    y2 = min(size[0] - 1.0, y1 + max(0.0, height - 1))
-    return [x1, y1, x2, y2] if x2 >= x1 and y2 >= y1 else None
-
-
-def _surrounding_box(outline: Outline) -> list[float]:
-    """[x, y, width, height]"""
-    if not isinstance(outline, tuple):
-        return rle.mask_boxes_xywh([outline])[0].tolist()
-    x, y = np.concatenate(outline).reshape(-1, 2).T
-    return [float(value) for value in (x.min(), y.min(), np.ptp(x), np.ptp(y))]
-
-
-def annotation_outline(segmentation: Any, size: tuple[int, int], where: str) -> Outline:
-    """Check a `segmentation` and keep it compact."""
-    if not segmentation:
-        raise DatasetError(f"{where}: has no segmentation; add its outline or remove the annotation")
-    try:
-        if isinstance(segmentation, list):
-            return rle.read_polygons(segmentation)
-        return rle.read_segmentation(segmentation, size)
-    except ValueError as error:
-        raise DatasetError(f"{where}: {error}; draw the outline anew") from None

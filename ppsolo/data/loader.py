@@ -33,7 +33,7 @@ class TrainingBatch(NamedTuple):
     """
 
     images: np.ndarray
-    image_ids: tuple[int, ...]
+    image_ids: tuple[int | str, ...]
     targets: BatchTargets
 
 

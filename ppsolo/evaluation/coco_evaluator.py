@@ -10,10 +10,14 @@ from typing import Any
 import numpy as np
 from pycocotools.cocoeval import Params
 
+from ppsolo.data.annotations.json_file import read_json
+from ppsolo.data.annotations.table import Annotations
+from ppsolo.data.coco import log_findings
 from ppsolo.errors import DatasetError
 from ppsolo.evaluation.accumulation import accumulate, per_class
 from ppsolo.evaluation.boundary import boundary_width, lower_to_boundary_ious
-from ppsolo.evaluation.ground_truth import GroundTruth, ImageResults, detections_of, load_json, read_detections
+from ppsolo.evaluation.ground_truth import GroundTruth, ImageResults, detections_of, read_detections
+from ppsolo.evaluation.image_names import with_image_ids
 from ppsolo.evaluation.matching import MATCH, match_detections, overlaps, pack
 from ppsolo.results.instances import Instances
 
@@ -51,7 +55,7 @@ class CocoEvaluator:
 
     def __init__(
         self,
-        annotations: str | Path | Mapping[str, Any],
+        annotations: str | Path | Mapping[str, Any] | Annotations,
         *,
         iou_types: Sequence[str] = IOU_TYPES,
         image_ids: Sequence[Any] | None = None,
@@ -60,19 +64,22 @@ class CocoEvaluator:
     ) -> None:
         """Read the annotations.
 
-        annotations: path of a COCO file, or its content, which is not changed.
+        annotations: path of a COCO file, its content, which is not changed, or what was read from one.
         iou_types: some of "segm", "bbox", "boundary".
         image_ids: evaluate only these images and pass over results of the file's others; default: all.
         box_from_mask: disregard the `bbox` of a result that has a mask. Otherwise, as in pycocotools, it also
             decides by its area whether the detection counts as small, medium or large, even for "segm".
         dilation_ratio: width of the boundary as a share of the image's diagonal.
 
-        Raises DatasetError if the annotations are broken.
+        Annotations without an outline count for "bbox" alone. Raises DatasetError if the annotations are broken, or if
+        masks are to be evaluated and no annotation has an outline.
         """
         if not iou_types or any(name not in IOU_TYPES for name in iou_types):
             raise ValueError(f"iou_types must be some of {IOU_TYPES}, not {tuple(iou_types)}")
         self._truth = GroundTruth(annotations, image_ids=image_ids)
         self._iou_types = tuple(dict.fromkeys(iou_types))
+        if self._iou_types != ("bbox",):
+            self._truth.check_masks()
         self._box_from_mask = box_from_mask
         self._dilation_ratio = dilation_ratio
         self._params = Params(iouType="segm")  # the same thresholds, area ranges and limits for every type
@@ -81,6 +88,11 @@ class CocoEvaluator:
         self._lock = threading.Lock()
         self._detections: dict[int, int] = {}  # results per image seen
         self._matches: dict[str, list[np.ndarray]] = {name: [] for name in self._iou_types}
+
+    @property
+    def truth(self) -> GroundTruth:
+        """The annotations that results are compared with."""
+        return self._truth
 
     def update(self, results: Sequence[Mapping[str, Any]]) -> None:
         """Evaluate all results of one image, or of several; may be called from several threads.
@@ -174,7 +186,7 @@ class CocoEvaluator:
             "skipped": {},
         }
         for name in self._iou_types:
-            report[name] = self._summary(state.matches[name])
+            report[name] = self._summary(name, state.matches[name])
         return report
 
     def _read(self, results: Sequence[Mapping[str, Any]]) -> Iterator[ImageResults]:
@@ -207,9 +219,9 @@ class CocoEvaluator:
         for category in np.unique(detections.category):
             chosen = np.flatnonzero(detections.category == category)
             chosen = chosen[np.argsort(-detections.score[chosen], kind="mergesort")][: params.maxDets[-1]]
-            rows = truth_rows[truth.category[truth_rows] == category]
+            of_category = truth_rows[truth.category[truth_rows] == category]
             score = detections.score[chosen]
-            for name, ious in self._ious(detections, chosen, rows).items():
+            for name, (ious, rows) in self._ious(detections, chosen, of_category).items():
                 matched, ignored = match_detections(
                     ious,
                     crowd=truth.crowd[rows],
@@ -222,22 +234,24 @@ class CocoEvaluator:
         matches = {name: _joined(rows) for name, rows in found.items()}
         return detections.image, len(detections.score), matches
 
-    def _ious(self, detections: ImageResults, chosen: np.ndarray, rows: np.ndarray) -> dict[str, np.ndarray]:
-        """float64 [D, G] per IoU type, of the `chosen` detections with the ground truths in `rows`."""
-        if not rows.size:
-            return {name: np.zeros((chosen.size, 0)) for name in self._iou_types}
-        crowd = self._truth.crowd[rows]
+    def _ious(
+        self, detections: ImageResults, chosen: np.ndarray, rows: np.ndarray
+    ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+        """Per IoU type, of the `chosen` detections with the ground truths in `rows`: float64 [D, G], and the G rows."""
         ious = {}
         if "bbox" in self._iou_types:
-            ious["bbox"] = overlaps(detections.boxes[chosen], self._truth.boxes(rows), crowd)
+            boxes = detections.boxes[chosen], self._truth.boxes(rows)
+            ious["bbox"] = overlaps(*boxes, self._truth.crowd[rows]), rows
         if detections.masks is None or self._iou_types == ("bbox",):
             return ious
+        rows = rows[self._truth.outlined[rows]]
+        crowd = self._truth.crowd[rows]
         masks, truths = [detections.masks[d] for d in chosen], self._truth.masks(rows)
         mask_ious = overlaps(masks, truths, crowd)
         if "segm" in self._iou_types:
-            ious["segm"] = mask_ious
+            ious["segm"] = mask_ious, rows
         if "boundary" in self._iou_types:
-            ious["boundary"] = lower_to_boundary_ious(
+            boundary_ious = lower_to_boundary_ious(
                 mask_ious,
                 masks,
                 truths,
@@ -245,12 +259,15 @@ class CocoEvaluator:
                 width=boundary_width(self._truth.size(detections.image), dilation_ratio=self._dilation_ratio),
                 lowest_threshold=self._params.iouThrs[0],
             )
+            ious["boundary"] = boundary_ious, rows
         return ious
 
-    def _summary(self, matches: np.ndarray) -> dict[str, Any]:
+    def _summary(self, name: str, matches: np.ndarray) -> dict[str, Any]:
         truth, counted = self._truth, self._truth.annotated[matches["image"]]
-        everywhere = accumulate(matches, truth, self._truth_ignored)
-        annotated = everywhere if counted.all() else accumulate(matches[counted], truth, self._truth_ignored)
+        # Without an outline there is nothing to find by masks, and nothing was matched with it.
+        ignored = self._truth_ignored if name == "bbox" else self._truth_ignored | ~truth.outlined
+        everywhere = accumulate(matches, truth, ignored)
+        annotated = everywhere if counted.all() else accumulate(matches[counted], truth, ignored)
         return {
             "stats": everywhere.stats,
             "stats_annotated": annotated.stats,
@@ -285,7 +302,7 @@ def evaluate_results(
     Raises DatasetError naming the file, annotation or result that is broken.
     """
     source = str(results) if isinstance(results, (str, Path)) else "results"
-    entries = load_json(results) if isinstance(results, (str, Path)) else results
+    entries = read_json(results) if isinstance(results, (str, Path)) else results
     if not isinstance(entries, Sequence) or isinstance(entries, (str, bytes)):
         raise DatasetError(f"{source} is not a COCO result file: it is not a list")
     boxes_only = len(entries) > 0 and not any(isinstance(e, Mapping) and "segmentation" in e for e in entries)
@@ -300,7 +317,9 @@ def evaluate_results(
         box_from_mask=box_from_mask,
         dilation_ratio=dilation_ratio,
     )
-    evaluator.update(entries)
+    truth = evaluator.truth
+    log_findings(truth.table.findings, truth.source, annotations=len(truth.table))
+    evaluator.update(with_image_ids(entries, truth, source=source))
     return {**evaluator.summarize(), "results": source, "skipped": skipped}
 
 

@@ -2,7 +2,7 @@
 
 import dataclasses
 import json
-import os
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -15,18 +15,23 @@ import numpy as np
 from ppsolo.atomic import atomic_writer
 from ppsolo.checkpoint.download import Progress
 from ppsolo.checkpoint.zoo import ZooEntry
-from ppsolo.data.classes import default_category_ids
+from ppsolo.data.annotations.cache import open_annotations
+from ppsolo.data.annotations.findings import first_few
+from ppsolo.data.annotations.image_files import ImageFiles
+from ppsolo.data.classes import COCO_CLASSES, default_category_ids
+from ppsolo.data.coco import log_findings
 from ppsolo.data.images import read_ahead
 from ppsolo.errors import ConfigError, DatasetError, ImageError, PpsoloError
 from ppsolo.evaluation.coco_evaluator import IOU_TYPES, CocoEvaluator
-from ppsolo.evaluation.ground_truth import GroundTruth, load_json
+from ppsolo.evaluation.ground_truth import GroundTruth
 from ppsolo.formats.data_config import data_in_place
 from ppsolo.model_source import ModelSource
 from ppsolo.pipeline import Pipeline
 from ppsolo.processes import ALONE, Processes
 from ppsolo.results.instances import Instances
 from ppsolo.schema import Config
-from ppsolo.text import one_line
+
+logger = logging.getLogger(__name__)
 
 # How far, in points, a measured AP may be from the published one.
 TOLERATED_DIFFERENCE = 0.2
@@ -39,29 +44,32 @@ class EvaluationSet:
     """The images and annotations of a COCO file; no pixel is read yet.
 
     source: the file. images: (id, path) of every image, by ascending id. category_ids, class_names: in the order
-    of the file. content: the file itself.
-    Raises DatasetError: unreadable file, no images, image file that does not exist.
+    of the file. annotations: what was read, by the rules of training.
+    Raises DatasetError: unreadable file, broken annotation, no images, image file that does not exist, no outlines.
     """
 
     def __init__(self, annotations: Path, image_dir: Path):
         self.source = annotations
-        self.content: Mapping[str, Any] = load_json(annotations)
-        truth = GroundTruth(self.content)
-        files = {image["id"]: image.get("file_name") for image in self.content["images"]}
-        if not files:
+        table = open_annotations(annotations)
+        if not len(table.image_ids):
             raise DatasetError(f"{annotations}: there are no images to evaluate on")
-        self.images = tuple((image_id, image_dir / str(files[image_id])) for image_id in truth.image_ids)
-        for image_id, path in self.images:
-            if not os.path.isfile(path):
-                raise DatasetError(f"{annotations}: image {image_id}: {path} does not exist; check the image folder")
-        self.category_ids = tuple(category["id"] for category in self.content["categories"])
-        self.class_names = tuple(one_line(str(c.get("name", c["id"]))) for c in self.content["categories"])
+        findings = table.findings.copy()
+        files = ImageFiles(table, image_dir, findings)
+        if (error := findings.first_error()) is not None:
+            raise DatasetError(f"{annotations}: {error}")
+        self.annotations = table
+        self.truth = GroundTruth(table)
+        self.truth.check_masks()
+        log_findings(findings, str(annotations), annotations=len(table))
+        self.images = tuple((image_id, files[index]) for index, image_id in enumerate(table.image_ids))
+        self.category_ids = table.category_ids
+        self.class_names = table.category_names
 
     def truth_of(self, image_id: Any, predicted: Instances) -> Instances:
         """The annotations of an image, crowds left out, with the classes and the size of what was `predicted`."""
-        truth = GroundTruth(self.content, image_ids=[image_id])
-        rows = truth.rows(0)
-        rows = rows[~truth.crowd[rows]]
+        truth = self.truth
+        rows = truth.rows(truth.image_index(image_id) or 0)
+        rows = rows[~truth.crowd[rows] & truth.outlined[rows]]
         ids = [truth.category_ids[category] for category in truth.category[rows]]
         known = np.array([category_id in predicted.category_ids for category_id in ids], bool)
         return Instances(
@@ -106,7 +114,7 @@ def evaluate(
     whole report. `progress` is told of this process's share.
     Raises ImageError for an image that cannot be read: an AP without it would not be one.
     """
-    evaluator = CocoEvaluator(dataset.content, iou_types=iou_types, box_from_mask=True)
+    evaluator = CocoEvaluator(dataset.annotations, iou_types=iou_types, box_from_mask=True)
     share = dataset.images[processes.rank :: processes.world_size]
     results: list[dict[str, Any]] = []
     with closing(read_ahead([path for _, path in share], depth=batch_size + 1, read=predictor.read)) as ahead:
@@ -213,13 +221,26 @@ def write_results(results: Sequence[dict[str, Any]], path: Path) -> None:
         raise PpsoloError(f"cannot write {path}: {error.strerror or error}") from None
 
 
-def with_classes(config: Config, *, category_ids: Sequence[int], class_names: Sequence[str], source: Path) -> Config:
+def with_classes(
+    config: Config,
+    *,
+    category_ids: Sequence[int | str],
+    class_names: Sequence[str],
+    source: Path,
+    order_of_file: bool = False,
+) -> Config:
     """The configuration with the classes of a data set filled in where it leaves them open.
+
+    Labels are the categories in the order of the file, as in PaddleDetection; of a file with COCO's 80 categories they
+    are in the published order, unless `order_of_file`. The log says which order it is where ids do not ascend.
 
     category_ids, class_names: of the data set, in its order. source: what errors call it.
     Raises ConfigError, saying what to set, if the numbers of classes or the ids differ.
     """
     number = len(category_ids)
+    if texts := [identity for identity in category_ids if isinstance(identity, str)]:
+        raise ConfigError(f"{source}: the category id {texts[0]!r} is no number; number the categories from 1")
+    numbers = tuple(identity for identity in category_ids if isinstance(identity, int))
     if config.category_ids:
         if unknown := [i for i in config.category_ids if i not in category_ids]:
             raise ConfigError(
@@ -228,14 +249,18 @@ def with_classes(config: Config, *, category_ids: Sequence[int], class_names: Se
             )
         ids = config.category_ids
     elif number != config.num_classes:
-        shown = ", ".join(class_names[:3]) + (", ..." if number > 3 else "")
+        shown = first_few(class_names)
         raise ConfigError(
             f"{source} has {number} categories ({shown}), the configuration {config.num_classes} classes: "
             f"set num_classes={number}"
         )
     else:
-        defaults = default_category_ids(number)
-        ids = defaults if set(defaults) == set(category_ids) else tuple(category_ids)
+        published = default_category_ids(number)
+        is_coco = number == len(COCO_CLASSES) and set(published) == set(category_ids) and not order_of_file
+        ids = published if is_coco else numbers
+        if list(numbers) != sorted(numbers):
+            order = "the published order" if is_coco else "the order of the file"
+            logger.info("%s: labels 0, 1, ... are the categories %s: %s", source, first_few(ids, 5), order)
     names = dict(zip(category_ids, class_names, strict=True))
     if len(set(class_names)) < number:
         names = {category_id: f"{name} {category_id}" for category_id, name in names.items()}

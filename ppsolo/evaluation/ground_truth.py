@@ -1,174 +1,180 @@
 """COCO annotation files and result lists read for evaluation; a broken entry is refused by its name."""
 
-import json
+import logging
 import math
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
-from numbers import Integral, Real
+from numbers import Real
 from pathlib import Path
 from typing import Any, TypeGuard
 
 import numpy as np
 
+from ppsolo.data.annotations.cache import open_annotations
+from ppsolo.data.annotations.reader import pack_annotations
+from ppsolo.data.annotations.rules import Identity, read_identity
+from ppsolo.data.annotations.table import Annotations, Outline
 from ppsolo.errors import DatasetError
 from ppsolo.results.instances import Instances
-from ppsolo.results.rle import Rle, mask_areas, mask_boxes_xywh, read_segmentation
+from ppsolo.results.rle import Rle, draw_polygons, mask_areas, mask_boxes_xywh, read_segmentation
 
+logger = logging.getLogger(__name__)
 
-def load_json(path: str | Path) -> Any:
-    """Read a JSON file; raises DatasetError naming `path` if it is missing or is not JSON."""
-    try:
-        with open(path, encoding="utf-8") as file:
-            return json.load(file)
-    except OSError as error:
-        raise DatasetError(f"cannot read {path}: {error.strerror or error}") from error
-    except (ValueError, RecursionError) as error:
-        raise DatasetError(f"{path} is not a JSON file: {error}") from error
+# Faults of an image's entry or file: an evaluation of results needs neither.
+_OF_IMAGES = ("image-entry", "missing-image", "nothing-to-train")
 
 
 class GroundTruth:
-    """The annotations of a COCO file as columns, one row each in file order; masks are read when needed.
+    """The annotations of a COCO file as columns, one row each, by image and then in file order.
+
+    The rules are those of training: see `ppsolo.data.annotations`. Masks are drawn when needed.
 
     source: the path of the file, or "annotations" for a mapping.
     image_ids, category_ids, category_names: sorted by id; below, an image or category is its index in these.
-    image, category: int32 [M]. crowd: bool [M]. area: float64 [M] in pixels.
+    image, category: int32 [M]. crowd, outlined: bool [M]. area: float64 [M] in pixels.
     annotated: bool [N], the images with at least one annotation that is not a crowd.
 
     An annotation without `iscrowd` is no crowd. One without `area` has its mask's, or its box's if it has no
     mask. One without `bbox` has its mask's. As in pycocotools, the key `ignore` means nothing.
     """
 
-    def __init__(self, annotations: str | Path | Mapping[str, Any], *, image_ids: Sequence[Any] | None = None) -> None:
+    def __init__(
+        self,
+        annotations: str | Path | Mapping[str, Any] | Annotations,
+        *,
+        image_ids: Sequence[Any] | None = None,
+    ) -> None:
         """Read a path or a loaded file; `image_ids` keeps only these images (default: all).
 
-        Raises DatasetError if the file is not COCO, an id is missing, unknown or given twice, or a field is
+        Raises DatasetError if the annotations are not COCO, an id is missing, unknown or given twice, or a field is
         broken.
         """
-        self.source = "annotations" if isinstance(annotations, Mapping) else str(annotations)
-        content = annotations if isinstance(annotations, Mapping) else load_json(annotations)
-        images = self._records(content, "images")
-        categories = self._records(content, "categories")
-        self._known = set(images)
+        table = _table(annotations)
+        self.source = table.source
+        table.refuse_errors(_OF_IMAGES)
+        self.table = table
+        self._known = {identity: index for index, identity in enumerate(table.image_ids)}
+        self._images = np.arange(len(self._known))
         if image_ids is not None:
-            if missing := [image_id for image_id in image_ids if image_id not in images]:
+            if missing := [image_id for image_id in image_ids if not self.knows(image_id)]:
                 raise DatasetError(f"{self.source}: there is no image {missing[0]!r}")
-            images = {image_id: images[image_id] for image_id in image_ids}
-        self.image_ids = self._sorted(images, "images")
-        self.category_ids = self._sorted(categories, "categories")
-        self.category_names = tuple(str(categories[key].get("name", key)) for key in self.category_ids)
-        self._images = [images[image_id] for image_id in self.image_ids]
+            self._images = np.array(sorted(self._known[image_id] for image_id in image_ids), np.int64)
+        self.image_ids = table.image_ids.some(self._images)
+        order = sorted(range(len(table.category_ids)), key=lambda label: _sort_key(table.category_ids[label]))
+        self.category_ids = tuple(table.category_ids[label] for label in order)
+        self.category_names = tuple(table.category_names[label] for label in order)
         self._image_index = {image_id: index for index, image_id in enumerate(self.image_ids)}
         self._category_index = {key: index for index, key in enumerate(self.category_ids)}
-        self._read_annotations(self._records(content, "annotations"))
+        self._select(np.argsort(order).astype(np.int32))
+
+    def knows(self, image_id: object) -> bool:
+        """Whether the file has such an image, also if `image_ids` left it out."""
+        return isinstance(image_id, Hashable) and not isinstance(image_id, bool) and image_id in self._known
+
+    def file_name(self, image_id: object) -> str:
+        """The file name of an image that is known, "" where the file states none."""
+        return self.table.file_names[self._known[image_id]]  # type: ignore[index]
 
     def image_index(self, image_id: object) -> int | None:
         """Index of an image, None if `image_ids` left it out; raises KeyError if the file has none such."""
-        if not isinstance(image_id, Hashable) or image_id not in self._known:
-            raise KeyError(image_id)
-        return self._image_index.get(image_id)
+        if not self.knows(image_id):
+            identity = read_identity(image_id)
+            if identity is None or not self.knows(identity):
+                raise KeyError(image_id)
+            image_id = identity
+        return self._image_index.get(image_id)  # type: ignore[arg-type]
 
     def category_index(self, category_id: object) -> int:
         """Index of a category; raises KeyError if the file has no such category."""
         if not isinstance(category_id, Hashable):
             raise KeyError(category_id)
-        return self._category_index[category_id]
+        index = self._category_index.get(category_id)  # type: ignore[arg-type]
+        if index is None:
+            identity = read_identity(category_id)
+            if identity is None or identity not in self._category_index:
+                raise KeyError(category_id)
+            return self._category_index[identity]
+        return index
 
     def size(self, image: int) -> tuple[int, int]:
         """(height, width) of an image in pixels; raises DatasetError if the file does not state it."""
-        record = self._images[image]
-        height, width = record.get("height"), record.get("width")
-        if not isinstance(height, int) or not isinstance(width, int) or height < 1 or width < 1:
-            raise DatasetError(f"{self.source}: image {record['id']!r} has no height and width")
-        return height, width
+        return self.table.size(int(self._images[image]))
 
     def rows(self, image: int) -> np.ndarray:
         """Rows of an image's annotations, int64, in file order."""
-        return np.array(self._rows[image], np.int64)
+        return np.arange(self._offsets[image], self._offsets[image + 1])
 
     def masks(self, rows: np.ndarray) -> list[Rle]:
-        """Masks of annotations; raises DatasetError naming the annotation whose mask is missing or broken."""
-        return [self._mask(row) for row in rows]
+        """Masks of annotations; raises DatasetError naming the annotation that has none, or an image without size."""
+        return [self._mask(row) for row in rows.tolist()]
 
     def boxes(self, rows: np.ndarray) -> np.ndarray:
         """Boxes of annotations, float64 [n, 4]: left, top, width, height in pixels."""
-        return np.array([self._box(row) for row in rows], np.float64).reshape(-1, 4)
+        return np.array([self._box(row) for row in rows.tolist()], np.float64).reshape(-1, 4)
 
-    def _records(self, content: Any, key: str) -> dict[Any, Mapping[str, Any]]:
-        """One of the file's three lists, by id."""
-        if not isinstance(content, Mapping) or not isinstance(content.get(key), list):
-            raise DatasetError(f"{self.source} is not a COCO annotation file: it has no list '{key}'")
-        records: dict[Any, Mapping[str, Any]] = {}
-        for index, record in enumerate(content[key]):
-            if not isinstance(record, Mapping) or not isinstance(record.get("id"), (Integral, str)):
-                raise DatasetError(f"{self.source}: entry {index} of '{key}' has no id")
-            if record["id"] in records:
-                raise DatasetError(f"{self.source}: the id {record['id']!r} occurs twice in '{key}'")
-            records[record["id"]] = record
-        return records
+    def check_masks(self) -> None:
+        """Raise DatasetError for what would only be met when masks are drawn: no outline at all, no image size."""
+        if len(self.image) and not self.outlined.any():
+            raise DatasetError(
+                f"{self.source}: none of the {len(self.image)} annotations has an outline, masks cannot be evaluated; "
+                "add a 'segmentation' to them"
+            )
+        for image in np.unique(self.image[self.outlined]).tolist():
+            self.size(image)
 
-    def _sorted(self, records: Mapping[Any, object], key: str) -> tuple[Any, ...]:
-        try:
-            return tuple(sorted(records))
-        except TypeError as error:
-            raise DatasetError(f"{self.source}: the ids of '{key}' mix numbers and strings") from error
-
-    def _read_annotations(self, annotations: Mapping[Any, Mapping[str, Any]]) -> None:
-        self._annotations: list[Mapping[str, Any]] = []
-        self._rows: list[list[int]] = [[] for _ in self.image_ids]
-        image, category, crowd = [], [], []
-        for key, annotation in annotations.items():
-            try:
-                index = self.image_index(annotation.get("image_id"))
-                kind = self.category_index(annotation.get("category_id"))
-            except KeyError as error:
-                raise self._broken(key, f"there is no image or category {error}") from None
-            if index is None:
-                continue
-            if annotation.get("iscrowd", 0) not in (0, 1):
-                raise self._broken(key, "'iscrowd' is neither 0 nor 1")
-            self._rows[index].append(len(self._annotations))
-            self._annotations.append(annotation)
-            image.append(index)
-            category.append(kind)
-            crowd.append(bool(annotation.get("iscrowd", 0)))
-        self.image = np.array(image, np.int32)
-        self.category = np.array(category, np.int32)
-        self.crowd = np.array(crowd, bool)
-        self.area = np.array([self._area(row) for row in range(len(self._annotations))], np.float64)
+    def _select(self, index_of_label: np.ndarray) -> None:
+        table = self.table
+        sizes = (table.offsets[1:] - table.offsets[:-1])[self._images]
+        self._offsets = np.concatenate([[0], np.cumsum(sizes)])
+        if len(self._images) == len(self._known):
+            self._rows = np.arange(len(table))
+        else:
+            spans = [np.arange(table.offsets[i], table.offsets[i + 1]) for i in self._images.tolist()]
+            self._rows = np.concatenate([np.zeros(0, np.int64), *spans])
+        self.image = np.repeat(np.arange(len(self._images), dtype=np.int32), sizes)
+        self.category = index_of_label[table.label[self._rows]] if len(index_of_label) else np.zeros(0, np.int32)
+        self.crowd = table.crowd[self._rows]
+        self.outlined = table.outlined[self._rows]
+        self.area = np.maximum(table.areas[self._rows], 0.0)
+        for row in np.flatnonzero(np.isnan(self.area)).tolist():
+            self.area[row] = self._area(row)
         self.annotated = np.zeros(len(self.image_ids), bool)
         self.annotated[self.image[~self.crowd]] = True
 
     def _area(self, row: int) -> float:
-        annotation = self._annotations[row]
-        area = annotation.get("area")
-        if area is not None:
-            if not _is_number(area) or area < 0:
-                raise self._broken(annotation["id"], "'area' is not a number from 0")
-            return float(area)
-        if annotation.get("segmentation"):
+        if self.outlined[row]:
             return float(mask_areas([self._mask(row)])[0])
         box = self._box(row)
         return box[2] * box[3]
 
     def _box(self, row: int) -> list[float]:
-        annotation = self._annotations[row]
-        if not annotation.get("bbox"):
-            return mask_boxes_xywh([self._mask(row)])[0].tolist()
-        if not _is_box(annotation["bbox"]):
-            raise self._broken(annotation["id"], "'bbox' is not left, top, width, height")
-        return [float(value) for value in annotation["bbox"]]
+        box = self.table.bbox(int(self._rows[row]))
+        return mask_boxes_xywh([self._mask(row)])[0].tolist() if box is None else box
 
     def _mask(self, row: int) -> Rle:
-        annotation = self._annotations[row]
-        if "segmentation" not in annotation:
-            raise self._broken(annotation["id"], "it has no 'segmentation'")
+        outline: Outline | None = self.table.outline(int(self._rows[row]))
+        size = self.size(int(self.image[row]))
+        if outline is None:
+            raise self._broken(row, "it has no 'segmentation'")
         try:
-            return read_segmentation(annotation["segmentation"], self.size(self.image[row]))
+            return draw_polygons(outline, size) if isinstance(outline, tuple) else outline
         except ValueError as error:
-            raise self._broken(annotation["id"], str(error)) from error
+            raise self._broken(row, str(error)) from error
 
-    def _broken(self, annotation_id: object, reason: str) -> DatasetError:
-        return DatasetError(f"{self.source}: annotation {annotation_id!r}: {reason}")
+    def _broken(self, row: int, reason: str) -> DatasetError:
+        return DatasetError(f"{self.source}: annotation {self.table.ids[int(self._rows[row])]!r}: {reason}")
+
+
+def _table(annotations: str | Path | Mapping[str, Any] | Annotations) -> Annotations:
+    if isinstance(annotations, Annotations):
+        return annotations
+    if isinstance(annotations, Mapping):
+        return pack_annotations(annotations, "annotations")
+    return open_annotations(annotations)
+
+
+def _sort_key(identity: Identity) -> tuple[bool, Identity]:
+    return isinstance(identity, str), identity
 
 
 @dataclass(frozen=True)

@@ -29,6 +29,8 @@ def overlaps(detections: list[Rle] | np.ndarray, truths: list[Rle] | np.ndarray,
 
     crowd: bool [G]; with a crowd region it is the share of the detection that lies inside.
     """
+    if len(detections) == 0 or len(truths) == 0:
+        return np.zeros((len(detections), len(truths)))
     ious = _API.iou(detections, truths, crowd.astype(np.uint8).tolist())
     return np.asarray(ious, np.float64).reshape(len(detections), len(truths))
 

@@ -1,7 +1,6 @@
 """A training run from its configuration: everything built, loaded or resumed, trained and written down."""
 
 import dataclasses
-import hashlib
 import logging
 from collections.abc import Mapping
 from contextlib import nullcontext
@@ -119,10 +118,8 @@ def _train_in(
     steps = set(processes.gather(None if resumed is None else resumed.record["step"]))
     if len(steps) > 1:
         raise TrainingError(f"the processes see different checkpoints (steps {steps}): put {run.path} where all see it")
-    records = [dataset[index] for index in range(len(dataset))]
-    loader = build_loader(config, records, rank=processes.rank, world_size=processes.world_size)
-    instances = sum(len(record.annotation_ids) for record in records)
-    logger.info("%d images, %d instances, %d classes to train on", len(records), instances, config.num_classes)
+    loader = build_loader(config, dataset, rank=processes.rank, world_size=processes.world_size)
+    logger.info("%d images, %d instances, %d classes to train on", len(dataset), dataset.instances, config.num_classes)
     sinks: list[Sink] = []
     try:
         if processes.is_main:
@@ -151,7 +148,7 @@ def _train_in(
         if processes.is_main:
             licenses = read_licenses(Path(config.data.root) / config.data.train_annotations)
             card = model_card(
-                config, images=len(records), instances=instances, log_file=run.log_file, licenses=licenses
+                config, images=len(dataset), instances=dataset.instances, log_file=run.log_file, licenses=licenses
             )
             run.write_card(card)
     finally:
@@ -232,7 +229,9 @@ def set_up_cpu() -> None:
 def training_classes(config: Config, dataset: CocoDataset) -> Config:
     """The configuration with the data set's classes. Raises ConfigError if they do not fit."""
     source = Path(config.data.root) / config.data.train_annotations
-    config = with_classes(config, category_ids=dataset.category_ids, class_names=dataset.class_names, source=source)
+    config = with_classes(
+        config, category_ids=dataset.category_ids, class_names=dataset.class_names, source=source, order_of_file=True
+    )
     if config.category_ids != dataset.category_ids:
         raise ConfigError(
             f"{source}: training takes the categories in the order of the file: set "
@@ -267,12 +266,8 @@ def _state_to_resume(run: RunDirectory, resume: str | None) -> TrainingState | N
 
 def _identity(config: Config, dataset: CocoDataset, processes: Processes) -> dict[str, object]:
     """What must be the same when training goes on; see `check_same_run`."""
-    digest = hashlib.sha256()
-    for index in range(len(dataset)):
-        record = dataset[index]
-        digest.update(repr((record.image_id, record.size, record.annotation_ids)).encode())
     return {
         "config": config_to_dict(config),
         "world_size": processes.world_size,
-        "dataset": f"{len(dataset)} images {digest.hexdigest()[:12]}",
+        "dataset": f"{len(dataset)} images {dataset.digest()[:12]}",
     }

@@ -41,8 +41,8 @@ class Validation:
         self.processes = processes
         self.console = console
         self.stop = stop
-        annotated = {annotation["image_id"] for annotation in dataset.content["annotations"]}
-        candidates = [entry for entry in dataset.images if entry[0] in annotated]
+        annotated = set(dataset.truth.image.tolist())
+        candidates = [entry for index, entry in enumerate(dataset.images) if index in annotated]
         count = min(pictures, len(candidates))
         self.pictured = [candidates[i * len(candidates) // count] for i in range(count)]
 

@@ -84,8 +84,7 @@ def test_nothing_wrong(check, folder):
 ERRORS = {
     "unknown-category": {"category_id": 8},
     "unknown-image": {"image_id": 99},
-    "no-outline": {"segmentation": []},
-    "broken-polygon": {"segmentation": [[1, 2, 3, 4]]},
+    "broken-polygon": {"segmentation": [[1, 2, 3, 4, 5, 6, 7]]},
     "broken-run-lengths": {"segmentation": {"size": [HEIGHT, WIDTH], "counts": [PIXELS - 1]}},
     "bad-number": {"area": "large"},
 }
@@ -110,12 +109,14 @@ def test_errors_are_what_training_refuses(check, folder, kind):
         ({"category_id": ...}, "unknown-category"),
         ({"image_id": {}}, "unknown-image"),
         ({"segmentation": ...}, "no-outline"),
-        ({"segmentation": "outline"}, "no-outline"),
+        ({"segmentation": "outline"}, "broken-polygon"),
+        ({"segmentation": [[1, 2, 3, 4]]}, "no-outline"),
         ({"segmentation": [[1, 2, 3, 4, 5, float("nan")]]}, "broken-polygon"),
         ({"segmentation": {"size": [3, 4], "counts": [12]}}, "broken-run-lengths"),
         ({"segmentation": {"size": [HEIGHT, WIDTH], "counts": "oooooooo3"}}, "broken-run-lengths"),
         ({"segmentation": {}}, "no-outline"),
-        ({"segmentation": [[1, 2]], "iscrowd": 1}, "broken-polygon"),
+        ({"segmentation": [[1, 2]], "iscrowd": 1}, "no-outline"),
+        ({"iscrowd": 3}, "bad-number"),
         ({"bbox": [1, 2, 3]}, "bad-number"),
         ({"bbox": [1, 2, 3, float("inf")]}, "bad-number"),
         ({"bbox": [1, 2, 3, 1e300]}, "bad-number"),
@@ -153,7 +154,7 @@ def test_all_faults_in_one_go(check, folder):
     }
     assert kinds(report) == expected
     details = [detail for problem in report.problems for detail in problem.details]
-    assert any("entry 8 of 'images' has the id 2 again" in detail for detail in details)
+    assert any("'images' has the id 2 twice" in detail for detail in details)
     assert any("1.png is 64 x 96 (height x width), listed as 96 x 64" in detail for detail in details)
     assert any("num_classes is 80, the file has 2 categories" in detail for detail in details)
     assert all("\n" not in line for problem in report.problems for line in (problem.line, *problem.details))
@@ -270,7 +271,7 @@ def test_lists_of_anything(check):
     """Entries that are no objects are problems, not crashes."""
     tree = {"images": [3, None, {"id": "1"}], "annotations": [[], {"id": 1.5}], "categories": ["bolt"]}
     report = check(tree)
-    assert kinds(report) == {"bad-id": (0, 0, 1, 2, 0, 1), "nothing-to-train": ()}
+    assert kinds(report) == {"bad-id": (0, 1, 0, 0, 1), "image-entry": (1,), "nothing-to-train": ()}
 
 
 def test_progress(check):

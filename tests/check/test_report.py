@@ -3,8 +3,10 @@
 import json
 
 import pytest
+import yaml
 
-from ppsolo.check.report import DataReport, Findings, LevelReport, SettingsReport, format_data_report
+from ppsolo.check.report import DataReport, LevelReport, SettingsReport, format_data_report
+from ppsolo.data.annotations.findings import Findings
 
 SETTINGS = SettingsReport((LevelReport(40, (1.0, 96.0), 400, 6), LevelReport(36, (48.0, 2048.0), 50, 0)), 5)
 
@@ -81,7 +83,7 @@ def test_text():
     text = format_data_report(report(findings))
     assert "images: 20, instances: 420, crowds: 1, categories: 2" in text
     assert "800 / 1333" in text and "100 %: 700" in text
-    assert "  num_grids: [40, 36]\n  scale_ranges: [[1, 96], [48, 2048]]\n" in text
+    assert "settings suggested" not in text and "none would lose fewer instances" in text
     assert "6 (1.5 %)" in text and "lost on all levels: 5 (1.2 %)" in text
     assert "(500 annotations: 1000, 1001, " in text and "1009, ...)" in text and "1010" not in text
     assert "annotation 1002: why" in text and "... 497 more" in text
@@ -92,3 +94,26 @@ def test_text():
     assert format_data_report(report(Findings())).endswith("nothing is wrong")
     bare = format_data_report(report(Findings(), given=None, suggested=None, sizes=()))
     assert "suggested" not in bare and "quantiles" not in bare
+
+
+def test_settings_to_paste_are_yaml_for_a_configuration_and_only_what_improves():
+    better = SettingsReport((LevelReport(44, (1.0, 90.0), 400, 0), LevelReport(40, (45.0, 2048.0), 50, 0)), 0)
+    settings = report(Findings(), suggested=better, num_classes=80).settings_to_paste()
+    assert yaml.safe_load(settings) == {
+        "num_classes": 2,
+        "model": {"head": {"num_grids": [44, 40]}},
+        "train": {"targets": {"scale_ranges": [[1, 90], [45, 2048]]}},
+    }
+    assert report(Findings(), num_classes=2).settings_to_paste() == ""
+    assert report(Findings(), num_classes=80).settings_to_paste() == "num_classes: 2"
+    assert settings in format_data_report(report(Findings(), suggested=better, num_classes=80))
+
+
+def test_what_is_to_be_mended_and_what_is_only_to_be_known():
+    findings = Findings()
+    findings.add("unused-category", 5)
+    findings.add("flat-polygon", 8)
+    assert not report(findings).faulty
+    assert "nothing is wrong with the file" in format_data_report(report(findings))
+    findings.add("zero-area", 9)
+    assert report(findings).faulty and format_data_report(report(findings)).endswith("there are problems")

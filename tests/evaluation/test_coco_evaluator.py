@@ -20,7 +20,7 @@ from pycocotools.cocoeval import COCOeval
 from ppsolo.errors import DatasetError
 from ppsolo.evaluation.coco_evaluator import IOU_TYPES, STAT_NAMES, CocoEvaluator, evaluate_results
 from ppsolo.results.instances import Instances
-from ppsolo.results.rle import read_segmentation
+from ppsolo.results.rle import encode_runs, read_segmentation
 
 coco_mask: Any = pycocotools_mask  # its type stubs know only some of the forms that it takes
 
@@ -431,9 +431,9 @@ def test_files_are_read_and_named_when_broken(tmp_path):
     with pytest.raises(DatasetError, match=r"results\.json is not a COCO result file"):
         evaluate_results(annotations, found)
     found.write_text("[{")
-    with pytest.raises(DatasetError, match=r"results\.json is not a JSON file"):
+    with pytest.raises(DatasetError, match=r"results\.json: not a JSON file"):
         evaluate_results(annotations, found)
-    with pytest.raises(DatasetError, match=r"cannot read .*nowhere\.json"):
+    with pytest.raises(DatasetError, match=r"nowhere\.json: cannot be read"):
         evaluate_results(annotations, tmp_path / "nowhere.json")
 
 
@@ -464,8 +464,10 @@ def test_instances_count_as_their_entries_do():
         with pytest.raises(DatasetError, match="has no image 'none'"):
             added.add("none", instances)
     assert added.summarize() == whole.summarize() and 0 < added.summarize()["segm"]["stats"][0] < 1
-    other = instances[:1]
-    other.size = (5, 5)
+    nothing = [{"size": [5, 5], "counts": encode_runs(np.array([20, 5]), (5, 5))["counts"]}]
+    other = Instances(
+        rles=nothing, scores=np.ones(1), labels=np.zeros(1, int), size=(5, 5), class_names=["9"], category_ids=[9]
+    )
     with pytest.raises(DatasetError, match=r"has the size \(height, width\) \(5, 5\)"):
         CocoEvaluator(truth).add(image_id, other)
 

@@ -27,13 +27,13 @@ def test_columns_follow_the_file_and_ids_are_sorted():
     truth = GroundTruth(content())
     assert (truth.image_ids, truth.category_ids) == ((2, 5), (1, 4))
     assert truth.category_names == ("1", "dog")
-    assert truth.image.tolist() == [0, 1, 0]
+    assert truth.image.tolist() == [0, 0, 1]  # by image
     assert truth.category.tolist() == [1, 0, 0]
-    assert truth.crowd.tolist() == [False, True, False]
-    assert truth.area.tolist() == [6, 7, 5]  # of the mask, as stated, of the box
+    assert truth.crowd.tolist() == [False, False, True]
+    assert truth.area.tolist() == [6, 5, 7]  # of the mask, of the box, as stated
     assert truth.annotated.tolist() == [True, False]
-    assert truth.rows(0).tolist() == [0, 2]
-    assert truth.boxes(np.arange(3)).tolist() == [[1, 1, 3, 2], [0, 1, 2, 3], [0, 0, 2, 2.5]]
+    assert truth.rows(0).tolist() == [0, 1]
+    assert truth.boxes(np.arange(3)).tolist() == [[1, 1, 3, 2], [0, 0, 2, 2.5], [0, 1, 2, 3]]
     assert (truth.image_index(5), truth.category_index(4)) == (1, 1)
 
 
@@ -50,20 +50,21 @@ def test_images_left_out_are_known_but_have_no_index():
     [
         (("images",), None, "it has no list 'images'"),
         (("annotations",), {}, "it has no list 'annotations'"),
-        (("images", 0), {"height": 1}, "entry 0 of 'images' has no id"),
-        (("images", 0, "id"), 2, "the id 2 occurs twice in 'images'"),
-        (("images", 0, "id"), "two", "the ids of 'images' mix"),
-        (("categories", 1, "id"), 4, "the id 4 occurs twice in 'categories'"),
-        (("annotations", 2, "id"), 10, "the id 10 occurs twice in 'annotations'"),
-        (("annotations", 0, "image_id"), 9, "annotation 10: there is no image or category 9"),
-        (("annotations", 0, "image_id"), [2], r"annotation 10: there is no image or category \[2\]"),
-        (("annotations", 2, "category_id"), None, "annotation 0: there is no image or category None"),
-        (("annotations", 1, "iscrowd"), 2, "annotation 11: 'iscrowd' is neither 0 nor 1"),
-        (("annotations", 1, "area"), "big", "annotation 11: 'area' is not a number"),
-        (("annotations", 1, "area"), -1, "annotation 11: 'area' is not a number"),
-        (("annotations", 2, "bbox"), [0, 0, -1, 2], "annotation 0: 'bbox' is not left, top, width, height"),
-        (("annotations", 0, "segmentation"), [[1, 2]], "annotation 10: a polygon has 2 numbers"),
-        (("images", 1, "width"), None, "image 2 has no height and width"),
+        (("images", 0), {"height": 1}, "every entry of 'images' needs a whole number as 'id': entry 0"),
+        (("images", 0, "id"), 2, "'images' has the id 2 twice"),
+        (("categories", 1, "id"), 4, "'categories' has the id 4 twice"),
+        (("annotations", 2, "id"), 10, "'annotations' has the id 10 twice"),
+        (("annotations", 0, "image_id"), 9, "annotation 10 is for image 9, which is not among 'images'"),
+        (("annotations", 0, "image_id"), [2], r"annotation 10 is for image \[2\], which is not among"),
+        (("annotations", 2, "category_id"), None, "annotation 0 of image 2: category None is not among"),
+        (("annotations", 1, "iscrowd"), 2, "annotation 11 of image 5: 'iscrowd' is 2, neither 0 nor 1"),
+        (("annotations", 1, "area"), "big", "annotation 11 of image 5: area 'big' is not a number"),
+        (("annotations", 2, "bbox"), [0, 0, 2], r"annotation 0 of image 2: bbox \[0, 0, 2\] is not \[x, y, width"),
+        (
+            ("annotations", 0, "segmentation"),
+            [[1, 2, 3, 4, 5, 6, 7]],
+            "annotation 10 of image 2: a polygon has 7 numbers",
+        ),
     ],
 )
 def test_broken_files_are_refused_by_name(path, value, message):
@@ -78,8 +79,30 @@ def test_broken_files_are_refused_by_name(path, value, message):
 
 def test_an_annotation_without_a_mask_is_refused_when_the_mask_is_needed():
     truth = GroundTruth(content())
+    assert truth.outlined.tolist() == [True, False, False]
+    truth.check_masks()
     with pytest.raises(DatasetError, match="annotation 11: it has no 'segmentation'"):
         truth.masks(truth.rows(1))
+
+
+def test_masks_need_outlines_and_sizes_from_the_start():
+    boxes = content()
+    del boxes["annotations"][0]["segmentation"]
+    boxes["annotations"][0]["bbox"] = [0, 0, 1, 1]
+    with pytest.raises(DatasetError, match="none of the 3 annotations has an outline"):
+        GroundTruth(boxes).check_masks()
+    unsized = content()
+    del unsized["images"][1]["width"]
+    unsized["annotations"][0]["area"] = 6
+    with pytest.raises(DatasetError, match="image 2 has no height and width"):
+        GroundTruth(unsized).check_masks()
+
+
+def test_ids_may_be_texts():
+    named = content()
+    named["images"][0]["id"] = "five"
+    named["annotations"][1]["image_id"] = "five"
+    assert GroundTruth(named).image_ids == (2, "five")
 
 
 def read(*entries, box_from_mask=False, needs_masks=False):

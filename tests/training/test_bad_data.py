@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from ppsolo.check.dataset import check_dataset
-from ppsolo.check.report import _KINDS
 from ppsolo.checkpoint.reader import read_checkpoint
 from ppsolo.cli import main
+from ppsolo.data.annotations.findings import KINDS as _KINDS
 from ppsolo.data.synthetic import draw_dataset
 
 ROOT = Path(__file__).parents[2]
@@ -97,13 +97,9 @@ ERRORS = {
         set_annotation("bbox", [1, 2, 3, 1e300]),
         "annotation {a} of image {i}: bbox [1, 2, 3, 1e+300] is far outside the image; correct",
     ),
-    "no-outline": (
-        set_annotation("segmentation", []),
-        "annotation {a} of image {i}: has no segmentation; add its outline or remove",
-    ),
     "broken-polygon": (
-        set_annotation("segmentation", [[1, 2, 3, 4]]),
-        "annotation {a} of image {i}: a polygon has 4 numbers",
+        set_annotation("segmentation", [[1, 2, 3, 4, 5, 6, 7]]),
+        "annotation {a} of image {i}: a polygon has 7 numbers",
     ),
     "broken-run-lengths": (
         set_annotation("segmentation", {"size": [48, 64], "counts": [5]}),
@@ -137,7 +133,15 @@ def test_what_check_data_warns_of_does_not_stop_training(training, folder, capsy
         {},
         {},
         {"iscrowd": 1},
+        {"segmentation": []},
+        {"segmentation": [*square["segmentation"], [1, 1]]},
+        {"segmentation": square["segmentation"][0]},
+        {"bbox": [30, 30, -20, -20]},
+        {"area": "400"},
+        {"image_id": Path(second["file_name"]).stem},
     ]
+    second["height"] = float(second["height"])
+    second["file_name"] = f"other\\{second['file_name']}"
     kept = [a for a in data.content["annotations"] if a["image_id"] not in (first["id"], second["id"])]
     data.content["annotations"] = kept + [{**square, "id": 900 + i, **change} for i, change in enumerate(changes)]
     data.content["categories"].append({"id": 98, "name": "cone"})
@@ -146,7 +150,8 @@ def test_what_check_data_warns_of_does_not_stop_training(training, folder, capsy
     assert found(data, num_classes=4) == warnings
     with caplog.at_level("WARNING"):
         assert main(["train", *options(training, folder, num_classes=4, train__batch_size=1)]) == 0
-    assert f"{data.path}: left out for an area or box of zero: annotations 900" in caplog.text
+    assert f"{data.path}: zero-area: area or box of zero, left out of training" in caplog.text
+    assert "(1 annotation: 900)" in caplog.text
 
 
 def spoil(folder, kind: str) -> tuple[Data, str]:

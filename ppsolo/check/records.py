@@ -1,0 +1,47 @@
+"""The records that training would make of a data set, with everything that was found on the way."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from ppsolo.data.annotations.cache import open_annotations
+from ppsolo.data.annotations.findings import Findings, Identity
+from ppsolo.data.annotations.image_files import ImageFiles
+from ppsolo.data.augment import BoxConvention
+from ppsolo.data.coco import ImageRecord, image_record, nothing_to_train, training_rows
+from ppsolo.errors import DatasetError
+
+
+class CheckedRecords(Sequence[ImageRecord]):
+    """Every image that has a usable size, by ascending id, with its usable annotations; faults are in `findings`.
+
+    names: the categories by id, in the order of the file. Raises DatasetError: no COCO file, no image folder.
+    """
+
+    def __init__(self, annotations: Path, image_dir: Path, box_convention: BoxConvention):
+        table = open_annotations(annotations)
+        if not image_dir.is_dir():
+            raise DatasetError(f"{image_dir}: no such image folder; give the one that 'file_name' is relative to")
+        self.findings: Findings = table.findings.copy()
+        self.names: dict[Identity, str] = dict(zip(table.category_ids, table.category_names, strict=True))
+        self._table = table
+        self._box_convention: BoxConvention = box_convention
+        self._files = ImageFiles(table, image_dir, self.findings)
+        self._trained = training_rows(table, box_convention)
+        usable = table.sizes[:, 0] > 0
+        self._images = np.array([i for i in np.flatnonzero(usable).tolist() if table.file_names[i]], np.int64)
+        counts = np.bincount(table.image[self._trained], minlength=len(table.image_ids))
+        for image in self._images[counts[self._images] == 0].tolist():
+            self.findings.add("empty-image", table.image_ids[image])
+
+    def __len__(self) -> int:
+        return len(self._images)
+
+    def __getitem__(self, index: int) -> ImageRecord:  # type: ignore[override]
+        image = int(self._images[index])
+        return image_record(self._table, image, self._trained, self._files[image], self._box_convention)
+
+    def nothing_to_train(self) -> str:
+        """Why no annotation can be trained on, as training says it."""
+        return nothing_to_train(self._table, self.findings)
