@@ -36,7 +36,7 @@ class _Step(NamedTuple):
     """What a step leaves on the device, to be read back later."""
 
     number: int  # from 0
-    image_ids: list[tuple[int, ...]]  # of each batch
+    image_ids: list[tuple[int | str, ...]]  # of each batch
     found: list[paddle.Tensor]  # float32 [3] of each batch: mask, category and total loss
     losses: paddle.Tensor  # float32 [3], their mean over batches and processes
     finite: paddle.Tensor  # bool [], whether losses and gradients are
