@@ -148,7 +148,7 @@ def load(
             f"{directory} holds a model for the engine {' or '.join(runtimes)}, not {engine}; export another"
         )
     kind = parse_device(device).kind
-    if info.device not in (None, kind):
+    if info.verified is not None and info.device not in (None, kind):  # verification itself may use the other device
         logger.warning(
             "%s was exported for a %s and may be slow on this %s: export with --device %s",
             directory,

@@ -27,6 +27,7 @@ from ppsolo.training.model_card import model_card, read_licenses
 from ppsolo.training.sinks import ConsoleSink, JsonLinesSink, Sink, VisualDLSink
 from ppsolo.training.state import RunDirectory, TrainingState, check_same_run, read_state, write_config
 from ppsolo.training.stop_request import StopRequest, TrainingInterrupted, launcher_id
+from ppsolo.training.sync_norms import check_sync_norms
 from ppsolo.training.trainer import Trainer
 
 logger = logging.getLogger(__name__)
@@ -143,6 +144,7 @@ def _train_in(
             trainer.load_state(resumed)
             logger.info("resumed after step %d, in epoch %d", trainer.step, trainer.epoch + 1)
         processes.share_weights(trainer.model)
+        check_sync_norms(trainer.model, processes)
         stop.defer()
         trainer.fit()
         if processes.is_main:
