@@ -43,6 +43,7 @@ class InferSettings:
         drawings: whether drawings are written at all.
         text: what a drawing says of each instance: name and score, the score, or nothing.
         color: one colour for each instance or each class; None: instances in pictures, classes in videos.
+        save_threshold: least score in results.
         legend: whether drawings list the classes with their colours; this takes color "class".
     """
 
@@ -55,6 +56,7 @@ class InferSettings:
     text: Literal["labels", "scores", "none"] = "labels"
     color: Literal["class", "instance"] | None = None
     legend: bool = False
+    save_threshold: float = 0.0
 
     @property
     def needs_pixels(self) -> bool:
@@ -159,7 +161,7 @@ def infer_images(
         for answered in predictor.stream(readable()):
             for index, image, instances in answered:
                 path, size = paths[index], settings.pixel_size
-                found = instances.results(
+                found = instances.above(settings.save_threshold).results(
                     image=image if isinstance(image, np.ndarray) else None,
                     image_path=path,
                     image_name=names[path],
@@ -224,7 +226,7 @@ def infer_video(
             for answered in predictor.stream(_frames_ahead(frames, limits, settings.batch_size, stack)):
                 for frame, _, instances in answered:
                     size = settings.pixel_size
-                    found = instances.results(
+                    found = instances.above(settings.save_threshold).results(
                         image=frame.image, image_name=video.name, image_id=frame.number, pixel_size=size
                     )
                     times = {"frame": frame.number, "time": round(frame.time, 6)}

@@ -5,8 +5,9 @@ import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ppsolo.cli.paddledetection import add_refused_flags, add_slices
 from ppsolo.cli.shared import OK, Commands, add_command, add_model, import_paddle, model_source, say
-from ppsolo.config import load_answering_config
+from ppsolo.config import load_answering_config, load_config
 from ppsolo.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -23,7 +24,21 @@ def add(commands: Commands) -> None:
     """Add the command and its flags to the parser."""
     command = add_command(commands, "eval", run, EXAMPLES)
     add_model(command)
-    command.add_argument("--json_eval", metavar="FILE", help="COCO results made elsewhere, in place of a model")
+    command.add_argument(
+        "--json_eval",
+        nargs="?",
+        const="",
+        metavar="FILE",
+        help="COCO results made elsewhere, in place of a model; without FILE those in --output_eval",
+    )
+    command.add_argument(
+        "-f", "--output_eval", metavar="DIR", help="the same as --save_results --output_dir DIR; see --json_eval"
+    )
+    command.add_argument(
+        "--save_prediction_only", action="store_true", help="write predictions.json and compute no precision"
+    )
+    add_slices(command)
+    add_refused_flags(command, "eval")
     command.add_argument(
         "--annotations", metavar="FILE", help="a COCO file to compare with; default: data.val_annotations"
     )
@@ -63,6 +78,15 @@ def run(options: argparse.Namespace) -> int:
         raise ConfigError(f"--batch_size is {options.batch_size}, give at least 1")
     if options.least_precision is not None and options.find_thresholds is None:
         raise ConfigError("--least_precision is of thresholds: add --find_thresholds FILE")
+    if options.slice_infer:
+        raise ConfigError(
+            "--slice_infer: tiles are predicted by `ppsolo infer --tile N --save coco`; evaluate its "
+            "predictions.json with --json_eval"
+        )
+    if options.json_eval == "":
+        options.json_eval = _results_in(options)
+    elif options.output_eval is not None or options.save_prediction_only:
+        options.save_results, options.output_dir = True, options.output_eval or options.output_dir
     if options.json_eval is not None:
         return _evaluate_results(options)
     if options.compare is not None:
@@ -75,13 +99,27 @@ def run(options: argparse.Namespace) -> int:
     evaluation = _evaluate_model(source, options)
     if evaluation is None:
         return OK
+    if options.save_prediction_only:
+        return OK
     _say_report(evaluation.report, options)
     if options.find_thresholds is not None:
         _find_thresholds(evaluation, options)
     return OK
 
 
+def _results_in(options: argparse.Namespace) -> str:
+    """The file of results in --output_eval, ours or one of PaddleDetection's. Raises ConfigError."""
+    folder = Path(options.output_eval or ".")
+    found = [folder / name for name in ("predictions.json", "segm.json", "mask.json") if (folder / name).is_file()]
+    if not found:
+        raise ConfigError(f"--json_eval: {folder} holds no predictions.json, segm.json or mask.json; give the file")
+    return str(found[0])
+
+
 def _evaluate_results(options: argparse.Namespace) -> int:
+    if options.annotations is None and options.config is not None:
+        data = load_config(options.config, options.override).data
+        options.annotations = str(Path(data.root) / data.val_annotations)
     if options.annotations is None:
         raise ConfigError("--json_eval needs the annotations it is compared with: add --annotations FILE")
     from ppsolo.evaluation.coco_evaluator import evaluate_results

@@ -3,6 +3,7 @@
 import argparse
 from pathlib import Path
 
+from ppsolo.cli.paddledetection import add_refused_flags
 from ppsolo.cli.shared import OK, Commands, add_command, add_config, import_paddle, say
 from ppsolo.config import load_answering_config
 
@@ -16,9 +17,9 @@ def add(commands: Commands) -> None:
     add_config(command)
     command.add_argument(
         "--output_dir",
-        required=True,
         metavar="DIR",
-        help="appears whole or not at all; an export there is replaced, anything else refused",
+        help="appears whole or not at all; an export there is replaced, anything else refused; default: "
+        "output_inference/NAME",
     )
     command.add_argument(
         "--format", choices=("paddle", "onnx"), default="paddle", help="whose runtime, default: %(default)s"
@@ -52,12 +53,18 @@ def add(commands: Commands) -> None:
     command.add_argument(
         "--class_thresholds", metavar="FILE", help="what `ppsolo eval --find_thresholds` wrote, kept in the export"
     )
+    command.add_argument("--exclude_nms", action="store_true", help="the same as --graph network")
+    add_refused_flags(command, "export")
     command.add_argument("--no_verify", dest="verify", action="store_false", help="write without comparing")
 
 
 def run(options: argparse.Namespace) -> int:
     """Write a model for Paddle Inference or onnxruntime, and verify what was written."""
     config = load_answering_config(options.config, options.override)
+    if options.output_dir is None:
+        options.output_dir = str(Path("output_inference") / config.name)
+    if options.exclude_nms:
+        options.graph = "network"
     if options.class_thresholds is not None:
         from ppsolo.evaluation.thresholds import with_thresholds
 

@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ppsolo.cli.paddledetection import add_refused_flags, add_slices, add_switch, tile_of_slices, truth
 from ppsolo.cli.shared import (
     INTERRUPTED,
     OK,
@@ -16,6 +17,7 @@ from ppsolo.cli.shared import (
     model_source,
     say,
     say_error,
+    say_note,
 )
 from ppsolo.data.tiles import checked_tiling
 from ppsolo.errors import ConfigError
@@ -37,6 +39,7 @@ def add(commands: Commands) -> None:
     _add_source(command)
     _add_results(command)
     _add_drawing(command)
+    _add_theirs(command)
     add_tiles(command)
     command.add_argument(
         "--batch_size", type=int, default=1, metavar="N", help="images per forward, default: %(default)s"
@@ -76,9 +79,9 @@ def _add_source(command: argparse.ArgumentParser) -> None:
 def _add_results(command: argparse.ArgumentParser) -> None:
     """Add what is written, and where."""
     command.add_argument("--output_dir", default="output/infer", metavar="DIR", help="default: %(default)s")
-    command.add_argument(
+    add_switch(
+        command,
         "--save_results",
-        action="store_true",
         help="the same as --save coco: predictions.json in the output directory, for a video predictions.jsonl too",
     )
     command.add_argument(
@@ -100,6 +103,7 @@ def _add_results(command: argparse.ArgumentParser) -> None:
 def _add_drawing(command: argparse.ArgumentParser) -> None:
     """Add how drawings look."""
     command.add_argument("--no_draw", action="store_true", help="write no drawings")
+    add_switch(command, "--visualize", default=True, help="False: the same as --no_draw")
     command.add_argument(
         "--draw",
         choices=("labels", "scores", "none"),
@@ -117,9 +121,35 @@ def _add_drawing(command: argparse.ArgumentParser) -> None:
     )
 
 
+def _add_theirs(command: argparse.ArgumentParser) -> None:
+    """Add the flags of PaddleDetection that are not ours by another meaning."""
+    command.add_argument("--infer_list", metavar="FILE", help="names in --infer_dir to predict on, one a line")
+    command.add_argument("--save_threshold", type=float, default=0.0, metavar="S", help="least score in results")
+    command.add_argument("--do_eval", type=truth, default=False, metavar="True|False", help="then run `ppsolo eval`")
+    add_switch(command, "--use_vdl", help=argparse.SUPPRESS)
+    add_slices(command)
+    add_refused_flags(command, "infer")
+
+
 def run(options: argparse.Namespace) -> int:
     """Predict on pictures, a folder, a video, a camera or a stream."""
     _check(options)
+    if options.use_vdl:
+        say_note("--use_vdl: drawings are files in --output_dir; VisualDL shows training alone")
+    if options.slice_infer:
+        options.tile, options.overlap = tile_of_slices(options)
+    code = _predict(options)
+    if options.do_eval and code in (OK, SOME_FAILED):
+        from ppsolo.cli import main
+
+        model = ["-c", options.config] if options.config is not None else ["--model_dir", options.model_dir]
+        changes = ["-o", *options.override] if options.override else []
+        code = main(["eval", *model, *changes]) or code
+    return code
+
+
+def _predict(options: argparse.Namespace) -> int:
+    """Predict and draw; the exit code."""
     tiling = checked_tiling(options.tile, options.overlap)
     model = model_source(options)
     from ppsolo.data.files import find_images
@@ -135,14 +165,17 @@ def run(options: argparse.Namespace) -> int:
         batch_size=options.batch_size,
         save=checked_formats([*options.save, *(["coco"] if options.save_results else [])]),
         pixel_size=options.pixel_size,
-        drawings=not options.no_draw,
+        drawings=options.visualize and not options.no_draw,
+        save_threshold=options.save_threshold,
         text=options.draw,
         color="class" if options.legend else options.color,
         legend=options.legend,
     )
     limits = StreamLimits(options.max_frames, options.max_seconds, options.stream_timeout, options.reconnect)
     # What is to be read and where to write is looked for before the weights are loaded: a wrong path is found at once.
-    if options.infer_dir is not None:
+    if options.infer_dir is not None and options.infer_list is not None:
+        source = Pictures(tuple(map(Picture, listed_images(Path(options.infer_dir), Path(options.infer_list)))), ())
+    elif options.infer_dir is not None:
         found = find_images(options.infer_dir)
         source = Pictures(tuple(map(Picture, found.images)), tuple(found.left_out))
     else:
@@ -168,8 +201,26 @@ def run(options: argparse.Namespace) -> int:
     return _report(summary, settings, left_out=0 if video else len(source.left_out))
 
 
+def listed_images(folder: Path, file: Path) -> list[Path]:
+    """The pictures of a folder that a file names, one a line. Raises ConfigError."""
+    try:
+        names = [line.strip() for line in file.read_text(encoding="utf-8").splitlines()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"--infer_list {file}: cannot be read ({error})") from None
+    paths = [folder / name for name in names if name]
+    missing = [path for path in paths if not path.is_file()]
+    if missing or not paths:
+        what = f"{missing[0]} does not exist" if missing else "names no picture"
+        raise ConfigError(f"--infer_list {file}: {what}; give names relative to --infer_dir")
+    return paths
+
+
 def _check(options: argparse.Namespace) -> None:
     """Refuse values that mean nothing."""
+    if options.infer_list is not None and options.infer_dir is None:
+        raise ConfigError("--infer_list names pictures of --infer_dir: give both")
+    if not 0.0 <= options.save_threshold <= 1.0:
+        raise ConfigError(f"--save_threshold is {options.save_threshold}, give a number from 0 to 1")
     if not 0.0 <= options.draw_threshold <= 1.0:
         raise ConfigError(f"--draw_threshold is {options.draw_threshold}, give a number from 0 to 1")
     if options.pixel_size is not None and not 0 < options.pixel_size < float("inf"):

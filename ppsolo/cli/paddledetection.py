@@ -15,8 +15,7 @@ from ppsolo.legacy.yaml_files import is_paddledetection
 SLIM = "compress with `ppsolo export`: --format onnx, or a runtime's own precision (load(..., precision='fp16'))"
 PROFILER = "use `ppsolo benchmark`, or the profiler of Paddle around `ppsolo.train`"
 NMS = "Matrix NMS joins instances; change postprocess.nms_kernel or postprocess.nms_sigma with -o"
-PROPOSALS = "SOLOv2 has no proposals"
-BENCHMARK_FLAGS = "leave it out"
+PROPOSALS = "SOLOv2 has no proposals; leave it out"
 # (tool, flag) -> what ppsolo has in its place. Every flag takes one value or none.
 REFUSED: dict[str, dict[str, str]] = {
     "train": {
@@ -34,7 +33,7 @@ REFUSED: dict[str, dict[str, str]] = {
     },
     "eval": {
         "--slim_config": SLIM,
-        "--bias": "boxes are those of the masks, so that no bias is to be chosen",
+        "--bias": "boxes are those of the masks; leave it out",
         "--amp": "evaluation computes in float32; export, and load with precision='fp16' or 'bf16'",
         "--combine_method": NMS,
         "--match_threshold": NMS,
@@ -43,14 +42,15 @@ REFUSED: dict[str, dict[str, str]] = {
     "infer": {
         "--slim_config": SLIM,
         "--vdl_log_dir": "drawings are files in --output_dir; VisualDL shows training alone",
-        "--rtn_im_file": "results name every picture",
+        "--rtn_im_file": "results always name their picture; leave it out",
         "--combine_method": NMS,
         "--match_threshold": NMS,
         "--match_metric": NMS,
     },
     "export": {
         "--slim_config": SLIM,
-        "--export_serving_model": "use `ppsolo export --layout triton`, or `ppsolo serve`",
+        "--export_serving_model": "use `ppsolo serve`",
+        "--for_fd": "FastDeploy is not written for; use `ppsolo export --format onnx`",
     },
 }
 
@@ -88,6 +88,25 @@ def truth(text: str) -> bool:
 def add_switch(command: argparse.ArgumentParser, flag: str, *, default: bool = False, help: str) -> None:
     """Add a flag that stands alone, or before True or False as PaddleDetection's do."""
     command.add_argument(flag, type=truth, nargs="?", const=True, default=default, metavar="True|False", help=help)
+
+
+def add_slices(command: argparse.ArgumentParser) -> None:
+    """Add PaddleDetection's flags for large pictures."""
+    hidden = argparse.SUPPRESS
+    command.add_argument("--slice_infer", action="store_true", help="the same as --tile, with PaddleDetection's flags")
+    command.add_argument("--slice_size", type=int, nargs="+", default=[640, 640], metavar="N", help=hidden)
+    command.add_argument("--overlap_ratio", type=float, nargs="+", default=[0.25, 0.25], metavar="R", help=hidden)
+
+
+def tile_of_slices(options: argparse.Namespace) -> tuple[int, int]:
+    """--tile and --overlap for --slice_size and --overlap_ratio. Raises ConfigError."""
+    size, ratio = set(options.slice_size), set(options.overlap_ratio)
+    if len(size) > 1 or len(ratio) > 1:
+        raise ConfigError(
+            "--slice_size and --overlap_ratio: tiles are squares, give one number; ours are --tile and --overlap"
+        )
+    tile = size.pop()
+    return tile, round(tile * ratio.pop())
 
 
 def prepare_options(options: argparse.Namespace) -> None:

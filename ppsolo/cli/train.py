@@ -4,10 +4,12 @@ import argparse
 import logging
 import os
 import sys
+from pathlib import Path
 
-from ppsolo.cli.shared import OK, Commands, add_command, add_config, import_paddle, say
+from ppsolo.cli.paddledetection import add_refused_flags, add_switch
+from ppsolo.cli.shared import OK, Commands, add_command, add_config, import_paddle, say, say_note
 from ppsolo.cli.suggest import add_start
-from ppsolo.config import load_config
+from ppsolo.config import load_config, override_config
 from ppsolo.errors import ConfigError
 from ppsolo.progress import Progress
 from ppsolo.schema import Config
@@ -31,11 +33,22 @@ def add(commands: Commands) -> None:
     command.add_argument(
         "-r",
         "--resume",
+        "--resume_checkpoint",
         nargs="?",
         const="auto",
         metavar="FILE",
-        help="go on from a training state; auto: the newest whole one of the run, or a new run where there is none",
+        help="go on from a training state; auto: the newest whole one of the run, or a new run where there is none; "
+        "weights (FILE.pdparams or its stem, of a PaddleDetection run too): start a new run from them",
     )
+    command.add_argument("--amp", "--fp16", action="store_true", help="mixed precision on a GPU, as train.amp=O1")
+    command.add_argument(
+        "--eval", action="store_true", help="evaluate while training, which is the default: see train.evaluate_every"
+    )
+    add_switch(command, "--use_vdl", default=True, help="VisualDL's log, which every run writes in its directory")
+    command.add_argument("--vdl_log_dir", metavar="DIR", help="link DIR to VisualDL's log")
+    command.add_argument("--fleet", action="store_true", help=argparse.SUPPRESS)
+    add_switch(command, "--enable_ce", help=argparse.SUPPRESS)
+    add_refused_flags(command, "train")
 
 
 def run(options: argparse.Namespace) -> int:
@@ -44,7 +57,7 @@ def run(options: argparse.Namespace) -> int:
     if options.recipe is None:
         if options.config is None:
             raise ConfigError("give a configuration (-c FILE), or --recipe auto with the data set (-o data.root=...)")
-        config = load_config(options.config, options.override)
+        config = _with_flags(load_config(options.config, options.override), options)
     try:
         with StopRequest(launcher=launcher_id(), console=sys.stderr) as stop:
             import_paddle()
@@ -62,6 +75,50 @@ def run(options: argparse.Namespace) -> int:
         return interruption.exit_code
     say(str(summary))
     return OK
+
+
+def _with_flags(config: Config, options: argparse.Namespace) -> Config:
+    """The configuration with --amp, --eval and weights given as --resume; says what is different from them."""
+    changes: dict[str, object] = {}
+    if options.amp:
+        changes["train.amp"] = "O1"
+    if options.eval and config.train.evaluate_every == 0:
+        changes["train.evaluate_every"] = 1
+    if options.fleet:
+        say_note("--fleet: processes average gradients by themselves under paddle.distributed.launch; ignored")
+    if options.enable_ce:
+        say_note("--enable_ce: every run is drawn from train.seed; ignored")
+    if not options.use_vdl:
+        say_note("--use_vdl False: the run's directory holds VisualDL's log all the same")
+    if options.vdl_log_dir is not None:
+        log = Path(config.train.output_dir) / config.name / "visualdl"
+        link_folder(Path(options.vdl_log_dir), log)
+    if options.resume not in (None, "auto") and (weights := weights_to_resume(options.resume)) is not None:
+        say_note(f"--resume {options.resume}: no training state but weights; optimizer and schedule begin anew")
+        changes["weights"] = str(weights)
+        options.resume = None
+    return override_config(config, changes) if changes else config
+
+
+def weights_to_resume(source: str) -> Path | None:
+    """The weights file that --resume names by its name or its stem; None for a training state."""
+    if Path(source).suffix in (".pdparams", ".pdema"):
+        return Path(source)
+    beside = Path(f"{source}.pdparams")
+    return beside if not Path(source).exists() and beside.is_file() else None
+
+
+def link_folder(link: Path, target: Path) -> None:
+    """Make `link` lead to `target`, which may come later. Raises ConfigError where something else stands there."""
+    if os.environ.get("PADDLE_TRAINER_ID", "0") != "0":
+        return
+    try:
+        if link.is_symlink():
+            link.unlink()
+        link.parent.mkdir(parents=True, exist_ok=True)
+        link.symlink_to(target.absolute(), target_is_directory=True)
+    except OSError as error:
+        raise ConfigError(f"--vdl_log_dir {link}: cannot be made ({error.strerror}); choose another") from None
 
 
 def _recipe(options: argparse.Namespace) -> Config:
