@@ -32,6 +32,7 @@ TEST = [
     *READERS,
     "httpx",
     "selenium",
+    "tensorboardX>=2.6",
 ]  # selenium drives the page
 
 setup(
@@ -65,6 +66,9 @@ setup(
         "formats": FORMATS,
         "images": IMAGES,
         "video": VIDEO,
+        "tensorboard": ["tensorboardX>=2.6"],
+        "mlflow": ["mlflow-skinny>=2.14", "sqlalchemy", "alembic"],
+        "wandb": ["wandb>=0.17"],
         "test": TEST,
         "dev": [*TEST, "ruff", "pyright[nodejs]"],
     },

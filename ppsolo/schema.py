@@ -289,6 +289,7 @@ class TrainConfig:
         checkpoint_steps: steps from one training state to the next within an epoch; its end always writes one.
         keep_checkpoints: training states that are kept, the newest first.
         log_every: steps from one log line to the next.
+        sinks: trackers that get the metrics, besides log.jsonl and log.csv.
         augment, targets, loss, optimizer, schedule: the parts of the recipe.
     """
 
@@ -306,6 +307,7 @@ class TrainConfig:
     checkpoint_steps: int = 1000
     keep_checkpoints: int = 2
     log_every: int = 20
+    sinks: tuple[Literal["visualdl", "tensorboard", "mlflow", "wandb"], ...] = ("visualdl",)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     targets: TargetsConfig = field(default_factory=TargetsConfig)
     loss: LossConfig = field(default_factory=LossConfig)

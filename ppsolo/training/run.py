@@ -24,7 +24,16 @@ from ppsolo.models.solov2 import SOLOv2
 from ppsolo.processes import Processes, start_processes
 from ppsolo.schema import Config
 from ppsolo.training.model_card import model_card, read_licenses
-from ppsolo.training.sinks import ConsoleSink, JsonLinesSink, Sink, VisualDLSink
+from ppsolo.training.sinks import (
+    ConsoleSink,
+    CsvSink,
+    JsonLinesSink,
+    MLflowSink,
+    Sink,
+    TensorBoardSink,
+    VisualDLSink,
+    WandbSink,
+)
 from ppsolo.training.state import RunDirectory, TrainingState, check_same_run, read_state, write_config
 from ppsolo.training.stop_request import StopRequest, TrainingInterrupted, launcher_id
 from ppsolo.training.sync_norms import check_sync_norms
@@ -127,7 +136,7 @@ def _train_in(
             run.prepare(config, config.class_names)
             first_step = 0 if resumed is None else resumed.record["step"]
             total_steps = loader.batches_per_epoch // config.train.accumulate * config.train.epochs
-            sinks += _open_sinks(run, console, first_step=first_step, total_steps=total_steps)
+            sinks += _open_sinks(run, config, console, first_step=first_step, total_steps=total_steps)
         trainer = build_trainer(
             config,
             loader,
@@ -160,12 +169,23 @@ def _train_in(
     return trainer
 
 
-def _open_sinks(run: RunDirectory, console: TextIO | None, *, first_step: int, total_steps: int) -> list[Sink]:
+def _open_sinks(
+    run: RunDirectory, config: Config, console: TextIO | None, *, first_step: int, total_steps: int
+) -> list[Sink]:
     sinks: list[Sink] = []
     if console is not None:
         sinks.append(ConsoleSink(console, first_step=first_step, total_steps=total_steps))
     sinks.append(JsonLinesSink(run.log_file, first_step=first_step))
-    sinks.append(VisualDLSink(run.visualdl, first_step=first_step))
+    sinks.append(CsvSink(run.csv_file, first_step=first_step))
+    for name in config.train.sinks:
+        if name == "visualdl":
+            sinks.append(VisualDLSink(run.visualdl, first_step=first_step))
+        elif name == "tensorboard":
+            sinks.append(TensorBoardSink(run.path / name, first_step=first_step))
+        elif name == "mlflow":
+            sinks.append(MLflowSink(run.path / name, config.name))
+        else:
+            sinks.append(WandbSink(run.path, config.name))
     return sinks
 
 

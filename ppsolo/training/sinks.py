@@ -1,14 +1,23 @@
-"""Where the metrics of a run go: the console, a file of JSON lines, VisualDL."""
+"""The sinks of a run's metrics: console, JSON lines, CSV, VisualDL, TensorBoard, MLflow, Weights & Biases."""
 
+import importlib
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Protocol, TextIO
+from typing import Any, Protocol, TextIO
 
 import numpy as np
 
 from ppsolo.atomic import atomic_writer
+from ppsolo.errors import ConfigError
 from ppsolo.progress import Progress
+
+CSV_COLUMNS = (
+    *(f"train/{name}" for name in ("loss", "loss_mask", "loss_category", "learning_rate", "step_seconds")),
+    *(f"train/{name}" for name in ("data_seconds", "epoch")),
+    *(f"val/{kind}_{name}" for kind in ("segm", "bbox") for name in ("AP", "AP50", "AP75")),
+)
 
 # A number, or a picture: uint8 RGB [H, W, 3].
 Metrics = Mapping[str, float | np.ndarray]
@@ -102,6 +111,98 @@ class VisualDLSink:
 
     def close(self) -> None:
         self._writer.close()
+
+
+class CsvSink:
+    """One line a step with losses or an evaluation, for spreadsheets; empty where a step has no such number.
+
+    Lines that are there already stay up to `first_step`.
+    """
+
+    def __init__(self, path: Path, *, first_step: int):
+        kept = [line for line in _lines(path)[1:] if line.endswith("\n") and int(line.partition(",")[0]) <= first_step]
+        with atomic_writer(path, "w") as stream:
+            stream.writelines([",".join(("step", *CSV_COLUMNS)) + "\n", *kept])
+        self._stream = path.open("a", encoding="utf-8")
+
+    def log(self, metrics: Metrics, step: int) -> None:
+        numbers = _numbers(metrics)
+        self._stream.write(",".join([str(step), *(str(numbers.get(name, "")) for name in CSV_COLUMNS)]) + "\n")
+        self._stream.flush()
+
+    def close(self) -> None:
+        self._stream.close()
+
+
+class TensorBoardSink:
+    """Records for `tensorboard --logdir folder`. Raises ConfigError where tensorboardX is not installed."""
+
+    def __init__(self, folder: Path, *, first_step: int):
+        writer = _tracker("tensorboardX", "tensorboard").SummaryWriter
+        self._writer = writer(str(folder), purge_step=first_step + 1 if first_step else None)
+
+    def log(self, metrics: Metrics, step: int) -> None:
+        for name, value in metrics.items():
+            if isinstance(value, np.ndarray):
+                self._writer.add_image(name, value, step, dataformats="HWC")
+            else:
+                self._writer.add_scalar(name, value, step)
+
+    def close(self) -> None:
+        self._writer.close()
+
+
+class MLflowSink:
+    """Metrics for MLflow, at the server of MLFLOW_TRACKING_URI, else in `folder`; each session is a run there.
+
+    Raises ConfigError where MLflow is not installed.
+    """
+
+    def __init__(self, folder: Path, name: str):
+        self._mlflow = _tracker("mlflow", "mlflow")
+        if "MLFLOW_TRACKING_URI" not in os.environ:
+            folder.mkdir(parents=True, exist_ok=True)
+            self._mlflow.set_tracking_uri(f"sqlite:///{folder.absolute()}/mlflow.db")
+        self._run = self._mlflow.start_run(run_name=name)
+
+    def log(self, metrics: Metrics, step: int) -> None:
+        self._mlflow.log_metrics(_numbers(metrics), step=step)
+
+    def close(self) -> None:
+        self._mlflow.end_run()
+
+
+class WandbSink:
+    """Metrics and pictures for Weights & Biases; WANDB_MODE=offline keeps them in `folder`.
+
+    Raises ConfigError where wandb is not installed.
+    """
+
+    def __init__(self, folder: Path, name: str):
+        self._wandb = _tracker("wandb", "wandb")
+        self._run = self._wandb.init(project="ppsolo", name=name, dir=str(folder))
+
+    def log(self, metrics: Metrics, step: int) -> None:
+        shown = {
+            name: self._wandb.Image(value) if isinstance(value, np.ndarray) else value
+            for name, value in metrics.items()
+        }
+        self._run.log({**shown, "step": step})
+
+    def close(self) -> None:
+        self._run.finish()
+
+
+def _tracker(module: str, extra: str) -> Any:
+    """The module, imported where a run asks for it."""
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name != module:
+            raise
+        raise ConfigError(
+            f"train.sinks names {extra}, whose package is not installed: pip install 'ppsolo[{extra}]'"
+        ) from None
 
 
 def _numbers(metrics: Metrics) -> dict[str, float]:

@@ -49,6 +49,7 @@ FREE_KEYS = (
     "train.output_dir",
     "train.patience",
     "train.pictures",
+    "train.sinks",
     "weights",
 )
 
@@ -112,6 +113,7 @@ class RunDirectory:
         self.path = path
         self.config_file = path / "config.yml"
         self.log_file = path / "log.jsonl"
+        self.csv_file = path / "log.csv"
         self.card = path / "model_card.md"
         self.visualdl = path / "visualdl"
         self.best_weights = path / "best.pdparams"
@@ -176,7 +178,7 @@ class RunDirectory:
 
     def clear(self) -> None:
         """Remove what an earlier run has written, and nothing else that lies there. Raises OSError."""
-        written = [self.config_file, self.path / "class_names.txt", self.log_file, self.card]
+        written = [self.config_file, self.path / "class_names.txt", self.log_file, self.csv_file, self.card]
         for weights in (self.best_weights, self.last_weights):
             written += [weights, weights.with_suffix(".yml")]
         for file in (*written, *self.states(), *self.visualdl.glob("vdlrecords.*")):

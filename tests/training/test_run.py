@@ -56,6 +56,7 @@ def test_a_run_leaves_what_it_should(run):
         "config.yml",
         "last.pdparams",
         "last.yml",
+        "log.csv",
         "log.jsonl",
         "model_card.md",
         "visualdl",

@@ -1,12 +1,24 @@
 """Sinks: what they are given is where it belongs."""
 
+import csv
 import io
 import json
+import struct
 
 import numpy as np
 import pytest
 
-from ppsolo.training.sinks import ConsoleSink, JsonLinesSink, VisualDLSink
+from ppsolo.errors import ConfigError
+from ppsolo.training import sinks
+from ppsolo.training.sinks import (
+    ConsoleSink,
+    CsvSink,
+    JsonLinesSink,
+    MLflowSink,
+    TensorBoardSink,
+    VisualDLSink,
+    WandbSink,
+)
 
 TRAIN = {
     "train/loss": 0.75,
@@ -88,3 +100,70 @@ def test_a_new_run_forgets_the_records_of_one_that_came_to_nothing(tmp_path, fir
     sink.log({"train/loss": 0.75}, first_step)
     sink.close()
     assert len(list(tmp_path.glob("vdlrecords.*"))) == files
+
+
+def test_csv_has_a_column_for_each_number_and_goes_on_where_training_does(tmp_path):
+    path = tmp_path / "log.csv"
+    sink = CsvSink(path, first_step=0)
+    sink.log(TRAIN, 20)
+    sink.log({"val/segm_AP": 0.5, "val/image_3": PICTURE}, 20)
+    sink.log(TRAIN, 40)
+    sink.close()
+    path.write_text(path.read_text() + "60,0.")  # cut off
+    CsvSink(path, first_step=20).close()
+    rows = list(csv.DictReader(path.open()))
+    assert [row["step"] for row in rows] == ["20", "20"]
+    assert rows[0]["train/loss"] == "0.75" and rows[0]["val/segm_AP"] == ""
+    assert rows[1]["val/segm_AP"] == "0.5" and rows[1]["train/loss"] == ""
+
+
+def test_tensorboard_gets_numbers_and_pictures(tmp_path):
+    pytest.importorskip("tensorboardX")
+    from tensorboardX.proto.event_pb2 import Event  # pyright: ignore[reportAttributeAccessIssue]
+
+    sink = TensorBoardSink(tmp_path, first_step=0)
+    sink.log({"train/loss": 0.75, "val/image_3": PICTURE}, 2)
+    sink.close()
+    (file,) = tmp_path.iterdir()
+    values = {}
+    content = file.read_bytes()
+    while content:  # length, its checksum, an event, its checksum
+        (size,) = struct.unpack("<Q", content[:8])
+        event = Event.FromString(content[12 : 12 + size])
+        values |= {value.tag: (event.step, value) for value in event.summary.value}
+        content = content[16 + size :]
+    assert values["train/loss"][0] == 2 and values["train/loss"][1].simple_value == 0.75
+    assert (values["val/image_3"][1].image.height, values["val/image_3"][1].image.width) == (4, 6)
+
+
+def test_mlflow_gets_the_numbers(tmp_path, monkeypatch):
+    mlflow = pytest.importorskip("mlflow")
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    sink = MLflowSink(tmp_path / "mlflow", "mine")
+    sink.log({"train/loss": 0.75, "val/image_3": PICTURE}, 2)
+    sink.close()
+    (run,) = mlflow.search_runs(output_format="list")
+    assert run.info.run_name == "mine" and run.data.metrics == {"train/loss": 0.75}
+
+
+def test_wandb_gets_the_numbers(tmp_path, monkeypatch):
+    pytest.importorskip("wandb")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    sink = WandbSink(tmp_path, "mine")
+    sink.log({"train/loss": 0.75, "val/image_3": PICTURE}, 2)
+    sink.close()
+    assert list((tmp_path / "wandb").glob("offline-run-*/run-*.wandb"))
+
+
+def test_a_tracker_that_is_not_installed_is_named_with_the_remedy(tmp_path, monkeypatch):
+    def missing(name):
+        raise ModuleNotFoundError(name=name)
+
+    monkeypatch.setattr(sinks.importlib, "import_module", missing)
+    for make, extra in (
+        (lambda: TensorBoardSink(tmp_path, first_step=0), "tensorboard"),
+        (lambda: MLflowSink(tmp_path, "mine"), "mlflow"),
+        (lambda: WandbSink(tmp_path, "mine"), "wandb"),
+    ):
+        with pytest.raises(ConfigError, match=rf"names {extra}, .* pip install 'ppsolo\[{extra}\]'"):
+            make()
