@@ -12,7 +12,9 @@ ONNX = ["onnx>=1.16", "onnxruntime>=1.25"]
 ONNX_GPU = ["onnx>=1.16", "onnxruntime-gpu>=1.25"]
 OPENVINO = ["onnx>=1.16", "openvino>=2025.1"]
 
-SERVE = ["fastapi>=0.115", "uvicorn>=0.30", "python-multipart>=0.0.20", "prometheus-client>=0.20"]
+# ppsolo builds on internals of uvicorn's connections, hence its upper bound; h11 is what they parse with.
+SERVE = ["fastapi>=0.115,<1", "uvicorn>=0.30,<0.55", "h11>=0.14,<0.17", "prometheus-client>=0.20"]
+FUZZ = ["atheris; python_version < '3.13'", "hypothesis"]  # for scripts/fuzz.py and the tests
 # Results for other tools: data frames, Parquet, ImageJ's ROIs, supervision.
 FORMATS = ["pandas", "pyarrow<26", "roifile", "supervision"]  # pyarrow 26 refuses numpy 1, which Paddle 2.6 needs
 READERS = ["labelme", "supervision", "geojson", "shapely", "pillow", "tifffile"]  # other tools that read our files
@@ -31,6 +33,7 @@ TEST = [
     *VIDEO,
     *READERS,
     "httpx",
+    "hypothesis",
     "selenium",
     "tensorboardX>=2.6",
 ]  # selenium drives the page
@@ -70,6 +73,7 @@ setup(
         "mlflow": ["mlflow-skinny>=2.14", "sqlalchemy", "alembic"],
         "wandb": ["wandb>=0.17"],
         "test": TEST,
+        "fuzz": FUZZ,
         "dev": [*TEST, "ruff", "pyright[nodejs]"],
     },
     entry_points={"console_scripts": ["ppsolo = ppsolo.cli:main"]},

@@ -61,7 +61,12 @@ def read_tar(source: Source) -> dict[str, np.ndarray]:
     weights: dict[str, np.ndarray] = {}
     folders: set[str] = set()
     for member in _members(source):
-        *folder, name = _parts(source, member.name)
+        parts = _parts(source, member.name)
+        if not parts:
+            raise source.fail(
+                f"holds a file under {quoted(member.name)}, which names none; get it from a source you trust"
+            )
+        *folder, name = parts
         if name.startswith("."):
             source.skip(member.size + member.padding)
             continue

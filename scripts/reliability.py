@@ -1,0 +1,24 @@
+"""The page of figures, tests/RELIABILITY.md: one section per script that measures, each replaced by its next run."""
+
+import datetime
+import platform
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+PAGE = Path(__file__).parents[1] / "tests" / "RELIABILITY.md"
+HEAD = """# Reliability
+
+Each section is written by the script that it names, when that is run with `--record`. Nothing here is edited by hand.
+"""
+
+
+def record(script: str, lines: Sequence[str], page: Path = PAGE) -> None:
+    """Replace the section of a script by these lines, under the date and the machine."""
+    text = page.read_text(encoding="utf-8") if page.exists() else HEAD
+    start, end = f"<!-- {script} -->", f"<!-- end of {script} -->"
+    text = re.sub(rf"\n{re.escape(start)}.*?{re.escape(end)}\n", "", text, flags=re.DOTALL)
+    today = datetime.datetime.now(tz=datetime.timezone.utc).date()
+    about = f"{today}, Python {platform.python_version()}, {platform.system()} {platform.machine()}"
+    section = [start, f"## `scripts/{script}`", "", about, "", *lines, end]
+    page.write_text(text + "\n" + "\n".join(section) + "\n", encoding="utf-8")
