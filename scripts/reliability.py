@@ -1,8 +1,10 @@
 """The page of figures, tests/RELIABILITY.md: one section per script that measures, each replaced by its next run."""
 
+import argparse
 import datetime
 import platform
 import re
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -22,3 +24,14 @@ def record(script: str, lines: Sequence[str], page: Path = PAGE) -> None:
     about = f"{today}, Python {platform.python_version()}, {platform.system()} {platform.machine()}"
     section = [start, f"## `scripts/{script}`", "", about, "", *lines, end]
     page.write_text(text + "\n" + "\n".join(section) + "\n", encoding="utf-8")
+
+
+def main() -> int:
+    """Print the page."""
+    argparse.ArgumentParser(description=__doc__).parse_args()
+    sys.stdout.write(PAGE.read_text(encoding="utf-8") if PAGE.exists() else HEAD)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
