@@ -4,6 +4,7 @@ import argparse
 import asyncio
 import contextlib
 import json
+import math
 import os
 import random
 import signal
@@ -32,7 +33,7 @@ TIMEOUT = 20.0  # seconds
 PATIENCE = 4 * TIMEOUT  # of a client; a service that keeps its word needs no more than three times its timeout
 SCORE_TOLERANCE = 1e-4  # another batch size may take other kernels: float32 rounding
 PIXEL_TOLERANCE = 20  # for the same reason
-GROWTH, SLACK = 1.1, 50.0  # times and MB: the most that the memory may grow, from the second fifth to the last
+GROWTH = 1.02  # times: the most that the memory may grow, from the second fifth (a minute of five) to the last
 
 
 @dataclass
@@ -74,6 +75,10 @@ def main() -> int:
             report["disorder"].append(f"the service ended with exit code {service.returncode}")
     finally:
         service.kill()
+    if options.record:
+        from reliability import record
+
+        record("load_test.py", [f"- {key.replace('_', ' ')}: {value}" for key, value in report.items()])
     sys.stdout.write(json.dumps({"stood": not report["disorder"], **report}, indent=1) + "\n")
     return 1 if report["disorder"] else 0
 
@@ -84,9 +89,14 @@ def _options() -> argparse.Namespace:
     parser.add_argument("-o", "--override", nargs="+", required=True, metavar="KEY=VALUE", help="e.g. weights=FILE")
     parser.add_argument("--clients", type=int, default=200, metavar="N", help="default: %(default)s")
     parser.add_argument("--hostile", type=int, default=20, metavar="N", help="how many of them, default: %(default)s")
-    parser.add_argument("--seconds", type=float, default=60.0, metavar="S", help="default: %(default)s")
+    parser.add_argument("--seconds", type=float, default=300.0, metavar="S", help="default: %(default)s")
     parser.add_argument("--batch_size", type=int, default=4, metavar="N", help="of the service, default: %(default)s")
     parser.add_argument("--queue", type=int, default=32, metavar="N", help="of the service, default: %(default)s")
+    parser.add_argument("--health_ms", type=float, default=100.0, metavar="MS", help="most of /health, 99th percentile")
+    parser.add_argument(
+        "--slack_mb", type=float, default=0.0, metavar="MB", help="growth of memory to allow besides 2 %%"
+    )
+    parser.add_argument("--record", action="store_true", help="write the figures to tests/RELIABILITY.md")
     return parser.parse_args()
 
 
@@ -133,6 +143,8 @@ async def _load(pictures: Sequence[Picture], pid: int, port: int, options: argpa
     started = time.monotonic()
     until = started + options.seconds
     watch = asyncio.create_task(_watch_memory(pid, memory))
+    health: list[float] = []
+    watch_health = asyncio.create_task(_watch_health(port, health))
     await asyncio.gather(
         *(
             (_hostile_client if number < options.hostile else _client)(
@@ -142,10 +154,14 @@ async def _load(pictures: Sequence[Picture], pid: int, port: int, options: argpa
         )
     )
     watch.cancel()
+    watch_health.cancel()
+    health_ms = 1000 * float(np.percentile(health or [math.inf], 99))
+    if health_ms > options.health_ms:
+        tally.disorder.append(f"/health took {health_ms:.0f} ms at the 99th percentile")
     seconds = time.monotonic() - started
     fifth = len(memory) // 5
     early, late = (float(np.median(part)) for part in (memory[fifth : 2 * fifth + 1], memory[-fifth - 1 :]))
-    if late > GROWTH * early + SLACK:
+    if late > GROWTH * early + options.slack_mb:
         tally.disorder.append(f"the memory grew from {early:.0f} to {late:.0f} MB")
     if not tally.statuses[200]:
         tally.disorder.append("nothing was answered")
@@ -158,6 +174,7 @@ async def _load(pictures: Sequence[Picture], pid: int, port: int, options: argpa
         "answers_per_second": round(tally.statuses[200] / seconds, 1),
         "instances_compared": tally.instances,
         "answer_ms": {f"p{p}": round(1000 * float(np.percentile(tally.seconds or [0], p))) for p in (50, 90, 99, 100)},
+        "health_ms_p99": round(health_ms, 1),
         "hostile": dict(sorted(tally.hostile.items())),
         "memory_mb": {
             "first": round(memory[0]),
@@ -174,6 +191,18 @@ async def _watch_memory(pid: int, memory: list[float]) -> None:
         status = Path(f"/proc/{pid}/status").read_text()
         memory.append(int(status.partition("VmRSS:")[2].split()[0]) / 1024)
         await asyncio.sleep(0.5)
+
+
+async def _watch_health(port: int, seconds: list[float]) -> None:
+    """Append what /health takes, ten times a second, each time over a new connection."""
+    while True:
+        started = time.monotonic()
+        reader, writer = await _connect(port)
+        writer.write(b"GET /health HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+        await reader.read()
+        writer.close()
+        seconds.append(time.monotonic() - started)
+        await asyncio.sleep(0.1)
 
 
 async def _client(pictures: Sequence[Picture], port: int, until: float, tally: Tally, chance: random.Random) -> None:
@@ -302,6 +331,16 @@ async def _malformed_form(reader: asyncio.StreamReader, writer: asyncio.StreamWr
     return await _send(reader, writer, _request(picture.data, "multipart/form-data; boundary=limit"))
 
 
+async def _repeated_boundaries(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, picture: Picture) -> int:
+    body = b"--limit\r\n" * (MAX_BYTES // 10)
+    return await _send(reader, writer, _request(body, "multipart/form-data; boundary=limit"))
+
+
+async def _foreign_page(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, picture: Picture) -> int:
+    head = _head(picture.kind, f"Origin: http://evil.example\r\nContent-Length: {len(picture.data)}")
+    return await _send(reader, writer, head, picture.data)
+
+
 async def _huge_as_stated(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, picture: Picture) -> int:
     return await _send(reader, writer, _head(picture.kind, f"Content-Length: {10**11}"))
 
@@ -363,6 +402,8 @@ HARMS: tuple[tuple[Harm, tuple[int | str, ...]], ...] = (
     (_cut_short, (422, 503)),
     (_too_many_pixels, (422, 503)),
     (_malformed_form, (400, 503)),
+    (_repeated_boundaries, (400, 503, "ConnectionResetError", "BrokenPipeError")),
+    (_foreign_page, (403,)),
     (_huge_as_stated, (413, 503)),
     (_huge_in_chunks, (413, 503, "ConnectionResetError", "BrokenPipeError")),
     (_no_http, ("400",)),
