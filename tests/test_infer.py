@@ -1,6 +1,7 @@
 """Prediction over directories, patterns and videos: results, drawings, failures, exit codes."""
 
 import csv
+import io
 import json
 import re
 
@@ -9,11 +10,13 @@ import numpy as np
 import paddle
 import pytest
 from pycocotools import mask as coco_mask
+from real_files import case
 
 from ppsolo import build_model, load_config, save_weights
 from ppsolo.cli import main
 from ppsolo.data.images import read_image, write_image
 from ppsolo.data.videos import VideoWriter
+from ppsolo.errors import ImageError
 from ppsolo.results.files.names import FORMAT_NAMES
 
 
@@ -241,3 +244,102 @@ def test_tiles(system, tmp_path, capsys):
     assert (tmp_path / "drawn" / "large.png").is_file()
     assert main(["infer", *system, "--source", str(large), "--tile", "96", "--overlap", "90"]) == 2
     assert "overlap is 90" in capsys.readouterr().err
+
+
+def lines_of(output) -> list[dict]:
+    return [json.loads(line) for line in (output / "predictions.jsonl").read_text().splitlines()]
+
+
+def test_the_case_of_suffixes(system, tmp_path, capsys):
+    output = tmp_path / "out"
+    assert main(["infer", *system, "--source", str(case("directory_suffixes", "in")), "--output_dir", str(output)]) == 0
+    drawn = {"a.jpg", "b.png", "c.png", "d.png", "i.png", "j.png"}
+    assert {path.name for path in output.iterdir()} == drawn and "in 6 images" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("file", "frames", "end"),
+    [
+        (("video_edit_list", "trimmed.mp4"), 12, 1.3),
+        (("video_variable_rate", "vfr.mkv"), 23, 1.95),
+        (("video_variable_rate", "dropped_frames.avi"), 10, 0.9),
+    ],
+)
+def test_videos_of_the_cases(system, tmp_path, capsys, file, frames, end):
+    output, few = tmp_path / "out", ["-o", "postprocess.max_instances=5"]
+    assert (
+        main(["infer", *system, "--source", str(case(*file)), "--output_dir", str(output), "--save", "coco", *few]) == 0
+    )
+    captured = capsys.readouterr()
+    assert f"in {frames} images" in captured.out and "damage" not in captured.out + captured.err
+    lines = lines_of(output)
+    assert [line["frame"] for line in lines] == list(range(frames))
+    assert lines[0]["time"] == 0 and lines[-1]["time"] == pytest.approx(end, abs=0.002)
+    assert all(line["video"] == file[1] and line["width"] > 0 for line in lines)
+    entries = [entry for line in lines for entry in line["instances"]]
+    assert len(entries) == len(results_of(output))
+    assert set(entries[0]) == {"category_id", "category_name", "segmentation", "score", "bbox"}
+    assert (output / file[1]).with_suffix(".mp4").exists()
+
+
+def test_what_a_folder_run_leaves_out_is_named_and_counted(system, folder, tmp_path, capsys):
+    (folder / "scan.pdf").write_bytes(b"%PDF-1.4")
+    (folder / "clip.mts").write_bytes(b"")
+    assert main(["infer", *system, "--infer_dir", str(folder), "--output_dir", str(tmp_path / "out"), "--no_draw"]) == 1
+    captured = capsys.readouterr()
+    assert "scan.pdf: left out, not a picture" in captured.err and "clip.mts: left out, a video" in captured.err
+    assert "2 files were left out" in captured.err and "in 3 images; none are drawn" in captured.out
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_lists_on_standard_input(system, folder, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("sys.stdin", io.StringIO(f"{folder / 'a.png'}\n{folder / 'b.bmp'}\n{folder / 'gone.png'}\n"))
+    output = tmp_path / "out"
+    assert main(["infer", *system, "--source", "-", "--output_dir", str(output), "--save", "coco"]) == 1
+    captured = capsys.readouterr()
+    assert "in 2 images" in captured.out and "gone.png: no such file" in captured.err
+
+
+def test_a_video_that_cannot_be_drawn_keeps_its_results(system, tmp_path, monkeypatch, capsys):
+    with VideoWriter(tmp_path / "clip.mp4", fps=5, size=(60, 90)) as video:
+        for seed in range(3):
+            video.write(picture(seed))
+
+    def refuse(*arguments: object, **options: object) -> None:
+        raise ImageError("clip.mp4: OpenCV cannot write mp4v")
+
+    monkeypatch.setattr("ppsolo.infer.VideoWriter", refuse)
+    output = tmp_path / "out"
+    arguments = ["--source", str(tmp_path / "clip.mp4"), "--output_dir", str(output), "--save", "coco", "csv"]
+    assert main(["infer", *system, *arguments, "--max_frames", "2"]) == 1
+    assert "the video is not drawn, results go on" in capsys.readouterr().err
+    assert len(lines_of(output)) == 2 and (output / "instances.csv").exists() and not (output / "clip.mp4").exists()
+
+
+def test_drawings_without_names_or_in_the_colours_of_classes(system, folder, tmp_path):
+    write_image(folder / "large.png", picture(3, 300, 400))
+    few = ["-o", "postprocess.max_instances=3"]
+    drawn = {}
+    for name, flags in (
+        ("plain", []),
+        ("scores", ["--draw", "scores"]),
+        ("none", ["--draw", "none"]),
+        ("class", ["--color", "class", "--draw", "none"]),
+        ("legend", ["--legend", "--draw", "none"]),
+    ):
+        arguments = ["--source", str(folder / "large.png"), "--output_dir", str(tmp_path / name)]
+        assert main(["infer", *system, *few, *arguments, "--draw_threshold", "0", *flags]) == 0
+        drawn[name] = read_image(tmp_path / name / "large.png").tobytes()
+    different = len(set(drawn.values()))
+    assert different == 5
+
+
+def test_addresses_take_a_flag_and_odd_limits_are_refused(system, folder, tmp_path, capsys):
+    for flags, expected in (
+        (["--source", "http://127.0.0.1:1/a.png"], "--allow_network"),
+        (["--source", "http://127.0.0.1:1/a.png", "--allow_network"], "cannot be fetched"),
+        (["--source", str(folder), "--max_frames", "0"], "--max_frames is 0"),
+        (["--source", str(folder), "--legend", "--color", "instance"], "--legend"),
+    ):
+        assert main(["infer", *system, *flags, "--output_dir", str(tmp_path / "out")]) == 2
+        assert expected in capsys.readouterr().err
