@@ -1,5 +1,7 @@
 """The training loader: batches that depend on the seed alone, made here or in worker processes."""
 
+# Not paddle.io.DataLoader: reading needs no Paddle, and there a worker's error becomes a text with a traceback.
+
 import gc
 import mmap
 import multiprocessing

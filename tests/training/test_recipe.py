@@ -102,7 +102,7 @@ def test_bad_input_is_named(drawn, tmp_path, capsys):
     with pytest.raises(ConfigError, match=r"mine\.yml is a file: give a name"):
         suggest_recipe("mine.yml", options(drawn))
     with pytest.raises(DatasetError, match=r"gone\.json"):
-        suggest_recipe(None, [*options(drawn), "data.train_annotations=gone.json"])
+        suggest_recipe(None, [f"data.root={tmp_path}", "data.train_annotations=gone.json", "data.train_images=train"])
     with pytest.raises(DatasetError, match="no image has an instance"):
         data_facts([], classes=1)
     assert main(["train"]) == 2
