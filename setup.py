@@ -17,6 +17,7 @@ SERVE = ["fastapi>=0.115,<1", "uvicorn>=0.30,<0.55", "h11>=0.14,<0.17", "prometh
 FUZZ = ["atheris; python_version < '3.13'", "hypothesis"]  # for scripts/fuzz.py and the tests
 # Results for other tools: data frames, Parquet, ImageJ's ROIs, supervision.
 FORMATS = ["pandas", "pyarrow<26", "roifile", "supervision"]  # pyarrow 26 refuses numpy 1, which Paddle 2.6 needs
+RAY = ["ray[data]>=2.40"]
 READERS = ["labelme", "supervision", "geojson", "shapely", "pillow", "tifffile"]  # other tools that read our files
 # Scientific TIFF, animations, AVIF and HEIC; frames of codecs that OpenCV lacks, and a verdict on damage.
 IMAGES = ["tifffile>=2024.1.30,<2027", "imagecodecs", "pillow>=11.3", "pillow-heif"]
@@ -29,6 +30,7 @@ TEST = [
     *OPENVINO,
     *SERVE,
     *FORMATS,
+    *RAY,
     *IMAGES,
     *VIDEO,
     *READERS,
@@ -67,6 +69,7 @@ setup(
         "openvino": OPENVINO,
         "serve": SERVE,
         "formats": FORMATS,
+        "ray": RAY,
         "images": IMAGES,
         "video": VIDEO,
         "tensorboard": ["tensorboardX>=2.6"],

@@ -39,6 +39,7 @@ ROOMS = (
     "benchmark",
     "demo",
     "api",
+    "bulk",
     "cli",
     "__main__",
 )

@@ -15,6 +15,7 @@ from ppsolo.cli import (
     import_config,
     import_data,
     infer,
+    merge,
     serve,
     suggest,
     train,
@@ -27,6 +28,7 @@ from ppsolo.version import __version__
 
 COMMANDS = (
     infer,
+    merge,
     serve,
     import_data,
     import_config,

@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ppsolo.cli.bulk import add_bulk, check_bulk, run_bulk_command, threads_of
 from ppsolo.cli.paddledetection import add_refused_flags, add_slices, add_switch, tile_of_slices, truth
 from ppsolo.cli.shared import (
     INTERRUPTED,
@@ -19,14 +20,17 @@ from ppsolo.cli.shared import (
     say_error,
     say_note,
 )
-from ppsolo.data.tiles import checked_tiling
+from ppsolo.data.tiles import Tiling, checked_tiling
 from ppsolo.errors import ConfigError
+from ppsolo.progress import Progress
 from ppsolo.results.files.names import FORMAT_NAMES
 
 if TYPE_CHECKING:
     from ppsolo.infer import InferenceSummary, InferSettings
+    from ppsolo.pipeline import Pipeline
 
 EXAMPLES = """ppsolo infer -c solov2_r50_fpn_3x -o weights=solov2_r50_fpn_3x --infer_img street.jpg
+ppsolo infer --model_dir output/r50_onnx --infer_list photos.txt --results jsonl --output_dir output/photos
 ppsolo infer -c output/mine/config.yml --infer_dir slides --save geojson csv --pixel_size 0.5
 ppsolo infer --model_dir output/r50_onnx --engine openvino --infer_dir photos
 ppsolo infer -c output/mine/config.yml --source rtsp://camera.local/live --allow_network --max_seconds 60 --save coco"""
@@ -41,6 +45,7 @@ def add(commands: Commands) -> None:
     _add_drawing(command)
     _add_theirs(command)
     add_tiles(command)
+    add_bulk(command)
     command.add_argument(
         "--batch_size", type=int, default=1, metavar="N", help="images per forward, default: %(default)s"
     )
@@ -48,7 +53,7 @@ def add(commands: Commands) -> None:
 
 def _add_source(command: argparse.ArgumentParser) -> None:
     """Add what says where pictures come from."""
-    source = command.add_mutually_exclusive_group(required=True)
+    source = command.add_mutually_exclusive_group()
     source.add_argument(
         "--source",
         metavar="SOURCE",
@@ -57,6 +62,11 @@ def _add_source(command: argparse.ArgumentParser) -> None:
     )
     source.add_argument("--infer_img", metavar="SOURCE", help="the same as --source")
     source.add_argument("--infer_dir", metavar="DIR", help="a folder of pictures")
+    command.add_argument(
+        "--infer_list",
+        metavar="FILE",
+        help="a file with a path on each line, relative to --infer_dir where that is given; - is standard input",
+    )
     command.add_argument("--allow_network", action="store_true", help="let --source be an address; else none is opened")
     command.add_argument("--max_frames", type=int, metavar="N", help="end a video or a stream after N frames")
     command.add_argument("--max_seconds", type=float, metavar="S", help="end a video or a stream after S seconds")
@@ -123,7 +133,6 @@ def _add_drawing(command: argparse.ArgumentParser) -> None:
 
 def _add_theirs(command: argparse.ArgumentParser) -> None:
     """Add the flags of PaddleDetection that are not ours by another meaning."""
-    command.add_argument("--infer_list", metavar="FILE", help="names in --infer_dir to predict on, one a line")
     command.add_argument("--save_threshold", type=float, default=0.0, metavar="S", help="least score in results")
     command.add_argument("--do_eval", type=truth, default=False, metavar="True|False", help="then run `ppsolo eval`")
     add_switch(command, "--use_vdl", help=argparse.SUPPRESS)
@@ -134,6 +143,7 @@ def _add_theirs(command: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Predict on pictures, a folder, a video, a camera or a stream."""
     _check(options)
+    check_bulk(options)
     if options.use_vdl:
         say_note("--use_vdl: drawings are files in --output_dir; VisualDL shows training alone")
     if options.slice_infer:
@@ -152,11 +162,13 @@ def _predict(options: argparse.Namespace) -> int:
     """Predict and draw; the exit code."""
     tiling = checked_tiling(options.tile, options.overlap)
     model = model_source(options)
+    if options.results is not None:
+        with Progress("download", unit="B") as progress:
+            predictor = model.open(threads=threads_of(options), progress=progress.update)
+        return run_bulk_command(_in_tiles(predictor, tiling), options)
     from ppsolo.data.files import find_images
     from ppsolo.data.sources import Picture, Pictures, Video, find_source
     from ppsolo.infer import InferSettings, StreamLimits, infer_images, infer_video, make_output_dir
-    from ppsolo.pipeline import TiledPipeline
-    from ppsolo.progress import Progress
     from ppsolo.results.files.catalogue import checked_formats
 
     settings = InferSettings(
@@ -179,17 +191,15 @@ def _predict(options: argparse.Namespace) -> int:
         found = find_images(options.infer_dir)
         source = Pictures(tuple(map(Picture, found.images)), tuple(found.left_out))
     else:
-        source = find_source(options.source or options.infer_img, lines=sys.stdin, network=options.allow_network)
+        source = find_source(
+            options.source or options.infer_img or options.infer_list, lines=sys.stdin, network=options.allow_network
+        )
     video = isinstance(source, Video)
     read = [source.source] if video else [picture.path for picture in source.items if picture.content is None]
     make_output_dir(settings.output_dir, apart_from=[path for path in read if isinstance(path, Path)])
 
     with Progress("download", unit="B") as progress:
-        predictor = model.open(progress=progress.update)
-    if tiling is not None:
-        predictor = TiledPipeline(predictor, tiling)
-    say(predictor.origin)
-    say(predictor.description)
+        predictor = _in_tiles(model.open(progress=progress.update), tiling)
     with Progress("predict", unit="frames" if video else "images") as progress:
         if isinstance(source, Video):
             summary = infer_video(predictor, source, settings, limits=limits, progress=progress.update)
@@ -215,10 +225,23 @@ def listed_images(folder: Path, file: Path) -> list[Path]:
     return paths
 
 
+def _in_tiles(predictor: "Pipeline", tiling: Tiling | None) -> "Pipeline":
+    """The predictor, tile by tile where that is asked for; says what it is."""
+    from ppsolo.pipeline import TiledPipeline
+
+    if tiling is not None:
+        predictor = TiledPipeline(predictor, tiling)
+    say(predictor.origin)
+    say(predictor.description)
+    return predictor
+
+
 def _check(options: argparse.Namespace) -> None:
     """Refuse values that mean nothing."""
-    if options.infer_list is not None and options.infer_dir is None:
-        raise ConfigError("--infer_list names pictures of --infer_dir: give both")
+    if not (options.source or options.infer_img or options.infer_dir or options.infer_list):
+        raise ConfigError("there is nothing to predict on: give --source, --infer_dir or --infer_list")
+    if options.infer_list and (options.source or options.infer_img):
+        raise ConfigError("--infer_list goes alone or with --infer_dir: leave out --source and --infer_img")
     if not 0.0 <= options.save_threshold <= 1.0:
         raise ConfigError(f"--save_threshold is {options.save_threshold}, give a number from 0 to 1")
     if not 0.0 <= options.draw_threshold <= 1.0:

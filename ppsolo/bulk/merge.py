@@ -1,0 +1,73 @@
+"""Merging: the parts of all shards as one file, in the order of the list."""
+
+import heapq
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from ppsolo.atomic import atomic_writer
+from ppsolo.bulk.manifest import Manifest, read_manifest
+from ppsolo.bulk.parts import Entry, json_line, read_part, write_part
+from ppsolo.errors import ConfigError
+
+SUFFIXES = (".jsonl", ".json", ".parquet")
+
+
+def merge(directories: Sequence[Path], output: Path, *, partial: bool = False) -> tuple[int, int]:
+    """Write the results of bulk runs as one file; gives (pictures, instances).
+
+    Args:
+        directories: where the shards of one run lie.
+        output: .jsonl, .json (a list, as `predictions.json`) or .parquet.
+        partial: take what is there, although the run has not reached its end.
+
+    Raises:
+        ConfigError: a shard is missing, is there twice, or has not ended; a part cannot be read; another suffix.
+    """
+    if output.suffix not in SUFFIXES:
+        raise ConfigError(f"{output}: end it in one of {', '.join(SUFFIXES)}")
+    found = _manifests(directories, partial=partial)
+    entries = heapq.merge(*(_entries(place, one) for place, one in found), key=lambda entry: entry["image_id"])
+    instances = sum(part.instances for _, one in found for part in one.parts)
+    if output.suffix == ".parquet":
+        write_part(output, list(entries), "parquet")
+    elif output.suffix == ".jsonl":
+        with atomic_writer(output, "w") as stream:
+            stream.writelines(map(json_line, entries))
+    else:
+        with atomic_writer(output, "w") as stream:
+            separator = "[\n"
+            for entry in entries:
+                stream.write(separator + json.dumps(entry, ensure_ascii=False))
+                separator = ",\n"
+            stream.write("[\n]\n" if separator == "[\n" else "\n]\n")
+    return sum(one.pictures for _, one in found), instances
+
+
+def _manifests(directories: Sequence[Path], *, partial: bool) -> list[tuple[Path, Manifest]]:
+    """Every shard of one run, with its directory."""
+    found: dict[int, tuple[Path, Manifest]] = {}
+    for directory in directories:
+        files = sorted(directory.glob("manifest-*of*.json"))
+        if not files:
+            raise ConfigError(f"{directory} holds no bulk run (manifest-1of1.json); give its output directory")
+        for file in files:
+            manifest = read_manifest(file)
+            if manifest.shard.index in found:
+                raise ConfigError(f"{file}: shard {manifest.shard.name} is in {found[manifest.shard.index][0]} too")
+            found[manifest.shard.index] = (directory, manifest)
+    first = next(iter(found.values()))[1]
+    for directory, manifest in found.values():
+        if (manifest.model, manifest.shard.count) != (first.model, first.shard.count):
+            raise ConfigError(f"{directory}: {manifest.shard.name} is of another run than {first.shard.name}")
+        if not manifest.whole and not partial:
+            raise ConfigError(f"{directory}: {manifest.shard.name} has not ended; resume it, or add --partial")
+    missing = sorted(set(range(first.shard.count)) - set(found))
+    if missing and not partial:
+        raise ConfigError(f"shard {missing[0] + 1} of {first.shard.count} is missing; give its directory too")
+    return [found[index] for index in sorted(found)]
+
+
+def _entries(directory: Path, manifest: Manifest) -> Iterator[Entry]:
+    for part in manifest.parts:
+        yield from read_part(directory / part.file, manifest.format)

@@ -1,0 +1,187 @@
+"""A bulk run: a list of pictures is predicted on part by part, and goes on where it ended."""
+
+import json
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+
+from ppsolo.atomic import atomic_writer
+from ppsolo.bulk.manifest import Manifest, Part, ResultsFormat, Shard, open_manifest, paths_digest
+from ppsolo.bulk.parts import Entry, check_format, entries_of, write_part
+from ppsolo.data.images import read_ahead
+from ppsolo.errors import ConfigError, ImageError
+from ppsolo.pipeline import Pipeline
+
+PART_PICTURES = 1000
+MOST_EXAMPLES = 20  # lines about pictures that cannot be read; the others are in files
+ALL = Shard()
+
+# Called with the pictures done by this process; their number is not known.
+Callback = Callable[[int, int | None], None]
+
+
+@dataclass
+class BulkSummary:
+    """What a bulk run did in this process.
+
+    Attributes:
+        pictures, instances, failures: done in this call, without what an earlier one had finished.
+        skipped: pictures that an earlier call had finished.
+        stopped: whether it was asked to stop before the end of the list.
+        examples: lines about the first pictures that could not be read.
+    """
+
+    pictures: int = 0
+    instances: int = 0
+    failures: int = 0
+    skipped: int = 0
+    stopped: bool = False
+    examples: list[str] = field(default_factory=list)
+
+    def add(self, part: "_PartMaker") -> None:
+        """Take a part into account."""
+        self.pictures += part.done
+        self.instances += len(part.entries)
+        self.failures += len(part.failures)
+        self.stopped = part.stopped
+        self.examples += [str(failure["error"]) for failure in part.failures][: MOST_EXAMPLES - len(self.examples)]
+
+
+def run_bulk(
+    predictor: Pipeline,
+    paths: Iterable[str],
+    output_dir: Path,
+    *,
+    format: ResultsFormat = "jsonl",
+    shard: Shard = ALL,
+    resume: bool = False,
+    batch_size: int = 1,
+    part_pictures: int = PART_PICTURES,
+    stop: Callable[[], bool] = lambda: False,
+    progress: Callback | None = None,
+) -> BulkSummary:
+    """Predict on every picture of a list and write the results in parts; the list is read as it is needed.
+
+    Each part is a file of its own that appears whole. After it, the manifest says that its pictures are done. So a
+    run that is killed loses at most the pictures of one part, and one that is asked to stop loses nothing.
+
+    Args:
+        predictor: what answers.
+        paths: the pictures of all shards, in order; the same list whenever the run goes on.
+        output_dir: the parts `part-1of1-000000.jsonl`, ..., the manifest, and `failures-...` for pictures that cannot
+            be read. Several shards may share it.
+        format: "jsonl", a JSON object for each instance, as in `predictions.json`; or "parquet".
+        shard: the share of this process.
+        resume: go on with the run in `output_dir`.
+        batch_size: images in one run of the network. With 1, every bit of a result depends on its picture alone.
+        part_pictures: pictures of a part.
+        stop: asked after every batch.
+        progress: told of every batch.
+
+    Raises:
+        ConfigError: the directory holds another run, or the list is another one than before.
+    """
+    check_format(format)
+    _make_directory(output_dir)
+    fresh = Manifest(f"{predictor.config.name}; {predictor.origin}", format, shard)
+    manifest = open_manifest(output_dir, fresh, resume=resume)
+    own = _own(paths, shard)
+    _skip(own, manifest, output_dir)
+    summary = BulkSummary(skipped=manifest.pictures)
+    while not (manifest.whole or summary.stopped):
+        part = _PartMaker(predictor, batch_size, stop)
+        for done in part.predict(islice(own, part_pictures)):
+            if progress is not None:
+                progress(summary.pictures + done, None)
+        _write(output_dir, manifest, part, ended=len(part.places) < part_pictures and not part.stopped)
+        summary.add(part)
+    return summary
+
+
+class _PartMaker:
+    """Makes one part in memory: `done` of its pictures are answered."""
+
+    def __init__(self, predictor: Pipeline, batch_size: int, stop: Callable[[], bool]):
+        self._predictor, self._batch_size, self._stop = predictor, batch_size, stop
+        self.places: list[tuple[int, str]] = []  # taken from the list; some may only have been read ahead
+        self.entries: list[Entry] = []
+        self.failures: list[Entry] = []
+        self.done = 0
+        self.stopped = False
+
+    def predict(self, wanted: Iterable[tuple[int, str]]) -> Iterator[int]:
+        """Predict on pictures, given as (place in the list, path); yields how many are done, batch by batch."""
+        ends: deque[tuple[int, list[Entry]]] = deque()
+
+        def paths() -> Iterator[str]:
+            for place in wanted:
+                self.places.append(place)
+                yield place[1]
+
+        def batches(ahead: Iterator[tuple[str, np.ndarray | ImageError]]) -> Iterator[list[tuple[int, np.ndarray]]]:
+            first = 0
+            while batch := list(islice(ahead, self._batch_size)):
+                numbered = [(first + i, image) for i, (_, image) in enumerate(batch)]
+                first += len(batch)
+                ends.append(
+                    (first, [self._failure(i, error) for i, error in numbered if isinstance(error, ImageError)])
+                )
+                yield [(i, image) for i, image in numbered if not isinstance(image, ImageError)]
+
+        with closing(read_ahead(paths(), depth=self._batch_size + 1, read=self._predictor.read)) as ahead:
+            for answered in self._predictor.stream(batches(ahead)):
+                for number, _, instances in answered:
+                    index, path = self.places[number]
+                    self.entries += entries_of(instances, image_id=index, file_name=path)
+                self.done, failures = ends.popleft()
+                self.failures += failures
+                yield self.done
+                if self._stop():
+                    self.stopped = True
+                    return
+
+    def _failure(self, number: int, error: ImageError) -> Entry:
+        index, path = self.places[number]
+        return {"image_id": index, "file_name": path, "error": str(error)}
+
+
+def _write(output_dir: Path, manifest: Manifest, part: _PartMaker, *, ended: bool) -> None:
+    """The part first, then the manifest that says so: what a manifest names is there."""
+    if part.done:
+        name = manifest.part_name()
+        write_part(output_dir / name, part.entries, manifest.format)
+        if part.failures:
+            file = output_dir / f"failures-{Path(name).stem.removeprefix('part-')}.jsonl"
+            with atomic_writer(file, "w") as stream:
+                stream.writelines(json.dumps(failure, ensure_ascii=False) + "\n" for failure in part.failures)
+        paths = paths_digest([path for _, path in part.places[: part.done]])
+        manifest.parts.append(Part(name, part.done, len(part.entries), len(part.failures), paths))
+    manifest.whole = ended
+    manifest.write(output_dir)
+
+
+def _own(paths: Iterable[str], shard: Shard) -> Iterator[tuple[int, str]]:
+    """The pictures of a shard, each with its place in the whole list."""
+    return ((i, path) for i, path in enumerate(paths) if i % shard.count == shard.index)
+
+
+def _skip(own: Iterator[tuple[int, str]], manifest: Manifest, output_dir: Path) -> None:
+    """Pass over the pictures of finished parts. Raises ConfigError where the list or a part is another one."""
+    for part in manifest.parts:
+        paths = [path for _, path in islice(own, part.pictures)]
+        if paths_digest(paths) != part.paths:
+            raise ConfigError(f"{output_dir}: {part.file} is of other pictures; give the same list, or start anew")
+        if not (output_dir / part.file).is_file():
+            raise ConfigError(f"{output_dir / part.file} is missing; put it back, or start anew in another directory")
+
+
+def _make_directory(path: Path) -> None:
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be made ({error.strerror}); choose another --output_dir") from None

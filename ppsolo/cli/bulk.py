@@ -1,0 +1,152 @@
+"""The bulk half of `ppsolo infer`: results part by part, with --resume and --shard."""
+
+import argparse
+import os
+import re
+import signal
+import sys
+import types
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ppsolo.cli.shared import INTERRUPTED, OK, SOME_FAILED, say, say_error
+from ppsolo.cpu import available_cores
+from ppsolo.errors import ConfigError
+
+if TYPE_CHECKING:
+    from ppsolo.bulk.manifest import Shard
+    from ppsolo.pipeline import Pipeline
+
+TERMINATED = 143
+
+
+def add_bulk(command: argparse.ArgumentParser) -> None:
+    """Add the flags of bulk runs."""
+    group = command.add_argument_group("bulk runs, for many pictures")
+    group.add_argument(
+        "--results",
+        choices=("jsonl", "parquet"),
+        help="write results part by part, each whole, without drawings; `ppsolo merge` joins them",
+    )
+    group.add_argument("--resume", action="store_true", help="go on with the run in --output_dir")
+    group.add_argument(
+        "--shard", metavar="I/N", help="take share I of N of the list; under the launcher each process takes its own"
+    )
+    group.add_argument(
+        "--part_size", type=int, default=1000, metavar="N", help="pictures of a part, default: %(default)s"
+    )
+
+
+def check_bulk(options: argparse.Namespace) -> None:
+    """Refuse flags of bulk runs where there is none, and values that mean nothing."""
+    if options.results is None and (options.resume or options.shard):
+        raise ConfigError("--resume and --shard are for bulk runs: add --results jsonl")
+    if options.part_size < 1:
+        raise ConfigError(f"--part_size is {options.part_size}, give at least 1")
+    if options.results is not None and options.save:
+        raise ConfigError("--results writes JSON lines or Parquet: leave --save out, or leave --results out")
+
+
+def shard_of(options: argparse.Namespace) -> "Shard":
+    """This process's share: --shard, else what the launcher says. Raises ConfigError."""
+    from ppsolo.bulk.manifest import Shard
+
+    if options.shard is None:
+        count = int(os.environ.get("PADDLE_TRAINERS_NUM", "1"))
+        return Shard(int(os.environ.get("PADDLE_TRAINER_ID", "0")), count) if count > 1 else Shard()
+    found = re.fullmatch(r"(\d+)/(\d+)", options.shard)
+    if not found or not 1 <= int(found[1]) <= int(found[2]):
+        raise ConfigError(f"--shard is {options.shard}: give I/N, such as 3/8, with I from 1 to N")
+    return Shard(int(found[1]) - 1, int(found[2]))
+
+
+def threads_of(options: argparse.Namespace) -> int | None:
+    """CPU threads where the launcher started several processes here: the cores, shared out. None: the default."""
+    local = int(os.environ.get("PADDLE_LOCAL_SIZE", os.environ.get("PADDLE_TRAINERS_NUM", "1")))
+    return max(1, available_cores() // local) if options.shard is None and local > 1 else None
+
+
+def run_bulk_command(predictor: "Pipeline", options: argparse.Namespace) -> int:
+    """Predict on the list or the folder, and say what was done; the exit code."""
+    from ppsolo.bulk.run import run_bulk
+    from ppsolo.progress import Progress
+
+    stopper = _Stopper()
+    with stopper, Progress("predict") as progress:
+        summary = run_bulk(
+            predictor,
+            _paths(options),
+            Path(options.output_dir),
+            format=options.results,
+            shard=shard_of(options),
+            resume=options.resume,
+            batch_size=options.batch_size,
+            part_pictures=options.part_size,
+            stop=stopper.asked,
+            progress=progress.update,
+        )
+    for line in summary.examples:
+        say_error(line)
+    if summary.failures > len(summary.examples):
+        say_error(f"{summary.failures - len(summary.examples)} more pictures cannot be read: see failures-*.jsonl")
+    before = f"; {summary.skipped} were done before" if summary.skipped else ""
+    say(f"{summary.instances} instances in {summary.pictures} pictures, in {options.output_dir}{before}")
+    if summary.stopped:
+        say_error("stopped after a batch, nothing is lost: give the same command with --resume to go on")
+        return TERMINATED if stopper.number == signal.SIGTERM else INTERRUPTED
+    return SOME_FAILED if summary.failures else OK
+
+
+class _Stopper:
+    """Takes note of Ctrl-C and SIGTERM while it is entered; a second Ctrl-C interrupts at once."""
+
+    def __init__(self) -> None:
+        self.number: int | None = None
+
+    def asked(self) -> bool:
+        """Whether to stop."""
+        return self.number is not None
+
+    def __enter__(self) -> "_Stopper":
+        self._before = {number: signal.signal(number, self._note) for number in (signal.SIGINT, signal.SIGTERM)}
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _note(self, number: int, frame: types.FrameType | None) -> None:
+        if self.number is not None and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.number = number
+
+
+def _paths(options: argparse.Namespace) -> Iterator[str]:
+    """The pictures, one after the other; a list is never held as a whole."""
+    from ppsolo.data.files import find_images
+    from ppsolo.data.sources import LIST_SUFFIXES
+
+    source = options.infer_list or options.source or options.infer_img or options.infer_dir
+    if source == "-":
+        return _lines(sys.stdin, options.infer_dir)
+    if options.infer_list or (Path(source).suffix.lower() in LIST_SUFFIXES and Path(source).is_file()):
+        return _list(Path(source), options.infer_dir)
+    if Path(source).is_dir():
+        return iter([str(path) for path in find_images(source).images])
+    raise ConfigError(f"{source}: --results takes a folder, a list file (--infer_list), or - for standard input")
+
+
+def _list(path: Path, folder: str | None) -> Iterator[str]:
+    try:
+        stream = path.open(encoding="utf-8", errors="surrogateescape")
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read ({error.strerror}); give a file with a path on each line") from None
+    with stream:
+        yield from _lines(stream, folder)
+
+
+def _lines(stream: Iterable[str], folder: str | None) -> Iterator[str]:
+    """The paths on the lines; folder: what they are relative to, None for paths as they are."""
+    paths = (path for line in stream if (path := line.rstrip("\r\n")))
+    return paths if folder is None else (os.path.join(folder, path) for path in paths)

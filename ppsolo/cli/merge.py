@@ -1,0 +1,26 @@
+"""`ppsolo merge`: join the parts of a bulk run."""
+
+import argparse
+from pathlib import Path
+
+from ppsolo.cli.shared import OK, Commands, add_command, say
+
+EXAMPLES = """ppsolo merge output/bulk --output predictions.json
+ppsolo merge node1/bulk node2/bulk --output predictions.parquet"""
+
+
+def add(commands: Commands) -> None:
+    """Add the command and its flags to the parser."""
+    command = add_command(commands, "merge", run, EXAMPLES)
+    command.add_argument("directories", nargs="+", type=Path, metavar="DIR", help="where the parts of all shards lie")
+    command.add_argument("--output", required=True, type=Path, metavar="FILE", help=".json, .jsonl or .parquet")
+    command.add_argument("--partial", action="store_true", help="take what is there, although the run has not ended")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Join the parts that `ppsolo infer --results` wrote, in the order of the list."""
+    from ppsolo.bulk.merge import merge
+
+    pictures, instances = merge(options.directories, options.output, partial=options.partial)
+    say(f"{instances} instances of {pictures} pictures are in {options.output}")
+    return OK

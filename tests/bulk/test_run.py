@@ -1,0 +1,159 @@
+"""Bulk runs lose nothing and double nothing, however they end."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ppsolo import ConfigError, Predictor, build_model, load_config
+from ppsolo.bulk.manifest import Shard, manifest_path, read_manifest
+from ppsolo.bulk.merge import merge
+from ppsolo.bulk.parts import read_part
+from ppsolo.bulk.run import run_bulk
+from ppsolo.data.images import write_image
+
+
+@pytest.fixture(scope="module")
+def predictor(tiny):
+    import paddle
+
+    paddle.seed(1)
+    config = load_config("solov2_r50_fpn_1x", {**tiny, "postprocess.max_instances": 5})
+    model = build_model(config)
+    for layer in (model.head.category, model.head.kernel):
+        paddle.nn.initializer.Normal(0.0, 0.6)(layer.weight)
+    return Predictor(config, model=model)
+
+
+@pytest.fixture(scope="module")
+def paths(tmp_path_factory) -> list[str]:
+    """23 pictures, of which the sixth cannot be read."""
+    folder = tmp_path_factory.mktemp("pictures")
+    for number in range(23):
+        image = np.random.default_rng(number).integers(0, 256, (40 + number, 60, 3), np.uint8)
+        write_image(folder / f"{number:02d}.png", image)
+    (folder / "05.png").write_bytes(b"no picture")
+    return [str(folder / f"{number:02d}.png") for number in range(23)]
+
+
+@pytest.fixture(scope="module")
+def expected(predictor, paths, tmp_path_factory) -> str:
+    """The lines of one run that nothing interrupts."""
+    folder = tmp_path_factory.mktemp("whole")
+    summary = run_bulk(predictor, iter(paths), folder, part_pictures=4)
+    assert (summary.pictures, summary.failures, summary.stopped) == (23, 1, False)
+    assert "05.png" in summary.examples[0]
+    assert merge([folder], folder / "all.jsonl") == (23, summary.instances)
+    return (folder / "all.jsonl").read_text()
+
+
+def test_lines_are_coco_results_with_names(predictor, paths, expected):
+    entries = [json.loads(line) for line in expected.splitlines()]
+    assert {entry["image_id"] for entry in entries} <= set(range(23)) - {5}
+    first = [entry for entry in entries if entry["image_id"] == 7]
+    found = predictor(paths[7])
+    assert [entry["score"] for entry in first] == [entry["score"] for entry in found.to_coco(7)]
+    assert all(entry["file_name"] == paths[7] for entry in first)
+
+
+def test_failures_are_kept_beside_the_parts(predictor, paths, tmp_path):
+    run_bulk(predictor, paths, tmp_path, part_pictures=4)
+    (line,) = [line for file in tmp_path.glob("failures-*") for line in file.read_text().splitlines()]
+    assert json.loads(line)["image_id"] == 5 and "05.png" in json.loads(line)["file_name"]
+
+
+@pytest.mark.parametrize("after", [1, 2, 3, 7, 22])
+def test_a_run_that_is_stopped_goes_on(predictor, paths, expected, tmp_path, after):
+    asked = iter(range(1, 1000))
+    summary = run_bulk(predictor, paths, tmp_path, part_pictures=4, stop=lambda: next(asked) >= after)
+    assert summary.stopped and summary.pictures == after
+    assert not read_manifest(manifest_path(tmp_path, Shard())).whole
+    with pytest.raises(ConfigError, match="has not ended"):
+        merge([tmp_path], tmp_path / "all.jsonl")
+    with pytest.raises(ConfigError, match="add --resume"):
+        run_bulk(predictor, paths, tmp_path, part_pictures=4)
+    again = run_bulk(predictor, paths, tmp_path, part_pictures=4, resume=True)
+    assert (again.skipped, again.pictures) == (after, 23 - after)
+    merge([tmp_path], tmp_path / "all.jsonl")
+    assert (tmp_path / "all.jsonl").read_text() == expected
+
+
+def test_a_part_without_a_line_in_the_manifest_is_made_again(predictor, paths, expected, tmp_path):
+    """As after a kill between the two."""
+    asked = iter(range(1, 1000))
+    run_bulk(predictor, paths, tmp_path, part_pictures=4, stop=lambda: next(asked) >= 8)
+    (tmp_path / "part-1of1-000002.jsonl").write_text("half a part")
+    run_bulk(predictor, paths, tmp_path, part_pictures=4, resume=True)
+    merge([tmp_path], tmp_path / "all.jsonl")
+    assert (tmp_path / "all.jsonl").read_text() == expected
+
+
+@pytest.mark.parametrize("format", ["jsonl", "parquet"])
+@pytest.mark.parametrize("suffix", [".jsonl", ".json", ".parquet"])
+def test_shards_give_the_run(predictor, paths, expected, tmp_path, format, suffix):
+    if "parquet" in (format, suffix.removeprefix(".")):
+        pytest.importorskip("pyarrow")
+    for index in range(3):
+        run_bulk(predictor, paths, tmp_path, format=format, shard=Shard(index, 3), part_pictures=3)
+    output = tmp_path / f"all{suffix}"
+    pictures, instances = merge([tmp_path], output)
+    lines = expected.splitlines()
+    assert (pictures, instances) == (23, len(lines))
+    if suffix == ".jsonl":
+        assert output.read_text() == expected
+    elif suffix == ".json":
+        assert json.loads(output.read_text()) == [json.loads(line) for line in lines]
+    else:
+        assert list(read_part(output, "parquet")) == [json.loads(line) for line in lines]
+
+
+def test_what_is_not_the_same_run_is_refused(predictor, paths, tmp_path):
+    asked = iter(range(1, 1000))
+    run_bulk(predictor, paths, tmp_path, part_pictures=4, stop=lambda: next(asked) >= 6)
+    with pytest.raises(ConfigError, match="other pictures"):
+        run_bulk(predictor, paths[1:], tmp_path, resume=True)
+    with pytest.raises(ConfigError, match="another format"):
+        run_bulk(predictor, paths, tmp_path, format="parquet", resume=True)
+    with pytest.raises(ConfigError, match="another number of shards"):
+        run_bulk(predictor, paths, tmp_path, shard=Shard(0, 2), resume=True)
+    (tmp_path / "part-1of1-000000.jsonl").unlink()
+    with pytest.raises(ConfigError, match=r"000000\.jsonl is missing"):
+        run_bulk(predictor, paths, tmp_path, resume=True)
+    manifest_path(tmp_path, Shard()).write_text("{}")
+    with pytest.raises(ConfigError, match="no manifest"):
+        run_bulk(predictor, paths, tmp_path, resume=True)
+
+
+def test_merging_refuses_what_is_not_whole(predictor, paths, tmp_path):
+    run_bulk(predictor, paths, tmp_path / "a", shard=Shard(0, 2))
+    with pytest.raises(ConfigError, match="shard 2 of 2 is missing"):
+        merge([tmp_path / "a"], tmp_path / "all.jsonl")
+    assert merge([tmp_path / "a"], tmp_path / "all.jsonl", partial=True)[0] == 12
+    with pytest.raises(ConfigError, match=r"is in .* too"):
+        merge([tmp_path / "a", tmp_path / "a"], tmp_path / "all.jsonl")
+    with pytest.raises(ConfigError, match="end it in one of"):
+        merge([tmp_path / "a"], tmp_path / "all.txt")
+    with pytest.raises(ConfigError, match="holds no bulk run"):
+        merge([Path("/")], tmp_path / "all.jsonl")
+
+
+def test_an_empty_list_and_a_list_that_ends_with_a_part(predictor, paths, tmp_path):
+    assert run_bulk(predictor, [], tmp_path / "none").pictures == 0
+    assert merge([tmp_path / "none"], tmp_path / "none.json") == (0, 0)
+    assert json.loads((tmp_path / "none.json").read_text()) == []
+    run_bulk(predictor, paths[:4], tmp_path / "four", part_pictures=4)
+    assert read_manifest(manifest_path(tmp_path / "four", Shard())).whole
+
+
+def test_the_list_is_read_as_it_is_needed(predictor, paths, tmp_path):
+    taken = []
+
+    def endless():
+        while True:
+            taken.append(1)
+            yield paths[0]
+
+    asked = iter(range(1, 1000))
+    run_bulk(predictor, endless(), tmp_path, stop=lambda: next(asked) >= 5)
+    assert len(taken) < 20

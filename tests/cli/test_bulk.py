@@ -1,0 +1,116 @@
+"""`ppsolo infer --results` and `ppsolo merge`: lists, shards, resuming, signals."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import paddle
+import pytest
+
+from ppsolo import build_model, load_config
+from ppsolo.cli import main
+from ppsolo.data.images import write_image
+from ppsolo.deploy.export import export_model
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory, tiny) -> Path:
+    """A folder with an export, pictures, and a list of them."""
+    pytest.importorskip("onnxruntime")
+    folder = tmp_path_factory.mktemp("bulk")
+    paddle.seed(1)
+    config = load_config("solov2_r50_fpn_1x", {**tiny, "postprocess.max_instances": 5})
+    model = build_model(config)
+    for layer in (model.head.category, model.head.kernel):
+        paddle.nn.initializer.Normal(0.0, 0.6)(layer.weight)
+    export_model(model, config, folder / "model", format="onnx", graph="network", verify_export=False)
+    (folder / "pictures").mkdir()
+    for number in range(9):
+        image = np.random.default_rng(number).integers(0, 256, (60, 90, 3), np.uint8)
+        write_image(folder / "pictures" / f"{number}.png", image)
+    lines = [str(folder / "pictures" / f"{number}.png") for number in range(9)]
+    (folder / "list.txt").write_text("\n".join(lines) + "\n")
+    return folder
+
+
+def infer(work: Path, output: Path, *more: str) -> int:
+    arguments = ["--model_dir", str(work / "model"), "--results", "jsonl", "--part_size", "2"]
+    return main(["infer", *arguments, "--output_dir", str(output), *more])
+
+
+def merged(output: Path) -> str:
+    assert main(["merge", str(output), "--output", str(output / "all.jsonl")]) == 0
+    return (output / "all.jsonl").read_text()
+
+
+def test_lists_folders_and_shards_give_the_same(work, tmp_path, capsys, monkeypatch):
+    assert infer(work, tmp_path / "list", "--infer_list", str(work / "list.txt")) == 0
+    expected = merged(tmp_path / "list")
+    assert len(expected.splitlines()) > 9 and "9 pictures" in capsys.readouterr().out
+    for index in range(1, 4):
+        shard = ["--shard", f"{index}/3"]
+        assert infer(work, tmp_path / "shards", "--source", str(work / "list.txt"), *shard) == 0
+    assert merged(tmp_path / "shards") == expected
+    for rank in range(2):
+        monkeypatch.setenv("PADDLE_TRAINER_ID", str(rank))
+        monkeypatch.setenv("PADDLE_TRAINERS_NUM", "2")
+        assert infer(work, tmp_path / "ranks", "--infer_dir", str(work / "pictures")) == 0
+    monkeypatch.delenv("PADDLE_TRAINERS_NUM")
+    assert merged(tmp_path / "ranks") == expected
+    with (work / "list.txt").open() as stream:
+        monkeypatch.setattr("sys.stdin", stream)
+        assert infer(work, tmp_path / "stdin", "--infer_list", "-") == 0
+    assert merged(tmp_path / "stdin") == expected
+
+
+@pytest.mark.parametrize(
+    ("flags", "reason"),
+    [
+        (["--shard", "4/3"], "give I/N"),
+        (["--part_size", "0"], "at least 1"),
+        (["--save", "csv"], "leave --save out"),
+    ],
+)
+def test_what_means_nothing_is_refused(work, tmp_path, capsys, flags, reason):
+    assert infer(work, tmp_path / "out", "--infer_list", str(work / "list.txt"), *flags) == 2
+    assert reason in capsys.readouterr().err
+
+
+def test_resuming_needs_a_bulk_run(work, tmp_path, capsys):
+    command = ["infer", "--model_dir", str(work / "model"), "--infer_dir", str(work / "pictures"), "--resume"]
+    assert main([*command, "--output_dir", str(tmp_path)]) == 2
+    assert "add --results" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_a_signal_loses_nothing(work, tmp_path, number):
+    """A long list of the same pictures, ended in its middle, then resumed."""
+    pictures = (work / "list.txt").read_text() * 40
+    (tmp_path / "long.txt").write_text(pictures)
+    count = len(pictures.splitlines())
+    output = tmp_path / "out"
+    command = [sys.executable, "-m", "ppsolo", "infer", "--model_dir", str(work / "model"), "--results", "jsonl"]
+    command += ["--part_size", "5", "--infer_list", str(tmp_path / "long.txt"), "--output_dir", str(output)]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    running = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 120
+    while len(list(output.glob("part-*"))) < 3 and running.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.01)
+    running.send_signal(number)
+    _, errors = running.communicate(timeout=120)
+    codes = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGKILL: -signal.SIGKILL}
+    assert running.returncode in (codes[number], 0), errors  # 0: it was faster
+    assert "Traceback" not in errors
+    resumed = subprocess.run([*command, "--resume"], env=environment, capture_output=True, text=True, check=False)
+    assert resumed.returncode == 0, resumed.stderr
+    ids = [json.loads(line)["image_id"] for line in merged(output).splitlines()]
+    assert ids == sorted(ids) and {*ids} == {*range(count)}
+    first = [line for line in merged(output).splitlines() if json.loads(line)["image_id"] < 9]
+    assert len(ids) == 40 * len(first)
