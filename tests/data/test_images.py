@@ -1,9 +1,12 @@
 """Tests of reading, finding, numbering and writing pictures."""
 
 import base64
+import io
 import itertools
 import os
 import struct
+import subprocess
+import sys
 import threading
 import weakref
 import zlib
@@ -16,6 +19,7 @@ import pytest
 from ppsolo.data import images
 from ppsolo.data.files import expand_images, image_id_of, image_ids, list_images
 from ppsolo.data.images import read_ahead, read_image, write_image
+from ppsolo.data.pixels import PixelSettings
 from ppsolo.errors import ImageError
 
 # 16 x 16 CMYK, four 8 x 8 squares of (C, M, Y, K) = (0, 0, 0, 0), (0, 255, 255, 0), (255, 0, 0, 51) and
@@ -641,3 +645,78 @@ def test_other_exceptions_come_through_read_ahead(monkeypatch, photo):
         next(read_ahead([photo]))
     with pytest.raises(ValueError, match="depth must be at least 1"):
         next(read_ahead([photo], depth=0))
+
+
+def test_pictures_from_memory(photo):
+    data = encoded(".png", photo)
+    for source in (data, bytearray(data), memoryview(data), io.BytesIO(data)):
+        assert images.is_source(source) and np.array_equal(read_image(source), photo)
+    assert not images.is_source([photo]) and not images.is_source(None)
+    assert "nothing is left to read" in refusal(io.BytesIO(b""))
+    assert "open it with mode 'rb'" in refusal(io.StringIO("text"))
+    assert "expected a path, bytes, an open file" in refusal(7)
+    assert "ppsolo.fetch_image(address)" in refusal("https://example.org/a.png")
+
+
+def test_an_open_file_is_named(tmp_path, photo):
+    path = saved(tmp_path, b"no picture", "a.png")
+    with path.open("rb") as stream:
+        assert refusal(stream).startswith(f"{path}: not an image")
+
+
+def test_pictures_of_pillow_lie_as_their_files_do(tmp_path, photo):
+    pillow = pytest.importorskip("PIL.Image")
+    plain = encoded(".jpg", photo)
+    block = exif(6, "<")
+    data = plain[:2] + b"\xff\xe1" + struct.pack(">H", 8 + len(block)) + b"Exif\0\0" + block + plain[2:]
+    opened = pillow.open(io.BytesIO(data))
+    # two JPEG decoders round differently
+    assert np.abs(read_image(opened).astype(int) - read_image(data)).max() <= 3 and read_image(opened).shape[:2] == (
+        32,
+        24,
+    )
+    for mode in ("RGB", "L", "RGBA", "P", "1", "CMYK", "LA"):
+        picture = pillow.fromarray(photo).convert(mode)
+        assert np.array_equal(read_image(picture), np.array(picture.convert("RGB")))
+    deep = pillow.fromarray(photo[:, :, 0].astype(np.uint16) * 257)
+    assert np.array_equal(read_image(deep)[:, :, 2], photo[:, :, 0])
+
+
+def test_tensors(photo):
+    paddle = pytest.importorskip("paddle")
+    assert np.array_equal(read_image(paddle.to_tensor(photo)), photo)
+    assert np.array_equal(read_image(paddle.to_tensor(photo.transpose(2, 0, 1).copy())), photo)
+    assert "multiply by 255" in refusal(paddle.to_tensor((photo / 255).astype(np.float32)))
+    assert "multiply by 255" in refusal((photo / 255).astype(np.float32))
+
+
+def test_none_of_these_packages_is_imported():
+    program = (
+        "import sys, numpy, ppsolo; ppsolo.read_image(numpy.zeros([4, 4, 3], numpy.uint8))\n"
+        "print([name for name in ('torch', 'paddle', 'PIL', 'tifffile', 'av') if name in sys.modules])"
+    )
+    said = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert said.stdout.strip() == "[]"
+
+
+def test_a_reader_says_each_kind_of_note_once(caplog):
+    values = np.linspace(0, 4095, 64).reshape(8, 8).astype(np.uint16)
+    first, second = (encoded(".png", part) for part in (values, values[::-1]))
+    reader = images.ImageReader()
+    for data in (first, second, first):
+        reader(data)
+    assert len(caplog.records) == 1 and "other pictures like it are not named" in caplog.text
+
+
+def test_nuclei_in_twelve_bits_are_the_8_bit_pictures(tmp_path):
+    tifffile = pytest.importorskip("tifffile")
+    if "PPSOLO_DATA" not in os.environ:
+        pytest.skip("PPSOLO_DATA is not set")
+    reader = images.ImageReader(PixelSettings(value_range=(0, 4095)))
+    paths = list_images(Path(os.environ["PPSOLO_DATA"]) / "dsb2018_360" / "val")
+    assert len(paths) == 23
+    for path in paths:
+        image = read_image(path)
+        twelve = np.rint(image * (4095 / 255)).astype(np.uint16)
+        tifffile.imwrite(tmp_path / "twelve.tif", twelve, photometric="rgb", compression="zlib", tile=(128, 128))
+        assert np.array_equal(reader(tmp_path / "twelve.tif"), image)
