@@ -53,6 +53,12 @@ def add(commands: Commands) -> None:
     command.add_argument(
         "--class_thresholds", metavar="FILE", help="what `ppsolo eval --find_thresholds` wrote, kept in the export"
     )
+    command.add_argument(
+        "--layout",
+        choices=("ppsolo", "paddledetection"),
+        default="ppsolo",
+        help="whose tools read it; paddledetection: its deploy scripts, one image at a time; default: %(default)s",
+    )
     command.add_argument("--exclude_nms", action="store_true", help="the same as --graph network")
     add_refused_flags(command, "export")
     command.add_argument("--no_verify", dest="verify", action="store_false", help="write without comparing")
@@ -86,6 +92,7 @@ def run(options: argparse.Namespace) -> int:
         format=options.format,
         graph=options.graph,
         device=options.device,
+        layout=options.layout,
         input_shape=options.input_shape,
         checkpoint=checkpoint_facts(str(config.weights)),
         model_card=card_of(str(config.weights)),

@@ -18,6 +18,7 @@ from ppsolo.build.pipeline import class_names
 from ppsolo.config import Config, config_from_dict, config_to_dict, parse_yaml
 from ppsolo.errors import ConfigError, ExportError
 
+Layout = Literal["ppsolo", "paddledetection"]
 Format = Literal["paddle", "onnx"]
 Graph = Literal["whole", "network"]
 Device = Literal["cpu", "gpu"]

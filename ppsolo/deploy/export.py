@@ -24,6 +24,7 @@ from ppsolo.deploy.directory import (
     ExportInfo,
     Format,
     Graph,
+    Layout,
     TensorInfo,
     checksums,
     file_sha256,
@@ -32,6 +33,7 @@ from ppsolo.deploy.directory import (
 )
 from ppsolo.deploy.graph import PADDLE_3, NetworkGraph, WholeGraph, adapt_to_cpu, fold_norms
 from ppsolo.deploy.paddle_inference import PaddleSession
+from ppsolo.deploy.paddledetection import PaddleDetectionGraph
 from ppsolo.deploy.reference import computing_on, model_on, verification_device
 from ppsolo.deploy.runtime import ONNX_FILE, load
 from ppsolo.deploy.verify import Verification, verify
@@ -42,6 +44,17 @@ from ppsolo.version import __version__
 
 CARD = "model_card.md"
 OPEN_SHAPE = (-1, 3, -1, -1)
+PADDLEDETECTION_INPUTS = (
+    TensorInfo("im_shape", "float32", (1, 2), "height and width of the image after the resize"),
+    TensorInfo("scale_factor", "float32", (1, 2), "by which height and width were scaled"),
+)
+PADDLEDETECTION_OUTPUTS = (
+    TensorInfo("segm", "uint8", ("M", "height", "width"), "masks at the size of the original image"),
+    TensorInfo("bbox_num", "int32", (1,), "instances, M"),
+    TensorInfo("label", "int64", ("M",), "classes, counted from 0"),
+    TensorInfo("score", "float32", ("M",), "best first"),
+    TensorInfo("masks", "float32", ("M", "H / 4", "W / 4"), "probabilities on the padded input, at stride 4"),
+)
 DIVISOR = 32  # of the sides of a prepared image
 
 
@@ -67,6 +80,7 @@ def export_model(
     graph: Graph = "whole",
     input_shape: Sequence[int] = OPEN_SHAPE,
     device: Device = "cpu",
+    layout: Layout = "ppsolo",
     checkpoint: dict[str, str] | None = None,
     model_card: Path | None = None,
     verify_export: bool = True,
@@ -80,6 +94,8 @@ def export_model(
         graph: "whole", images to instances, or "network", images to raw predictions.
         input_shape: N, 3, H, W of the prepared images; -1 leaves a side open.
         device: "cpu" or "gpu", whose fastest operators the graph is to have; it runs on both.
+        layout: "ppsolo", or "paddledetection" for its deploy tools: a whole Paddle graph for one image at a time, whose
+            masks have the size of the image.
         checkpoint: "file" and "sha256" of the weights, to be recorded.
         model_card: a file that the export carries along.
         verify_export: compare with the model; an export that is beyond its bounds is not kept.
@@ -88,13 +104,17 @@ def export_model(
         ExportError: the shape or the place is refused, or the export is not to be trusted.
     """
     shape = _checked_shape(input_shape)
+    if layout == "paddledetection":
+        if (format, graph) != ("paddle", "whole"):
+            raise ExportError("--layout paddledetection takes a whole Paddle graph: leave --format and --graph out")
+        shape = (1, *shape[1:])
     directory = Path(directory)
     model.eval()
     with new_directory(directory) as place:
         if format == "onnx":
             _write_onnx(model, config, graph, shape, device, place / ONNX_FILE)
         else:
-            _write_paddle(model, config, graph, shape, device, place)
+            _write_paddle(model, config, graph, shape, device, place, layout=layout)
         if model_card is not None:
             shutil.copyfile(model_card, place / CARD)
         info = ExportInfo(
@@ -102,8 +122,8 @@ def export_model(
             graph=graph,
             config=config,
             input_shape=shape,
-            inputs=(_input(shape),),
-            outputs=_outputs(config, graph),
+            inputs=(_input(shape), *(PADDLEDETECTION_INPUTS if layout == "paddledetection" else ())),
+            outputs=PADDLEDETECTION_OUTPUTS if layout == "paddledetection" else _outputs(config, graph),
             checkpoint=checkpoint or {},
             ppsolo=__version__,
             paddle=PADDLE_VERSION,
@@ -157,18 +177,32 @@ def _verify(model: SOLOv2, info: ExportInfo, device: Device, place: Path) -> Ver
 
 
 def _write_paddle(
-    model: SOLOv2, config: Config, graph: Graph, shape: Sequence[int], device: Device, place: Path
+    model: SOLOv2,
+    config: Config,
+    graph: Graph,
+    shape: Sequence[int],
+    device: Device,
+    place: Path,
+    *,
+    layout: Layout = "ppsolo",
 ) -> None:
     """model.json (Paddle 3) or model.pdmodel (Paddle 2), and model.pdiparams."""
     folded = fold_norms(model)
     if device == "cpu" and PADDLE_3:
         adapt_to_cpu(folded)
-    layer: nn.Layer = NetworkGraph(folded) if graph == "network" else WholeGraph(folded, build_postprocess(config))
+    spec = [paddle.static.InputSpec([side if side > 0 else None for side in shape], "float32", "image")]
+    layer: nn.Layer
+    if layout == "paddledetection":
+        layer = PaddleDetectionGraph(folded, build_postprocess(config), config.postprocess.mask_threshold)
+        spec += [paddle.static.InputSpec([1, 2], "float32", name) for name in ("im_shape", "scale_factor")]
+    elif graph == "network":
+        layer = NetworkGraph(folded)
+    else:
+        layer = WholeGraph(folded, build_postprocess(config))
     layer.eval()
-    spec = paddle.static.InputSpec([side if side > 0 else None for side in shape], "float32", "image")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of what tracing does not need
-        paddle.jit.save(paddle.jit.to_static(layer, input_spec=[spec], full_graph=True), str(place / "model"))
+        paddle.jit.save(paddle.jit.to_static(layer, input_spec=spec, full_graph=True), str(place / "model"))
     (place / "model.pdiparams.info").unlink(missing_ok=True)  # names of parameters, which only training needs
 
 

@@ -13,6 +13,8 @@ from paddle.version import full_version as PADDLE_VERSION
 from ppsolo.cpu import keep_freed_memory, require_bfloat16, threads_in_words
 from ppsolo.deploy.device import parse_device
 from ppsolo.deploy.graph import PADDLE_3
+from ppsolo.deploy.paddledetection import INPUTS
+from ppsolo.deploy.paddledetection import OUTPUTS as PADDLEDETECTION_OUTPUTS
 from ppsolo.errors import ExportError, PredictionError
 from ppsolo.results.postprocess import DetectionArrays
 
@@ -194,13 +196,21 @@ class PaddleEngine:
 
     def run(self, images: np.ndarray) -> DetectionArrays:
         """images: float32 [N, 3, H, W], preprocessed, H and W multiples of 32 -> their instances."""
-        return DetectionArrays(*self._session(images))
+        outputs = self._session(images)
+        if len(outputs) == len(PADDLEDETECTION_OUTPUTS):
+            _, count, labels, scores, masks = outputs
+            return DetectionArrays(scores, labels, masks, count.astype(np.int64))
+        return DetectionArrays(*outputs)
 
 
 def _run(predictor: inference.Predictor, images: np.ndarray) -> list[np.ndarray]:
-    handle = predictor.get_input_handle("image")
-    handle.reshape(list(images.shape))
-    handle.copy_from_cpu(np.ascontiguousarray(images, np.float32))
+    # Of a graph for PaddleDetection's tools, masks at the size of the image are not used: they get one cell.
+    one = np.ones((1, 2), np.float32)
+    given = {"image": images, "im_shape": one, "scale_factor": one}
+    for name in predictor.get_input_names():
+        handle = predictor.get_input_handle(name)
+        handle.reshape(list(given[name].shape))
+        handle.copy_from_cpu(np.ascontiguousarray(given[name], np.float32))
     try:
         predictor.run()
     except Exception as error:  # Paddle raises what its C++ side says, of many kinds
@@ -214,7 +224,7 @@ def _create(config: inference.Config, program: Path) -> inference.Predictor:
         predictor = inference.create_predictor(config)
     except Exception as error:  # Paddle raises what its C++ side says, of many kinds
         raise ExportError(f"{program} cannot be loaded by Paddle {PADDLE_VERSION}: {error}") from None
-    if predictor.get_input_names() != ["image"]:
+    if predictor.get_input_names() != ["image"] and sorted(predictor.get_input_names()) != sorted(INPUTS):
         raise ExportError(f"{program} is a foreign graph: its inputs are {predictor.get_input_names()}, not 'image'")
     return predictor
 

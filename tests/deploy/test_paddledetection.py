@@ -1,0 +1,74 @@
+"""The export for PaddleDetection's deploy tools: what it computes, and that our loader reads it."""
+
+import cv2
+import numpy as np
+import paddle
+import pytest
+
+from ppsolo import build_model, load_config
+from ppsolo.build.network import build_postprocess
+from ppsolo.data.synthetic import draw_scene
+from ppsolo.deploy import load
+from ppsolo.deploy.export import export_model
+from ppsolo.deploy.paddledetection import INPUTS, OUTPUTS, PaddleDetectionGraph
+from ppsolo.errors import ExportError
+from ppsolo.predictor import Predictor
+
+LOW = {"postprocess.score_threshold": 0.005, "postprocess.update_threshold": 0.001}
+
+
+@pytest.fixture(scope="module")
+def system(tiny):
+    """A configuration, its model, and a picture in which the model finds instances."""
+    paddle.seed(0)
+    config = load_config("solov2_r50_fpn_1x_coco", {**tiny, **LOW})
+    model = build_model(config)
+    model.eval()
+    return config, model, draw_scene(np.random.default_rng(0), (50, 70)).image
+
+
+def test_the_graph_gives_masks_at_the_size_of_the_image(system):
+    config, model, image = system
+    predictor = Predictor(config, model=model)
+    expected = predictor(image)
+    prepared = predictor.prepare(image)
+    height, width = prepared.size.resized
+    graph = PaddleDetectionGraph(model, build_postprocess(config), config.postprocess.mask_threshold)
+    scale = np.float32([[height / image.shape[0], width / image.shape[1]]])
+    inputs = [prepared.image[None], np.float32([[height, width]]), scale]
+    segm, count, labels, scores, _ = (value.numpy() for value in graph(*map(paddle.to_tensor, inputs)))
+    assert len(expected) == count[0] > 0 and segm.dtype == np.uint8
+    np.testing.assert_allclose(scores, expected.scores, atol=1e-6)
+    np.testing.assert_array_equal(labels, expected.labels)
+    # Both resize in float32, in another order of additions: a pixel on the threshold may fall on either side.
+    assert segm.shape == expected.masks.shape and np.mean(segm.astype(bool) != expected.masks) < 1e-5
+
+
+def test_nothing_found_is_no_row(system):
+    config, model, image = system
+    prepared = Predictor(config, model=model).prepare(image)
+    nothing = load_config("solov2_r50_fpn_1x_coco", {"postprocess.score_threshold": 1.0})
+    graph = PaddleDetectionGraph(model, build_postprocess(nothing), 0.5)
+    size = np.float32([prepared.size.resized])
+    inputs = map(paddle.to_tensor, [prepared.image[None], size, np.float32([[1, 1]])])
+    segm, count, *_ = (value.numpy() for value in graph(*inputs))
+    assert count[0] == 0 and segm.shape == (0, *prepared.size.resized)
+
+
+def test_our_loader_reads_the_export(system, tmp_path):
+    config, model, image = system
+    written = export_model(model, config, tmp_path / "export", layout="paddledetection", verify_export=False)
+    assert [fact.name for fact in written.info.inputs] == list(INPUTS)
+    assert [fact.name for fact in written.info.outputs] == list(OUTPUTS)
+    cv2.imwrite(str(tmp_path / "picture.png"), image[:, :, ::-1])
+    exported, expected = load(tmp_path / "export"), Predictor(config, model=model)(image)
+    for found in exported([tmp_path / "picture.png", image]):
+        assert len(found) == len(expected)
+        np.testing.assert_allclose(found.scores, expected.scores, atol=1e-5)
+
+
+@pytest.mark.parametrize("other", [{"format": "onnx"}, {"graph": "network"}])
+def test_the_layout_takes_a_whole_paddle_graph(system, tmp_path, other):
+    config, model, _ = system
+    with pytest.raises(ExportError, match="takes a whole Paddle graph"):
+        export_model(model, config, tmp_path / "export", layout="paddledetection", **other)
