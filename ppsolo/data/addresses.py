@@ -5,6 +5,7 @@ import socket
 import time
 import urllib.error
 import urllib.request
+from typing import IO
 from urllib.parse import urlsplit
 
 import numpy as np
@@ -86,7 +87,15 @@ def content_type(address: str, *, timeout: float = 30.0) -> str:
 class _HttpOnly(urllib.request.HTTPRedirectHandler):
     """Follows redirections to http and https only."""
 
-    def redirect_request(self, req, fp, code, msg, headers, newurl):  # the signature of urllib
+    def redirect_request(  # the signature of urllib
+        self,
+        req: urllib.request.Request,
+        fp: IO[bytes],
+        code: int,
+        msg: str,
+        headers: http.client.HTTPMessage,
+        newurl: str,
+    ) -> urllib.request.Request | None:
         """As in urllib; other schemes are refused."""
         if urlsplit(newurl).scheme not in ("http", "https"):
             raise ValueError(f"it redirects to {newurl}, which is neither http nor https")

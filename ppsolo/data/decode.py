@@ -12,8 +12,6 @@ import numpy as np
 from ppsolo.data import exif
 from ppsolo.data.headers import check_size, format_of, is_animated_png
 from ppsolo.data.pixels import PixelSettings, Samples, to_rgb
-from ppsolo.data.pnm import decode_pnm
-from ppsolo.data.tiff import as_stream, decode_tiff
 from ppsolo.errors import ImageError
 
 logger = logging.getLogger(__name__)
@@ -44,8 +42,12 @@ def decode_with_notes(data: bytes, *, max_pixels: int, settings: PixelSettings) 
         known.check(data, max_pixels)
     orientation, notes = 1, []
     if known.name == "TIFF":
+        from ppsolo.data.tiff import as_stream, decode_tiff
+
         samples, orientation, notes = decode_tiff(as_stream(data), max_pixels=max_pixels, settings=settings)
     elif known.name == "PNM":
+        from ppsolo.data.pnm import decode_pnm
+
         samples = decode_pnm(data)
     elif known.name == "HEIC":
         samples = _by_pillow_heif(data, max_pixels)

@@ -5,7 +5,6 @@ import zlib
 from collections.abc import Callable
 from typing import NamedTuple
 
-from ppsolo.data import pnm
 from ppsolo.errors import ImageError
 
 MOST_SCANS = 100  # of a progressive JPEG; ten are usual, and each costs a pass over all pixels
@@ -134,7 +133,9 @@ def _check_bmp(data: bytes, max_pixels: int) -> None:
 
 
 def _check_pnm(data: bytes, max_pixels: int) -> None:
-    check_size(*pnm.read_size(data), max_pixels)
+    from ppsolo.data.pnm import read_size
+
+    check_size(*read_size(data), max_pixels)
 
 
 def _check_gif(data: bytes, max_pixels: int) -> None:

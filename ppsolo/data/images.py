@@ -19,7 +19,6 @@ from ppsolo.data.decode import DEFAULT_SETTINGS, decode_image, decode_with_notes
 from ppsolo.data.files import regular_file
 from ppsolo.data.headers import check_size
 from ppsolo.data.pixels import PixelSettings, Samples, to_rgb
-from ppsolo.data.tiff import decode_tiff
 from ppsolo.errors import ImageError
 
 __all__ = [
@@ -160,6 +159,8 @@ def _read_path(source: str | os.PathLike, settings: PixelSettings, max_pixels: i
     try:
         with path.open("rb") as stream:
             if stream.read(4)[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):  # a stack may be larger than memory
+                from ppsolo.data.tiff import decode_tiff
+
                 stream.seek(0)
                 samples, orientation, notes = decode_tiff(stream, max_pixels=max_pixels, settings=settings)
                 image, more = to_rgb(samples, settings)

@@ -258,7 +258,9 @@ class VideoFrames:
     def __enter__(self) -> "VideoFrames":
         return self
 
-    def __exit__(self, exception_type, exception, traceback) -> None:
+    def __exit__(
+        self, exception_type: type[BaseException] | None, exception: BaseException | None, traceback: object
+    ) -> None:
         self.close()
 
 
@@ -346,7 +348,9 @@ class VideoWriter:
     def __enter__(self) -> "VideoWriter":
         return self
 
-    def __exit__(self, exception_type, exception, traceback) -> None:
+    def __exit__(
+        self, exception_type: type[BaseException] | None, exception: BaseException | None, traceback: object
+    ) -> None:
         if exception_type is None:
             self.close()
         else:
