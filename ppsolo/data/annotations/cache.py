@@ -18,7 +18,7 @@ from ppsolo.errors import DatasetError
 logger = logging.getLogger(__name__)
 
 LEAST_BYTES = 2**24  # smaller files are parsed in less than a second
-_FORMAT = "1"  # of what is kept; another number makes all entries anew
+_FORMAT = "2"  # of what is kept; another number makes all entries anew
 _FACTS = "facts.json"
 _HASHED_AT_ONCE = 2**22
 

@@ -18,7 +18,7 @@ from ppsolo.data.annotations.rules import (
     read_runs,
     unwrap_segmentation,
 )
-from ppsolo.data.annotations.table import Annotations, Identities, Texts
+from ppsolo.data.annotations.table import Annotations, Identities, Texts, compact_points
 from ppsolo.results.rle import MAX_COORDINATE, MAX_OUTLINE
 
 _NO_BOX = [float("nan")] * 4
@@ -122,7 +122,7 @@ class Rows:
             ignored=_column(self._ignored, np.int8)[order].astype(bool),
             rings=_column(self._rings, np.int64).reshape(-1, 2)[order],
             ring_offsets=_column(self._ring_offsets, np.int64),
-            points=_column(self._points, np.float64),
+            points=compact_points(_column(self._points, np.float64)),
             runs=_column(self._runs, np.int64).reshape(-1, 2)[order],
             run_bytes=np.frombuffer(bytes(self._run_bytes), np.uint8),
             findings=self._findings,

@@ -18,6 +18,33 @@ Outline = tuple[np.ndarray, ...] | rle.Rle
 Identity = int | str
 
 
+PARTS = 100.0  # of a pixel: COCO's files have two decimals
+_COMPARED_AT_ONCE = 2**20
+
+
+def compact_points(points: np.ndarray) -> np.ndarray:
+    """Coordinates, float64 [n], in the smallest form that gives back every bit: hundredths as uint16 or int32.
+
+    >>> compact_points(np.array([0.0, 12.34, 640.0])), compact_points(np.array([0.125]))
+    (array([    0,  1234, 64000], dtype=uint16), array([0.125]))
+    """
+    for kind in (np.uint16, np.int32):
+        limits = np.iinfo(kind)
+        whole = np.empty(len(points), kind)
+        for start in range(0, len(points), _COMPARED_AT_ONCE):
+            part = points[start : start + _COMPARED_AT_ONCE]
+            hundredths = np.rint(part * PARTS)
+            if hundredths.min() < limits.min or hundredths.max() > limits.max:
+                break
+            found = whole[start : start + len(part)]
+            found[:] = hundredths
+            if not np.array_equal((found / PARTS).view(np.int64), part.view(np.int64)):  # -0.0 and 0.0 differ too
+                return points
+        else:
+            return whole
+    return points
+
+
 @dataclass(frozen=True)
 class Texts:
     """n texts as one array of bytes. offsets: int64 [n + 1]. data: uint8, UTF-8."""
@@ -86,7 +113,8 @@ class Annotations:
         areas: float64 [M] as stated, NaN without an area.
         crowd: bool [M], `iscrowd`. ignored: bool [M], `ignore`.
         rings: int64 [M, 2], which rings of `ring_offsets` an outline has, first and last + 1.
-        ring_offsets: int64 [R + 1], where a ring's numbers are in `points`. points: float64, x, y, x, y, ...
+        ring_offsets: int64 [R + 1], where a ring's numbers are in `points`, x, y, x, y, ...
+        points: float64 in pixels; or uint16 or int32 in hundredths of a pixel, see `compact_points`.
         runs: int64 [M, 2], where an outline's compressed run lengths are in `run_bytes`, uint8.
         findings: all faults of the file, and everything that was read though it was unusual.
     """
@@ -132,7 +160,8 @@ class Annotations:
         first, last = self.rings[row].tolist()
         if last > first:
             ends = self.ring_offsets[first : last + 1].tolist()
-            return tuple(self.points[start:stop] for start, stop in pairwise(ends))
+            rings = (self.points[start:stop] for start, stop in pairwise(ends))
+            return tuple(rings) if self.points.dtype == np.float64 else tuple(ring / PARTS for ring in rings)
         start, stop = self.runs[row].tolist()
         if stop == start:
             return None

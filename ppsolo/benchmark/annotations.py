@@ -1,0 +1,229 @@
+"""What an annotation file of COCO's size costs to open, and what each rank and worker holds of it in memory."""
+
+import multiprocessing
+import os
+import resource
+import time
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from ppsolo.atomic import atomic_writer
+from ppsolo.benchmark.machine import machine
+
+IMAGES, POLYGONS, CATEGORIES = 118_287, 860_001, 80  # as in COCO train2017
+SIZE = (480, 640)
+AT_ONCE = 10_000  # polygons drawn
+POINTS = (8, 61)  # of a polygon, the last excluded
+
+
+def draw_annotations(folder: Path, *, images: int, polygons: int, seed: int = 0) -> Path:
+    """Write instances.json with polygons of 8 to 60 points, and an empty file for every image; -> its path."""
+    rng = np.random.default_rng(seed)
+    pictures = folder / "images"
+    pictures.mkdir(parents=True, exist_ok=True)
+    listed = []
+    for number in range(1, images + 1):
+        entry = {"id": number, "file_name": f"{number:012d}.jpg", "height": SIZE[0], "width": SIZE[1]}
+        (pictures / entry["file_name"]).touch()
+        listed.append(entry)
+    categories = [{"id": number, "name": f"class {number}"} for number in range(1, CATEGORIES + 1)]
+    path = folder / "instances.json"
+    with atomic_writer(path, "wb") as stream:
+        stream.write(b'{"images": ' + msgspec.json.encode(listed) + b', "annotations": [')
+        for start in range(0, polygons, AT_ONCE):
+            entries = _polygons(rng, images, start, min(AT_ONCE, polygons - start))
+            stream.write((b", " if start else b"") + b", ".join(map(_spaced, entries)))
+        stream.write(b'], "categories": ' + msgspec.json.encode(categories) + b"}")
+    return path
+
+
+def _spaced(entry: dict[str, Any]) -> bytes:
+    """JSON with a space after each comma and colon, as Python writes it."""
+    return msgspec.json.format(msgspec.json.encode(entry), indent=0)
+
+
+def _polygons(rng: np.random.Generator, images: int, first: int, count: int) -> list[dict[str, Any]]:
+    counts = rng.integers(*POINTS, count)
+    ends = np.cumsum(counts)
+    starts = ends - counts
+    angles = 2 * np.pi * (np.arange(ends[-1]) - np.repeat(starts, counts)) / np.repeat(counts, counts)
+    radius = np.repeat(rng.uniform(10, 80, count), counts) * rng.uniform(0.8, 1.2, ends[-1])
+    x = np.round(np.repeat(rng.uniform(100, SIZE[1] - 100, count), counts) + radius * np.cos(angles), 2)
+    y = np.round(np.repeat(rng.uniform(100, SIZE[0] - 100, count), counts) + radius * np.sin(angles), 2)
+    points = np.stack([x, y], 1).ravel().tolist()
+    least = [np.minimum.reduceat(values, starts) for values in (x, y)]
+    sides = [np.maximum.reduceat(values, starts) - low for values, low in zip((x, y), least, strict=True)]
+    boxes = np.round(np.stack([*least, *sides], 1), 2)
+    areas = np.round(boxes[:, 2] * boxes[:, 3] * 0.7, 2).tolist()
+    owners, labels = rng.integers(1, images + 1, count).tolist(), rng.integers(1, CATEGORIES + 1, count).tolist()
+    return [
+        {
+            "id": first + row + 1,
+            "image_id": owners[row],
+            "category_id": labels[row],
+            "segmentation": [points[2 * start : 2 * end]],
+            "area": areas[row],
+            "bbox": boxes[row].tolist(),
+            "iscrowd": 0,
+        }
+        for row, (start, end) in enumerate(zip(starts.tolist(), ends.tolist(), strict=True))
+    ]
+
+
+def benchmark_annotations(folder: Path, *, images: int, polygons: int, processes: int = 4) -> dict[str, Any]:
+    """Time the first and the second opening of a drawn file, and weigh ranks and workers after a whole epoch.
+
+    An epoch reads every record with all of its outlines, and no picture. A rank opens the file itself; a worker is
+    forked from a rank that has opened it. Their memory is the proportional set size, which shares out the mapped pages;
+    "own" is what no other process has.
+
+    folder: for the file, the images and the cache; what an earlier call left there is used again.
+    """
+    path = folder / "instances.json"
+    if not path.is_file():
+        path = draw_annotations(folder, images=images, polygons=polygons)
+    cache = folder / "cache"
+    os.environ["PPSOLO_ANNOTATIONS"] = str(cache)
+    for entry in sorted(cache.rglob("*"), reverse=True) if cache.is_dir() else ():
+        entry.rmdir() if entry.is_dir() else entry.unlink()
+    context = multiprocessing.get_context("spawn")
+    found: dict[str, Any] = {
+        "machine": machine(),
+        "bytes": path.stat().st_size,
+        "first": _alone(context, path),
+        "second": _alone(context, path),
+    }
+    found["ranks"] = {str(count): _ranks(context, path, count) for count in (1, processes)}
+    found["workers"] = _alone_with_workers(context, path, processes)
+    return found
+
+
+def _alone(context: Any, path: Path) -> dict[str, float]:
+    """Seconds, CPU seconds and peak memory (MB) of one opening in a new process."""
+    mine, theirs = context.Pipe()
+    process = context.Process(target=_open, args=(path, theirs))
+    process.start()
+    result = mine.recv()
+    process.join()
+    return result
+
+
+def _open(path: Path, pipe: Connection) -> None:
+    from ppsolo.data.coco import CocoDataset
+
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    start, spent = time.perf_counter(), time.process_time()
+    dataset = CocoDataset(path, path.parent / "images")
+    seconds, busy = time.perf_counter() - start, time.process_time() - spent
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    pipe.send(
+        {
+            "seconds": seconds,
+            "cpu_seconds": busy,
+            "peak_mb": peak / 1024,
+            "peak_before_mb": before / 1024,
+            "records": len(dataset),
+            "instances": dataset.instances,
+        }
+    )
+
+
+def _ranks(context: Any, path: Path, count: int) -> list[dict[str, float]]:
+    """The memory of processes that each open the file and go through an epoch, all at the same moment."""
+    pipes, processes = [], []
+    for _ in range(count):
+        mine, theirs = context.Pipe()
+        process = context.Process(target=_rank, args=(path, theirs))
+        process.start()
+        pipes.append(mine)
+        processes.append(process)
+    found = _weighed(pipes)
+    for process in processes:
+        process.join()
+    return found
+
+
+def _rank(path: Path, pipe: Connection) -> None:
+    from ppsolo.data.coco import CocoDataset
+
+    dataset = CocoDataset(path, path.parent / "images")
+    before = memory()
+    _go_through(dataset)
+    _answer(pipe, before)
+
+
+def _alone_with_workers(context: Any, path: Path, count: int) -> list[dict[str, float]]:
+    """The memory of forked workers that each go through an epoch."""
+    mine, theirs = context.Pipe()
+    process = context.Process(target=_fork_workers, args=(path, count, theirs))
+    process.start()
+    found = mine.recv()
+    process.join()
+    return found
+
+
+def _fork_workers(path: Path, count: int, pipe: Connection) -> None:
+    from ppsolo.data.coco import CocoDataset
+
+    dataset = CocoDataset(path, path.parent / "images")
+    fork = multiprocessing.get_context("fork")
+    pipes, workers = [], []
+    for _ in range(count):
+        mine, theirs = fork.Pipe()
+        worker = fork.Process(target=_worker, args=(dataset, theirs))
+        worker.start()
+        pipes.append(mine)
+        workers.append(worker)
+    pipe.send(_weighed(pipes))
+    for worker in workers:
+        worker.join()
+
+
+def _worker(dataset: Any, pipe: Connection) -> None:
+    before = memory()
+    _go_through(dataset)
+    _answer(pipe, before)
+
+
+def _go_through(dataset: Any) -> None:
+    for index in range(len(dataset)):
+        for outline in dataset[index].outlines:
+            sum(float(ring.sum()) for ring in outline)
+
+
+def _answer(pipe: Connection, before: dict[str, float]) -> None:
+    """Say that the epoch is over, weigh when all say so, and stay until all have been weighed."""
+    pipe.send("done")
+    pipe.recv()
+    after = memory()
+    pipe.send({**after, "own_before_mb": before["own_mb"], "pss_before_mb": before["pss_mb"]})
+    pipe.recv()
+
+
+def _weighed(pipes: list[Any]) -> list[dict[str, float]]:
+    for pipe in pipes:
+        pipe.recv()
+    for pipe in pipes:
+        pipe.send("weigh")
+    found = [pipe.recv() for pipe in pipes]
+    for pipe in pipes:
+        pipe.send("end")
+    return found
+
+
+def memory() -> dict[str, float]:
+    """This process's proportional set size, its parts, and what only it has, in MB. Linux only."""
+    values = {}
+    for line in Path("/proc/self/smaps_rollup").read_text().splitlines()[1:]:
+        name, number, *_ = line.split()
+        values[name.rstrip(":")] = int(number) / 1024
+    return {
+        "pss_mb": values["Pss"],
+        "pss_files_mb": values.get("Pss_File", 0.0),
+        "own_mb": values["Private_Clean"] + values["Private_Dirty"],
+        "own_written_mb": values["Private_Dirty"],
+    }
