@@ -11,6 +11,7 @@ VERSION = re.search(r'__version__ = "(.+)"', (HERE / "ppsolo" / "version.py").re
 ONNX = ["onnx>=1.16", "onnxruntime>=1.25"]
 ONNX_GPU = ["onnx>=1.16", "onnxruntime-gpu>=1.25"]
 OPENVINO = ["onnx>=1.16", "openvino>=2025.1"]
+INT8 = [*OPENVINO, "nncf>=2.19"]
 
 # ppsolo builds on internals of uvicorn's connections, hence its upper bound; h11 is what they parse with.
 SERVE = ["fastapi>=0.115,<1", "uvicorn>=0.30,<0.55", "h11>=0.14,<0.17", "prometheus-client>=0.20"]
@@ -27,7 +28,7 @@ TEST = [
     "pytest-cov",
     "pytest-xdist",
     *ONNX,
-    *OPENVINO,
+    *INT8,
     *SERVE,
     *FORMATS,
     *RAY,
@@ -67,6 +68,7 @@ setup(
         # In place of onnx, never beside it: both packages bring the module onnxruntime.
         "onnx-gpu": ONNX_GPU,
         "openvino": OPENVINO,
+        "int8": INT8,
         "serve": SERVE,
         "formats": FORMATS,
         "ray": RAY,

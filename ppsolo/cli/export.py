@@ -2,13 +2,20 @@
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ppsolo.cli.paddledetection import add_refused_flags
 from ppsolo.cli.shared import OK, Commands, add_command, add_config, import_paddle, say
 from ppsolo.config import load_answering_config
+from ppsolo.errors import ConfigError
+
+if TYPE_CHECKING:
+    from ppsolo.models.solov2 import SOLOv2
+    from ppsolo.schema import Config
 
 EXAMPLES = """ppsolo export -c solov2_r50_fpn_3x -o weights=solov2_r50_fpn_3x --output_dir output/r50
-ppsolo export -c solov2_r50_fpn_3x -o weights=FILE --output_dir output/r50 --format onnx --graph network"""
+ppsolo export -c solov2_r50_fpn_3x -o weights=FILE --output_dir output/r50 --format onnx --graph network
+ppsolo export -c output/mine/config.yml --output_dir output/mine_int8 --precision int8 --calibrate val.json"""
 
 
 def add(commands: Commands) -> None:
@@ -51,6 +58,22 @@ def add(commands: Commands) -> None:
         help="compare with the model on drawn scenes; what differs is not kept (default)",
     )
     command.add_argument(
+        "--precision",
+        choices=("fp32", "int8"),
+        default="fp32",
+        help="int8 for OpenVINO on a CPU (--format and --graph do not count), calibrated on --calibrate; "
+        "default: %(default)s",
+    )
+    command.add_argument(
+        "--calibrate",
+        metavar="DIR|JSON",
+        help="pictures for int8: a folder, or a COCO file, on which mask AP is measured before and after",
+    )
+    command.add_argument("--calibrate_images", metavar="DIR", help="the pictures of a COCO file --calibrate")
+    command.add_argument(
+        "--max_drop", type=float, metavar="AP", help="int8 is refused where mask AP falls further, default: 0.005"
+    )
+    command.add_argument(
         "--class_thresholds", metavar="FILE", help="what `ppsolo eval --find_thresholds` wrote, kept in the export"
     )
     command.add_argument(
@@ -75,6 +98,10 @@ def run(options: argparse.Namespace) -> int:
         from ppsolo.evaluation.thresholds import with_thresholds
 
         config = with_thresholds(config, options.class_thresholds)
+    if options.precision == "fp32" and (options.calibrate, options.max_drop) != (None, None):
+        raise ConfigError("--calibrate and --max_drop are of int8: add --precision int8")
+    if options.precision == "int8" and options.calibrate is None:
+        raise ConfigError("int8 is calibrated on pictures: add --calibrate with a folder or a COCO file")
     import_paddle()
     from ppsolo.deploy.directory import check_place
     from ppsolo.deploy.export import card_of, checkpoint_facts, export_model
@@ -85,6 +112,8 @@ def run(options: argparse.Namespace) -> int:
     with Progress("download", unit="B") as progress:
         model, report = load_model(config, progress=progress.update)
     say(str(report))
+    if options.precision == "int8":
+        return _export_int8(model, config, options)
     written = export_model(
         model,
         config,
@@ -98,5 +127,31 @@ def run(options: argparse.Namespace) -> int:
         model_card=card_of(str(config.weights)),
         verify_export=options.verify,
     )
+    say(str(written))
+    return OK
+
+
+def _export_int8(model: "SOLOv2", config: "Config", options: argparse.Namespace) -> int:
+    """Write a network in int8, with its price."""
+    from ppsolo.deploy.export import checkpoint_facts
+    from ppsolo.deploy.quantize import MAX_DROP, quantize_model
+    from ppsolo.evaluation.calibration import calibration_data
+    from ppsolo.progress import Progress
+
+    with Progress("evaluate") as progress:
+        images, measure = calibration_data(
+            config, options.calibrate, image_dir=options.calibrate_images, progress=progress.update
+        )
+        if measure is None and options.max_drop is not None:
+            raise ConfigError("--max_drop needs annotations: give a COCO file as --calibrate, or data.val_annotations")
+        written = quantize_model(
+            model,
+            config,
+            options.output_dir,
+            images=images,
+            measure=measure,
+            max_drop=MAX_DROP if options.max_drop is None else options.max_drop,
+            checkpoint=checkpoint_facts(str(config.weights)),
+        )
     say(str(written))
     return OK

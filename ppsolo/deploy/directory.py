@@ -19,7 +19,7 @@ from ppsolo.config import Config, config_from_dict, config_to_dict, parse_yaml
 from ppsolo.errors import ConfigError, ExportError
 
 Layout = Literal["ppsolo", "paddledetection"]
-Format = Literal["paddle", "onnx"]
+Format = Literal["paddle", "onnx", "openvino"]
 Graph = Literal["whole", "network"]
 Device = Literal["cpu", "gpu"]
 

@@ -122,8 +122,8 @@ def export_model(
             graph=graph,
             config=config,
             input_shape=shape,
-            inputs=(_input(shape), *(PADDLEDETECTION_INPUTS if layout == "paddledetection" else ())),
-            outputs=PADDLEDETECTION_OUTPUTS if layout == "paddledetection" else _outputs(config, graph),
+            inputs=(input_info(shape), *(PADDLEDETECTION_INPUTS if layout == "paddledetection" else ())),
+            outputs=PADDLEDETECTION_OUTPUTS if layout == "paddledetection" else output_infos(config, graph),
             checkpoint=checkpoint or {},
             ppsolo=__version__,
             paddle=PADDLE_VERSION,
@@ -231,13 +231,14 @@ def _checked_shape(shape: Sequence[int]) -> tuple[int, int, int, int]:
     return (shape[0], shape[1], shape[2], shape[3])
 
 
-def _input(shape: Sequence[int]) -> TensorInfo:
+def input_info(shape: Sequence[int]) -> TensorInfo:
+    """The input, prepared images of this shape; -1 is an open side."""
     names = ("N", "3", "H", "W")
     sides = tuple(side if side > 0 else name for side, name in zip(shape, names, strict=True))
     return TensorInfo("image", "float32", sides, "prepared RGB images, H and W multiples of 32")
 
 
-def _outputs(config: Config, graph: Graph) -> tuple[TensorInfo, ...]:
+def output_infos(config: Config, graph: Graph) -> tuple[TensorInfo, ...]:
     """The outputs in the order of the graph; engines know them by their position."""
     features = config.model.mask_feature_head.out_channels
     if graph == "whole":

@@ -28,12 +28,14 @@ class OpenVinoSession:
         *,
         precision: str = "fp32",
         threads: int | None = None,
+        quantized: bool = False,
     ):
         """Load a model of which `outputs` are all that there is.
 
         Args:
             model: the file, or its content.
             precision: "fp32", or "bf16", in which products of bfloat16 are summed up in float32.
+            quantized: whether the file holds a network in int8; then `precision` is that of the other layers.
             threads: CPU threads; what OMP_NUM_THREADS says, else all cores that the process may use, if None.
 
         Raises ExportError: OpenVINO is missing or cannot compute in this precision, or this is no such model.
@@ -44,7 +46,6 @@ class OpenVinoSession:
             require_bfloat16()
         try:
             import openvino
-            from openvino.frontend import ConversionExtension
         except ImportError as error:
             raise ExportError("this needs the package openvino: pip install 'ppsolo[openvino]'") from error
         threads = threads or default_threads()
@@ -55,9 +56,8 @@ class OpenVinoSession:
             "PERFORMANCE_HINT": "LATENCY",
         }
         core = openvino.Core()
-        core.add_extension(ConversionExtension("DeformConv", _deformable_conv))
         try:
-            graph = core.read_model(io.BytesIO(model) if isinstance(model, bytes) else Path(model))
+            graph = read_graph(model)
             names = [output.any_name for output in graph.outputs]
             if names != list(outputs) or [value.any_name for value in graph.inputs] != ["image"]:
                 raise ExportError(f"{name} is no network of ppsolo: its outputs are {', '.join(names)}")
@@ -67,13 +67,24 @@ class OpenVinoSession:
         self._outputs = range(len(names))
         self._lock = threading.Lock()  # a request holds the outputs of one batch
         version = openvino.__version__.partition("-")[0]
-        self.description = f"OpenVINO {version}, cpu, {precision}, {threads_in_words(threads)}"
+        stated = f"int8 and {precision}" if quantized else precision
+        self.description = f"OpenVINO {version}, cpu, {stated}, {threads_in_words(threads)}"
 
     def __call__(self, images: np.ndarray) -> list[np.ndarray]:
         """images: float32 [N, 3, H, W], preprocessed, H and W multiples of 32 -> the outputs in order."""
         with self._lock:
             self._request.infer({0: np.ascontiguousarray(images)})
             return [self._request.get_output_tensor(index).data.copy() for index in self._outputs]
+
+
+def read_graph(model: str | os.PathLike[str] | bytes) -> Any:
+    """The graph of a file or of its content, as OpenVINO holds it. Raises RuntimeError, as OpenVINO does."""
+    import openvino
+    from openvino.frontend import ConversionExtension
+
+    core = openvino.Core()
+    core.add_extension(ConversionExtension("DeformConv", _deformable_conv))
+    return core.read_model(io.BytesIO(model) if isinstance(model, bytes) else Path(model))
 
 
 def _deformable_conv(node: Any) -> list[Any]:

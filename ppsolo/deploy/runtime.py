@@ -20,6 +20,7 @@ from ppsolo.results.postprocess import DetectionArrays, NumpyPostprocess, RawArr
 logger = logging.getLogger(__name__)
 
 ONNX_FILE = "model.onnx"
+OPENVINO_FILE = "model.xml"  # its weights are in model.bin
 # (N, H, W) that TensorRT is prepared for where the export leaves them open.
 TENSORRT_SHAPES = ((1, 64, 64), (1, 800, 1344), (1, 1344, 800), (4, 1344, 1344))
 
@@ -122,7 +123,7 @@ def load(
     Args:
         directory: with infer_cfg.yml and the model's files.
         engine: the runtime; by default "paddle" or, for an ONNX model, "onnxruntime" and for bf16 "openvino". The
-            latter takes a model of the network alone, on a CPU (`pip install 'ppsolo[openvino]'`).
+            latter takes a model of the network alone, on a CPU (`pip install 'ppsolo[openvino]'`), in int8 too.
         device: "cpu", "gpu" or the number of a GPU, as in "gpu:1".
         precision: fp16 takes a GPU, bf16 a CPU that has it, and OpenVINO or Paddle Inference with oneDNN. Both
             change results beyond rounding.
@@ -141,7 +142,7 @@ def load(
     directory = Path(directory)
     info = read_info(directory)
     check_files(directory, info)
-    runtimes = {"paddle": ("paddle",), "onnx": ("onnxruntime", "openvino")}[info.format]
+    runtimes = {"paddle": ("paddle",), "onnx": ("onnxruntime", "openvino"), "openvino": ("openvino",)}[info.format]
     runtime = engine or runtimes[precision == "bf16" and info.format == "onnx"]
     if runtime not in runtimes:
         raise ExportError(
@@ -167,7 +168,14 @@ def load(
             raise ExportError("OpenVINO takes a network (--graph network) on a CPU; export one, or take onnxruntime")
         from ppsolo.deploy.openvino_runtime import OpenVinoSession
 
-        network = OpenVinoSession(directory / ONNX_FILE, RAW_OUTPUTS, precision=precision, threads=threads)
+        quantized = info.format == "openvino"
+        network = OpenVinoSession(
+            directory / (OPENVINO_FILE if quantized else ONNX_FILE),
+            RAW_OUTPUTS,
+            precision=precision,
+            threads=threads,
+            quantized=quantized,
+        )
         return ExportedPredictor(info, NetworkEngine(network, host))
     if runtime == "onnxruntime":
         from ppsolo.deploy.onnx_runtime import OnnxEngine, OnnxSession

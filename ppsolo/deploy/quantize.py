@@ -1,0 +1,221 @@
+"""Quantization: a network in int8 for OpenVINO, calibrated on pictures, that states what it costs."""
+
+import contextlib
+import io
+import json
+import logging
+import os
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from paddle.version import full_version as PADDLE_VERSION
+
+from ppsolo.build.pipeline import build_numpy_postprocess
+from ppsolo.config import Config
+from ppsolo.cpu import default_threads
+from ppsolo.deploy.directory import ExportInfo, checksums, new_directory, write_info
+from ppsolo.deploy.export import OPEN_SHAPE, input_info, output_infos
+from ppsolo.deploy.onnx.graph import build_onnx
+from ppsolo.deploy.openvino_runtime import OpenVinoSession, read_graph
+from ppsolo.deploy.runtime import OPENVINO_FILE, ExportedPredictor, NetworkEngine
+from ppsolo.errors import ExportError
+from ppsolo.interface import RAW_OUTPUTS
+from ppsolo.models.solov2 import SOLOv2
+from ppsolo.pipeline import Pipeline
+from ppsolo.version import __version__
+
+TABLE_FILE = "quantization.json"
+MAX_DROP = 0.005
+COMPARED = 8  # prepared images on which heads are compared
+# What stays in float from the start: the first convolution, whose input has three channels; group norms, whose sums
+# are convolutions in the graph; the gates of squeeze-and-excitation, which cost nothing.
+FIRST = (r"backbone\.stem(\.0)?\.conv.*", r".*\.norm\..*", r".*squeeze_excite.*")
+# What else stays in float, step by step, where average precision falls too far.
+LADDER = (
+    ("the first layer and all norms", ()),
+    (
+        "and the last layers of the heads",
+        (
+            r"head\.category\.Conv.*",
+            r"head\.kernel\.Conv.*",
+            r"category_logits.*",
+            r"kernels\d.*",
+            r"mask_feature_head\.output.*",
+        ),
+    ),
+    ("and the mask-feature head", (r"mask_feature_head\..*",)),
+    ("and the towers of the SOLOv2 head", (r"head\..*",)),
+)
+
+# Called with a predictor; its mask AP, in [0, 1].
+Measure = Callable[[Pipeline], float]
+
+
+class Attempt(NamedTuple):
+    """One way to quantize. kept: what stayed in float, in words. mask_ap: None where it was not measured."""
+
+    kept: str
+    mask_ap: float | None
+
+
+class Quantized(NamedTuple):
+    """What was written.
+
+    table: what quantization.json holds: "mask_ap_fp32" and "mask_ap_int8" (None where not measured), "drop",
+    "max_drop", "kept_in_float", "attempts", "heads" (relative differences of each output), "calibration_images".
+    """
+
+    directory: Path
+    info: ExportInfo
+    table: dict[str, Any]
+
+    def __str__(self) -> str:
+        return f"{self.directory}: {', '.join(self.info.files)}; {self.info.verified}"
+
+
+def quantize_model(
+    model: SOLOv2,
+    config: Config,
+    directory: str | os.PathLike[str],
+    *,
+    images: Sequence[np.ndarray],
+    measure: Measure | None,
+    max_drop: float = MAX_DROP,
+    checkpoint: dict[str, str] | None = None,
+) -> Quantized:
+    """Write the network of `model` in int8 into `directory`, for OpenVINO on a CPU.
+
+    Weights and activations of convolutions become int8 by NNCF's post-training quantization. Where mask AP falls by
+    more than `max_drop`, more layers stay in float, step by step (LADDER).
+
+    Args:
+        model: built from `config` and loaded.
+        directory: appears whole or not at all; an export that stands there is replaced, anything else refused.
+        images: prepared images for calibration, float32 [3, H, W], H and W multiples of 32.
+        measure: the mask AP of a predictor on the user's data; None where there are no annotations.
+        max_drop: how far mask AP may fall.
+        checkpoint: "file" and "sha256" of the weights, to be recorded.
+
+    Raises ExportError: nncf or openvino is missing, or mask AP falls too far in every attempt.
+    """
+    if not images:
+        raise ExportError("calibration needs pictures: give a folder or annotations that have some")
+    if not 0 <= max_drop <= 1:
+        raise ExportError(f"--max_drop is {max_drop}, give a number from 0 to 1")
+    model.eval()
+    content = build_onnx(model).SerializeToString()
+    threads = default_threads()
+    info = _info(config, checkpoint or {})
+    exact = OpenVinoSession(content, RAW_OUTPUTS, threads=threads)
+    before = measure(_predictor(info, exact)) if measure is not None else None
+    attempts: list[Attempt] = []
+    with new_directory(Path(directory)) as place:
+        for words, graph in _quantized_graphs(content, images):
+            _save(graph, place / OPENVINO_FILE)
+            session = OpenVinoSession(place / OPENVINO_FILE, RAW_OUTPUTS, threads=threads, quantized=True)
+            after = measure(_predictor(info, session)) if measure is not None else None
+            attempts.append(Attempt(words, after))
+            if before is None or after is None or before - after <= max_drop:
+                break
+        else:
+            tried = ", ".join(f"{attempt.mask_ap:.4f}" for attempt in attempts)
+            raise ExportError(
+                f"in int8 the mask AP falls from {before:.4f} to {tried} at best, by more than --max_drop {max_drop}: "
+                "nothing was written; calibrate on more pictures, raise --max_drop, or take bf16"
+            )
+        table = {
+            "mask_ap_fp32": before,
+            "mask_ap_int8": attempts[-1].mask_ap,
+            "drop": None if before is None or after is None else before - after,
+            "max_drop": max_drop,
+            "kept_in_float": attempts[-1].kept,
+            "attempts": [attempt._asdict() for attempt in attempts],
+            "heads": _compare_heads(exact, session, images[:COMPARED]),
+            "calibration_images": len(images),
+        }
+        (place / TABLE_FILE).write_text(json.dumps(table, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+        info = _info(config, checkpoint or {}, verified=_in_words(table), files=checksums(place))
+        write_info(place, info)
+    return Quantized(Path(directory), info, table)
+
+
+def _quantized_graphs(content: bytes, images: Sequence[np.ndarray]) -> Iterator[tuple[str, Any]]:
+    """(what stays in float, the graph in int8), with more in float from one to the next."""
+    try:
+        import nncf
+    except ImportError as error:
+        raise ExportError("this needs the package nncf: pip install 'ppsolo[int8]'") from error
+    nncf.set_log_level(logging.ERROR)
+    kept: list[str] = [*FIRST]
+    words = ""
+    for more, patterns in LADDER:
+        kept += patterns
+        words = f"{words} {more}".strip()
+        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):  # nncf prints
+            graph = nncf.quantize(
+                read_graph(content),
+                nncf.Dataset([image[None] for image in images]),
+                preset=nncf.QuantizationPreset.MIXED,
+                subset_size=len(images),
+                ignored_scope=nncf.IgnoredScope(patterns=kept, validate=False),
+            )
+        yield words, graph
+
+
+def _save(graph: Any, file: Path) -> None:
+    import openvino
+
+    openvino.save_model(graph, file, compress_to_fp16=False)
+
+
+def _predictor(info: ExportInfo, session: OpenVinoSession) -> ExportedPredictor:
+    postprocess = build_numpy_postprocess(info.config, threads=default_threads())
+    return ExportedPredictor(info, NetworkEngine(session, postprocess))
+
+
+def _compare_heads(
+    exact: OpenVinoSession, other: OpenVinoSession, images: Sequence[np.ndarray]
+) -> dict[str, dict[str, float]]:
+    """For each output: "largest" difference, of the largest magnitude, and "mean" difference, of the spread."""
+    found: dict[str, dict[str, float]] = {}
+    pairs = [(exact(image[None]), other(image[None])) for image in images]
+    for index, name in enumerate(RAW_OUTPUTS):
+        expected = np.concatenate([one[index].ravel() for one, _ in pairs]).astype(np.float64)
+        got = np.concatenate([two[index].ravel() for _, two in pairs]).astype(np.float64)
+        difference = np.abs(got - expected)
+        found[name] = {
+            "largest": float(difference.max() / max(np.abs(expected).max(), 1e-12)),
+            "mean": float(difference.mean() / max(expected.std(), 1e-12)),
+        }
+    return found
+
+
+def _in_words(table: dict[str, Any]) -> str:
+    heads = max(head["mean"] for head in table["heads"].values())
+    text = f"int8, {table['kept_in_float']} in float; heads differ by up to {heads:.1%} of their spread; "
+    if table["drop"] is None:
+        return text + "mask AP was not measured, since no annotations were given"
+    return (
+        text + f"mask AP {table['mask_ap_fp32']:.4f} in fp32, {table['mask_ap_int8']:.4f} in int8 "
+        f"(it may fall by {table['max_drop']:g})"
+    )
+
+
+def _info(
+    config: Config, checkpoint: dict[str, str], *, verified: str | None = None, files: dict[str, str] | None = None
+) -> ExportInfo:
+    return ExportInfo(
+        format="openvino",
+        graph="network",
+        config=config,
+        input_shape=OPEN_SHAPE,
+        inputs=(input_info(OPEN_SHAPE),),
+        outputs=output_infos(config, "network"),
+        checkpoint=checkpoint,
+        ppsolo=__version__,
+        paddle=PADDLE_VERSION,
+        verified=verified,
+        files=files or {},
+    )

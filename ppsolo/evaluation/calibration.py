@@ -1,0 +1,93 @@
+"""What calibrates a quantized model: prepared pictures, and how its average precision is measured on them."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from ppsolo.build.pipeline import build_preprocess
+from ppsolo.config import Config
+from ppsolo.data.files import find_images
+from ppsolo.data.images import read_image
+from ppsolo.errors import ConfigError
+from ppsolo.evaluation.evaluate import Callback, EvaluationSet, evaluate, with_classes
+from ppsolo.evaluation.ground_truth import load_json
+from ppsolo.pipeline import Pipeline
+
+MOST_IMAGES = 128
+
+Measure = Callable[[Pipeline], float]
+
+
+def calibration_data(
+    config: Config,
+    source: str | os.PathLike[str],
+    *,
+    image_dir: str | os.PathLike[str] | None = None,
+    most: int = MOST_IMAGES,
+    progress: Callback | None = None,
+) -> tuple[list[np.ndarray], Measure | None]:
+    """Prepared images, float32 [3, H, W], and a function that gives the mask AP of a predictor.
+
+    Args:
+        config: how pictures are prepared, and which data it names.
+        source: a folder of pictures, or a COCO file. On a COCO file AP is measured, all of its pictures counting. With
+            a folder it is measured on the configuration's validation data; None where they do not exist.
+        image_dir: the pictures of a COCO file; by default the folder of the configuration that has the first one, or
+            the one beside the file.
+        most: at most so many pictures calibrate, evenly chosen.
+        progress: told of the pictures evaluated.
+
+    Raises PpsoloError: nothing is there, or it cannot be read.
+    """
+    source = Path(source)
+    if source.is_dir():
+        paths = list(find_images(source).images)
+        data = config.data
+        annotations = Path(data.root) / data.val_annotations if data.val_annotations else None
+        dataset = None
+        if annotations is not None and annotations.is_file():
+            dataset = EvaluationSet(annotations, Path(data.root) / data.val_images)
+    elif source.is_file():
+        dataset = EvaluationSet(source, Path(image_dir) if image_dir is not None else _image_dir(config, source))
+        paths = [path for _, path in dataset.images]
+    else:
+        raise ConfigError(f"--calibrate {source}: no such folder or COCO file")
+    chosen = [paths[i] for i in np.unique(np.linspace(0, len(paths) - 1, min(most, len(paths))).round().astype(int))]
+    preprocess = build_preprocess(config)
+    images = [preprocess(read_image(path))[0] for path in chosen]
+    return images, None if dataset is None else _measure(config, dataset, progress)
+
+
+def _measure(config: Config, dataset: EvaluationSet, progress: Callback | None) -> Measure:
+    config = with_classes(
+        config, category_ids=dataset.category_ids, class_names=dataset.class_names, source=dataset.source
+    )
+
+    def measure(predictor: Pipeline) -> float:
+        found = evaluate(predictor.adapted(config), dataset, iou_types=("segm",), progress=progress)
+        return float(found.report["segm"]["stats"][0])
+
+    return measure
+
+
+def _image_dir(config: Config, annotations: Path) -> Path:
+    """The folder that has the first picture of a COCO file. Raises ConfigError where none of the likely ones has."""
+    images = load_json(annotations).get("images") or [{}]
+    name = str(images[0].get("file_name", ""))
+    data = config.data
+    stem = annotations.stem.removeprefix("instances_")
+    candidates = [
+        Path(data.root) / data.val_images,
+        Path(data.root) / data.train_images,
+        annotations.parent,
+        annotations.parent / stem,
+        annotations.parent / "images",
+        annotations.parent.parent / stem,
+        annotations.parent.parent / "images",
+    ]
+    for folder in candidates:
+        if name and (folder / name).is_file():
+            return folder
+    raise ConfigError(f"{annotations}: the folder of its pictures is not known: add --calibrate_images DIR")

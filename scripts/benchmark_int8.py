@@ -1,0 +1,83 @@
+"""Time int8 beside float32 and bfloat16 in OpenVINO, photo to instances, with weights made from a seed.
+
+python scripts/benchmark_int8.py --images FOLDER --systems solov2_r50_fpn_3x --output output/int8.json
+"""
+
+import argparse
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import paddle
+
+from ppsolo import build_model, load_config, save_weights
+from ppsolo.benchmark.prediction import TOTAL, Side, benchmark
+from ppsolo.build.pipeline import build_preprocess
+from ppsolo.cpu import default_threads, has_bfloat16
+from ppsolo.data.files import find_images
+from ppsolo.data.images import read_image
+from ppsolo.deploy.quantize import quantize_model
+from ppsolo.evaluation.report import write_report
+
+AIMS = {"solov2_r50_fpn_3x": 0.40, "solov2_mobilenetv3_fpn_448_3x": 0.45, "solov2_r50_enhance_coco": 0.60}
+SPREAD = 0.05  # of the last layers' weights, so that some cells pass the threshold
+
+
+def measure(system: str, images: list[Path], *, calibrated: int, repeats: int, threads: int) -> dict[str, Any]:
+    """Median seconds of each side and their ratio to float32, in one run."""
+    with tempfile.TemporaryDirectory(prefix="ppsolo-") as scratch:
+        weights, directory = Path(scratch) / "seeded.pdparams", Path(scratch) / "int8"
+        config = load_config(system, {"weights": str(weights)})
+        paddle.seed(0)
+        model = build_model(config)
+        for layer in (model.head.category, model.head.kernel):
+            paddle.nn.initializer.Normal(0.0, SPREAD)(layer.weight)
+        model.eval()
+        save_weights(model, weights)
+        preprocess = build_preprocess(config)
+        prepared = [np.asarray(preprocess(read_image(path))[0]) for path in images[:calibrated]]
+        quantize_model(model, config, directory, images=prepared, measure=None)
+        side = {"config": config, "image": str(images[0]), "threads": threads}
+        sides = [Side("openvino", **side), Side(str(directory), **side)]
+        names = ["fp32", "int8"]
+        if has_bfloat16():
+            sides += [Side("openvino-bf16", **side), Side(str(directory), **side, precision="bf16")]
+            names += ["bf16", "int8 and bf16"]
+        report = benchmark(sides, repeats=repeats, warm_up=1)
+    medians = [result["seconds"][TOTAL]["median"] for result in report["sides"]]
+    ratios = {name: median / medians[0] for name, median in zip(names, medians, strict=True)}
+    return {"system": system, "aim": AIMS.get(system), "ratio_to_fp32": ratios, **report}
+
+
+def main() -> int:
+    """Measure the systems one after the other."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--images", required=True, metavar="DIR", help="photographs; the first one is timed")
+    parser.add_argument("--systems", nargs="+", default=list(AIMS), metavar="NAME", help="default: %(default)s")
+    parser.add_argument("--calibrated", type=int, default=4, metavar="N", help="photographs, default: %(default)s")
+    parser.add_argument("--repeats", type=int, default=7, metavar="N", help="default: %(default)s")
+    parser.add_argument("--output", default="output/int8.json", metavar="FILE", help="default: %(default)s")
+    options = parser.parse_args()
+    images = list(find_images(options.images).images)
+    reports = []
+    for system in options.systems:
+        reports.append(
+            measure(
+                system,
+                images,
+                calibrated=options.calibrated,
+                repeats=options.repeats,
+                threads=default_threads(),
+            )
+        )
+        for name, ratio in reports[-1]["ratio_to_fp32"].items():
+            sys.stdout.write(f"{system} {name}: {ratio:.3f} of fp32\n")
+        sys.stdout.flush()
+        write_report(reports, options.output)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
