@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 
 SHORTEST_TOKEN, LONGEST_TOKEN = 16, 1024  # characters
 # These answer without the token: the page asks its user for it, and health checks know none.
-OPEN_PATHS = ("/", "/health", "/health/live")
+OPEN_PATHS = ("/", "/health", "/health/live", "/v2/health/live", "/v2/health/ready")
 
 _HOST = re.compile(r"\*|(\*\.)?[a-z0-9_-]+(\.[a-z0-9_-]+)*|[0-9a-f:.]+")
 

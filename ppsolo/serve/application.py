@@ -23,6 +23,7 @@ from ppsolo.errors import ConfigError
 from ppsolo.results.files.catalogue import checked_formats
 from ppsolo.results.files.names import FORMAT_NAMES
 from ppsolo.serve.access import THIS_MACHINE, AccessRules, CheckSource, CheckToken, client_of
+from ppsolo.serve.inference_protocol import add_inference_protocol
 from ppsolo.serve.prometheus import CountRequests
 from ppsolo.serve.service import AnswerOptions, AnyPredictor, Limits, Service
 from ppsolo.text import one_line
@@ -88,7 +89,7 @@ def create_app(
     """The web application; `app.state.service` is its Service.
 
     predictor: called with a list of uint8 [H, W, 3] RGB arrays and batch_size, from one thread; has `class_names`.
-    model: its name in /info.
+    model: its name in /info and in the Open Inference Protocol.
     access: which requests are answered.
     pixels: how pictures of more than 8 bits, several pages or channels are read.
     """
@@ -125,6 +126,7 @@ def create_app(
     _add_refusals(app)
     _add_predict(app, service)
     _add_pages(app, service, predictor, model)
+    add_inference_protocol(app, service, model=model, classes=predictor.class_names)
     return app
 
 

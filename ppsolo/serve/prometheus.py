@@ -19,7 +19,7 @@ class Metrics:
         self._registry = CollectorRegistry()
         self.requests = Counter(
             "ppsolo_requests",
-            "Requests to /predict, by status (499: the client went away)",
+            "Requests to predict, by status (499: the client went away)",
             ["status"],
             registry=self._registry,
         )
@@ -50,14 +50,14 @@ class Metrics:
 
 
 class CountRequests:
-    """ASGI middleware: the status and the time of every request to /predict."""
+    """ASGI middleware: the status and the time of every request to predict."""
 
     def __init__(self, app: ASGIApp, *, metrics: Metrics):
         self._app = app
         self._metrics = metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or scope["path"] != "/predict":
+        if scope["type"] != "http" or not _predicts(scope["path"]):
             await self._app(scope, receive, send)
             return
         started, status = time.perf_counter(), 500
@@ -73,3 +73,8 @@ class CountRequests:
         finally:
             self._metrics.requests.labels(str(status)).inc()
             self._metrics.request_seconds.observe(time.perf_counter() - started)
+
+
+def _predicts(path: str) -> bool:
+    """Whether requests to this address predict: /predict, or that of the Open Inference Protocol."""
+    return path == "/predict" or (path.startswith("/v2/models/") and path.endswith("/infer"))

@@ -144,6 +144,33 @@ class Service:
 
     async def predict(self, request: Request, options: AnswerOptions) -> Response:
         """The answer to a request that carries a picture. Raises HTTPException, ClientDisconnect."""
+
+        def receive(take: Callable[[int], None]) -> Awaitable[bytes]:
+            return read_upload(request, max_bytes=self.limits.max_bytes, take=take, threads=self._parsers)
+
+        def write(instances: Instances, data: bytes, seconds: float) -> Response:
+            content = self._write(instances, data, options, seconds=seconds)
+            return Response(content, media_type=media_type(options.form))
+
+        return await self.answer(request, receive=receive, write=write)
+
+    async def answer(
+        self,
+        request: Request,
+        *,
+        receive: Callable[[Callable[[int], None]], Awaitable[bytes]],
+        write: Callable[[Instances, bytes, float], Response],
+    ) -> Response:
+        """Predict on the picture of a request.
+
+        Args:
+            request: where the picture is.
+            receive: called with a function that takes the number of bytes before they are kept; the bytes of the
+                picture's file.
+            write: called on another thread with the instances, the picture and the seconds so far; the response.
+
+        Raises HTTPException, ClientDisconnect.
+        """
         started = time.perf_counter()
         timeout = self.limits.timeout
         with self._bytes.share() as take:
@@ -151,7 +178,7 @@ class Service:
                 queue.check_room()  # before anything of the picture is read
             until = time.monotonic() + timeout
             data = await _in_time(
-                read_upload(request, max_bytes=self.limits.max_bytes, take=take, threads=self._parsers),
+                receive(take),
                 until=lambda: until,
                 late=lambda: HTTPException(408, f"the picture took more than {timeout:g} s to arrive"),
                 ends={self._stopping: _stopping()},
@@ -164,7 +191,7 @@ class Service:
             self._answering += 1
             try:
                 return await _in_time(
-                    self._answer(job, data, options, started),
+                    self._answer(job, data, write, started),
                     until=lambda: timeout + (job.begun or job.submitted),
                     late=lambda: self._late(job),
                     ends={self._stopped: _stopping(), gone: ClientDisconnect()},
@@ -196,7 +223,9 @@ class Service:
             return HTTPException(503, f"others were answered for {timeout:g} s: try again", self._retry_after())
         return HTTPException(504, f"the prediction was not done within {timeout:g} s", self._retry_after())
 
-    async def _answer(self, job: Pending, data: bytes, options: AnswerOptions, started: float) -> Response:
+    async def _answer(
+        self, job: Pending, data: bytes, write: Callable[[Instances, bytes, float], Response], started: float
+    ) -> Response:
         """Await the prediction, and write the response on another thread."""
         try:
             instances = await asyncio.wrap_future(job)
@@ -212,29 +241,32 @@ class Service:
             raise HTTPException(500, "the prediction failed: the log of the service says why") from None
         self.metrics.instances.inc(len(instances))
 
-        def write() -> bytes:
-            if options.form == "png":
-                return picture_answer(self._read(data), instances, score_threshold=options.score_threshold)
-            if options.form in FORMATS:
-                return file_answer(
-                    instances,
-                    options.form,
-                    image=self._read(data) if options.form in WITH_PIXELS else None,
-                    score_threshold=options.score_threshold,
-                    image_id=options.image_id,
-                    image_name=options.image_name,
-                    pixel_size=options.pixel_size,
-                )
-            return json_answer(
-                instances,
-                image_id=options.image_id,
-                score_threshold=options.score_threshold,
-                polygons=options.form == "polygons",
-                seconds=time.perf_counter() - started,
-            )
+        def respond() -> Response:
+            return write(instances, data, time.perf_counter() - started)
 
-        content = await asyncio.get_running_loop().run_in_executor(self._writers, write)
-        return Response(content, media_type=media_type(options.form))
+        return await asyncio.get_running_loop().run_in_executor(self._writers, respond)
+
+    def _write(self, instances: Instances, data: bytes, options: AnswerOptions, *, seconds: float) -> bytes:
+        """The instances in the form that the request asks for."""
+        if options.form == "png":
+            return picture_answer(self._read(data), instances, score_threshold=options.score_threshold)
+        if options.form in FORMATS:
+            return file_answer(
+                instances,
+                options.form,
+                image=self._read(data) if options.form in WITH_PIXELS else None,
+                score_threshold=options.score_threshold,
+                image_id=options.image_id,
+                image_name=options.image_name,
+                pixel_size=options.pixel_size,
+            )
+        return json_answer(
+            instances,
+            image_id=options.image_id,
+            score_threshold=options.score_threshold,
+            polygons=options.form == "polygons",
+            seconds=seconds,
+        )
 
 
 def _stopping(reason: str = "the service is stopping") -> HTTPException:

@@ -68,6 +68,14 @@ async def read_upload(request: Request, *, max_bytes: int, take: Callable[[int],
         raise HTTPException(400, f"the form cannot be read ({error}): send one file") from None
 
 
+async def read_body(request: Request, *, max_bytes: int, take: Callable[[int], None]) -> bytes:
+    """The whole body of a request. Arguments and errors are the same as for `read_upload`."""
+    if int(request.headers.get("content-length", 0)) > max_bytes:
+        raise _too_large(max_bytes)
+    async with contextlib.aclosing(_bounded(request, max_bytes=max_bytes, take=take)) as chunks:
+        return b"".join([chunk async for chunk in chunks])
+
+
 async def _bounded(request: Request, *, max_bytes: int, take: Callable[[int], None]) -> AsyncGenerator[bytes, None]:
     received = 0
     async for chunk in request.stream():
