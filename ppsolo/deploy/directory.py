@@ -29,6 +29,7 @@ LAYOUT = 1  # of the block `ppsolo`; a reader refuses others
 MODEL_FILES: Mapping[str, tuple[frozenset[str], ...]] = {
     "paddle": (frozenset({"model.json", "model.pdiparams"}), frozenset({"model.pdmodel", "model.pdiparams"})),
     "onnx": (frozenset({"model.onnx"}),),
+    "openvino": (frozenset({"model.xml", "model.bin"}),),
 }
 _MOST_CONFIG_BYTES = 16 << 20
 _ANSWERING_KEYS = {"name", "num_classes", "model", "preprocess", "postprocess"}  # of a configuration
