@@ -136,12 +136,10 @@ def load(
         from ppsolo.deploy.runtime import load as load_export
 
         return load_export(place, threads=threads, keep_memory=keep_memory)
-    weights = next((place / name for name in ("best.pdparams", "last.pdparams") if (place / name).is_file()), None)
-    if weights is None or not (place / "config.yml").is_file():
-        raise ConfigError(f"{directory} is no export (infer_cfg.yml) and no run (config.yml, best.pdparams)")
-    from ppsolo.predictor import Predictor
+    from ppsolo.predictor import Predictor, files_of_run
 
-    return Predictor(place / "config.yml", weights=weights, threads=threads, keep_memory=keep_memory)
+    config, weights = files_of_run(place)
+    return Predictor(config, weights=weights, threads=threads, keep_memory=keep_memory)
 
 
 def _resolved(config: ConfigSource, overrides: Overrides, *, answers: bool = True) -> Config:

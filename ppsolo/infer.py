@@ -74,6 +74,10 @@ class InferSettings:
             legend=self.legend,
         )
 
+    def count_drawn(self, instances: Instances) -> int:
+        """How many of the instances `draw` shows: their score is high enough, and they have pixels."""
+        return int((instances.above(self.draw_threshold).areas > 0).sum())
+
 
 @dataclass(frozen=True)
 class StreamLimits:
@@ -97,7 +101,7 @@ class InferenceSummary:
     """What an inference run did.
 
     Attributes:
-        images, instances: how many were read and found.
+        images, instances: how many were read and found. drawn: how many of the instances were drawn.
         failures: a line for each picture or video that could not be read, or not be drawn.
         notes: lines that are no failures.
         interrupted: whether the user ended a live stream.
@@ -105,6 +109,7 @@ class InferenceSummary:
 
     images: int = 0
     instances: int = 0
+    drawn: int = 0
     failures: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     interrupted: bool = False
@@ -173,6 +178,7 @@ def infer_images(
                 if settings.drawings:
                     try:
                         write_image(drawings[index], settings.draw(instances, image, color="instance"))
+                        summary.drawn += settings.count_drawn(instances)
                     except ImageError as error:  # JPEG ends at 65500 pixels a side
                         summary.failures.append(str(error))
             done += len(answered)
@@ -318,6 +324,7 @@ class _VideoDrawing:
         if self._writer is not None:
             with self._reported():
                 self._writer.write_at(self._settings.draw(instances, frame.image, color="class"), frame.time)
+                self._summary.drawn += self._settings.count_drawn(instances)
 
     @contextlib.contextmanager
     def _reported(self) -> Iterator[None]:

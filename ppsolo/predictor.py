@@ -4,7 +4,7 @@ import importlib.util
 import logging
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import paddle
@@ -17,6 +17,7 @@ from ppsolo.checkpoint.load import LoadReport, load_pretrained
 from ppsolo.checkpoint.zoo import ZOO, zoo_entry
 from ppsolo.config import Config, load_answering_config, load_config, with_names_of_weights
 from ppsolo.cpu import default_threads, keep_freed_memory, threads_in_words, use_threads
+from ppsolo.deploy.directory import CONFIG_FILE as EXPORT_FILE
 from ppsolo.errors import ConfigError, PredictionError
 from ppsolo.interface import RAW_OUTPUTS
 from ppsolo.legacy.names import DYGRAPH, NATIVE, STATIC
@@ -25,7 +26,7 @@ from ppsolo.pipeline import Pipeline
 from ppsolo.results.postprocess import NOT_FINITE, DetectionArrays, RawArrays
 
 if TYPE_CHECKING:
-    from ppsolo.deploy.runtime import NetworkEngine
+    from ppsolo.deploy.runtime import ExportedPredictor, NetworkEngine
 
 logger = logging.getLogger(__name__)
 
@@ -163,12 +164,20 @@ class Predictor(Pipeline):
         threads: int | None = None,
         keep_memory: bool = True,
         progress: Progress | None = None,
-    ) -> "Predictor":
-        """A published system by name, fetched on first use; or a configuration file with its weights.
+    ) -> "Predictor | ExportedPredictor":
+        """A published system by name, fetched on first use; a configuration file with its weights; or a directory.
 
-        The other arguments and the errors are the same as for `Predictor`.
+        A directory is an export or a finished run, and answers as from `ppsolo.load`. The other arguments and the
+        errors are the same as for `Predictor`.
         """
         config = name
+        if weights is None and not isinstance(name, Config) and str(name) not in ZOO and Path(name).is_dir():
+            if (Path(name) / EXPORT_FILE).is_file():
+                from ppsolo.deploy.runtime import load
+
+                runtime: Any = None if engine == "auto" else engine
+                return load(name, engine=runtime, precision=precision, threads=threads, keep_memory=keep_memory)
+            config, weights = files_of_run(Path(name))
         if weights is None and not isinstance(name, Config) and str(name) in ZOO:
             config, weights = zoo_entry(str(name)).config, str(name)
         return cls(
@@ -198,6 +207,17 @@ class Predictor(Pipeline):
     def detect(self, batch: np.ndarray) -> DetectionArrays:
         """See `ppsolo.pipeline.Pipeline.detect`."""
         return self._network.run(batch)
+
+
+def files_of_run(directory: Path) -> tuple[Path, Path]:
+    """The configuration and the best weights in the directory of a finished run; else the last weights.
+
+    Raises ConfigError where it is neither a run nor an export.
+    """
+    weights = [directory / name for name in ("best.pdparams", "last.pdparams") if (directory / name).is_file()]
+    if not weights or not (directory / "config.yml").is_file():
+        raise ConfigError(f"{directory} is no export ({EXPORT_FILE}) and no run (config.yml, best.pdparams)")
+    return directory / "config.yml", weights[0]
 
 
 def load_model(

@@ -133,4 +133,4 @@ def _naming_the_cause() -> Iterator[None]:
         raise TrainingError(
             "lost another process: its own log says why (by default log/workerlog.N); "
             f"resume with -r auto once that is mended ({reason[-200:]})"
-        ) from error
+        ) from None

@@ -25,8 +25,8 @@ def main() -> int:
         parser.exit(2, f"benchmark_evaluation: error: {error}\n")
     sys.stdout.write(
         f"{result['images']} images of {result['instances']} instances: {result['seconds']:.1f} s, the usual way "
-        f"{result['usual_seconds']:.1f} s, ratio {result['of_usual']:.3f}; AP {result['AP']:.4f} and "
-        f"{result['usual_AP']:.4f}\n"
+        f"{result['usual_seconds']:.1f} s, ratio {result['of_usual']:.3f}; mask AP {100 * result['AP']:.1f} and "
+        f"{100 * result['usual_AP']:.1f}\n"
     )
     return 0
 

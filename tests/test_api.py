@@ -78,10 +78,20 @@ def test_export_writes_what_load_reads(run, tmp_path):
     loaded = ppsolo.load(tmp_path / "out")
     image = np.zeros([48, 64, 3], np.uint8)
     assert isinstance(loaded, ppsolo.ExportedPredictor) and loaded(image).size == (48, 64)
+    by_name = ppsolo.Predictor.from_pretrained(tmp_path / "out", engine="onnxruntime")
+    assert isinstance(by_name, ppsolo.ExportedPredictor) and by_name.description == loaded.description
+
+
+def test_from_pretrained_takes_the_directory_of_a_run(run):
+    directory = f"{run.train.output_dir}/{run.name}"
+    predictor = ppsolo.Predictor.from_pretrained(directory)
+    assert isinstance(predictor, ppsolo.Predictor) and predictor.origin == ppsolo.load(directory).origin
 
 
 def test_a_directory_that_is_neither_is_refused(tmp_path):
     with pytest.raises(ppsolo.ConfigError, match=r"no export .* no run"):
         ppsolo.load(tmp_path)
+    with pytest.raises(ppsolo.ConfigError, match=r"no export .* no run"):
+        ppsolo.Predictor.from_pretrained(tmp_path)
     with pytest.raises(ppsolo.ExportError, match="no such directory"):
         ppsolo.load(tmp_path / "gone")

@@ -81,10 +81,16 @@ def test_a_directory(system, folder, tmp_path, capsys):
     assert f"{len(entries)} instances in 3 images" in capsys.readouterr().out
 
 
-def test_the_drawing_threshold_filters_pictures_only(system, folder, tmp_path):
+def test_the_drawing_threshold_filters_pictures_only(system, folder, tmp_path, capsys):
     for threshold in ("0", "1"):
         arguments = ["--infer_dir", str(folder), "--output_dir", str(tmp_path / threshold), "--save_results"]
         assert main(["infer", *system, *arguments, "--draw_threshold", threshold]) == 0
+    number = len(results_of(tmp_path / "0"))
+    lines = [line for line in capsys.readouterr().out.splitlines() if " instances in " in line]
+    assert (
+        lines[0] == f"{number} instances in 3 images; {number} with a score of at least 0.0 are drawn in {tmp_path}/0"
+    )
+    assert lines[1] == f"{number} instances in 3 images; 0 with a score of at least 1.0 are drawn in {tmp_path}/1"
     assert results_of(tmp_path / "0") == results_of(tmp_path / "1")
     np.testing.assert_array_equal(read_image(tmp_path / "1" / "a.png"), read_image(folder / "a.png"))
     assert not np.array_equal(read_image(tmp_path / "0" / "a.png"), read_image(folder / "a.png"))

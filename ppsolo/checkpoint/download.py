@@ -94,7 +94,7 @@ def weights_directory() -> pathlib.Path:
         cache = pathlib.Path(os.environ.get("XDG_CACHE_HOME", ""))
         return (cache if cache.is_absolute() else pathlib.Path.home() / ".cache") / "ppsolo" / "weights"
     except (OSError, RuntimeError) as error:  # no current directory, no home directory
-        raise UnavailableError(f"no place for weights: {error}; set PPSOLO_WEIGHTS to a directory") from error
+        raise UnavailableError(f"no place for weights: {error}; set PPSOLO_WEIGHTS to a directory") from None
 
 
 def download(
@@ -163,9 +163,9 @@ def _fetch(
     except _Cut as cut:
         raise UnavailableError(
             f"cannot download {url}: {cut}; try again when the connection works, or {by_hand}"
-        ) from cut
+        ) from None
     except _Refusal as refusal:
-        raise UnavailableError(f"cannot download {url}: {refusal}; {by_hand}") from refusal
+        raise UnavailableError(f"cannot download {url}: {refusal}; {by_hand}") from None
     try:
         _accept(part, destination, f"what {url} delivers", sha256)
     except DownloadError:
@@ -429,7 +429,7 @@ def _file_errors(path: pathlib.Path) -> Iterator[None]:
         why = _one_line(error)
         raise DownloadError(
             f"cannot use {path}: {why}; mend that, or set PPSOLO_WEIGHTS to another directory"
-        ) from error
+        ) from None
 
 
 def _one_line(error: object) -> str:

@@ -265,7 +265,7 @@ def _report(summary: "InferenceSummary", settings: "InferSettings", *, left_out:
         say_error(failure)
     if left_out:
         say_error(f"{left_out} files were left out")
-    where = f"those of at least {settings.draw_threshold} are drawn in {settings.output_dir}"
+    where = f"{summary.drawn} with a score of at least {settings.draw_threshold} are drawn in {settings.output_dir}"
     if not settings.drawings:
         where = f"none are drawn; results are in {settings.output_dir}" if settings.save else "none are drawn or saved"
     say(f"{summary.instances} instances in {summary.images} images; {where}")

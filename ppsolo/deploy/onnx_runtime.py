@@ -47,8 +47,8 @@ class OnnxSession:
         """
         try:
             import onnxruntime
-        except ImportError as error:
-            raise ExportError("this needs the package onnxruntime: pip install 'ppsolo[onnx]'") from error
+        except ImportError:
+            raise ExportError("this needs the package onnxruntime: pip install 'ppsolo[onnx]'") from None
         chosen = parse_device(device)
         if chosen.kind == "gpu" and CUDA not in onnxruntime.get_available_providers():
             raise ExportError(f"this onnxruntime has no CUDA: {GPU_PACKAGE}, or take device='cpu'")

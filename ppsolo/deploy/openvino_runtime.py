@@ -46,8 +46,8 @@ class OpenVinoSession:
             require_bfloat16()
         try:
             import openvino
-        except ImportError as error:
-            raise ExportError("this needs the package openvino: pip install 'ppsolo[openvino]'") from error
+        except ImportError:
+            raise ExportError("this needs the package openvino: pip install 'ppsolo[openvino]'") from None
         threads = threads or default_threads()
         name = "the model" if isinstance(model, bytes) else os.fspath(model)
         settings = {

@@ -26,6 +26,7 @@ IOU_TYPES = ("segm", "bbox", "boundary")
 # pycocotools' twelve numbers in its order: precision over IoU 0.50:0.95, at 0.50, at 0.75, of small (area to
 # 32^2), medium (to 96^2), large objects; recall with 1, 10, 100 detections per image and class, and by size.
 STAT_NAMES = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
+UNIT = "0 to 1; -1 or null where there is nothing to find"
 
 
 @dataclass(frozen=True)
@@ -167,7 +168,7 @@ class CocoEvaluator:
         see those. A class is {"id", "name", "ground_truths", "AP", "AP50", "AP75", "AR100"}, with None for
         numbers if it has no ground truths; such classes do not enter the means.
 
-        Besides: "stat_names"; "annotations", the file; the counts "images", "annotated_images",
+        Besides: "stat_names"; "unit", of all numbers; "annotations", the file; the counts "images", "annotated_images",
         "images_with_detections", "ground_truths" (not crowds), "crowds", "detections";
         "boundary_dilation_ratio"; and "skipped", {IoU type: why it was not evaluated}.
         """
@@ -175,6 +176,7 @@ class CocoEvaluator:
         truth = self._truth
         report: dict[str, Any] = {
             "stat_names": list(STAT_NAMES),
+            "unit": UNIT,
             "annotations": truth.source,
             "images": len(truth.image_ids),
             "annotated_images": int(truth.annotated.sum()),

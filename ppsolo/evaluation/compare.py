@@ -88,7 +88,7 @@ def compare(
 
 
 def format_comparison(report: Mapping[str, Any]) -> str:
-    """A table with a line for each side; average precision in per cent."""
+    """A table with a line for each side; average precision from 0 to 100, its change with two decimals."""
     lines = [
         f"{report['images']} images of {report['annotations']}; times are medians over {report['timed_images']} images",
         f"{'':<44}{'mask AP':>9}{'change':>9}{'AP50':>8}{'AP75':>8}{'box AP':>8}{'s':>9}{'ratio':>7}{'MB':>7}",
@@ -96,8 +96,8 @@ def format_comparison(report: Mapping[str, Any]) -> str:
     for side in report["sides"]:
         points = [100 * side[key] for key in ("mask_ap", "mask_ap_difference", "mask_ap50", "mask_ap75", "box_ap")]
         lines.append(
-            f"{side['name'][-43:]:<44}{points[0]:>9.2f}{points[1]:>+9.3f}{points[2]:>8.2f}{points[3]:>8.2f}"
-            f"{points[4]:>8.2f}{side['seconds']:>9.4f}{side['seconds_ratio']:>7.2f}{side['peak_memory_mb']:>7.0f}"
+            f"{side['name'][-43:]:<44}{points[0]:>9.1f}{points[1]:>+9.2f}{points[2]:>8.1f}{points[3]:>8.1f}"
+            f"{points[4]:>8.1f}{side['seconds']:>9.4f}{side['seconds_ratio']:>7.2f}{side['peak_memory_mb']:>7.0f}"
         )
     return "\n".join(lines)
 
@@ -110,7 +110,7 @@ def draw_comparison(report: Mapping[str, Any]) -> np.ndarray:
     names = [side["name"] for side in report["sides"]]
     figure = Figure(figsize=(9.6, 3 * (0.64 + 0.48 * len(names))), dpi=100, layout="constrained")
     panels = (
-        (f"mask AP on {report['images']} images", "mask_ap", 100, "%.2f"),
+        (f"mask AP on {report['images']} images", "mask_ap", 100, "%.1f"),
         ("seconds an image, median", "seconds", 1, "%.4f"),
         ("peak memory, MB", "peak_memory_mb", 1, "%.0f"),
     )

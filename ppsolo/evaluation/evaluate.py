@@ -205,10 +205,11 @@ def compare_with_published(entry: ZooEntry, report: Mapping[str, Any]) -> tuple[
     """
     measured = 100 * report["segm"]["stats_annotated"][0]
     if entry.mask_ap is None:
-        return f"{entry.name}: mask AP measured {measured:.2f}, none published", True
+        return f"{entry.name}: mask AP measured {measured:.1f}, none published", True
     agrees = abs(measured - entry.mask_ap) <= TOLERATED_DIFFERENCE
     verdict = "agree" if agrees else f"differ by more than {TOLERATED_DIFFERENCE}"
-    return f"{entry.name}: mask AP published {entry.mask_ap:.1f}, measured {measured:.2f}: they {verdict}", agrees
+    both = f"published {entry.mask_ap:.1f}, measured {measured:.1f} ({measured - entry.mask_ap:+.2f})"
+    return f"{entry.name}: mask AP {both}: they {verdict}", agrees
 
 
 def write_results(results: Sequence[dict[str, Any]], path: Path) -> None:

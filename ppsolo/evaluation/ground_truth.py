@@ -159,7 +159,7 @@ class GroundTruth:
         try:
             return draw_polygons(outline, size) if isinstance(outline, tuple) else outline
         except ValueError as error:
-            raise self._broken(row, str(error)) from error
+            raise self._broken(row, str(error)) from None
 
     def _broken(self, row: int, reason: str) -> DatasetError:
         return DatasetError(f"{self.source}: annotation {self.table.ids[int(self._rows[row])]!r}: {reason}")
@@ -220,7 +220,7 @@ def read_detections(
                 raise ValueError("it has no 'segmentation'")
             box, size = _box_and_area(entry, mask, box_from_mask)
         except ValueError as error:
-            raise DatasetError(f"result {index} (image {truth.image_ids[image]!r}): {error}") from error
+            raise DatasetError(f"result {index} (image {truth.image_ids[image]!r}): {error}") from None
         if mask is not None:
             masks.append(mask)
         boxes.append(box)

@@ -13,7 +13,7 @@ _CLASS_COLUMNS = ("AP", "AP50", "AP75", "AR100")
 
 
 def format_report(report: Mapping[str, Any], *, per_class: bool = False) -> str:
-    """Lay out a report of `CocoEvaluator.summarize` as lines of at most 110 characters, numbers in per cent.
+    """Lay out a report of `CocoEvaluator.summarize` as lines of at most 110 characters, numbers from 0 to 100.
 
     Two lines per IoU type: over all images, and without what was detected on unannotated ones. A number that
     does not exist, because there is nothing to find, is "-". With `per_class`, a table of the classes per IoU
@@ -49,7 +49,7 @@ def write_report(report: Mapping[str, Any] | Sequence[Any], path: str | Path) ->
         with atomic_writer(target, "w") as stream:
             stream.write(text)
     except OSError as error:
-        raise PpsoloError(f"cannot write {path}: {error.strerror or error}") from error
+        raise PpsoloError(f"cannot write {path}: {error.strerror or error}") from None
 
 
 def _class_lines(name: str, classes: list[Mapping[str, Any]]) -> list[str]:
@@ -60,4 +60,4 @@ def _class_lines(name: str, classes: list[Mapping[str, Any]]) -> list[str]:
 
 
 def _percent(value: float | None) -> str:
-    return "-" if value is None or value < 0 else f"{100 * value:.2f}"
+    return "-" if value is None or value < 0 else f"{100 * value:.1f}"

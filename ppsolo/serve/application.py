@@ -1,6 +1,7 @@
 """The web application: the addresses of the service and what they answer."""
 
 import contextlib
+import functools
 import logging
 import platform
 import sys
@@ -9,6 +10,8 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import cv2
+import numpy as np
 from fastapi import FastAPI, Query, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, JSONResponse, Response
@@ -19,6 +22,7 @@ from starlette.requests import ClientDisconnect
 
 from ppsolo.data.decode import DEFAULT_SETTINGS
 from ppsolo.data.pixels import PixelSettings
+from ppsolo.data.synthetic import draw_scene
 from ppsolo.errors import ConfigError
 from ppsolo.results.files.catalogue import checked_formats
 from ppsolo.results.files.names import FORMAT_NAMES
@@ -42,6 +46,7 @@ FORMS = {
 logger = logging.getLogger(__name__)
 
 PAGE = Path(__file__).with_name("page.html")
+SAMPLE_SEED, SAMPLE_SIZE = 2, (360, 450)  # height, width in pixels
 CLIENT_GONE = 499  # only the metrics show it
 MALFORMED = (400, 413, 415, 422)  # statuses that say what is wrong with the request
 
@@ -76,6 +81,13 @@ class Refusal(BaseModel):
     """Why there is no answer, in one line."""
 
     error: str
+
+
+@functools.cache
+def sample_picture() -> bytes:
+    """A drawn scene as the bytes of a PNG file."""
+    image = draw_scene(np.random.default_rng(SAMPLE_SEED), SAMPLE_SIZE).image
+    return cv2.imencode(".png", image[..., ::-1])[1].tobytes()
 
 
 def create_app(
@@ -204,6 +216,11 @@ def _add_pages(app: FastAPI, service: Service, predictor: AnyPredictor, model: s
     async def index() -> Response:
         """A page to try the service with."""
         return HTMLResponse(page, headers={"Content-Security-Policy": policy, "X-Content-Type-Options": "nosniff"})
+
+    @app.get("/sample.png", response_class=Response)
+    async def sample() -> Response:
+        """A drawn picture of circles, rectangles and triangles, to try the service with."""
+        return Response(sample_picture(), media_type="image/png")
 
     @app.get("/health", responses={503: {"description": "starting, stopping, or the first prediction failed"}})
     async def health() -> Response:

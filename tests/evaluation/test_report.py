@@ -24,10 +24,10 @@ def test_the_table_tells_what_was_found():
     lines = table.splitlines()
     assert lines[0] == "2 images (1 annotated), 1 ground truths, 0 crowds, 2 detections"
     assert lines[1].split()[:4] == ["AP", "AP50", "AP75", "APs"]
-    assert lines[2].split()[:6] == ["segm", "all", "images", "50.00", "50.00", "50.00"]
-    assert lines[3].split()[:4] == ["segm", "annotated", "100.00", "100.00"]
+    assert lines[2].split()[:6] == ["segm", "all", "images", "50.0", "50.0", "50.0"]
+    assert lines[3].split()[:4] == ["segm", "annotated", "100.0", "100.0"]
     assert lines[2].split()[7] == "-"  # nothing of medium size
-    assert ["cup", "1", "50.00", "50.00", "50.00", "100.00"] in [line.split() for line in lines]
+    assert ["cup", "1", "50.0", "50.0", "50.0", "100.0"] in [line.split() for line in lines]
     assert all(line.split()[-5:] == ["0", "-", "-", "-", "-"] for line in lines if line.startswith("a name"))
     assert max(map(len, lines)) <= 110
 

@@ -108,6 +108,14 @@ def test_a_chosen_photo_is_shown_with_its_masks(page, tmp_path):
     assert label == "squares.png: 2 instances, red 0.90, green 0.50"
 
 
+def test_the_page_names_its_classes_and_offers_a_sample(page, predictor):
+    assert "It finds red, green, blue" in page.find_element("css selector", "#classes summary").text
+    assert "not trained on drawn shapes" in text(page, "advice")
+    part(page, "sample").click()
+    until(page, lambda: part(page, "result").is_displayed())
+    assert "sample.png: 450 \u00d7 360 pixels" in text(page, "status")
+
+
 def test_the_page_asks_for_the_token(browser, predictor, tmp_path):
     with served(predictor, access=AccessRules(token="0123456789abcdef")) as server:
         browser.get(server.url + "/")

@@ -31,8 +31,8 @@ class OnnxWriter:
         try:
             import onnx.helper
             import onnx.numpy_helper
-        except ImportError as error:
-            raise ExportError("writing ONNX needs the package onnx: pip install 'ppsolo[onnx]'") from error
+        except ImportError:
+            raise ExportError("writing ONNX needs the package onnx: pip install 'ppsolo[onnx]'") from None
         self.device = device
         self.types = onnx.TensorProto
         self.value = onnx.helper.make_tensor_value_info
