@@ -214,8 +214,8 @@ def _draw_pictures(predictor: Predictor, output_dir: Path) -> Instances:
             class_names=predictor.class_names,
             category_ids=predictor.category_ids,
         )
-        found = predictor(scene.image).draw(scene.image, score_threshold=DRAWN_FROM)
-        rows.append([scene.image, found, truth.draw(scene.image)])
+        found = predictor(scene.image).draw(scene.image, score_threshold=DRAWN_FROM, color_by="class")
+        rows.append([scene.image, found, truth.draw(scene.image, color_by="class", write_labels=False)])
     write_image(output_dir / "predictions.png", _contact_sheet(rows, captions=("scene", "predicted", "drawn")))
     pixels = draw_scene(np.random.default_rng((SHOWN_SEED, SHOWN_SCENES)), LARGE_SIZE).image
     write_image(output_dir / "scene.png", pixels)

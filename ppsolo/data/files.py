@@ -20,6 +20,8 @@ VIDEO_SUFFIXES = (
     *(".mp4", ".m4v", ".mov", ".qt", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".mpe", ".m2v", ".vob", ".ts", ".mts"),
     *(".m2ts", ".wmv", ".asf", ".flv", ".f4v", ".3gp", ".3g2", ".ogv", ".mxf", ".mjpg", ".mjpeg", ".y4m", ".gif"),
 )
+# Annotations and notes that lie beside pictures: nobody expects them to be predicted on.
+COMPANION_SUFFIXES = (".json", ".jsonl", ".xml", ".txt", ".csv", ".yml", ".yaml", ".md", ".html", ".db", ".ini")
 
 
 def regular_file(path: Path) -> os.stat_result:
@@ -56,7 +58,7 @@ def find_images(pattern_or_path: str | os.PathLike) -> Found:
 
     What exists under that very name is taken literally, a file whatever its suffix. In a directory and among the
     files that a pattern matches, a picture is a file with a suffix in IMAGE_SUFFIXES (in any case), or with the first
-    bytes of a format that can be read. Hidden files and sub-directories are passed over.
+    bytes of a format that can be read. Hidden files, sub-directories and files in COMPANION_SUFFIXES are passed over.
 
     Raises:
         ImageError: there is no such file or directory, or no picture.
@@ -100,7 +102,7 @@ def _found_in(directory: str | os.PathLike) -> Found:
 def _sorted_out(paths: Iterable[Path]) -> Found:
     images, left_out = [], []
     for path in sorted(set(paths), key=_natural_key):
-        if path.name.startswith(".") or not os.path.isfile(path):
+        if path.name.startswith(".") or path.suffix.lower() in COMPANION_SUFFIXES or not os.path.isfile(path):
             continue
         if path.suffix.lower() in IMAGE_SUFFIXES:
             images.append(path)

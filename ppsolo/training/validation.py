@@ -77,6 +77,5 @@ class Validation:
         predicted = self.predictor(image)
         truth = self.dataset.truth_of(image_id, predicted)
         gap = np.full((image.shape[0], GAP, 3), 255, np.uint8)
-        return np.concatenate(
-            [predicted.draw(image, score_threshold=PICTURE_THRESHOLD), gap, truth.draw(image)], axis=1
-        )
+        left = predicted.draw(image, score_threshold=PICTURE_THRESHOLD, color_by="class")
+        return np.concatenate([left, gap, truth.draw(image, color_by="class")], axis=1)
