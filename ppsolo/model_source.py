@@ -7,10 +7,11 @@ from typing import Any, Literal
 
 from ppsolo.checkpoint.download import Progress
 from ppsolo.config import Config, Overrides, override_config
+from ppsolo.data.tiles import Tiling
 from ppsolo.deploy.directory import read_info
 from ppsolo.errors import ConfigError
 from ppsolo.interface import ENGINES, PRECISIONS
-from ppsolo.pipeline import Pipeline
+from ppsolo.pipeline import Pipeline, TiledPipeline
 
 CONFIG_ENGINES = tuple(engine for engine in ENGINES if engine != "paddle")
 EXPORT_ENGINES = tuple(engine for engine in ENGINES if engine != "dygraph")
@@ -28,6 +29,7 @@ class ModelSource:
             "openvino" for an export; "auto" chooses.
         device: "cpu" or "gpu", of an export. A configuration runs where Paddle runs.
         precision: "fp32"; "bf16" on a CPU that has it; "fp16" for exports on a GPU.
+        tiling: predict every picture tile by tile; None: whole.
     """
 
     config: Config
@@ -35,6 +37,7 @@ class ModelSource:
     engine: str = "auto"
     device: Literal["cpu", "gpu"] = "cpu"
     precision: str = "fp32"
+    tiling: Tiling | None = None
 
     def __post_init__(self) -> None:
         engines = CONFIG_ENGINES if self.directory is None else EXPORT_ENGINES
@@ -67,6 +70,10 @@ class ModelSource:
         self, *, threads: int | None = None, keep_memory: bool = True, progress: Progress | None = None
     ) -> Pipeline:
         """The predictor. Arguments and errors are the same as for `ppsolo.Predictor` and `ppsolo.deploy.load`."""
+        predictor = self._open(threads=threads, keep_memory=keep_memory, progress=progress)
+        return predictor if self.tiling is None else TiledPipeline(predictor, self.tiling)
+
+    def _open(self, *, threads: int | None, keep_memory: bool, progress: Progress | None) -> Pipeline:
         options: dict[str, Any] = {"precision": self.precision, "threads": threads, "keep_memory": keep_memory}
         if self.directory is not None:
             from ppsolo.deploy.runtime import load

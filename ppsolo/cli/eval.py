@@ -5,8 +5,8 @@ import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ppsolo.cli.paddledetection import add_refused_flags, add_slices
-from ppsolo.cli.shared import OK, Commands, add_command, add_model, import_paddle, model_source, say
+from ppsolo.cli.paddledetection import add_refused_flags, add_slices, tile_of_slices
+from ppsolo.cli.shared import OK, Commands, add_command, add_model, add_tiles, import_paddle, model_source, say
 from ppsolo.config import load_answering_config, load_config
 from ppsolo.errors import ConfigError
 
@@ -38,6 +38,7 @@ def add(commands: Commands) -> None:
         "--save_prediction_only", action="store_true", help="write predictions.json and compute no precision"
     )
     add_slices(command)
+    add_tiles(command)
     add_refused_flags(command, "eval")
     command.add_argument(
         "--annotations", metavar="FILE", help="a COCO file to compare with; default: data.val_annotations"
@@ -79,10 +80,7 @@ def run(options: argparse.Namespace) -> int:
     if options.least_precision is not None and options.find_thresholds is None:
         raise ConfigError("--least_precision is of thresholds: add --find_thresholds FILE")
     if options.slice_infer:
-        raise ConfigError(
-            "--slice_infer: tiles are predicted by `ppsolo infer --tile N --save coco`; evaluate its "
-            "predictions.json with --json_eval"
-        )
+        options.tile, options.overlap = tile_of_slices(options)
     if options.json_eval == "":
         options.json_eval = _results_in(options)
     elif options.output_eval is not None or options.save_prediction_only:

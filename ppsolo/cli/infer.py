@@ -20,14 +20,12 @@ from ppsolo.cli.shared import (
     say_error,
     say_note,
 )
-from ppsolo.data.tiles import Tiling, checked_tiling
 from ppsolo.errors import ConfigError
 from ppsolo.progress import Progress
 from ppsolo.results.files.names import FORMAT_NAMES
 
 if TYPE_CHECKING:
     from ppsolo.infer import InferenceSummary, InferSettings
-    from ppsolo.pipeline import Pipeline
 
 EXAMPLES = """ppsolo infer -c solov2_r50_fpn_3x -o weights=solov2_r50_fpn_3x --infer_img street.jpg
 ppsolo infer --model_dir output/r50_onnx --infer_list photos.txt --results jsonl --output_dir output/photos
@@ -160,12 +158,13 @@ def run(options: argparse.Namespace) -> int:
 
 def _predict(options: argparse.Namespace) -> int:
     """Predict and draw; the exit code."""
-    tiling = checked_tiling(options.tile, options.overlap)
     model = model_source(options)
     if options.results is not None:
         with Progress("download", unit="B") as progress:
             predictor = model.open(threads=threads_of(options), progress=progress.update)
-        return run_bulk_command(_in_tiles(predictor, tiling), options)
+        say(predictor.origin)
+        say(predictor.description)
+        return run_bulk_command(predictor, options)
     from ppsolo.data.files import find_images
     from ppsolo.data.sources import Picture, Pictures, Video, find_source
     from ppsolo.infer import InferSettings, StreamLimits, infer_images, infer_video, make_output_dir
@@ -199,13 +198,15 @@ def _predict(options: argparse.Namespace) -> int:
     make_output_dir(settings.output_dir, apart_from=[path for path in read if isinstance(path, Path)])
 
     with Progress("download", unit="B") as progress:
-        predictor = _in_tiles(model.open(progress=progress.update), tiling)
+        predictor = model.open(progress=progress.update)
+    say(predictor.origin)
+    say(predictor.description)
     with Progress("predict", unit="frames" if video else "images") as progress:
         if isinstance(source, Video):
             summary = infer_video(predictor, source, settings, limits=limits, progress=progress.update)
         else:
             # A large file that is only predicted on is read part by part.
-            read_pixels = predictor.read if settings.needs_pixels or tiling is None else lambda path: path
+            read_pixels = predictor.read if settings.needs_pixels or model.tiling is None else lambda path: path
             summary = infer_images(predictor, source.items, settings, read=read_pixels, progress=progress.update)
             summary.failures += source.left_out
     return _report(summary, settings, left_out=0 if video else len(source.left_out))
@@ -223,17 +224,6 @@ def listed_images(folder: Path, file: Path) -> list[Path]:
         what = f"{missing[0]} does not exist" if missing else "names no picture"
         raise ConfigError(f"--infer_list {file}: {what}; give names relative to --infer_dir")
     return paths
-
-
-def _in_tiles(predictor: "Pipeline", tiling: Tiling | None) -> "Pipeline":
-    """The predictor, tile by tile where that is asked for; says what it is."""
-    from ppsolo.pipeline import TiledPipeline
-
-    if tiling is not None:
-        predictor = TiledPipeline(predictor, tiling)
-    say(predictor.origin)
-    say(predictor.description)
-    return predictor
 
 
 def _check(options: argparse.Namespace) -> None:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from ppsolo.config import load_answering_config
 from ppsolo.cpu import available_cores
-from ppsolo.data.tiles import DEFAULT_OVERLAP
+from ppsolo.data.tiles import DEFAULT_OVERLAP, checked_tiling
 from ppsolo.errors import ConfigError
 from ppsolo.interface import ENGINES as ALL_ENGINES
 from ppsolo.interface import PRECISIONS
@@ -107,7 +107,14 @@ def model_source(options: argparse.Namespace) -> "ModelSource":
         config, directory = export_config(options.model_dir, options.override), Path(options.model_dir)
     if options.class_thresholds is not None:
         config = with_thresholds(config, options.class_thresholds)
-    source = ModelSource(config, directory, engine=options.engine, device=options.device, precision=options.precision)
+    source = ModelSource(
+        config,
+        directory,
+        engine=options.engine,
+        device=options.device,
+        precision=options.precision,
+        tiling=checked_tiling(options.tile, options.overlap) if hasattr(options, "tile") else None,
+    )
     if source.needs_paddle:
         import_paddle()
     return source

@@ -174,3 +174,18 @@ def test_published_numbers_are_met_or_not(measured, agrees):
     assert (
         answer is agrees and "35.6" in line and f"measured {100 * measured:.1f} ({100 * measured - 35.6:+.2f})" in line
     )
+
+
+def test_tiles(drawn, tiny, tmp_path, capsys):
+    """`eval --tile` predicts tile by tile; PaddleDetection's flags mean the same."""
+    from ppsolo import build_model, save_weights
+    from ppsolo.cli import main
+
+    config = load_config("solov2_r50_fpn_1x", {**tiny, "num_classes": 3})
+    save_weights(build_model(config), tmp_path / "w.pdparams")
+    changes = {**tiny, "num_classes": 3, "weights": str(tmp_path / "w.pdparams"), "data.root": str(drawn)}
+    changes |= {"data.val_annotations": "instances_val.json", "data.val_images": "val"}
+    model = ["-c", "solov2_r50_fpn_1x", "-o", *(f"{key}={value}" for key, value in changes.items())]
+    for flags in (["--tile", "32", "--overlap", "8"], ["--slice_infer", "--slice_size", "32"]):
+        assert main(["eval", *model, *flags]) == 0
+        assert "tiles of 32 pixels, overlap 8" in capsys.readouterr().out
