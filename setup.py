@@ -23,6 +23,7 @@ READERS = ["labelme", "supervision", "geojson", "shapely", "pillow", "tifffile"]
 # Scientific TIFF, animations, AVIF and HEIC; frames of codecs that OpenCV lacks, and a verdict on damage.
 IMAGES = ["tifffile>=2024.1.30,<2027", "imagecodecs", "pillow>=11.3", "pillow-heif"]
 VIDEO = ["av>=14"]
+REPORT = ["matplotlib", "hotcoco>=1.3"]  # of `ppsolo eval --html`; hotcoco says where AP is lost
 TEST = [
     "pytest",
     "pytest-cov",
@@ -34,6 +35,7 @@ TEST = [
     *RAY,
     *IMAGES,
     *VIDEO,
+    *REPORT,
     *READERS,
     "httpx",
     "hypothesis",
@@ -59,6 +61,7 @@ setup(
         "ppsolo": ["py.typed"],
         "ppsolo.checkpoint": ["manifests/*.json"],
         "ppsolo.configs": ["*.yml", "_base_/*.yml"],
+        "ppsolo.evaluation": ["report.html"],
         "ppsolo.serve": ["page.html"],
     },
     # numpy 2.4 refuses one-element tensors as shapes, which Paddle 3.3 still makes.
@@ -77,6 +80,7 @@ setup(
         "ray": RAY,
         "images": IMAGES,
         "video": VIDEO,
+        "report": REPORT,
         "tensorboard": ["tensorboardX>=2.6"],
         "mlflow": ["mlflow-skinny>=2.14", "sqlalchemy", "alembic"],
         "wandb": ["wandb>=0.17"],

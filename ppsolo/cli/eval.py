@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 EXAMPLES = """ppsolo eval -c output/mine/config.yml -o weights=output/mine/best.pdparams --classwise
 ppsolo eval --model_dir output/r50_onnx --engine openvino --annotations val.json --image_dir val
+ppsolo eval -c output/mine/config.yml --html output/mine/report
 ppsolo eval -c output/mine/config.yml --compare dygraph openvino openvino-bf16 output/mine_int8
 ppsolo eval -c output/mine/config.yml --find_thresholds output/mine/thresholds.json"""
 
@@ -46,6 +47,11 @@ def add(commands: Commands) -> None:
     command.add_argument("--image_dir", metavar="DIR", help="the pictures of --annotations")
     command.add_argument("--classwise", action="store_true", help="a table of the classes too")
     command.add_argument("--report", metavar="FILE", help="write all numbers as JSON")
+    command.add_argument(
+        "--html",
+        metavar="DIR",
+        help="write index.html, a report with charts and pictures, and report.json with its numbers",
+    )
     command.add_argument("--save_results", action="store_true", help="write predictions.json (COCO results)")
     command.add_argument(
         "--output_dir", default="output/eval", metavar="DIR", help="where it goes, default: %(default)s"
@@ -85,6 +91,8 @@ def run(options: argparse.Namespace) -> int:
         options.json_eval = _results_in(options)
     elif options.output_eval is not None or options.save_prediction_only:
         options.save_results, options.output_dir = True, options.output_eval or options.output_dir
+    if options.html is not None and (options.json_eval is not None or options.compare is not None):
+        raise ConfigError("--html is of one model that predicts here: leave --json_eval and --compare out")
     if options.json_eval is not None:
         return _evaluate_results(options)
     if options.compare is not None:
@@ -93,6 +101,12 @@ def run(options: argparse.Namespace) -> int:
         raise ConfigError("nothing to evaluate: give a model (-c or --model_dir), or results (--json_eval)")
     if options.find_thresholds is not None and options.class_thresholds is not None:
         raise ConfigError("--find_thresholds takes no --class_thresholds: they hide what is to be found")
+    if options.html is not None:
+        from ppsolo.evaluation.html import check_packages
+
+        if options.class_thresholds is not None:
+            raise ConfigError("--html takes no --class_thresholds: it finds them, and they would hide instances")
+        check_packages()  # before minutes of work
     source = _with_data(model_source(options), options)
     evaluation = _evaluate_model(source, options)
     if evaluation is None:
@@ -102,7 +116,18 @@ def run(options: argparse.Namespace) -> int:
     _say_report(evaluation.report, options)
     if options.find_thresholds is not None:
         _find_thresholds(evaluation, options)
+    if options.html is not None:
+        _write_html(evaluation, source, options)
     return OK
+
+
+def _write_html(evaluation: "Evaluation", source: "ModelSource", options: argparse.Namespace) -> None:
+    from ppsolo.evaluation.html import write_html
+    from ppsolo.progress import Progress
+
+    with Progress("draw", unit="pictures") as progress:
+        write_html(evaluation, source.config, Path(options.html), progress=progress.update)
+    say(f"{Path(options.html) / 'index.html'} opens in a browser; its numbers are in report.json")
 
 
 def _results_in(options: argparse.Namespace) -> str:
@@ -160,7 +185,7 @@ def _evaluate_model(source: "ModelSource", options: argparse.Namespace) -> "Eval
         evaluation = evaluate_source(
             source,
             batch_size=options.batch_size,
-            keep_results=options.save_results,
+            keep_results=options.save_results or options.html is not None,
             processes=processes,
             download=download.update,
             progress=progress.update,

@@ -1,0 +1,100 @@
+"""The HTML report: figures equal the JSON's and pycocotools', nothing is loaded from elsewhere, names are escaped."""
+
+import json
+import re
+
+import numpy as np
+import pytest
+from oracle import Oracle
+
+from ppsolo.config import load_config
+from ppsolo.data.synthetic import draw_dataset
+from ppsolo.errors import ConfigError
+from ppsolo.evaluation.analysis import analyze, calibration, f1_curve
+from ppsolo.evaluation.evaluate import EvaluationSet, evaluate
+from ppsolo.evaluation.html import check_packages, write_html
+
+pytest.importorskip("matplotlib", reason="matplotlib is not installed")
+
+
+@pytest.fixture(scope="module")
+def evaluated(tmp_path_factory):
+    """A drawn set, its evaluation by shifted truth, and the configuration; a class has a name to escape."""
+    folder = tmp_path_factory.mktemp("drawn")
+    _, split = draw_dataset(folder, train=1, val=5, seed=3)
+    content = json.loads(split.annotations.read_text())
+    content["categories"][0]["name"] = "<b>circle</b>"
+    split.annotations.write_text(json.dumps(content))
+    dataset = EvaluationSet(split.annotations, split.image_dir)
+    data = {"data.root": ".", "data.val_annotations": str(split.annotations), "data.val_images": str(split.image_dir)}
+    config = load_config("demo", data)
+    return evaluate(Oracle(dataset, 4, size=dataset.truth.size(0)), dataset, keep_results=True), dataset, config
+
+
+def test_the_page_says_what_the_json_says(evaluated, tmp_path):
+    evaluation, _, config = evaluated
+    written = write_html(evaluation, config, tmp_path)
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert report == json.loads(json.dumps(written))
+    page = (tmp_path / "index.html").read_text()
+    rows = [re.findall(r"<td>(.*?)</td>", row) for row in re.findall(r"<tr>(.*?)</tr>", page)]
+    for kind in ("segm", "bbox", "boundary"):
+        values = ["-" if value < 0 else f"{100 * value:.1f}" for value in report[kind]["stats"]]
+        assert [kind, *values] in rows
+    for one, best in zip(report["segm"]["per_class"], report["analysis"]["thresholds"], strict=True):
+        row = next(row for row in rows if row and row[0] == one["name"].replace("<", "&lt;").replace(">", "&gt;"))
+        assert row[2] == f"{100 * one['AP']:.1f}" and row[6] == f"{best['threshold']:.2f}"
+    assert "<b>circle" not in page
+    shown = re.findall(r"quality ([\d.]+), (\d+) found, (\d+) false, (\d+) missed", page)
+    pictures = report["analysis"]["pictures"]
+    expected = {(f"{100 * p['quality']:.1f}", str(p["found"]), str(p["false"]), str(p["missed"])) for p in pictures}
+    assert set(shown) == expected
+
+
+def test_the_page_loads_nothing_from_elsewhere(evaluated, tmp_path):
+    evaluation, _, config = evaluated
+    write_html(evaluation, config, tmp_path)
+    page = (tmp_path / "index.html").read_text()
+    sources = re.findall(r'(?:src|href)="([^"]{0,12})', page)
+    assert len(sources) > 10 and all(source.startswith("data:") for source in sources)
+    assert {path.name for path in tmp_path.iterdir()} == {"index.html", "report.json"}
+
+
+def test_curves_agree_with_average_precision(evaluated):
+    evaluation, dataset, _ = evaluated
+    numbers = analyze(evaluation, dataset).numbers
+    stats = evaluation.report["segm"]["stats"]
+    curves = numbers["precision_recall"]
+    found = [np.mean(curves[name]) for name in ("0.50:0.95", "0.50", "0.75")]
+    np.testing.assert_allclose(found, stats[:3], atol=1e-9)
+    if numbers["tide"] is not None:
+        assert numbers["tide"]["ap50"] == pytest.approx(stats[1], abs=1e-6)
+    matrix = np.array(numbers["confusion"]["matrix"])
+    assert matrix[:-1].sum() == evaluation.report["ground_truths"]  # each is found as something, or missed
+    sizes = numbers["recall_by_size"]
+    assert sum(one["ground_truths"] for one in sizes) == evaluation.report["ground_truths"]
+
+
+def test_f1_and_calibration_count_as_one_would_by_hand(evaluated):
+    evaluation, dataset, _ = evaluated
+    matches = evaluation.matches["segm"]
+    true = (matches["matched"][:, 0, 0] & 128) > 0
+    counted = (matches["ignored"][:, 0, 0] & 128) == 0
+    scores, true = matches["score"][counted], true[counted]
+    truths = int((~dataset.truth.crowd).sum())
+    curve = f1_curve(matches, truths)
+    for place in (0, 40, 70, 100):
+        taken = scores >= curve["score"][place]
+        assert curve["f1"][place] == pytest.approx(2 * true[taken].sum() / (taken.sum() + truths))
+    bins = calibration(matches)["bins"]
+    assert sum(one["count"] for one in bins) == len(scores)
+    inside = (scores >= 0.5) & (scores < 0.6)
+    assert bins[5]["count"] == inside.sum()
+    if inside.any():
+        assert bins[5]["precision"] == pytest.approx(true[inside].mean())
+
+
+def test_without_matplotlib_the_command_says_what_to_install(monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(ConfigError, match=r"pip install 'ppsolo\[report\]'"):
+        check_packages()
