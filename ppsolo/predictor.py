@@ -1,6 +1,5 @@
 """The predictor: a checkpoint answers."""
 
-import importlib.util
 import logging
 import os
 from pathlib import Path
@@ -18,6 +17,7 @@ from ppsolo.checkpoint.zoo import ZOO, zoo_entry
 from ppsolo.config import Config, load_answering_config, load_config, with_names_of_weights
 from ppsolo.cpu import default_threads, keep_freed_memory, threads_in_words, use_threads
 from ppsolo.deploy.directory import CONFIG_FILE as EXPORT_FILE
+from ppsolo.deploy.engines import best_engine
 from ppsolo.errors import ConfigError, PredictionError
 from ppsolo.interface import RAW_OUTPUTS
 from ppsolo.legacy.names import DYGRAPH, NATIVE, STATIC
@@ -140,7 +140,7 @@ class Predictor(Pipeline):
         if model is None:
             model, self.load_report = load_model(config, weights, progress=progress)
         if engine == "auto":
-            engine = _best_engine() if self.load_report is not None and _on_cpu() else "dygraph"
+            engine = best_engine() if self.load_report is not None and _on_cpu() else "dygraph"
         self.threads = threads if threads is not None else default_threads()
         model.eval()
         self._network: DygraphNetwork | NetworkEngine
@@ -249,6 +249,7 @@ def _converted(
     from ppsolo.deploy.openvino_runtime import OpenVinoSession
     from ppsolo.deploy.runtime import NetworkEngine
 
+    logger.info("converting the network for %s; the first image of each size takes longer", engine)
     graph = build_onnx(model).SerializeToString()
     if engine == "openvino":
         session = OpenVinoSession(graph, RAW_OUTPUTS, precision=precision, threads=threads)
@@ -273,20 +274,6 @@ def _compare_generations(config: Config, report: LoadReport) -> None:
 
 def _on_cpu() -> bool:
     return paddle.device.get_device() == "cpu"
-
-
-def _best_engine() -> Engine:
-    """The fastest installed engine for a CPU; all are exact to rounding."""
-    if _installed("onnx"):
-        if _installed("openvino"):
-            return "openvino"
-        if _installed("onnxruntime"):
-            return "onnxruntime"
-    return "dygraph"
-
-
-def _installed(package: str) -> bool:
-    return importlib.util.find_spec(package) is not None
 
 
 def _check_finite(raw: RawPredictions) -> None:

@@ -1,5 +1,6 @@
 """Progress on a terminal: a bar with rate and time left; elsewhere now and then a plain line."""
 
+import os
 import sys
 import time
 from typing import TextIO
@@ -30,6 +31,7 @@ class Progress:
         self._stream = stream if stream is not None else sys.stderr
         self._live = self._stream.isatty()
         self._every = 0.1 if self._live else interval
+        self._silent = os.environ.get("PPSOLO_PROGRESS") == "off"  # `ppsolo -q`
         self._start = self._shown = time.monotonic()
         self._shown_done: int | None = None
 
@@ -49,7 +51,7 @@ class Progress:
 
     def close(self) -> None:
         """Show the end; nothing is shown of work that never started."""
-        if self.done > self._before:
+        if self.done > self._before and not self._silent:
             if self._live or self.done != self._shown_done:
                 self._show()
             if self._live:
@@ -76,6 +78,8 @@ class Progress:
         return f"{value:.{digits}f}"
 
     def _show(self) -> None:
+        if self._silent:
+            return
         if self._live:
             filled = int(20 * self.done / self.total) if self.total else 0
             bar = f"[{'#' * filled}{'.' * (20 - filled)}] " if self.total else ""

@@ -36,6 +36,7 @@ ROOMS = (
     "training",
     "build/training",
     "training/run",
+    "doctor",
     "benchmark",
     "demo",
     "api",

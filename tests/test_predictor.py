@@ -195,7 +195,7 @@ def test_the_engine_is_the_best_that_is_exact_and_says_so(predictor, tmp_path, t
     assert chosen.description.startswith("OpenVINO") and "fp32, 1 thread;" in chosen.description
     expected = predictor(picture(0))
     assert_same(chosen(picture(0)), expected)
-    monkeypatch.setattr(predictor_module, "_installed", lambda package: package != "openvino")
+    monkeypatch.setattr("ppsolo.deploy.engines.installed", lambda package: package != "openvino")
     second = Predictor(config, weights=tmp_path / "own.safetensors")
     assert second.description.startswith("onnxruntime")
     assert_same(second(picture(0)), expected)

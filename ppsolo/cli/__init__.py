@@ -10,6 +10,7 @@ from ppsolo.cli import (
     check_data,
     convert,
     demo,
+    doctor,
     eval,
     export,
     import_config,
@@ -38,6 +39,7 @@ COMMANDS = (
     eval,
     benchmark,
     demo,
+    doctor,
     zoo,
     convert,
     export,
@@ -46,10 +48,19 @@ COMMANDS = (
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code: 0, 1 (some inputs failed), 2 (refused), 130 (interrupted)."""
-    options = parser().parse_args(arguments)
+    top = parser()
+    if "_ARGCOMPLETE" in os.environ:  # a shell asks how a line may go on
+        import argcomplete
+
+        argcomplete.autocomplete(top)
+    options = top.parse_args(arguments)
     log = logging.StreamHandler()
     log.setFormatter(LogFormatter("%(levelname)s: %(message)s"))
-    logging.basicConfig(level=logging.WARNING, handlers=[log])
+    logging.basicConfig(level=logging.ERROR if options.quiet else logging.WARNING, handlers=[log])
+    if options.verbose:
+        logging.getLogger("ppsolo").setLevel(logging.INFO)
+    if options.quiet:
+        os.environ["PPSOLO_PROGRESS"] = "off"
     # A line of our own says what is wrong with a picture or a video; those of the libraries would drown it.
     os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")
     os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
@@ -73,6 +84,11 @@ def parser() -> argparse.ArgumentParser:
     """The parser of every command."""
     top = argparse.ArgumentParser(prog="ppsolo", description="SOLOv2 instance segmentation, native to PaddlePaddle.")
     top.add_argument("--version", action="version", version=f"ppsolo {__version__}")
+    words = top.add_mutually_exclusive_group()
+    words.add_argument(
+        "-q", "--quiet", action="store_true", help="show errors and results, no progress and no warnings"
+    )
+    words.add_argument("-v", "--verbose", action="store_true", help="say what is done")
     commands = top.add_subparsers(title="commands", required=True, metavar="command")
     for command in COMMANDS:
         command.add(commands)

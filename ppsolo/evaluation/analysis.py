@@ -194,7 +194,7 @@ class _MatchedImages:
         scores = np.array([entry["score"] for entry in entries], np.float64)
         ious = overlaps(masks, truth.masks(rows), truth.crowd[rows])
         crowd = truth.crowd[rows]
-        in_crowd = (ious[:, crowd] >= IOU).any(axis=1)
+        in_crowd: np.ndarray = np.any(ious[:, crowd] >= IOU, axis=1)
         ious, expected = ious[:, ~crowd], truth.category[rows[~crowd]].astype(np.int64)
         same = np.where(predicted[:, None] == expected[None], ious, 0.0)
         found = _match(same)
