@@ -60,12 +60,14 @@ def put_in_place(temporary: Path, path: Path) -> None:
 
 
 def put_folder_in_place(temporary: Path, path: Path) -> None:
-    """Makes a finished folder of files, under a `temporary_name`, the folder `path`.
+    """Makes a finished folder, under a `temporary_name`, the folder `path`.
 
     Nothing, or an empty folder, may be at `path`; another folder there changes places with the new one, in one step
     where the system has such a step (Linux), and is then found under the temporary name. OSError propagates.
     """
-    for file in temporary.iterdir():
+    for file in temporary.rglob("*"):
+        if file.is_dir():
+            continue
         with file.open("r+b") as stream:
             _sync(stream)
     if path.is_dir() and any(path.iterdir()):

@@ -78,9 +78,10 @@ def add(commands: Commands) -> None:
     )
     command.add_argument(
         "--layout",
-        choices=("ppsolo", "paddledetection"),
+        choices=("ppsolo", "paddledetection", "paddlex", "triton"),
         default="ppsolo",
-        help="whose tools read it; paddledetection: its deploy scripts, one image at a time; default: %(default)s",
+        help="whose tools read it; paddledetection: its deploy scripts, and paddlex: its create_model, one image at a "
+        "time; triton: --output_dir is a model repository, in which the model is a folder; default: %(default)s",
     )
     command.add_argument("--exclude_nms", action="store_true", help="the same as --graph network")
     add_refused_flags(command, "export")
@@ -91,7 +92,7 @@ def run(options: argparse.Namespace) -> int:
     """Write a model for Paddle Inference or onnxruntime, and verify what was written."""
     config = load_answering_config(options.config, options.override)
     if options.output_dir is None:
-        options.output_dir = str(Path("output_inference") / config.name)
+        options.output_dir = "output_inference" if options.layout == "triton" else f"output_inference/{config.name}"
     if options.exclude_nms:
         options.graph = "network"
     if options.class_thresholds is not None:
@@ -105,10 +106,12 @@ def run(options: argparse.Namespace) -> int:
     import_paddle()
     from ppsolo.deploy.directory import check_place
     from ppsolo.deploy.export import card_of, checkpoint_facts, export_model
+    from ppsolo.deploy.triton import triton_name
     from ppsolo.predictor import load_model
     from ppsolo.progress import Progress
 
-    check_place(Path(options.output_dir))  # before minutes of work
+    place = Path(options.output_dir)
+    check_place(place / triton_name(config.name) if options.layout == "triton" else place)  # before minutes of work
     with Progress("download", unit="B") as progress:
         model, report = load_model(config, progress=progress.update)
     say(str(report))

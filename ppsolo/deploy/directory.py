@@ -6,7 +6,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -18,17 +18,25 @@ from ppsolo.build.pipeline import class_names
 from ppsolo.config import Config, config_from_dict, config_to_dict, parse_yaml
 from ppsolo.errors import ConfigError, ExportError
 
-Layout = Literal["ppsolo", "paddledetection"]
+Layout = Literal["ppsolo", "paddledetection", "paddlex", "triton"]
 Format = Literal["paddle", "onnx", "openvino"]
 Graph = Literal["whole", "network"]
 Device = Literal["cpu", "gpu"]
 
 CONFIG_FILE = "infer_cfg.yml"
+PADDLEX_STEM = "inference"  # of the files that PaddleX reads
+PADDLEX_CONFIG = f"{PADDLEX_STEM}.yml"
+TRITON_CONFIG = "config.pbtxt"
+TRITON_ONNX = "1/model.onnx"  # of version 1
 LAYOUT = 1  # of the block `ppsolo`; a reader refuses others
-# By format, the sets of files of which one must be there: those of Paddle 3, of Paddle 2, of ONNX.
+# By format, the sets of files of which one must be there: of Paddle 3 and 2, each alone and for PaddleX, and of ONNX.
 MODEL_FILES: Mapping[str, tuple[frozenset[str], ...]] = {
-    "paddle": (frozenset({"model.json", "model.pdiparams"}), frozenset({"model.pdmodel", "model.pdiparams"})),
-    "onnx": (frozenset({"model.onnx"}),),
+    "paddle": tuple(
+        frozenset({program, weights})
+        for weights in ("model.pdiparams", f"{PADDLEX_STEM}.pdiparams")
+        for program in ("model.json", "model.pdmodel")
+    ),
+    "onnx": (frozenset({"model.onnx"}), frozenset({TRITON_ONNX})),
     "openvino": (frozenset({"model.xml", "model.bin"}),),
 }
 _MOST_CONFIG_BYTES = 16 << 20
@@ -90,14 +98,14 @@ def write_info(directory: Path, info: ExportInfo) -> None:
         "checkpoint": dict(info.checkpoint),
         "files": dict(info.files),
     }
-    content = {**_for_paddledetection(info), "ppsolo": {**block, "sha256": _digest(block)}}
+    content = {**_for_deploy_tools(info.config, info.input_shape), "ppsolo": {**block, "sha256": _digest(block)}}
     with (directory / CONFIG_FILE).open("w", encoding="utf-8") as stream:
         yaml.dump(content, stream, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=1000)
 
 
 def read_info(directory: str | os.PathLike[str]) -> ExportInfo:
     """What an export's infer_cfg.yml says; its files are not looked at. ExportError names what is wrong."""
-    path = Path(directory) / CONFIG_FILE
+    path = find_export(directory) / CONFIG_FILE
     if not Path(directory).is_dir():
         raise ExportError(f"{directory}: no such directory; give one that `ppsolo export` wrote")
     try:
@@ -117,6 +125,15 @@ def read_info(directory: str | os.PathLike[str]) -> ExportInfo:
     if not _is_whole(layout) or layout != LAYOUT:
         raise ExportError(f"{path} is of another version of ppsolo; export again")
     return _info_of(block, path)
+
+
+def find_export(directory: str | os.PathLike[str]) -> Path:
+    """The directory itself, or the only export in it where it is a model repository of Triton."""
+    place = Path(directory)
+    if (place / CONFIG_FILE).is_file():
+        return place
+    models = [file.parent for file in place.glob(f"*/{CONFIG_FILE}") if (file.parent / TRITON_CONFIG).is_file()]
+    return models[0] if len(models) == 1 else place
 
 
 # Whoever knows SHA-256 can write a block whose checksum fits: each value is checked all the same.
@@ -196,9 +213,9 @@ def _is_text_by_text(value: Any) -> bool:
 
 
 def _are_files(value: Any) -> bool:
-    """Whether it maps names of files in the directory itself to SHA-256 sums."""
+    """Whether it maps names of files in the directory itself, or in its version 1, to SHA-256 sums."""
     return _is_text_by_text(value) and all(
-        re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9_. -]*", name)
+        re.fullmatch(r"(1/)?[A-Za-z0-9_-][A-Za-z0-9_. -]*", name)
         and name != CONFIG_FILE
         and re.fullmatch("[0-9a-f]{64}", sum)
         for name, sum in value.items()
@@ -225,8 +242,9 @@ def file_sha256(path: Path) -> str:
 
 
 def checksums(directory: Path) -> dict[str, str]:
-    """name -> SHA-256 of every file of a directory but infer_cfg.yml."""
-    return {path.name: file_sha256(path) for path in sorted(directory.iterdir()) if path.name != CONFIG_FILE}
+    """name -> SHA-256 of every file of a directory but infer_cfg.yml; names may lead into folders."""
+    files = (path for path in sorted(directory.rglob("*")) if path.is_file() and path != directory / CONFIG_FILE)
+    return {path.relative_to(directory).as_posix(): file_sha256(path) for path in files}
 
 
 @contextlib.contextmanager
@@ -267,7 +285,7 @@ def check_place(path: Path) -> None:
         info = read_info(path)
     except ExportError:
         raise ExportError(f"{path} holds something else than an export; choose another --output_dir") from None
-    if foreign := sorted(names - {CONFIG_FILE, *info.files}):
+    if foreign := sorted(names - {CONFIG_FILE, *(file.split("/")[0] for file in info.files)}):
         raise ExportError(f"{path} holds {foreign[0]} besides an export; choose another --output_dir")
 
 
@@ -279,9 +297,16 @@ def _digest(block: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(block, sort_keys=True).encode()).hexdigest()
 
 
-def _for_paddledetection(info: ExportInfo) -> dict[str, Any]:
+def write_paddlex_config(directory: Path, config: Config, shape: Sequence[int]) -> None:
+    """Write inference.yml: the keys of PaddleX's predictor of instance segmentation for SOLOv2."""
+    content = {"Global": {"model_name": "SOLOv2"}, **_for_deploy_tools(config, shape)}
+    with (directory / PADDLEX_CONFIG).open("w", encoding="utf-8") as stream:
+        yaml.dump(content, stream, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=1000)
+
+
+def _for_deploy_tools(config: Config, shape: Sequence[int]) -> dict[str, Any]:
     """The keys that PaddleDetection's deploy tools read, in its order and with its names for our steps."""
-    preprocess = info.config.preprocess
+    preprocess = config.preprocess
     resize = {
         "type": "Resize",
         "target_size": [preprocess.short_side, preprocess.long_side],
@@ -299,9 +324,9 @@ def _for_paddledetection(info: ExportInfo) -> dict[str, Any]:
         "mode": "paddle",
         "draw_threshold": 0.5,
         "metric": "COCO",
-        "use_dynamic_shape": -1 in info.input_shape[2:],
+        "use_dynamic_shape": -1 in shape[2:],
         "arch": "SOLOv2",
         "min_subgraph_size": 60,
         "Preprocess": [*first, {"type": "Permute"}, {"type": "PadStride", "stride": 32}],
-        "label_list": list(class_names(info.config)),
+        "label_list": list(class_names(config)),
     }

@@ -20,6 +20,9 @@ from ppsolo.checkpoint.zoo import ZOO
 from ppsolo.config import Config
 from ppsolo.cpu import default_threads
 from ppsolo.deploy.directory import (
+    PADDLEX_STEM,
+    TRITON_CONFIG,
+    TRITON_ONNX,
     Device,
     ExportInfo,
     Format,
@@ -30,12 +33,14 @@ from ppsolo.deploy.directory import (
     file_sha256,
     new_directory,
     write_info,
+    write_paddlex_config,
 )
 from ppsolo.deploy.graph import PADDLE_3, NetworkGraph, WholeGraph, adapt_to_cpu, fold_norms
 from ppsolo.deploy.paddle_inference import PaddleSession
-from ppsolo.deploy.paddledetection import PaddleDetectionGraph
+from ppsolo.deploy.paddledetection import PaddleDetectionGraph, PaddleXGraph
 from ppsolo.deploy.reference import computing_on, model_on, verification_device
 from ppsolo.deploy.runtime import ONNX_FILE, load
+from ppsolo.deploy.triton import triton_config, triton_name
 from ppsolo.deploy.verify import Verification, verify
 from ppsolo.errors import ExportError
 from ppsolo.interface import RAW_OUTPUTS
@@ -94,8 +99,9 @@ def export_model(
         graph: "whole", images to instances, or "network", images to raw predictions.
         input_shape: N, 3, H, W of the prepared images; -1 leaves a side open.
         device: "cpu" or "gpu", whose fastest operators the graph is to have; it runs on both.
-        layout: "ppsolo", or "paddledetection" for its deploy tools: a whole Paddle graph for one image at a time, whose
-            masks have the size of the image.
+        layout: "ppsolo"; "paddledetection" for its deploy tools or "paddlex" for its `create_model`: a whole Paddle
+            graph for one image at a time, whose masks have the size of the image; or "triton": `directory` is a model
+            repository, in which a whole ONNX graph gets a folder with the name of the configuration.
         checkpoint: "file" and "sha256" of the weights, to be recorded.
         model_card: a file that the export carries along.
         verify_export: compare with the model; an export that is beyond its bounds is not kept.
@@ -104,17 +110,18 @@ def export_model(
         ExportError: the shape or the place is refused, or the export is not to be trusted.
     """
     shape = _checked_shape(input_shape)
-    if layout == "paddledetection":
-        if (format, graph) != ("paddle", "whole"):
-            raise ExportError("--layout paddledetection takes a whole Paddle graph: leave --format and --graph out")
-        shape = (1, *shape[1:])
     directory = Path(directory)
+    if layout in ("paddledetection", "paddlex"):
+        if (format, graph) != ("paddle", "whole"):
+            raise ExportError(f"--layout {layout} takes a whole Paddle graph: leave --format and --graph out")
+        shape = (1, *shape[1:])
+    elif layout == "triton":
+        if graph != "whole":
+            raise ExportError("--layout triton takes a whole ONNX graph: leave --graph out")
+        format, directory = "onnx", directory / triton_name(config.name)
     model.eval()
     with new_directory(directory) as place:
-        if format == "onnx":
-            _write_onnx(model, config, graph, shape, device, place / ONNX_FILE)
-        else:
-            _write_paddle(model, config, graph, shape, device, place, layout=layout)
+        _write(model, config, format, graph, shape, device, place, layout=layout, name=directory.name)
         if model_card is not None:
             shutil.copyfile(model_card, place / CARD)
         info = ExportInfo(
@@ -176,6 +183,32 @@ def _verify(model: SOLOv2, info: ExportInfo, device: Device, place: Path) -> Ver
             return verify(model_on(here, model), config, shape, heads=heads, detect=load(place, device=here).detect)
 
 
+def _write(
+    model: SOLOv2,
+    config: Config,
+    format: Format,
+    graph: Graph,
+    shape: Sequence[int],
+    device: Device,
+    place: Path,
+    *,
+    layout: Layout,
+    name: str,
+) -> None:
+    """The files of a model in its layout; `name` is what Triton calls it."""
+    if layout == "triton":
+        (place / TRITON_ONNX).parent.mkdir()
+        _write_onnx(model, config, graph, shape, device, place / TRITON_ONNX)
+        tensors = (input_info(shape),), output_infos(config, graph)
+        (place / TRITON_CONFIG).write_text(triton_config(name, shape, *tensors), encoding="utf-8")
+    elif format == "onnx":
+        _write_onnx(model, config, graph, shape, device, place / ONNX_FILE)
+    elif layout == "paddlex":
+        _write_for_paddlex(model, config, shape, device, place)
+    else:
+        _write_paddle(model, config, graph, shape, device, place, layout=layout)
+
+
 def _write_paddle(
     model: SOLOv2,
     config: Config,
@@ -186,24 +219,36 @@ def _write_paddle(
     *,
     layout: Layout = "ppsolo",
 ) -> None:
-    """model.json (Paddle 3) or model.pdmodel (Paddle 2), and model.pdiparams."""
+    """model.json (Paddle 3) or model.pdmodel (Paddle 2), and model.pdiparams; for PaddleX the stem is inference."""
     folded = fold_norms(model)
     if device == "cpu" and PADDLE_3:
         adapt_to_cpu(folded)
     spec = [paddle.static.InputSpec([side if side > 0 else None for side in shape], "float32", "image")]
     layer: nn.Layer
-    if layout == "paddledetection":
-        layer = PaddleDetectionGraph(folded, build_postprocess(config), config.postprocess.mask_threshold)
+    if layout in ("paddledetection", "paddlex"):
+        kind = PaddleXGraph if layout == "paddlex" else PaddleDetectionGraph
+        layer = kind(folded, build_postprocess(config), config.postprocess.mask_threshold)
         spec += [paddle.static.InputSpec([1, 2], "float32", name) for name in ("im_shape", "scale_factor")]
     elif graph == "network":
         layer = NetworkGraph(folded)
     else:
         layer = WholeGraph(folded, build_postprocess(config))
     layer.eval()
+    stem = PADDLEX_STEM if layout == "paddlex" else "model"
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of what tracing does not need
-        paddle.jit.save(paddle.jit.to_static(layer, input_spec=spec, full_graph=True), str(place / "model"))
-    (place / "model.pdiparams.info").unlink(missing_ok=True)  # names of parameters, which only training needs
+        paddle.jit.save(paddle.jit.to_static(layer, input_spec=spec, full_graph=True), str(place / stem))
+    (place / f"{stem}.pdiparams.info").unlink(missing_ok=True)  # names of parameters, which only training needs
+
+
+def _write_for_paddlex(model: SOLOv2, config: Config, shape: Sequence[int], device: Device, place: Path) -> None:
+    """inference.* for PaddleX, and for ppsolo, which resizes masks by itself, model.* with the same weights."""
+    _write_paddle(model, config, "whole", shape, device, place)
+    _write_paddle(model, config, "whole", shape, device, place, layout="paddlex")
+    ours, theirs = (place / f"{stem}.pdiparams" for stem in ("model", PADDLEX_STEM))
+    if file_sha256(ours) == file_sha256(theirs):
+        ours.unlink()
+    write_paddlex_config(place, config, shape)
 
 
 def _write_onnx(model: SOLOv2, config: Config, graph: Graph, shape: Sequence[int], device: Device, file: Path) -> None:

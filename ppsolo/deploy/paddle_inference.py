@@ -20,7 +20,7 @@ from ppsolo.results.postprocess import DetectionArrays
 
 PRECISIONS = ("fp32", "fp16", "bf16")
 MODEL_FILES = ("model.json", "model.pdmodel")  # of Paddle 3 and 2
-WEIGHTS_FILE = "model.pdiparams"
+WEIGHTS_FILES = ("model.pdiparams", "inference.pdiparams")  # the latter where PaddleX reads them too
 # Operators with floating-point values in the postprocessing, by their names in Paddle 2 and in Paddle 3. They stay in
 # float32 under fp16: float16 rounds scores to 11 bits and overflows at areas of 65,504 pixels.
 _IN_BOTH = (
@@ -128,7 +128,8 @@ class PaddleSession:
             return _run(self._predictor, images)
 
     def _config(self, program: Path, device: str, precision: str, threads: int, onednn: bool) -> inference.Config:
-        config = inference.Config(str(program), str(program.with_name(WEIGHTS_FILE)))
+        weights = [file for name in WEIGHTS_FILES if (file := program.with_name(name)).is_file()]
+        config = inference.Config(str(program), str(weights[0] if weights else program.with_name(WEIGHTS_FILES[0])))
         config.disable_glog_info()
         config.enable_memory_optim(False)  # it fails in 3.3, and saves little where most sides are open
         kind, number = parse_device(device)

@@ -1,4 +1,4 @@
-"""The graph that PaddleDetection's deploy tools run: its names, and masks at the size of the image."""
+"""The graphs that PaddleDetection's deploy tools and PaddleX run: their names, and masks at the size of the image."""
 
 import paddle
 import paddle.nn.functional as F
@@ -10,6 +10,7 @@ from ppsolo.models.solov2 import SOLOv2
 STRIDE = 4  # of the masks that postprocessing gives
 INPUTS = ("image", "im_shape", "scale_factor")
 OUTPUTS = ("segm", "bbox_num", "label", "score", "masks")
+PADDLEX_OUTPUTS = ("bbox_num", "label", "score", "segm")
 
 
 class PaddleDetectionGraph(nn.Layer):
@@ -50,3 +51,13 @@ class PaddleDetectionGraph(nn.Layer):
         segm = (masks[0] > self.mask_threshold).astype("uint8")
         segm = paddle.slice(segm, axes=[0], starts=[0], ends=[paddle.shape(found.scores)[0]])
         return segm, found.counts.astype("int32"), found.labels, found.scores, found.masks
+
+
+class PaddleXGraph(PaddleDetectionGraph):
+    """The same inputs; the four outputs that PaddleX reads, in its order: bbox_num, label, score, segm."""
+
+    def forward(
+        self, image: paddle.Tensor, im_shape: paddle.Tensor, scale_factor: paddle.Tensor
+    ) -> tuple[paddle.Tensor, ...]:
+        segm, count, labels, scores, _ = self._detect(image, im_shape, scale_factor)
+        return count, labels, scores, segm

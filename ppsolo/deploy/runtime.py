@@ -3,7 +3,6 @@
 import logging
 import os
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Literal, Protocol
 
 import numpy as np
@@ -11,7 +10,7 @@ import numpy as np
 from ppsolo.build.pipeline import build_numpy_postprocess
 from ppsolo.cpu import default_threads
 from ppsolo.deploy.device import parse_device
-from ppsolo.deploy.directory import ExportInfo, check_files, read_info
+from ppsolo.deploy.directory import TRITON_ONNX, ExportInfo, check_files, find_export, read_info
 from ppsolo.errors import ExportError, PredictionError
 from ppsolo.interface import LEVELS, RAW_OUTPUTS
 from ppsolo.pipeline import Pipeline
@@ -121,7 +120,7 @@ def load(
     A whole graph answers by itself. A graph of the network alone is followed by `NumpyPostprocess` on the CPU.
 
     Args:
-        directory: with infer_cfg.yml and the model's files.
+        directory: with infer_cfg.yml and the model's files; or a model repository of Triton that holds one export.
         engine: the runtime; by default "paddle" or, for an ONNX model, "onnxruntime" and for bf16 "openvino". The
             latter takes a model of the network alone, on a CPU (`pip install 'ppsolo[openvino]'`), in int8 too.
         device: "cpu", "gpu" or the number of a GPU, as in "gpu:1".
@@ -139,7 +138,7 @@ def load(
     Raises:
         ExportError: a file is missing, cut off, changed or foreign, or what is asked for cannot be had here.
     """
-    directory = Path(directory)
+    directory = find_export(directory)
     info = read_info(directory)
     check_files(directory, info)
     runtimes = {"paddle": ("paddle",), "onnx": ("onnxruntime", "openvino"), "openvino": ("openvino",)}[info.format]
@@ -181,7 +180,7 @@ def load(
         from ppsolo.deploy.onnx_runtime import OnnxEngine, OnnxSession
 
         options = {"device": device, "precision": precision, "threads": threads, "keep_memory": keep_memory}
-        file = directory / ONNX_FILE
+        file = directory / (TRITON_ONNX if TRITON_ONNX in info.files else ONNX_FILE)
         if host is not None:
             return ExportedPredictor(info, NetworkEngine(OnnxSession(file, RAW_OUTPUTS, **options), host))
         return ExportedPredictor(info, OnnxEngine(file, **options))

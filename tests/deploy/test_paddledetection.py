@@ -4,13 +4,15 @@ import cv2
 import numpy as np
 import paddle
 import pytest
+import yaml
+from paddle import inference
 
 from ppsolo import build_model, load_config
 from ppsolo.build.network import build_postprocess
 from ppsolo.data.synthetic import draw_scene
 from ppsolo.deploy import load
 from ppsolo.deploy.export import export_model
-from ppsolo.deploy.paddledetection import INPUTS, OUTPUTS, PaddleDetectionGraph
+from ppsolo.deploy.paddledetection import INPUTS, OUTPUTS, PADDLEX_OUTPUTS, PaddleDetectionGraph
 from ppsolo.errors import ExportError
 from ppsolo.predictor import Predictor
 
@@ -67,8 +69,45 @@ def test_our_loader_reads_the_export(system, tmp_path):
         np.testing.assert_allclose(found.scores, expected.scores, atol=1e-5)
 
 
+def test_paddlex_reads_the_export_and_so_does_our_loader(system, tmp_path):
+    config, model, image = system
+    place = tmp_path / "export"
+    export_model(model, config, place, layout="paddlex", verify_export=False)
+    assert not (place / "model.pdiparams").exists()  # the weights are there once
+    settings = yaml.safe_load((place / "inference.yml").read_text())
+    assert settings["Global"] == {"model_name": "SOLOv2"} and len(settings["label_list"]) == config.num_classes
+    assert [step["type"] for step in settings["Preprocess"]] == ["NormalizeImage", "Resize", "Permute", "PadStride"]
+
+    # As PaddleX does: inputs by the order of their names, outputs by their place.
+    predictor = Predictor(config, model=model)
+    prepared, expected = predictor.prepare(image), predictor(image)
+    (program,) = [path for path in place.glob("inference.*") if path.suffix in (".json", ".pdmodel")]
+    options = inference.Config(str(program), str(place / "inference.pdiparams"))
+    options.disable_glog_info()
+    if hasattr(options, "disable_mkldnn"):
+        options.disable_mkldnn()
+    runner = inference.create_predictor(options)
+    size = np.float32([prepared.size.resized])
+    scale = size / np.float32([image.shape[:2]])
+    names = sorted(runner.get_input_names())
+    for name, value in zip(names, [size, prepared.image[None], scale], strict=True):
+        runner.get_input_handle(name).copy_from_cpu(value)
+    runner.run()
+    outputs = [runner.get_output_handle(name).copy_to_cpu() for name in runner.get_output_names()]
+    assert len(outputs) == len(PADDLEX_OUTPUTS)
+    count, labels, scores, masks = outputs
+    assert count[0] == len(expected) > 0
+    np.testing.assert_array_equal(labels, expected.labels)
+    np.testing.assert_allclose(scores, expected.scores, atol=1e-5)
+    assert masks.shape == expected.masks.shape and np.mean(masks.astype(bool) != expected.masks) < 1e-4
+
+    found = load(place)(image)
+    np.testing.assert_allclose(found.scores, expected.scores, atol=1e-5)
+
+
+@pytest.mark.parametrize("layout", ["paddledetection", "paddlex"])
 @pytest.mark.parametrize("other", [{"format": "onnx"}, {"graph": "network"}])
-def test_the_layout_takes_a_whole_paddle_graph(system, tmp_path, other):
+def test_the_layout_takes_a_whole_paddle_graph(system, tmp_path, other, layout):
     config, model, _ = system
     with pytest.raises(ExportError, match="takes a whole Paddle graph"):
-        export_model(model, config, tmp_path / "export", layout="paddledetection", **other)
+        export_model(model, config, tmp_path / "export", layout=layout, **other)
