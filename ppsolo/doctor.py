@@ -224,7 +224,13 @@ def _fonts() -> list[Finding]:
 def _onednn() -> list[Finding]:
     passed, output = _probe([sys.executable, "-c", _ONEDNN])
     if passed:
-        return [Finding("oneDNN", "ok", "a convolution in Paddle runs with it")]
+        return [
+            Finding(
+                "oneDNN",
+                "ok",
+                "a convolution in Paddle runs where oneDNN is asked for (whether its kernels were taken is not seen)",
+            )
+        ]
     return [Finding("oneDNN", "broken", _last_line(output), "python -m pip install --force-reinstall paddlepaddle")]
 
 
