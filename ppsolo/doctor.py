@@ -212,6 +212,9 @@ def _videos() -> list[Finding]:
 
 
 def _fonts() -> list[Finding]:
+    if not installed("PIL"):
+        text = "Pillow is not installed: names beyond ASCII are drawn as their number"
+        return [Finding("fonts", "missing", text, "pip install pillow")]
     from ppsolo.results.fonts import font_of, remedy
 
     lacking = [name for name in ("Würstchen", "犬", "собака", "강아지") if None in map(font_of, name)]

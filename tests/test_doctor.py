@@ -28,6 +28,7 @@ def test_what_is_missing_comes_with_its_remedy(monkeypatch):
     assert found["Paddle"].status == "missing" and "ppsolo[cpu]" in found["Paddle"].remedy
     assert found["openvino"].remedy == "pip install 'ppsolo[openvino]'"
     assert found["Predictor takes"].text.startswith("dygraph")
+    assert found["fonts"].remedy == "pip install pillow"
     assert "oneDNN" not in found  # without Paddle there is nothing to compute with
 
 
