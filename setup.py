@@ -19,6 +19,7 @@ FUZZ = ["atheris; python_version < '3.13'", "hypothesis"]  # for scripts/fuzz.py
 # Results for other tools: data frames, Parquet, ImageJ's ROIs, supervision.
 FORMATS = ["pandas", "pyarrow<26", "roifile", "supervision"]  # pyarrow 26 refuses numpy 1, which Paddle 2.6 needs
 RAY = ["ray[data]>=2.40"]
+DOCS = ["mkdocs>=1.6"]
 READERS = ["labelme", "supervision", "geojson", "shapely", "pillow", "tifffile"]  # other tools that read our files
 # Scientific TIFF, animations, AVIF and HEIC; frames of codecs that OpenCV lacks, and a verdict on damage.
 IMAGES = ["tifffile>=2024.1.30,<2027", "imagecodecs", "pillow>=11.3", "pillow-heif"]
@@ -33,6 +34,7 @@ TEST = [
     *SERVE,
     *FORMATS,
     *RAY,
+    *DOCS,
     *IMAGES,
     *VIDEO,
     *REPORT,
@@ -79,6 +81,7 @@ setup(
         "serve": SERVE,
         "formats": FORMATS,
         "ray": RAY,
+        "docs": DOCS,
         "images": IMAGES,
         "video": VIDEO,
         "report": REPORT,

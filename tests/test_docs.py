@@ -1,10 +1,17 @@
 """The documents name what is there: every room, and only files that exist."""
 
+import importlib.util
 import re
+import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 from test_imports import PACKAGE, ROOMS
+
+import ppsolo
+from ppsolo import cli
 
 ROOT = Path(__file__).parent.parent
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
@@ -27,3 +34,41 @@ def test_files_on_the_map_exist():
 def test_links_lead_to_files(document):
     for target in re.findall(r"\]\((?!https?:|#|mailto:)([^)#\s]+)", document.read_text()):
         assert (document.parent / target).exists(), f"{document.name} links to {target}, which is not there"
+
+
+def reference_pages():
+    spec = importlib.util.spec_from_file_location("write_reference", ROOT / "scripts" / "write_reference.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_configuration_reference_is_that_of_the_schema():
+    page = (ROOT / "docs" / "configuration.md").read_text(encoding="utf-8")
+    assert page == reference_pages().configuration_page(), "run python scripts/write_reference.py"
+
+
+def test_every_public_name_is_in_the_reference():
+    page = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
+    assert {f"## ppsolo.{name}" for name in ppsolo.__all__} - {"## ppsolo.__version__", "## ppsolo.Config"} <= set(
+        page.splitlines()
+    )
+
+
+def test_every_command_in_the_documents_is_understood():
+    for document in DOCUMENTS:
+        for block in re.findall(r"^```sh\n(.*?)^```", document.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE):
+            for line in block.replace("\\\n", " ").splitlines():
+                if line.startswith("ppsolo "):
+                    words = shlex.split(line, comments=True)[1:]
+                    words = words[: words.index(">")] if ">" in words else words
+                    cli.parser().parse_args(words)
+
+
+def test_the_site_builds_without_a_warning(tmp_path):
+    pytest.importorskip("mkdocs")
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(tmp_path / "site")]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "site" / "first-hour" / "index.html").is_file()
