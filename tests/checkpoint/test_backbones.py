@@ -2,19 +2,16 @@
 
 import functools
 import http.server
-import io
-import struct
-import tarfile
 import threading
 
 import numpy as np
 import pytest
+from backbone_files import arrays_of, write_archive, write_published
 
 from ppsolo import build_model, load_config
 from ppsolo.checkpoint import backbones
 from ppsolo.checkpoint.backbones import BACKBONES, check_backbone, read_backbone
 from ppsolo.checkpoint.load import load_backbone
-from ppsolo.checkpoint.writer import write_checkpoint
 from ppsolo.errors import CheckpointError, UnavailableError
 from ppsolo.legacy.names import DYGRAPH, STATIC, published_names
 
@@ -26,48 +23,6 @@ ARRAYS = {
     "ResNet50_vd_ssld_v2_pretrained": 275,
     "MobileNetV3_large_x1_0_ssld_pretrained": 267,
 }
-
-
-def arrays_of(name: str, generation: str) -> dict[str, np.ndarray]:
-    """The arrays of a published file with values from a seed."""
-    random = np.random.default_rng(1)
-    return {key: random.random(shape, np.float32) for key, shape in BACKBONES[name].shapes(generation).items()}
-
-
-def variable(array: np.ndarray) -> bytes:
-    """One file of a 0.5 archive: version, no levels, version, description, values."""
-    sides = b"".join(b"\x10" + varint(side) for side in array.shape)
-    description = b"\x08\x05" + sides
-    return struct.pack("<IQIi", 0, 0, 0, len(description)) + description + array.astype("<f4").tobytes()
-
-
-def varint(value: int) -> bytes:
-    out = b""
-    while value > 127:
-        out, value = out + bytes([value & 127 | 128]), value >> 7
-    return out + bytes([value])
-
-
-def write_archive(path, name: str, arrays: dict[str, np.ndarray]) -> None:
-    """A tar as PaddlePaddle 1.x published it: one folder, one file for each variable."""
-    with tarfile.open(path, "w") as tar:
-        for key, array in arrays.items():
-            content = variable(array)
-            info = tarfile.TarInfo(f"{name}/{key}")
-            info.size = len(content)
-            tar.addfile(info, io.BytesIO(content))
-
-
-def write_published(folder, name: str, generation: str, *, prefix: str = "") -> dict[str, np.ndarray]:
-    """The file of a backbone in `folder`, with a classifier; returns the arrays of the backbone."""
-    arrays = arrays_of(name, generation)
-    classifier = np.zeros((8, 4), np.float32)
-    file = folder / BACKBONES[name].file_name(generation)
-    if generation == STATIC:
-        write_archive(file, name, {**arrays, "fc_0.w_0": classifier})
-    else:
-        write_checkpoint({f"{prefix}{key}": array for key, array in {**arrays, "fc.weight": classifier}.items()}, file)
-    return arrays
 
 
 @pytest.fixture
