@@ -24,13 +24,15 @@ READERS = ["labelme", "supervision", "geojson", "shapely", "pillow", "tifffile"]
 # Scientific TIFF, animations, AVIF and HEIC; frames of codecs that OpenCV lacks, and a verdict on damage.
 IMAGES = ["tifffile>=2024.1.30,<2027", "imagecodecs", "pillow>=11.3", "pillow-heif"]
 VIDEO = ["av>=14"]
-REPORT = ["matplotlib", "hotcoco>=1.3"]  # of `ppsolo eval --html`; hotcoco says where AP is lost
+EVALUATE = ["hotcoco>=1.3"]  # the numbers of result files, sooner
+REPORT = ["matplotlib", *EVALUATE]  # of `ppsolo eval --html`; hotcoco says where AP is lost
 TEST = [
     "pytest",
     "pytest-cov",
     "pytest-xdist",
     *ONNX,
     *INT8,
+    *EVALUATE,
     *SERVE,
     *FORMATS,
     *RAY,
@@ -89,6 +91,7 @@ setup(
         "tensorboard": ["tensorboardX>=2.6"],
         "mlflow": ["mlflow-skinny>=2.14", "sqlalchemy", "alembic"],
         "wandb": ["wandb>=0.17"],
+        "evaluate": EVALUATE,
         "test": TEST,
         "fuzz": FUZZ,
         "dev": [*TEST, "ruff", "pyright[nodejs]"],

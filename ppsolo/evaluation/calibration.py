@@ -8,11 +8,11 @@ import numpy as np
 
 from ppsolo.build.pipeline import build_preprocess
 from ppsolo.config import Config
+from ppsolo.data.annotations.json_file import read_json
 from ppsolo.data.files import find_images
 from ppsolo.data.images import read_image
 from ppsolo.errors import ConfigError
 from ppsolo.evaluation.evaluate import Callback, EvaluationSet, evaluate, with_classes
-from ppsolo.evaluation.ground_truth import load_json
 from ppsolo.pipeline import Pipeline
 
 MOST_IMAGES = 128
@@ -74,7 +74,7 @@ def _measure(config: Config, dataset: EvaluationSet, progress: Callback | None) 
 
 def _image_dir(config: Config, annotations: Path) -> Path:
     """The folder that has the first picture of a COCO file. Raises ConfigError where none of the likely ones has."""
-    images = load_json(annotations).get("images") or [{}]
+    images = read_json(annotations).get("images") or [{}]
     name = str(images[0].get("file_name", ""))
     data = config.data
     stem = annotations.stem.removeprefix("instances_")

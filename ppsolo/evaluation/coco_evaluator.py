@@ -10,15 +10,18 @@ from typing import Any
 import numpy as np
 from pycocotools.cocoeval import Params
 
+from ppsolo.data.annotations.cache import open_annotations
 from ppsolo.data.annotations.json_file import read_json
 from ppsolo.data.annotations.table import Annotations
 from ppsolo.data.coco import log_findings
 from ppsolo.errors import DatasetError
-from ppsolo.evaluation.accumulation import accumulate, per_class
+from ppsolo.evaluation.accumulation import Accumulation, accumulate, per_class
 from ppsolo.evaluation.boundary import boundary_width, lower_to_boundary_ious
 from ppsolo.evaluation.ground_truth import GroundTruth, ImageResults, detections_of, read_detections
 from ppsolo.evaluation.image_names import with_image_ids
 from ppsolo.evaluation.matching import MATCH, match_detections, overlaps, pack
+from ppsolo.evaluation.plain_results import IOU_TYPES as PLAIN_IOU_TYPES
+from ppsolo.evaluation.plain_results import PlainResults, accumulate_plain, read_plain
 from ppsolo.results.instances import Instances
 
 IOU_TYPES = ("segm", "bbox", "boundary")
@@ -173,23 +176,27 @@ class CocoEvaluator:
         "boundary_dilation_ratio"; and "skipped", {IoU type: why it was not evaluated}.
         """
         state = self.state()
+        report = self.counts(state.detections)
+        for name in self._iou_types:
+            report[name] = self._summary(name, state.matches[name])
+        return report
+
+    def counts(self, detections: np.ndarray) -> dict[str, Any]:
+        """The report without numbers of any IoU type. detections: int [n], how many each image with results has."""
         truth = self._truth
-        report: dict[str, Any] = {
+        return {
             "stat_names": list(STAT_NAMES),
             "unit": UNIT,
             "annotations": truth.source,
             "images": len(truth.image_ids),
             "annotated_images": int(truth.annotated.sum()),
-            "images_with_detections": int((state.detections > 0).sum()),
+            "images_with_detections": int((detections > 0).sum()),
             "ground_truths": int((~truth.crowd).sum()),
             "crowds": int(truth.crowd.sum()),
-            "detections": int(state.detections.sum()),
+            "detections": int(detections.sum()),
             "boundary_dilation_ratio": self._dilation_ratio,
             "skipped": {},
         }
-        for name in self._iou_types:
-            report[name] = self._summary(name, state.matches[name])
-        return report
 
     def _read(self, results: Sequence[Mapping[str, Any]]) -> Iterator[ImageResults]:
         grouped: dict[int, list[tuple[int, Mapping[str, Any]]]] = {}
@@ -270,12 +277,7 @@ class CocoEvaluator:
         ignored = self._truth_ignored if name == "bbox" else self._truth_ignored | ~truth.outlined
         everywhere = accumulate(matches, truth, ignored)
         annotated = everywhere if counted.all() else accumulate(matches[counted], truth, ignored)
-        return {
-            "stats": everywhere.stats,
-            "stats_annotated": annotated.stats,
-            "per_class": per_class(everywhere, truth),
-            "per_class_annotated": per_class(annotated, truth),
-        }
+        return _numbers(everywhere, annotated, truth)
 
     def _fingerprint(self) -> str:
         truth = self._truth
@@ -297,13 +299,22 @@ def evaluate_results(
 ) -> dict[str, Any]:
     """Evaluate a whole list of COCO results, made anywhere: the report of `CocoEvaluator.summarize`.
 
-    annotations, results: paths of JSON files, or their content, which is not changed.
+    annotations, results: paths of JSON files, or their content, which is not changed. Files of the usual form are
+        evaluated by hotcoco where it is installed: the same numbers, sooner.
     iou_types: default all three, but "bbox" alone if no entry has a mask; `skipped` in the report then says
     so. The other arguments are CocoEvaluator's.
 
     Raises DatasetError naming the file, annotation or result that is broken.
     """
     source = str(results) if isinstance(results, (str, Path)) else "results"
+    if isinstance(annotations, (str, Path)) and isinstance(results, (str, Path)) and image_ids is None:
+        table = open_annotations(annotations)
+        plain = None if iou_types == ("boundary",) else read_plain(Path(results), table, box_from_mask=box_from_mask)
+        if plain is not None:
+            return _evaluate_plain(plain, table, tuple(iou_types or IOU_TYPES), dilation_ratio=dilation_ratio)
+        annotations_read: Any = table
+    else:
+        annotations_read = annotations
     entries = read_json(results) if isinstance(results, (str, Path)) else results
     if not isinstance(entries, Sequence) or isinstance(entries, (str, bytes)):
         raise DatasetError(f"{source} is not a COCO result file: it is not a list")
@@ -313,7 +324,7 @@ def evaluate_results(
         iou_types = ("bbox",) if boxes_only else IOU_TYPES
         skipped = {name: "the results have no masks" for name in IOU_TYPES if name not in iou_types}
     evaluator = CocoEvaluator(
-        annotations,
+        annotations_read,
         iou_types=iou_types,
         image_ids=image_ids,
         box_from_mask=box_from_mask,
@@ -323,6 +334,37 @@ def evaluate_results(
     log_findings(truth.table.findings, truth.source, annotations=len(truth.table))
     evaluator.update(with_image_ids(entries, truth, source=source))
     return {**evaluator.summarize(), "results": source, "skipped": skipped}
+
+
+def _evaluate_plain(
+    results: PlainResults, table: Annotations, iou_types: tuple[str, ...], *, dilation_ratio: float
+) -> dict[str, Any]:
+    """The report of `evaluate_results` with the numbers of masks and boxes by hotcoco, of boundaries by ours."""
+    evaluator = CocoEvaluator(table, iou_types=iou_types, dilation_ratio=dilation_ratio)
+    truth = evaluator.truth
+    report = evaluator.counts(np.bincount(results.images))
+    fast = [name for name in PLAIN_IOU_TYPES if name in iou_types]
+    everywhere = accumulate_plain(results, table, fast)
+    annotated = everywhere
+    if not truth.annotated[results.images].all():
+        annotated = accumulate_plain(results, table, fast, images=np.flatnonzero(truth.annotated))
+    for name in fast:
+        report[name] = _numbers(everywhere[name], annotated[name], truth)
+    if "boundary" in iou_types:
+        outlines = CocoEvaluator(table, iou_types=("boundary",), dilation_ratio=dilation_ratio)
+        outlines.update(read_json(results.path))
+        report["boundary"] = outlines.summarize()["boundary"]
+    return {**report, "results": str(results.path)}
+
+
+def _numbers(everywhere: Accumulation, annotated: Accumulation, truth: GroundTruth) -> dict[str, Any]:
+    """A report's part of one IoU type."""
+    return {
+        "stats": everywhere.stats,
+        "stats_annotated": annotated.stats,
+        "per_class": per_class(everywhere, truth),
+        "per_class_annotated": per_class(annotated, truth),
+    }
 
 
 def _outside(area: np.ndarray, ranges: np.ndarray) -> np.ndarray:

@@ -15,6 +15,7 @@ MAX_OUTLINE = 1e6  # pixels around a polygon
 MAX_COORDINATE = 1e5  # of a polygon, in pixels: pycocotools walks every edge, and one wild point could exhaust memory
 
 _LONGEST_GROUP = 7  # characters of five bits each: enough for any 32-bit run
+_CHARACTERS_AT_ONCE = 2**15  # few enough for the cache of a core
 _AT_ONCE = 255  # masks: of more, pycocotools 2.0.11 cannot say the areas with numpy 2
 _API: Any = pycocotools_mask  # published type stubs know only some of the forms that it takes
 
@@ -151,6 +152,70 @@ def run_lengths(rle: Rle) -> np.ndarray:
     values[1::2] = np.cumsum(values[1::2])
     values[2::2] = np.cumsum(values[2::2])
     return values
+
+
+def fill_their_images(counts: Sequence[bytes], sizes: np.ndarray) -> np.ndarray:
+    """Whether compressed run lengths are masks of images of `sizes`, int64 [n, 2] (height, width): bool [n].
+
+    The same as reading them one by one with `read_segmentation`, in a twentieth of the time.
+    """
+    found = np.zeros(len(counts), bool)
+    start = 0
+    while start < len(counts):
+        stop, characters = start, 0
+        while stop < len(counts) and characters < _CHARACTERS_AT_ONCE:
+            characters += len(counts[stop])
+            stop += 1
+        rows = np.array([row for row in range(start, stop) if counts[row]], np.int64)
+        if rows.size:
+            found[rows] = _fill(b"".join(counts[start:stop]), [len(counts[row]) for row in rows.tolist()], sizes[rows])
+        start = stop
+    return found
+
+
+def _fill(text: bytes, lengths: Sequence[int], sizes: np.ndarray) -> np.ndarray:
+    """As `fill_their_images`, of strings of some `lengths`, none of them 0, one after the other."""
+    groups = np.frombuffer(text, np.uint8) - np.uint8(48)  # characters below 48 become large
+    ends = np.cumsum(np.array(lengths, np.int64))
+    starts = ends - lengths
+    pixels = sizes[:, 0] * sizes[:, 1]
+    good = (np.maximum.reduceat(groups, starts) <= 63) & (groups[ends - 1] & 32 == 0)
+    good &= (pixels > 0) & (pixels <= MAX_PIXELS)
+    groups[ends - 1] &= 31  # a broken string ends where it ends
+    closing = groups & 32 == 0
+    last = np.flatnonzero(closing)
+    first = np.empty_like(last)
+    first[0], first[1:] = 0, last[:-1] + 1
+    spans = np.minimum(last - first, _LONGEST_GROUP)
+    count = np.add.reduceat(closing, starts, dtype=np.int64)  # values of each mask
+    begin = np.cumsum(count) - count
+    good &= np.maximum.reduceat(spans, begin) < _LONGEST_GROUP
+    bits = groups & 31
+    values = bits[first].astype(np.int64)
+    for place in range(1, min(int(spans.max()) + 1, _LONGEST_GROUP)):
+        longer = np.flatnonzero(spans >= place)
+        values[longer] += bits[first[longer] + place].astype(np.int64) << 5 * place
+    values -= (groups[last] & 16).astype(np.int64) << (5 * spans + 1)
+    # From the second value on, each adds to the one two before: running sums in pairs, of one mask after the other.
+    pairs = count // 2
+    heads = np.cumsum(pairs) - pairs
+    place = np.arange(len(values)) + np.repeat(2 * heads - begin - 1, count)
+    later = np.ones(len(values), bool)
+    later[begin] = False
+    table = np.zeros((int(pairs.sum()) + 1, 2), np.int64)  # with a row for masks of one value
+    table.ravel()[place[later]] = values[later]
+    sums = np.cumsum(table, axis=0)
+    before = np.where(heads[:, None] > 0, sums[np.maximum(heads - 1, 0)], 0)
+    sums[:-1] -= np.repeat(before, pairs, axis=0)
+    sums[-1] = 0
+    several = np.flatnonzero(pairs)
+    lowest, total = np.zeros(len(count), np.int64), values[begin]
+    flat = sums.ravel()
+    lowest[several] = np.minimum.reduceat(flat, 2 * heads[several])
+    total[several] += np.add.reduceat(flat, 2 * heads[several])
+    odd = np.flatnonzero((count % 2 == 0) & (pairs > 0))  # the last pair has one value only
+    total[odd] -= sums[heads[odd] + pairs[odd] - 1, 1]
+    return good & (values[begin] >= 0) & (lowest >= 0) & (total == pixels)
 
 
 def mask_areas(rles: Sequence[Rle]) -> np.ndarray:

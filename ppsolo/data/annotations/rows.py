@@ -19,8 +19,9 @@ from ppsolo.data.annotations.rules import (
     unwrap_segmentation,
 )
 from ppsolo.data.annotations.table import Annotations, Identities, Texts, compact_points
-from ppsolo.results.rle import MAX_COORDINATE, MAX_OUTLINE
+from ppsolo.results.rle import MAX_COORDINATE, MAX_OUTLINE, fill_their_images
 
+_NUMBERS = frozenset((int, float))
 _NO_BOX = [float("nan")] * 4
 
 
@@ -55,6 +56,7 @@ class Rows:
         self._rings, self._runs = array("q"), array("q")
         self._ring_offsets = array("q", [0])
         self._run_bytes = bytearray()
+        self._unchecked: list[int] = []
 
     def add(self, position: int, entry: Any) -> None:
         """Read one annotation; of several faults the first is listed, and the annotation is left out."""
@@ -103,8 +105,9 @@ class Rows:
         images, categories = self._images, self._categories
         image = _column(self._image, np.int32)
         order = np.argsort(image, kind="stable")
+        order = order[self._usable()[order]]
         offsets = np.zeros(len(images.identities) + 1, np.int64)
-        np.cumsum(np.bincount(image, minlength=len(images.identities)), out=offsets[1:])
+        np.cumsum(np.bincount(image[order], minlength=len(images.identities)), out=offsets[1:])
         return Annotations(
             source=source,
             image_ids=Identities.pack(images.identities),
@@ -127,6 +130,23 @@ class Rows:
             run_bytes=np.frombuffer(bytes(self._run_bytes), np.uint8),
             findings=self._findings,
         )
+
+    def _usable(self) -> np.ndarray:
+        """bool [rows]: all but those whose run lengths, checked here, are no mask of their image."""
+        usable = np.ones(len(self._ids), bool)
+        counts = [bytes(self._run_bytes[self._runs[2 * row] : self._runs[2 * row + 1]]) for row in self._unchecked]
+        sizes = np.array([self._images.sizes[self._image[row]] for row in self._unchecked], np.int64).reshape(-1, 2)
+        for place in np.flatnonzero(~fill_their_images(counts, sizes)).tolist():
+            row = self._unchecked[place]
+            usable[row] = False
+            where = f"annotation {self._ids[row]} of image {self._images.identities[self._image[row]]}"
+            try:
+                read_runs(
+                    {"size": sizes[place].tolist(), "counts": counts[place]}, self._images.sizes[self._image[row]]
+                )
+            except ValueError as error:
+                self._findings.add("broken-run-lengths", self._ids[row], f"{where}: {error}; draw the outline anew")
+        return usable
 
     def _identity(self, position: int, entry: Any) -> Identity | None:
         """The id of an annotation, None after a fault."""
@@ -160,6 +180,9 @@ class Rows:
 
     def _values(self, entry: Mapping[str, Any], identity: Identity, where: str) -> _Values | None:
         """The area, box and flags of an annotation, None after a fault."""
+        usual = _usual_values(entry)
+        if usual is not None:
+            return usual
         area, bbox = entry.get("area"), entry.get("bbox")
         stated = not (bbox is None or bbox == [] or bbox == "")
         number = read_number(area)
@@ -190,10 +213,18 @@ class Rows:
         """Append the outline; -> whether there is one, None after a fault."""
         if not segmentation:
             return False
+        size = self._images.sizes[image]
         if type(segmentation) is list and self._append_rings(segmentation):
             return True
+        if (
+            type(segmentation) is dict
+            and type(segmentation.get("counts")) is str
+            and segmentation.get("size") == [*size]
+        ):
+            self._run_bytes += segmentation["counts"].encode()
+            self._unchecked.append(len(self._ids))  # all at once in the end, which is much faster
+            return True
         segmentation = unwrap_segmentation(segmentation)
-        size = self._images.sizes[image]
         try:
             if isinstance(segmentation, Mapping):
                 self._run_bytes += read_runs(dict(segmentation), size if size[0] else None)["counts"]
@@ -239,6 +270,23 @@ class Rows:
             return True
         del points[start:], offsets[first:]
         return False
+
+
+def _usual_values(entry: Mapping[str, Any]) -> _Values | None:
+    """What `Rows._values` gives for an annotation as it should be, in a fraction of the time; None for all others."""
+    area, bbox, flag = entry.get("area"), entry.get("bbox"), entry.get("iscrowd", 0)
+    if type(bbox) is not list or len(bbox) != 4 or type(flag) is not int or flag not in (0, 1) or "ignore" in entry:
+        return None
+    if not isinstance(area, (int, float)) or type(area) is bool or not 0 <= area < 1e300:
+        return None
+    x, y, width, height = bbox
+    if not (type(x) in _NUMBERS and type(y) in _NUMBERS and type(width) in _NUMBERS and type(height) in _NUMBERS):
+        return None
+    if not (abs(x) < MAX_COORDINATE / 2 and abs(y) < MAX_COORDINATE / 2):
+        return None
+    if not (0 <= width < MAX_COORDINATE / 2 and 0 <= height < MAX_COORDINATE / 2):
+        return None
+    return _Values(area, bbox, flag == 1, False)
 
 
 def _column(values: array, kind: type) -> np.ndarray:
