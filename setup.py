@@ -20,6 +20,8 @@ FUZZ = ["atheris; python_version < '3.13'", "hypothesis"]  # for scripts/fuzz.py
 FORMATS = ["pandas", "pyarrow<26", "roifile", "supervision"]  # pyarrow 26 refuses numpy 1, which Paddle 2.6 needs
 RAY = ["ray[data]>=2.40"]
 DOCS = ["mkdocs>=1.6"]
+# trackers needs numpy 2, and so Paddle 3.
+TRACK = ["trackers>=2.5"]
 READERS = ["labelme", "supervision", "geojson", "shapely", "pillow", "tifffile"]  # other tools that read our files
 # Scientific TIFF, animations, AVIF and HEIC; frames of codecs that OpenCV lacks, and a verdict on damage.
 IMAGES = ["tifffile>=2024.1.30,<2027", "imagecodecs", "pillow>=11.3", "pillow-heif"]
@@ -80,6 +82,7 @@ setup(
         "onnx-gpu": ONNX_GPU,
         "openvino": OPENVINO,
         "int8": INT8,
+        "track": TRACK,
         "serve": SERVE,
         "formats": FORMATS,
         "ray": RAY,
@@ -94,7 +97,7 @@ setup(
         "evaluate": EVALUATE,
         "test": TEST,
         "fuzz": FUZZ,
-        "dev": [*TEST, "ruff", "pyright[nodejs]"],
+        "dev": [*TEST, *TRACK, "ruff", "pyright[nodejs]"],
     },
     entry_points={"console_scripts": ["ppsolo = ppsolo.cli:main"]},
 )

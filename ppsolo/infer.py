@@ -23,8 +23,10 @@ from ppsolo.data.videos import Frame, VideoFrames, VideoWriter
 from ppsolo.errors import ConfigError, ImageError
 from ppsolo.formats.pixel_size import stated_pixel_size
 from ppsolo.pipeline import Pipeline
+from ppsolo.results.files.coco import coco_entries
 from ppsolo.results.files.run import RunFiles
 from ppsolo.results.instances import Instances
+from ppsolo.tracking import Tracker
 
 # Called with the images done and their number, None where that is not known.
 Callback = Callable[[int, int | None], None]
@@ -45,6 +47,7 @@ class InferSettings:
         color: one colour for each instance or each class; None: instances in pictures, classes in videos.
         save_threshold: least score in results.
         legend: whether drawings list the classes with their colours; this takes color "class".
+        track: whether objects of a video get numbers, see `ppsolo.tracking.Tracker`.
     """
 
     output_dir: Path
@@ -57,13 +60,21 @@ class InferSettings:
     color: Literal["class", "instance"] | None = None
     legend: bool = False
     save_threshold: float = 0.0
+    track: bool = False
 
     @property
     def needs_pixels(self) -> bool:
         """Whether the picture itself is used beside what was found in it: for drawings and mean intensities."""
         return self.drawings or not {"csv", "parquet"}.isdisjoint(self.save)
 
-    def draw(self, instances: Instances, image: np.ndarray, *, color: Literal["class", "instance"]) -> np.ndarray:
+    def draw(
+        self,
+        instances: Instances,
+        image: np.ndarray,
+        *,
+        color: Literal["class", "instance"],
+        track_ids: np.ndarray | None = None,
+    ) -> np.ndarray:
         """A copy of the image with its instances; `color` holds where the settings say none."""
         return instances.draw(
             image,
@@ -72,6 +83,7 @@ class InferSettings:
             write_labels=self.text != "none",
             write_names=False if self.text == "scores" else None,
             legend=self.legend,
+            track_ids=track_ids,
         )
 
     def count_drawn(self, instances: Instances) -> int:
@@ -225,22 +237,25 @@ def infer_video(
         reconnect = 0 if file is not None else limits.reconnect
         frames = stack.enter_context(VideoFrames(video.source, timeout=limits.timeout, reconnect=reconnect))
         stem = Path(video.name).stem
+        tracker = Tracker(frame_rate=frames.drawing_rate()) if settings.track else None
         drawing = stack.enter_context(_VideoDrawing(settings, stem, frames, summary))
         files = stack.enter_context(RunFiles(settings.output_dir, settings.save))
         lines = stack.enter_context(_frame_lines(settings, live=frames.live))
         try:
             for answered in predictor.stream(_frames_ahead(frames, limits, settings.batch_size, stack)):
                 for frame, _, instances in answered:
-                    size = settings.pixel_size
+                    ids = tracker.update(instances) if tracker is not None else None
                     found = instances.above(settings.save_threshold).results(
-                        image=frame.image, image_name=video.name, image_id=frame.number, pixel_size=size
+                        image=frame.image, image_name=video.name, image_id=frame.number, pixel_size=settings.pixel_size
                     )
+                    if ids is not None:
+                        found = dataclasses.replace(found, track_ids=ids[instances.scores >= settings.save_threshold])
                     times = {"frame": frame.number, "time": round(frame.time, 6)}
                     files.add(dataclasses.replace(found, extra=times), f"{stem}_{frame.number:06d}")
                     if lines is not None:
-                        lines.write(_frame_line(video.name, frame, instances))
+                        lines.write(_frame_line(video.name, frame, instances, ids))
                     summary.count(instances)
-                    drawing.add(frame, instances)
+                    drawing.add(frame, instances, ids)
                 if lines is not None and frames.live:
                     lines.flush()
                 if progress is not None:
@@ -276,9 +291,9 @@ def _frames_ahead(
         yield batch
 
 
-def _frame_line(name: str, frame: Frame, instances: Instances) -> str:
+def _frame_line(name: str, frame: Frame, instances: Instances, track_ids: np.ndarray | None) -> str:
     """A frame's results as one line of JSON, in the style of COCO."""
-    entries = instances.to_coco(frame.number)
+    entries = coco_entries(dataclasses.replace(instances.results(image_id=frame.number), track_ids=track_ids))
     shown = [
         {**{key: value for key, value in entry.items() if key != "image_id"}, "category_name": class_name}
         for entry, class_name in zip(entries, instances.names, strict=True)
@@ -319,11 +334,13 @@ class _VideoDrawing:
             with self._reported():
                 self._writer = VideoWriter(path, fps=frames.drawing_rate(), size=frames.size)
 
-    def add(self, frame: Frame, instances: Instances) -> None:
+    def add(self, frame: Frame, instances: Instances, track_ids: np.ndarray | None) -> None:
         """Draw a frame at its time."""
         if self._writer is not None:
             with self._reported():
-                self._writer.write_at(self._settings.draw(instances, frame.image, color="class"), frame.time)
+                color: Literal["class", "instance"] = "class" if track_ids is None else "instance"
+                drawn = self._settings.draw(instances, frame.image, color=color, track_ids=track_ids)
+                self._writer.write_at(drawn, frame.time)
                 self._summary.drawn += self._settings.count_drawn(instances)
 
     @contextlib.contextmanager

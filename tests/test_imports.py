@@ -31,6 +31,7 @@ ROOMS = (
     "deploy",
     "predictor",
     "model_source",
+    "tracking",
     "infer",
     "evaluation",
     "training",

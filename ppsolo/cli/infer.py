@@ -123,6 +123,12 @@ def _add_drawing(command: argparse.ArgumentParser) -> None:
         choices=("class", "instance"),
         help="one colour for each class or each instance; default: instance, for videos class",
     )
+    command.add_argument(
+        "--track",
+        action="store_true",
+        help="give the objects of a video numbers that stay from frame to frame, in results and drawings "
+        "(pip install 'ppsolo[track]')",
+    )
     command.add_argument("--legend", action="store_true", help="list the classes and their colours in the drawing")
     command.add_argument(
         "--draw_threshold", type=float, default=0.5, metavar="S", help="least score drawn, default: %(default)s"
@@ -160,6 +166,8 @@ def _predict(options: argparse.Namespace) -> int:
     """Predict and draw; the exit code."""
     model = model_source(options)
     if options.results is not None:
+        if options.track:
+            raise ConfigError("--track gives numbers in one video or stream: --results takes pictures")
         with Progress("download", unit="B") as progress:
             predictor = model.open(threads=threads_of(options), progress=progress.update)
         say(predictor.origin)
@@ -181,6 +189,7 @@ def _predict(options: argparse.Namespace) -> int:
         text=options.draw,
         color="class" if options.legend else options.color,
         legend=options.legend,
+        track=options.track,
     )
     limits = StreamLimits(options.max_frames, options.max_seconds, options.stream_timeout, options.reconnect)
     # What is to be read and where to write is looked for before the weights are loaded: a wrong path is found at once.
@@ -194,6 +203,8 @@ def _predict(options: argparse.Namespace) -> int:
             options.source or options.infer_img or options.infer_list, lines=sys.stdin, network=options.allow_network
         )
     video = isinstance(source, Video)
+    if options.track and not video:
+        raise ConfigError("--track gives numbers in one video or stream: the source has pictures")
     read = [source.source] if video else [picture.path for picture in source.items if picture.content is None]
     make_output_dir(settings.output_dir, apart_from=[path for path in read if isinstance(path, Path)])
 

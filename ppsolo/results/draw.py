@@ -33,6 +33,7 @@ def draw_masks(
     write_scores: bool = True,
     write_names: bool = True,
     legend: bool = False,
+    track_ids: np.ndarray | None = None,
 ) -> np.ndarray:
     """Draw n masks on a copy of their image, the largest first so that none is hidden.
 
@@ -50,6 +51,8 @@ def draw_masks(
         color_by: "instance" tells neighbours apart by their rank; "class" gives every class its own colour, the same
             in every image.
         write_scores, write_names: what a label holds; with neither there are no labels.
+        track_ids: int64 [n], numbers of objects in a video, -1 for none; each label shows its own, and with color_by
+            "instance" an object keeps its colour.
         legend: list the classes that are drawn with their colours and numbers; this takes color_by "class".
 
     Returns:
@@ -63,7 +66,11 @@ def draw_masks(
     areas = mask_areas(rles)
     shown: list[int] = np.flatnonzero(areas).tolist()
     boxes = [(int(x1), int(y1), int(x2), int(y2)) for x1, y1, x2, y2 in mask_boxes(rles)[shown]]
-    colors = [instance_color(rank if color_by == "instance" else int(labels[i])) for rank, i in enumerate(shown)]
+    numbers = list(range(len(shown))) if track_ids is None else [int(track_ids[i]) for i in shown]
+    colors = [
+        instance_color(abs(number) if color_by == "instance" else int(labels[i]))
+        for number, i in zip(numbers, shown, strict=True)
+    ]
     line = max(1, round(min(image.shape[:2]) / 350))
     for rank in np.argsort(-areas[shown], kind="stable"):
         _tint(canvas, rles[shown[rank]], boxes[rank], colors[rank], alpha=alpha, line=line)
@@ -71,6 +78,8 @@ def draw_masks(
         texts = []
         for i in shown:
             parts = [drawable_name(names[i], int(labels[i]))] if write_names else []
+            if track_ids is not None and track_ids[i] > 0:
+                parts.append(f"#{track_ids[i]}")
             texts.append(" ".join([*parts, *([f"{scores[i]:.2f}"] if write_scores else [])]))
         write_labels(canvas, texts, boxes, colors)
     if legend and shown:

@@ -355,6 +355,7 @@ class Instances:
         write_labels: bool = True,
         write_names: bool | None = None,
         legend: bool = False,
+        track_ids: np.ndarray | None = None,
     ) -> np.ndarray:
         """A copy of the image, uint8 RGB [height, width, 3], with the instances of at least `score_threshold` drawn.
 
@@ -377,6 +378,7 @@ class Instances:
             write_scores=write_labels,
             write_names=write_labels and (len(self.class_names) > 1 if write_names is None else write_names),
             legend=legend,
+            track_ids=None if track_ids is None else track_ids[self.scores >= score_threshold],
         )
 
 

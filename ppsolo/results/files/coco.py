@@ -8,9 +8,12 @@ from ppsolo.results.rle import mask_boxes_xywh
 
 
 def coco_entries(found: ImageResults) -> list[dict[str, Any]]:
-    """One dict per instance: image_id, category_id, segmentation (compressed RLE, counts a str), score, bbox."""
+    """One dict per instance: image_id, category_id, segmentation (compressed RLE, counts a str), score, bbox.
+
+    In a video with identities `track_id` too; null for an instance without one.
+    """
     boxes = mask_boxes_xywh(found.rles)
-    return [
+    entries: list[dict[str, Any]] = [
         {
             "image_id": found.image_id,
             "category_id": found.category_ids[label],
@@ -20,6 +23,10 @@ def coco_entries(found: ImageResults) -> list[dict[str, Any]]:
         }
         for label, rle, score, box in zip(found.labels, found.rles, found.scores, boxes, strict=True)
     ]
+    if found.track_ids is not None:
+        for entry, number in zip(entries, found.track_ids.tolist(), strict=True):
+            entry["track_id"] = number if number > 0 else None
+    return entries
 
 
 def coco_json(found: ImageResults) -> bytes:

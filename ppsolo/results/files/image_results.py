@@ -25,6 +25,7 @@ class ImageResults:
         image_name: what tables call the image.
         image_id: what COCO results and tables call it.
         pixel_size: micrometres per pixel.
+        track_ids: int64 [n], the number of each object in a video, from 1; -1 for those without one.
         extra: further values for each row of a table, such as the time of a video's frame.
     """
 
@@ -40,6 +41,7 @@ class ImageResults:
     image_id: int | str = 0
     pixel_size: float | None = None
     extra: Mapping[str, float | int | str] | None = None
+    track_ids: np.ndarray | None = None
 
     @property
     def names(self) -> list[str]:

@@ -48,7 +48,8 @@ _LENGTH_OF[[13, 23]] = (1 + math.sqrt(2)) / 2
 
 
 def measures(found: ImageResults) -> dict[str, np.ndarray]:
-    """Every measure as a column: name -> array [n], in the order of COLUMNS, then the columns of `found.extra`.
+    """Every measure as a column: name -> array [n], in the order of COLUMNS, then those of `found.extra` and
+    track_id where there are identities.
 
     area: pixels of the mask. left, top, width, height: its tight box. centroid: mean of its pixels' centres, where
     the first pixel's centre is 0.5. perimeter: the estimate that `skimage.measure.perimeter` makes.
@@ -90,6 +91,8 @@ def measures(found: ImageResults) -> dict[str, np.ndarray]:
         **{f"{name}_um": values * scale for name, values in pixels.items()},
     }
     extra: dict[str, Any] = dict(found.extra or {})
+    if found.track_ids is not None:
+        extra["track_id"] = found.track_ids
     return {name: table[name] for name in COLUMNS} | {name: np.full(n, value) for name, value in extra.items()}
 
 
