@@ -104,7 +104,8 @@ def _first_error(av: ModuleType, path: Path) -> str | None:
     try:
         with av.open(f"file:{path.absolute()}") as container:
             stream = container.streams.video[0]
-            stream.thread_type = "AUTO"
+            # FFmpeg's own threads would wait for Python's lock to log an error, and whoever closes the file for them.
+            stream.thread_type = "NONE"
             for packet in container.demux(stream):
                 if packet.is_corrupt:
                     return "a packet is cut short"
