@@ -35,11 +35,7 @@ def atomic_writer(path: str | os.PathLike[str], mode: Literal["w", "wb"]) -> Ite
         _rename(temporary, path)
     except BaseException as error:
         discard(temporary)
-        if isinstance(error, OSError):
-            error.filename, error.filename2 = (
-                str(path),
-                None,
-            )  # writing to a full disk names no file, opening a hidden one
+        _name_path(error, path)
         raise
 
 
@@ -49,13 +45,17 @@ def temporary_name(path: Path, *, suffix: str = ".part") -> Path:
 
 
 def put_in_place(temporary: Path, path: Path) -> None:
-    """Ends what `atomic_writer` does for a finished file that others wrote under a `temporary_name`."""
+    """Ends what `atomic_writer` does for a finished file that others wrote under a `temporary_name`.
+
+    OSError propagates and names `path`.
+    """
     try:
         with temporary.open("r+b") as stream:
             _sync(stream)
         _rename(temporary, path)
-    except BaseException:
+    except BaseException as error:
         discard(temporary)
+        _name_path(error, path)
         raise
 
 
@@ -63,17 +63,22 @@ def put_folder_in_place(temporary: Path, path: Path) -> None:
     """Makes a finished folder, under a `temporary_name`, the folder `path`.
 
     Nothing, or an empty folder, may be at `path`; another folder there changes places with the new one, in one step
-    where the system has such a step (Linux), and is then found under the temporary name. OSError propagates.
+    where the system has such a step (Linux), and is then found under the temporary name. OSError propagates and names
+    `path`.
     """
-    for file in temporary.rglob("*"):
-        if file.is_dir():
-            continue
-        with file.open("r+b") as stream:
-            _sync(stream)
-    if path.is_dir() and any(path.iterdir()):
-        _exchange(temporary, path)
-    else:
-        os.rename(temporary, path)
+    try:
+        for file in temporary.rglob("*"):
+            if file.is_dir():
+                continue
+            with file.open("r+b") as stream:
+                _sync(stream)
+        if path.is_dir() and any(path.iterdir()):
+            _exchange(temporary, path)
+        else:
+            os.rename(temporary, path)
+    except OSError as error:
+        _name_path(error, path)
+        raise
     _sync_folder(path.parent)
 
 
@@ -87,6 +92,12 @@ def remove_leftovers(folder: Path) -> None:
     """Removes what writers that were killed left in the folder; no other writer may be at work in it."""
     for temporary in folder.glob(".ppsolo-*.part"):
         discard(temporary)
+
+
+def _name_path(error: BaseException, path: Path) -> None:
+    """Let an OSError name `path`: writing to a full disk names no file, and opening names a hidden one."""
+    if isinstance(error, OSError):
+        error.filename, error.filename2 = str(path), None
 
 
 def _sync(stream: IO[Any]) -> None:

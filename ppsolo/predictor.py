@@ -125,6 +125,7 @@ class Predictor(Pipeline):
 
         Raises:
             ConfigError, CheckpointError, DownloadError: one line that names the thing and the remedy.
+            PredictionError: the weights of `model` are not finite.
             ExportError: the engine is not installed, or cannot compute in this precision.
         """
         if engine not in ENGINES:
@@ -139,6 +140,8 @@ class Predictor(Pipeline):
         self.load_report: LoadReport | None = None
         if model is None:
             model, self.load_report = load_model(config, weights, progress=progress)
+        else:
+            _check_weights(model)
         if engine == "auto":
             engine = best_engine() if self.load_report is not None and _on_cpu() else "dygraph"
         self.threads = threads if threads is not None else default_threads()
@@ -274,6 +277,13 @@ def _compare_generations(config: Config, report: LoadReport) -> None:
 
 def _on_cpu() -> bool:
     return paddle.device.get_device() == "cpu"
+
+
+def _check_weights(model: SOLOv2) -> None:
+    """Raise PredictionError where a weight is not finite; weights from files are checked as they are loaded."""
+    for name, tensor in model.state_dict().items():
+        if tensor.is_floating_point() and not paddle.isfinite(tensor).all().item():
+            raise PredictionError(f"the weights of the given model are not finite ({name}): load or train it anew")
 
 
 def _check_finite(raw: RawPredictions) -> None:

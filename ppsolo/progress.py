@@ -5,6 +5,8 @@ import sys
 import time
 from typing import TextIO
 
+from ppsolo.text import printable
+
 
 class Progress:
     """Shows how far a piece of work is.
@@ -66,7 +68,7 @@ class Progress:
         if self.total is not None:
             amount += f"/{self._amount(self.total)}"
         unit = "MB" if self._unit == "B" else self._unit
-        text = f"{self.label}: {amount} {unit}, {self._amount(rate, 1 if rate >= 1 else 2)}/s"
+        text = f"{printable(self.label)}: {amount} {unit}, {self._amount(rate, 1 if rate >= 1 else 2)}/s"
         if self.total and self._before < self.done < self.total:
             left = (self.total - self.done) / rate
             text += f", {int(left) // 60}:{int(left) % 60:02d} left"

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from ppsolo.atomic import atomic_writer, discard, put_in_place, temporary_name
+from ppsolo.atomic import atomic_writer, discard, put_folder_in_place, put_in_place, temporary_name
 
 
 def test_bytes_and_text_appear_when_the_with_ends(tmp_path):
@@ -152,3 +152,20 @@ def test_a_full_disk_names_the_file(tmp_path):
     with pytest.raises(OSError, match="No space") as caught, atomic_writer(tmp_path / "x", "wb"):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     assert caught.value.filename == str(tmp_path / "x") and list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("put", [put_in_place, put_folder_in_place])
+def test_a_disk_that_is_full_at_the_end_names_the_file(tmp_path, monkeypatch, put):
+    def fail(_: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    draft, path = temporary_name(tmp_path / "x"), tmp_path / "x"
+    if put is put_in_place:
+        draft.touch()
+    else:
+        draft.mkdir()
+        (draft / "file").touch()
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(OSError, match="No space") as caught:
+        put(draft, path)
+    assert caught.value.filename == str(path) and not path.exists()

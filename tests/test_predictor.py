@@ -162,7 +162,8 @@ def test_an_output_that_is_not_finite_is_refused(predictor, tiny, engine):
         pytest.importorskip(engine)
     config = load_config("solov2_r50_fpn_1x", tiny)
     model = busy_model(config)
-    model.head.category.bias.set_value(model.head.category.bias * float("nan"))
+    weight = model.head.category.weight
+    weight.set_value(paddle.full_like(weight, 3e38))  # finite itself, its products overflow
     with pytest.raises(ppsolo.PpsoloError, match="not finite"):
         Predictor(config, model=model, engine=engine)(picture(0))
 
@@ -276,3 +277,12 @@ def test_a_published_name_is_fetched_checked_and_loaded(tmp_path, monkeypatch, s
     (tmp_path / f"{name}.pdparams.sha256").unlink()
     with pytest.raises(CheckpointError, match="extra"):
         Predictor.from_pretrained(name)
+
+
+def test_a_model_whose_weights_are_not_finite_is_refused(tiny):
+    config = ppsolo.load_config("solov2_r50_fpn_1x", tiny)
+    model = ppsolo.build_model(config)
+    weight = model.head.category.weight
+    weight.set_value(paddle.full_like(weight, float("nan")))
+    with pytest.raises(ppsolo.PpsoloError, match=r"not finite \(head\.category\.weight\)"):
+        ppsolo.Predictor(config, model=model)

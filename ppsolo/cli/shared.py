@@ -10,7 +10,7 @@ import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, TextIO, TypeAlias
 
 from ppsolo.config import load_answering_config
 from ppsolo.cpu import available_cores
@@ -152,17 +152,18 @@ def import_paddle() -> None:
             raise ConfigError("PaddlePaddle is not installed: pip install 'ppsolo[cpu]' or 'ppsolo[gpu]'") from None
 
 
-def say(text: str) -> None:
-    """Print one line, or several, to standard output, without characters that would steer the terminal."""
+def say(text: str, stream: TextIO | None = None) -> None:
+    """Print one line, or several, without characters that would steer the terminal. stream: None: standard output."""
+    to = sys.stdout if stream is None else stream
     lines = "\n".join(printable(line) for line in text.split("\n")) + "\n"
     # A terminal that is not told to use UTF-8 shows other letters as "?".
-    encoding = sys.stdout.encoding or "utf-8"
-    sys.stdout.write(lines.encode(encoding, "replace").decode(encoding))
+    encoding = to.encoding or "utf-8"
+    to.write(lines.encode(encoding, "replace").decode(encoding))
 
 
 def say_note(line: str) -> None:
     """Print one line to standard error: something that the user should know and that stops nothing."""
-    sys.stderr.write(f"ppsolo: note: {' '.join(line.split())}\n")
+    sys.stderr.write(f"ppsolo: note: {one_line(line)}\n")
 
 
 def say_error(line: str) -> None:

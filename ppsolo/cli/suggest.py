@@ -1,10 +1,9 @@
 """`ppsolo suggest`: a configuration for a data set."""
 
 import argparse
-import sys
 from pathlib import Path
 
-from ppsolo.cli.shared import OK, Commands, add_command
+from ppsolo.cli.shared import OK, Commands, add_command, say
 
 EXAMPLES = """ppsolo suggest --annotations data/mine/train.json --images data/mine/train > mine.yml
 ppsolo suggest --from_nothing -o data.root=data/mine data.train_annotations=train.json data.train_images=train"""
@@ -55,5 +54,5 @@ def run(options: argparse.Namespace) -> int:
         gpu=options.device == "gpu",
     )
     recipe_config(recipe)  # what does not resolve is refused here
-    sys.stdout.write(recipe.text())
+    say(recipe.text().rstrip("\n"))
     return OK

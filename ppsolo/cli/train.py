@@ -71,7 +71,7 @@ def run(options: argparse.Namespace) -> int:
                     config, resume=options.resume, console=sys.stderr, download=progress.update, stop=stop
                 )
     except TrainingInterrupted as interruption:
-        sys.stderr.write(f"ppsolo: {interruption}\n")
+        say(f"ppsolo: {interruption}", sys.stderr)
         return interruption.exit_code
     say(str(summary))
     return OK
@@ -135,5 +135,5 @@ def _recipe(options: argparse.Namespace) -> Config:
         gpu=paddle.device.get_device().startswith("gpu"),
     )
     if os.environ.get("PADDLE_TRAINER_ID", "0") == "0":
-        sys.stderr.write(recipe.text())
+        say(recipe.text().rstrip("\n"), sys.stderr)
     return recipe_config(recipe)

@@ -28,7 +28,7 @@ def format_of(data: bytes) -> Format:
         if known.magic.match(data):
             return known
     names = ", ".join(known.name for known in FORMATS)
-    raise ImageError(f"not an image that can be read ({names}): it begins with {data[:12]!r}")
+    raise ImageError(f"not an image that can be read ({names})")
 
 
 def is_picture(head: bytes) -> bool:

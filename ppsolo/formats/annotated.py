@@ -1,5 +1,6 @@
 """A data set as every reader of another tool's annotations gives it: pictures with the outlines of their objects."""
 
+import dataclasses
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from ppsolo.results.rle import Rle, decode_mask, encode_mask, read_segmentation
+from ppsolo.text import one_line
 
 # COCO's forms for JSON: rings [[x, y, x, y, ...], ...] in pixels, or {"size": [h, w], "counts": str}.
 Segmentation = list[list[float]] | dict[str, Any]
@@ -78,6 +80,28 @@ class Notes:
 def sorted_names(images: list[AnnotatedImage]) -> tuple[str, ...]:
     """The names of all classes, in the order of the alphabet."""
     return tuple(sorted({one.name for image in images for one in image.objects}))
+
+
+def with_printable_names(dataset: AnnotatedSet) -> AnnotatedSet:
+    """The data set with every class name and note on one line of printable characters.
+
+    Classes whose names become equal are one class. A name without a printable character becomes "?".
+    """
+    names = {name: one_line(name) or "?" for name in dataset.class_names}
+    images = dataset.images
+    if any(name != cleaned for name, cleaned in names.items()):
+        images = tuple(
+            dataclasses.replace(
+                image, objects=tuple(dataclasses.replace(one, name=one_line(one.name) or "?") for one in image.objects)
+            )
+            for image in images
+        )
+    return dataclasses.replace(
+        dataset,
+        class_names=tuple(dict.fromkeys(names.values())),
+        images=images,
+        notes=tuple(one_line(note) for note in dataset.notes),
+    )
 
 
 def usable_rings(rings: list[list[float]], notes: Notes, where: object) -> list[list[float]]:

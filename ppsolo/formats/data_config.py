@@ -1,7 +1,6 @@
 """The data settings of a configuration whose folder holds annotations of another tool."""
 
 import dataclasses
-import json
 import logging
 import os
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import Literal
 from ppsolo.atomic import atomic_writer
 from ppsolo.errors import DatasetError
 from ppsolo.formats.annotated import Notes
-from ppsolo.formats.dataset import check_classes, coco_content
+from ppsolo.formats.dataset import check_classes, coco_content, json_text
 from ppsolo.formats.folder import Folder
 from ppsolo.formats.recognition import describe, read_folder, recognise
 from ppsolo.formats.split import divide
@@ -20,28 +19,34 @@ logger = logging.getLogger(__name__)
 
 
 def data_in_place(data: DataConfig, cache: Path, *, needed: Literal["train", "val"]) -> DataConfig:
-    """The settings as given if their annotation file exists, else those for annotations that `data.root` itself holds.
+    """The settings as given if their annotation file exists, else settings for annotations that `data.root` holds.
 
+    The folder is only taken where no annotation file was named: the setting is the default, or empty for training.
     The folder is read as `ppsolo import-data` reads it: its own division into training and validation is kept, or
     every fifth picture, by a fixed seed, goes to validation. The annotations are written as COCO files to the folder
     `cache`; the pictures stay where they are.
 
     needed: whose annotation file must exist.
 
-    Raises DatasetError where there is neither: what the folder looks like, and the command that helps.
+    Raises DatasetError where there is neither: what the folder looks like, and the command that helps. So it does
+    where a file was named that is not there.
     """
     root = Path(data.root)
     named = data.train_annotations if needed == "train" else data.val_annotations
-    if not named or (root / named).is_file() or not root.is_dir():
+    if (needed == "val" and not named) or (root / (named or ".")).is_file() or not root.is_dir():
         return data
     folder = Folder(root)
+    if not _from_folder(data, needed):
+        raise _missing(folder, named, needed)
+    if needed == "train" and not _from_folder(data, "val") and not (root / data.val_annotations).is_file():
+        raise _missing(folder, data.val_annotations, "val")
     found = recognise(folder)
     if len(found) != 1:
         shown = "; ".join(f"{name}: {text}" for name, text in found.items()) or describe(folder)
         chosen = f" --format {next(iter(found))}" if found else ""
         raise DatasetError(
-            f"{root / named}: no such file, and {root} holds {shown}; set data.{needed}_annotations, or make a data "
-            f"set: ppsolo import-data {root}{chosen} --output DIR"
+            f"{root / (named or f'data.{needed}_annotations')}: no such file, and {root} holds {shown}; "
+            f"set data.{needed}_annotations, or make a data set: ppsolo import-data {root}{chosen} --output DIR"
         )
     dataset = read_folder(root)
     check_classes(dataset)
@@ -53,7 +58,7 @@ def data_in_place(data: DataConfig, cache: Path, *, needed: Literal["train", "va
         files[name] = cache.resolve() / f"instances_{name}.json"
         with atomic_writer(files[name], "w") as stream:
             content = coco_content(parts[name], pictures, dataset.class_names, notes)
-            json.dump(content, stream, ensure_ascii=False)
+            stream.write(json_text(content))
     logger.info(
         "%s: %s; %d images to train on, %d for validation, written as COCO files to %s",
         root,
@@ -64,10 +69,29 @@ def data_in_place(data: DataConfig, cache: Path, *, needed: Literal["train", "va
     )
     for line in (*dataset.notes, *notes.lines()):
         logger.warning("%s: %s", root, line)
-    return dataclasses.replace(
-        data,
-        train_annotations=str(files["train"]),
-        train_images=".",
-        val_annotations=str(files["val"]) if data.val_annotations and parts["val"] else "",
-        val_images=".",
+    if _from_folder(data, "train"):
+        data = dataclasses.replace(data, train_annotations=str(files["train"]), train_images=".")
+    if _from_folder(data, "val"):
+        val = str(files["val"]) if data.val_annotations and parts["val"] else ""
+        data = dataclasses.replace(data, val_annotations=val, val_images=".")
+    return data
+
+
+def _from_folder(data: DataConfig, name: Literal["train", "val"]) -> bool:
+    """Whether no annotation file was named for a part, so that the folder may give it."""
+    default = DataConfig()
+    if name == "train":
+        return data.train_annotations in ("", default.train_annotations)
+    return data.val_annotations in ("", default.val_annotations)
+
+
+def _missing(folder: Folder, named: str, name: Literal["train", "val"]) -> DatasetError:
+    """What to say of a named file that is not there."""
+    files = [folder.name(file) for file in folder.with_suffix(".json")]
+    shown = ", ".join(files[:5]) + (", ..." if len(files) > 5 else "")
+    formats = "; ".join(f"{found}: {text}" for found, text in recognise(folder).items())
+    there = f"the JSON files {shown}" if files else formats or describe(folder)
+    return DatasetError(
+        f"{folder.path / named}: no such file, and {folder.path} holds {there}; "
+        f"correct data.{name}_annotations, or make a data set: ppsolo import-data {folder.path} --output DIR"
     )

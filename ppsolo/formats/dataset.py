@@ -13,6 +13,7 @@ from ppsolo.atomic import atomic_writer
 from ppsolo.errors import DatasetError
 from ppsolo.formats.annotated import AnnotatedImage, AnnotatedSet, Notes
 from ppsolo.results.rle import mask_areas, mask_boxes_xywh, read_segmentation
+from ppsolo.text import one_line
 
 Progress = Callable[[int, int | None], None]
 
@@ -67,7 +68,7 @@ def write_dataset(
                 progress(done, total)
         content = coco_content(members, files, class_names, notes)
         with atomic_writer(output / f"instances_{name}.json", "w") as stream:
-            json.dump(content, stream, ensure_ascii=False)
+            stream.write(json_text(content))
         images[name], objects[name] = len(members), len(content["annotations"])
     return WrittenSet(output, images, objects, tuple(class_names), notes.lines())
 
@@ -114,6 +115,16 @@ def coco_content(
     }
 
 
+def json_text(content: Any) -> str:
+    """JSON in the letters of the content; file names that are no Unicode (lone surrogates) are escaped, all of it then.
+
+    >>> json_text(["é"]), json_text(["\\udc80"])
+    ('["é"]', '["\\\\udc80"]')
+    """
+    text = json.dumps(content, ensure_ascii=False)
+    return text if text.isprintable() else json.dumps(content)
+
+
 def training_config(written: WrittenSet, bases: Sequence[str], weights: str | None) -> str:
     """A configuration, YAML, that trains on the data set.
 
@@ -123,12 +134,12 @@ def training_config(written: WrittenSet, bases: Sequence[str], weights: str | No
     has_val = written.objects.get("val", 0) > 0
     data |= {"val_annotations": "instances_val.json" if has_val else "", "val_images": "val"}
     lines = [
-        f"_BASE_: {json.dumps(list(bases), ensure_ascii=False)}",
-        f"name: {json.dumps(written.folder.resolve().name, ensure_ascii=False)}",
+        f"_BASE_: {json_text(list(bases))}",
+        f"name: {json_text(one_line(written.folder.resolve().name))}",
         *([] if weights is None else [f"weights: {weights}"]),
         f"num_classes: {len(written.class_names)}",
         "data:",
-        *(f"  {key}: {json.dumps(value, ensure_ascii=False)}" for key, value in data.items()),
+        *(f"  {key}: {json_text(value)}" for key, value in data.items()),
     ]
     return "\n".join(lines) + "\n"
 

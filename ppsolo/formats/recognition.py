@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from ppsolo.errors import DatasetError
 from ppsolo.formats import coco, cvat, label_studio, labelme, mask_files, pascal_voc, yolo
-from ppsolo.formats.annotated import AnnotatedSet
+from ppsolo.formats.annotated import AnnotatedSet, with_printable_names
 from ppsolo.formats.folder import Folder
 
 
@@ -49,7 +49,8 @@ def recognise(folder: Folder) -> dict[str, str]:
 def read_folder(path: Path, format: str | None = None, *, class_name: str = "object") -> AnnotatedSet:
     """Read a folder of annotations.
 
-    format: a name in READERS; None where the folder tells. class_name: for masks that name no class.
+    format: a name in READERS; None where the folder tells. class_name: for masks that name no class. Class names come
+    on one line of printable characters.
 
     Raises DatasetError: the folder is in no known format, or could be in several; or as the readers.
     """
@@ -67,7 +68,7 @@ def read_folder(path: Path, format: str | None = None, *, class_name: str = "obj
     read = READERS[format].read
     if format in _NAMED_CLASS:
         read = partial(_NAMED_CLASS[format], class_name=class_name)
-    return read(folder)
+    return with_printable_names(read(folder))
 
 
 def describe(folder: Folder) -> str:

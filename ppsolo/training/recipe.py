@@ -17,6 +17,7 @@ from ppsolo.data.coco import CocoDataset, ImageRecord
 from ppsolo.errors import ConfigError, DatasetError
 from ppsolo.formats.data_config import data_in_place
 from ppsolo.schema import Config, DataConfig
+from ppsolo.text import one_line
 
 COMPACT = "compact"  # a small network that learns from random weights
 ON_CPU, ON_GPU = "solov2_mobilenetv3_fpn_448_3x", "solov2_r50_enhance_coco"
@@ -73,7 +74,7 @@ class Recipe:
             for section in sections:
                 place = place.setdefault(section, {})
             place[last] = value
-        comments = "".join(f"# {key}: {reason}\n" for key, reason in self.reasons.items())
+        comments = "".join(f"# {key}: {one_line(reason)}\n" for key, reason in self.reasons.items())
         bases = yaml.safe_dump({"_BASE_": list(self.bases)}, default_flow_style=None)
         return comments + bases + yaml.safe_dump(tree, sort_keys=False, allow_unicode=True, default_flow_style=None)
 

@@ -12,6 +12,7 @@ import numpy as np
 from ppsolo.atomic import atomic_writer
 from ppsolo.errors import ConfigError
 from ppsolo.progress import Progress
+from ppsolo.text import one_line, printable
 
 CSV_COLUMNS = (
     *(f"train/{name}" for name in ("loss", "loss_mask", "loss_category", "learning_rate", "step_seconds")),
@@ -58,7 +59,9 @@ class ConsoleSink:
             )
             self._progress.update(step, self._total)
         validation = [
-            f"{name.removeprefix('val/')} {100 * value:.1f}" for name, value in numbers.items() if "val/" in name
+            f"{printable(name.removeprefix('val/'))} {100 * value:.1f}"
+            for name, value in numbers.items()
+            if "val/" in name
         ]
         if validation:
             start = "\r\x1b[K" if self._live else ""
@@ -103,7 +106,7 @@ class VisualDLSink:
         self._writer = LogWriter(logdir=str(folder))
 
     def log(self, metrics: Metrics, step: int) -> None:
-        for name, value in metrics.items():
+        for name, value in _printable_names(metrics).items():
             if isinstance(value, np.ndarray):
                 self._writer.add_image(tag=name, img=value, step=step, dataformats="HWC")
             else:
@@ -142,7 +145,7 @@ class TensorBoardSink:
         self._writer = writer(str(folder), purge_step=first_step + 1 if first_step else None)
 
     def log(self, metrics: Metrics, step: int) -> None:
-        for name, value in metrics.items():
+        for name, value in _printable_names(metrics).items():
             if isinstance(value, np.ndarray):
                 self._writer.add_image(name, value, step, dataformats="HWC")
             else:
@@ -166,7 +169,7 @@ class MLflowSink:
         self._run = self._mlflow.start_run(run_name=name)
 
     def log(self, metrics: Metrics, step: int) -> None:
-        self._mlflow.log_metrics(_numbers(metrics), step=step)
+        self._mlflow.log_metrics(_numbers(_printable_names(metrics)), step=step)
 
     def close(self) -> None:
         self._mlflow.end_run()
@@ -185,7 +188,7 @@ class WandbSink:
     def log(self, metrics: Metrics, step: int) -> None:
         shown = {
             name: self._wandb.Image(value) if isinstance(value, np.ndarray) else value
-            for name, value in metrics.items()
+            for name, value in _printable_names(metrics).items()
         }
         self._run.log({**shown, "step": step})
 
@@ -203,6 +206,11 @@ def _tracker(module: str, extra: str) -> Any:
         raise ConfigError(
             f"train.sinks names {extra}, whose package is not installed: pip install 'ppsolo[{extra}]'"
         ) from None
+
+
+def _printable_names(metrics: Metrics) -> Metrics:
+    """The metrics under names that every tracker can store: a lone surrogate is no UTF-8."""
+    return {one_line(name): value for name, value in metrics.items()}
 
 
 def _numbers(metrics: Metrics) -> dict[str, float]:

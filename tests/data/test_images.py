@@ -321,8 +321,8 @@ def test_an_impossible_marker_in_jpeg_data_is_refused(tmp_path, photo):
     ("data", "reason"),
     [
         (b"", "the file is empty"),
-        (b"hello, this is\ntext", r"begins with b'hello, this "),
-        (b"8BPS, a picture of Photoshop", "begins with b'8BPS, a pict"),
+        (b"hello, this is\ntext", "HEIC)"),
+        (b"8BPS, a picture of Photoshop", "HEIC)"),
         (b"\xff\xd8\xff\xd9", "cannot decode this JPEG"),
         (b"BM", "cannot decode this BMP"),
     ],
@@ -331,7 +331,7 @@ def test_an_impossible_marker_in_jpeg_data_is_refused(tmp_path, photo):
 def test_what_is_no_image_is_refused_by_path_and_reason(tmp_path, data, reason):
     path = saved(tmp_path, data)
     assert refusal(path).startswith(f"{path}: ")
-    assert reason in refusal(path)
+    assert reason in refusal(path) and "hello" not in refusal(path)
 
 
 def test_too_many_pixels_are_refused_before_they_are_decoded(tmp_path, photo):

@@ -1,5 +1,6 @@
 """Training on folders of other tools as they are: told apart, or refused with the command."""
 
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -69,8 +70,8 @@ def test_training_and_evaluation_take_the_folder(labelme, training, tmp_path, ca
         **training,
         "num_classes": 2,
         "data.root": str(labelme),
-        "data.train_annotations": "none.json",
-        "data.val_annotations": "none.json",
+        "data.train_annotations": DataConfig().train_annotations,
+        "data.val_annotations": DataConfig().val_annotations,
         "train.output_dir": str(tmp_path / "output"),
         "train.epochs": 1,
     }
@@ -82,3 +83,36 @@ def test_training_and_evaluation_take_the_folder(labelme, training, tmp_path, ca
     assert "AP" in capsys.readouterr().out
     shutil.rmtree(labelme)
     assert main(["train", *options, "name=again"]) == 2
+
+
+@pytest.mark.parametrize("needed", ["train", "val"])
+def test_a_named_file_that_is_missing_is_never_replaced(labelme, tmp_path, needed):
+    setting = {f"{needed}_annotations": "typo.json"}
+    with pytest.raises(
+        DatasetError, match=rf"typo\.json: no such file.*\.json.*data\.{needed}_annotations.*import-data"
+    ):
+        data_in_place(DataConfig(root=str(labelme), **setting), tmp_path / "cache", needed=needed)
+    with pytest.raises(DatasetError, match=r"typo\.json: no such file"):
+        data_in_place(DataConfig(root=str(labelme), val_annotations="typo.json"), tmp_path / "cache", needed="train")
+    assert not (tmp_path / "cache").exists()
+
+
+def test_an_empty_setting_takes_the_folder_and_a_file_for_validation_stays(labelme, tmp_path):
+    data = data_in_place(DataConfig(root=str(labelme), train_annotations=""), tmp_path / "cache", needed="train")
+    own = dataclasses.replace(data, train_annotations="", val_images="x")
+    again = data_in_place(own, tmp_path / "again", needed="train")
+    assert again.train_annotations == str(tmp_path / "again" / "instances_train.json")
+    assert (again.val_annotations, again.val_images) == (data.val_annotations, "x")
+
+
+@pytest.mark.parametrize("command", ["train", "eval", "suggest"])
+def test_the_commands_refuse_a_mistyped_file(labelme, tmp_path, capsys, command):
+    from ppsolo.cli import main
+
+    named = "val" if command == "eval" else "train"
+    source = [] if command == "suggest" else ["-c", "solov2_r50_fpn_1x"]
+    output = f"train.output_dir={tmp_path / 'output'}"
+    assert main([command, *source, "-o", f"data.root={labelme}", f"data.{named}_annotations=typo.json", output]) == 2
+    error = capsys.readouterr().err
+    assert "typo.json: no such file" in error and "import-data" in error and error.count("\n") == 1
+    assert not (tmp_path / "output" / "solov2_r50_fpn_1x" / "annotations").exists()

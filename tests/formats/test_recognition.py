@@ -1,12 +1,17 @@
 """Folders told apart, described, and refused."""
 
+import json
+import os
+
 import numpy as np
 import pytest
 from truth import made_truth
 
 from ppsolo.cli.import_data import FORMATS
+from ppsolo.data.coco import CocoDataset
 from ppsolo.data.images import write_image
 from ppsolo.errors import DatasetError
+from ppsolo.formats.dataset import training_config, write_dataset
 from ppsolo.formats.folder import Folder
 from ppsolo.formats.recognition import READERS, read_folder, recognise
 
@@ -47,3 +52,25 @@ def test_results_and_other_json_are_no_annotations(tmp_path):
         (tmp_path / f"{name}.json").write_text(text)
     (tmp_path / "notes.txt").write_text("some words\n")
     assert recognise(Folder(tmp_path)) == {}
+
+
+def test_class_names_and_file_names_are_written_printable(tmp_path):
+    """Escapes, line breaks and lone surrogates of labels; a file name that is no UTF-8."""
+    source = tmp_path / "source"
+    source.mkdir()
+    names = ["road\nsign", "\x1b[31mred", "half\ud800", "\x07"]
+    for number, name in enumerate(names):
+        picture = os.fsdecode(b"caf\xe9.png") if number == 0 else f"{number}.png"
+        write_image(source / "p.png", np.zeros((12, 16, 3), np.uint8))
+        (source / "p.png").rename(source / picture)
+        shape = {"label": name, "points": [[1, 1], [6, 1], [6, 6]], "shape_type": "polygon"}
+        content = {"imagePath": picture, "imageHeight": 12, "imageWidth": 16, "shapes": [shape]}
+        (source / picture).with_suffix(".json").write_text(json.dumps(content))
+    dataset = read_folder(source)
+    assert sorted(dataset.class_names) == ["?", "[31mred", "half", "road sign"]
+    written = write_dataset({"train": list(dataset.images)}, dataset.class_names, tmp_path / "out")
+    read = CocoDataset(tmp_path / "out" / "instances_train.json", tmp_path / "out" / "train")
+    assert sorted(read.class_names) == sorted(dataset.class_names) and len(read) == 4
+    assert all(read[index].path.is_file() for index in range(4))
+    config = training_config(written, ["compact"], None)
+    config.encode()

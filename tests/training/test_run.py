@@ -173,7 +173,7 @@ def test_bad_input_gets_one_line(training, tmp_path, capsys):
     def say(**changes) -> str:
         return refusal(capsys, "train", *options(training, tmp_path, **changes))
 
-    assert "instances_gone.json: cannot be read" in say(data__train_annotations="instances_gone.json")
+    assert "instances_gone.json: no such file" in say(data__train_annotations="instances_gone.json")
     assert "set num_classes=3" in say(num_classes=5)
     assert "gone.pdparams: no such file" in say(weights="gone.pdparams")
     assert "did you mean 'train.epochs'" in say(train__epoch=3) or "did you mean 'epochs'" in say(train__epoch=3)
