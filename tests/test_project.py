@@ -1,0 +1,49 @@
+"""The files for contributors are read by their tools, and run what .ci/run runs."""
+
+import re
+import shlex
+from pathlib import Path
+
+import yaml
+
+ROOT = Path(__file__).parent.parent
+CI = (ROOT / ".ci" / "run").read_text()
+
+
+def hooks() -> list[dict]:
+    (repository,) = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())["repos"]
+    return repository["hooks"]
+
+
+def test_the_public_workflow_runs_what_ci_runs():
+    workflow = yaml.safe_load((ROOT / ".github" / "workflows" / "test.yml").read_text())
+    (job,) = workflow["jobs"].values()
+    assert [step["run"] for step in job["steps"] if "run" in step] == [".ci/run"]
+    assert (ROOT / ".ci" / "run").stat().st_mode & 0o111
+    assert workflow["permissions"] == {"contents": "read"}
+
+
+def test_hooks_are_commands_of_ci():
+    for hook in hooks():
+        words = shlex.split(hook["entry"])
+        if words[0] != "python":
+            assert f".venv/bin/{hook['entry']} " in CI
+        else:
+            assert all((ROOT / word).is_file() for word in words if word.startswith("tests/"))
+
+
+def test_hooks_look_at_files_that_exist():
+    files = [str(path.relative_to(ROOT)) for path in [*ROOT.glob("*.py"), *(ROOT / "ppsolo").rglob("*.py")]]
+    for hook in hooks():
+        assert any(re.search(hook.get("files", ""), file) for file in files)
+
+
+def test_templates_name_what_they_are_for():
+    folder = ROOT / ".github" / "ISSUE_TEMPLATE"
+    templates = sorted(folder.glob("*.md"))
+    assert [path.stem for path in templates] == ["fault", "wish"]
+    for path in templates:
+        head = yaml.safe_load(path.read_text().split("---\n")[1])
+        assert head["name"] and head["about"]
+    assert isinstance(yaml.safe_load((folder / "config.yml").read_text()), dict)
+    assert "CHANGELOG.md" in (ROOT / ".github" / "pull_request_template.md").read_text()
