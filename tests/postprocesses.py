@@ -1,20 +1,19 @@
 """The three postprocesses with one face: settings and raw predictions in, detections out."""
 
-import dataclasses
 from collections.abc import Callable, Mapping
 
 import numpy as np
 
 from ppsolo.benchmark.postprocess import onnx_postprocess, to_paddle
-from ppsolo.models.postprocess import SOLOv2Postprocess
+from ppsolo.build.network import build_postprocess
 from ppsolo.results.postprocess import DetectionArrays, NumpyPostprocess, RawArrays
-from ppsolo.schema import PostprocessConfig
+from ppsolo.schema import Config, PostprocessConfig
 
 Postprocess = Callable[[PostprocessConfig, RawArrays], DetectionArrays]
 
 
 def in_paddle(settings: PostprocessConfig, raw: RawArrays) -> DetectionArrays:
-    found = SOLOv2Postprocess(**dataclasses.asdict(settings))(to_paddle(raw))
+    found = build_postprocess(Config(postprocess=settings))(to_paddle(raw))
     return DetectionArrays(*(tensor.numpy() for tensor in found))
 
 
@@ -23,7 +22,7 @@ def in_numpy(settings: PostprocessConfig, raw: RawArrays) -> DetectionArrays:
 
 
 def in_onnx(settings: PostprocessConfig, raw: RawArrays) -> DetectionArrays:
-    return onnx_postprocess(SOLOv2Postprocess(**dataclasses.asdict(settings)), raw)(raw)
+    return onnx_postprocess(build_postprocess(Config(postprocess=settings)), raw)(raw)
 
 
 POSTPROCESSES: Mapping[str, Postprocess] = {"paddle": in_paddle, "numpy": in_numpy, "onnx": in_onnx}
