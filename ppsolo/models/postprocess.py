@@ -1,5 +1,6 @@
 """From raw predictions to instances: points NMS, dynamic mask convolution, mask scoring, Matrix NMS."""
 
+import itertools
 from typing import NamedTuple
 
 import paddle
@@ -10,6 +11,7 @@ from ppsolo.models.shapes import sides
 from ppsolo.models.solov2 import RawPredictions
 
 NMS_KERNELS = ("gaussian", "linear")
+MASK_STRIPS = 8  # mask features have a multiple of 8 rows, as padded images have one of 32
 
 
 class Detections(NamedTuple):
@@ -102,11 +104,11 @@ class SOLOv2Postprocess:
     def __call__(self, raw: RawPredictions) -> Detections:
         scores, kernels, strides = self._candidates(raw)
 
-        # One mask a slot, whatever the number of classes that its score passes: [N K, h w].
-        probabilities = paddle.matmul(kernels, raw.mask_features.flatten(start_axis=2))
-        probabilities = F.sigmoid(probabilities.flatten(stop_axis=1))
-        inside = (probabilities > self.mask_threshold).astype(probabilities.dtype)
-        maskness = self._mask_scores(probabilities, inside, strides.flatten(), height=sides(raw.mask_features)[2])
+        # One mask a slot, whatever the number of classes that its score passes: [N K, h w]. At most this one tensor
+        # holds every slot: 1 GB for 3,872 cells and masks of 200 x 336.
+        logits = paddle.matmul(kernels, raw.mask_features.flatten(start_axis=2)).flatten(stop_axis=1)
+        maps = logits.reshape([-1, *sides(raw.mask_features)[2:]])
+        maskness = self._mask_scores(maps, strides.flatten())
         pairs = scores * maskness.reshape(sides(strides)).unsqueeze(2)
 
         # The best pairs of slot and class: [N, P].
@@ -114,7 +116,8 @@ class SOLOv2Postprocess:
         pairs = pairs.flatten(start_axis=1)
         scores, best = _best(pairs, pairs > 0.0, self.pre_nms_top_n)
         slots, labels = best // classes, best % classes
-        masks = paddle.gather(inside, _rows(slots, strides)).reshape([*sides(slots), -1])
+        masks = F.sigmoid(paddle.gather(logits, _rows(slots, strides)))
+        masks = (masks > self.mask_threshold).astype(masks.dtype).reshape([*sides(slots), -1])
         decayed = matrix_nms(scores, labels, masks, kernel=self.nms_kernel, sigma=self.nms_sigma)
 
         # What survives: [N, Q].
@@ -122,12 +125,11 @@ class SOLOv2Postprocess:
         scores, best = _best(decayed, survives, self.max_instances)
         rows = _rows(_pick(slots, best), strides)
         kept = paddle.nonzero(scores.flatten() >= 0.0).flatten()
-        # Reshape before the gather: its result may be empty, and Paddle 2 fails on an empty tensor that was reshaped.
-        maps = probabilities.reshape([-1, *sides(raw.mask_features)[2:]])
+        # Reshape before the gather: its result may be empty, and Paddle 2 fails to reshape an empty tensor.
         return Detections(
             scores=paddle.gather(scores.flatten(), kept),
             labels=paddle.gather(_pick(labels, best).flatten(), kept),
-            masks=paddle.gather(maps, paddle.gather(rows, kept)),
+            masks=F.sigmoid(paddle.gather(maps, paddle.gather(rows, kept))),
             counts=(scores >= 0.0).astype("int64").sum(axis=1),
         )
 
@@ -148,18 +150,25 @@ class SOLOv2Postprocess:
         scores = scores * (scores > self.score_threshold).astype(scores.dtype)
         return scores, _pick(kernels, cells), paddle.gather(strides, cells.flatten()).reshape(sides(cells))
 
-    def _mask_scores(
-        self, probabilities: paddle.Tensor, inside: paddle.Tensor, strides: paddle.Tensor, *, height: int
-    ) -> paddle.Tensor:
-        """Maskness (SOLOv2 sec. 3.3): the mean probability inside each mask, zero where that is too small.
+    def _mask_scores(self, maps: paddle.Tensor, strides: paddle.Tensor) -> paddle.Tensor:
+        """Maskness (SOLOv2 sec. 3.3): the mean probability inside each mask, zero where the mask is too small.
 
-        probabilities, inside: [masks, h w]. strides: [masks]. Returns [masks]. Sums are taken over each row first: a
-        running sum of 100,000 float32 is wrong by more than 1e-4.
+        maps: mask logits [masks, h, w]. strides: [masks]. Returns [masks]. A strip of rows at a time, for memory. Sums
+        are taken over each row first: a running sum of 100,000 float32 is wrong by more than 1e-4.
         """
-        areas = inside.sum(axis=1)
-        within = (probabilities * inside).reshape([sides(inside)[0], height, -1])
-        means = within.sum(axis=2).sum(axis=1) / areas.clip(min=1.0)
-        return means * (areas > strides).astype(means.dtype)
+        height = sides(maps)[1]
+        # The number of strips is fixed so that a static graph needs no loop; a low map is one strip.
+        low = isinstance(height, int) and height < MASK_STRIPS
+        bounds = [0, height] if low else [height * i // MASK_STRIPS for i in range(MASK_STRIPS + 1)]
+        areas, within = [], []  # of each strip's rows: [masks, rows]
+        for top, bottom in itertools.pairwise(bounds):
+            probabilities = F.sigmoid(maps[:, top:bottom])
+            inside = (probabilities > self.mask_threshold).astype(probabilities.dtype)
+            areas.append(inside.sum(axis=2))
+            within.append((probabilities * inside).sum(axis=2))
+        area = paddle.concat(areas, axis=1).sum(axis=1)
+        means = paddle.concat(within, axis=1).sum(axis=1) / area.clip(min=1.0)
+        return means * (area > strides).astype(means.dtype)
 
 
 def _cells_last(x: paddle.Tensor) -> paddle.Tensor:

@@ -1,5 +1,9 @@
 """Points NMS, Matrix NMS and the way from raw predictions to detections, against slow and obvious ones."""
 
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import paddle
 import pytest
@@ -7,6 +11,8 @@ import pytest
 from ppsolo.models import postprocess
 from ppsolo.models.postprocess import Detections, SOLOv2Postprocess, matrix_nms, points_nms
 from ppsolo.models.solov2 import RawPredictions
+
+ROOT = Path(__file__).parents[2]
 
 
 def slow_points_nms(scores: np.ndarray) -> np.ndarray:
@@ -178,3 +184,39 @@ def test_one_instance():
     assert detections.counts.numpy().tolist() == [1]
     assert detections.labels.numpy().tolist() == [1]
     assert detections.masks.shape == [1, 16, 20]
+
+
+PEAK = """
+import paddle
+from ppsolo.models.postprocess import SOLOv2Postprocess
+from ppsolo.models.solov2 import RawPredictions
+memory = paddle.base.core
+paddle.seed(0)
+raw = RawPredictions([paddle.randn([2, 3, 24, 24])], [paddle.randn([2, 16, 24, 24])], paddle.randn([2, 16, 104, 136]))
+postprocess = SOLOv2Postprocess(strides=(8,), pre_nms_top_n=10, max_instances=10)
+with paddle.no_grad():
+    slots = postprocess._candidates(raw)[0].shape[1]
+    before = memory.host_memory_stat_current_value("Allocated", 0)
+    postprocess(raw)
+peak = memory.host_memory_stat_peak_value("Allocated", 0) - before
+print("copies", peak / (2 * slots * 104 * 136 * 4))
+"""
+
+
+def test_peak_of_memory_is_far_below_two_copies_of_all_masks():
+    """In a process of its own: the peak is counted from the start of a process."""
+    done = subprocess.run([sys.executable, "-c", PEAK], capture_output=True, text=True, check=True, cwd=ROOT)
+    # One copy of every candidate's mask, a few of an eighth of them, and those of the best.
+    assert float(done.stdout.split("copies")[1]) < 1.8
+
+
+@pytest.mark.parametrize("height", [4, 8, 12, 13])
+def test_maps_of_any_height_give_the_masks_of_one_strip(monkeypatch, height):
+    paddle.seed(1)
+    logits = [paddle.randn([2, 3, 6, 6])]
+    raw = RawPredictions(logits, [paddle.randn([2, 5, 6, 6])], paddle.randn([2, 5, height, 16]))
+    postprocessing = SOLOv2Postprocess(strides=(8,))
+    strips = postprocessing(raw)
+    monkeypatch.setattr(postprocess, "MASK_STRIPS", 1)
+    for found, expected in zip(strips, postprocessing(raw), strict=True):
+        np.testing.assert_array_equal(found.numpy(), expected.numpy())
