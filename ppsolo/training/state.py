@@ -1,4 +1,4 @@
-"""The state of a training run on disk: its directory, and checkpoints that training goes on from exactly."""
+"""The state of a training run on disk: its directory, and the checkpoints that training resumes from."""
 
 import errno
 import json
@@ -56,7 +56,9 @@ FREE_KEYS = (
 
 @dataclass(frozen=True)
 class TrainingState:
-    """All that training needs to go on as if there had been no break.
+    """All that training needs to resume: on a CPU the run then equals an uninterrupted one bit for bit.
+
+    On a GPU the state is just as complete, but some kernels add in changing order, so later weights differ by rounding.
 
     arrays: float32 arrays by group ("model", "optimizer", "ema") and by the names of `model.state_dict()`.
     record: everything else, as JSON has it: position, counters, the configuration, what the data set was.
