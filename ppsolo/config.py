@@ -17,6 +17,7 @@ import yaml
 from ppsolo.errors import ConfigError
 from ppsolo.legacy.config import import_config
 from ppsolo.legacy.keys import new_key, split_changes
+from ppsolo.legacy.label_list import read_label_list
 from ppsolo.legacy.sections import Note
 from ppsolo.legacy.yaml_files import is_paddledetection
 from ppsolo.schema import Config, check_config
@@ -80,14 +81,15 @@ def load_answering_config(path: str | Path, overrides: Overrides = ()) -> Config
 def with_names_of_weights(config: Config, weights: str | os.PathLike[str] | None) -> Config:
     """The configuration with the class names of weights that training wrote, where it has none itself.
 
-    They are in the file beside the weights: best.yml of best.pdparams. Where the numbers of classes differ, nothing
-    is taken.
+    They are in the file beside the weights: best.yml of best.pdparams, else one name in each line of label_list.txt.
+    Where the numbers of classes differ, nothing is taken. Raises ConfigError where label_list.txt cannot be read.
     """
     if config.class_names or weights is None or not Path(weights).is_file():
         return config
     beside = Path(weights).with_suffix(".yml")
     if not beside.is_file():
-        return config
+        names = read_label_list(Path(weights).with_name("label_list.txt"))
+        return dataclasses.replace(config, class_names=names) if len(names) == config.num_classes else config
     theirs = load_config(beside)
     if theirs.num_classes != config.num_classes:
         return config

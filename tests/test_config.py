@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 
-from ppsolo.config import Config, config_from_dict, config_to_dict, find_config, load_config
+from ppsolo.config import Config, config_from_dict, config_to_dict, find_config, load_answering_config, load_config
 from ppsolo.errors import ConfigError
 
 
@@ -199,3 +199,15 @@ def test_other_types_than_json_has_are_refused_in_one_line(tmp_path, value):
 
 def test_a_date_is_text():
     assert load_config("solov2_r50_fpn_1x", ["name=2020-01-01"]).name == "2020-01-01"
+
+
+def test_weights_beside_a_label_list_have_its_names(tmp_path):
+    weights = tmp_path / "model_final.pdparams"
+    weights.write_bytes(b"x")
+    (tmp_path / "label_list.txt").write_text("cell\nnucleus\n\n")
+    two = ["num_classes=2", f"weights={weights}"]
+    assert load_answering_config("solov2_r50_fpn_1x", two).class_names == ("cell", "nucleus")
+    assert load_answering_config("solov2_r50_fpn_1x", two[1:]).class_names == ()  # of 80 classes
+    (tmp_path / "label_list.txt").write_text("cell\ncell\n")
+    with pytest.raises(ConfigError, match=r"label_list\.txt has the same name twice"):
+        load_answering_config("solov2_r50_fpn_1x", two)

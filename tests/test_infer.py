@@ -349,3 +349,14 @@ def test_addresses_take_a_flag_and_odd_limits_are_refused(system, folder, tmp_pa
     ):
         assert main(["infer", *system, *flags, "--output_dir", str(tmp_path / "out")]) == 2
         assert expected in capsys.readouterr().err
+
+
+def test_flags_of_paddledetection_by_a_run(system, folder, tmp_path, capsys):
+    arguments = ["--infer_dir", str(folder), "--save_results", "True", "--visualize", "False"]
+    assert main(["infer", *system, *arguments, "--output_dir", str(tmp_path / "all")]) == 0
+    assert [path.name for path in (tmp_path / "all").iterdir()] == ["predictions.json"]
+    scores = sorted(entry["score"] for entry in results_of(tmp_path / "all"))
+    least = scores[len(scores) // 2]
+    some = ["--output_dir", str(tmp_path / "some"), "--save_threshold", repr(least)]
+    assert main(["infer", *system, *arguments, *some]) == 0
+    assert sorted(entry["score"] for entry in results_of(tmp_path / "some")) == [s for s in scores if s >= least]

@@ -1,4 +1,7 @@
-"""The ImageNet archives of PaddlePaddle 1.x: one raw variable per file, in a tar or in a folder."""
+"""The ImageNet archives of PaddlePaddle 1.x: one raw variable per file, in a tar or in a folder.
+
+The tar is read by own code because `tarfile` takes a damaged header after the first file for the archive's end.
+"""
 
 import os
 import re

@@ -39,6 +39,8 @@ class LoadReport:
         text = f"{self.loaded} of {self.total} arrays of {self.file} loaded ({self.generation})"
         if self.skipped:
             text += f"; the class layer starts anew, the file's is for other classes: {', '.join(self.skipped)}"
+        if self.file.endswith(".pdema"):
+            text += "; where the run averaged its weights, .pdema holds the raw ones and .pdparams the averaged ones"
         return text
 
 

@@ -8,7 +8,7 @@ import paddle
 import pytest
 
 from ppsolo import build_model, load_config, load_weights, save_weights
-from ppsolo.checkpoint.load import load_pretrained
+from ppsolo.checkpoint.load import LoadReport, load_pretrained
 from ppsolo.checkpoint.reader import read_checkpoint
 from ppsolo.checkpoint.zoo import ZOO
 from ppsolo.errors import CheckpointError
@@ -207,3 +207,9 @@ def test_a_published_name_is_not_hidden_by_a_folder(tmp_path, monkeypatch, tiny)
         load_pretrained(model_of(STATIC, tiny), "solov2_r50_fpn_1x")
     with pytest.raises(CheckpointError, match="no such file"):
         load_pretrained(model_of(STATIC, tiny), "x" * 5000 + ".pdparams")
+
+
+def test_the_report_of_a_pdema_says_which_weights_it_holds():
+    report = str(LoadReport("model_final.pdema", "dygraph-2.x", 3, 3))
+    assert report.endswith(".pdema holds the raw ones and .pdparams the averaged ones")
+    assert "raw" not in str(LoadReport("model_final.pdparams", "dygraph-2.x", 3, 3))
