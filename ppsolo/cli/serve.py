@@ -3,10 +3,18 @@
 import argparse
 import dataclasses
 import signal
+import socket
 import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING
 
-from ppsolo.cli.shared import OK, Commands, add_command, add_model, model_source, say
-from ppsolo.errors import ConfigError
+from ppsolo.cli.shared import OK, REFUSED, Commands, add_command, add_model, model_source, say, say_error
+from ppsolo.cpu import default_threads
+from ppsolo.errors import ConfigError, PpsoloError
+
+if TYPE_CHECKING:
+    from ppsolo.serve.access import AccessRules
+    from ppsolo.serve.service import Limits
 
 EXAMPLES = """ppsolo serve --model_dir output/r50_onnx --port 8000"""
 
@@ -34,40 +42,89 @@ def add(commands: Commands) -> None:
         command.add_argument(
             f"--allow_{name}", action="extend", nargs="+", default=[], metavar=example, help=f"{meaning}"
         )
+    command.add_argument(
+        "--workers",
+        type=int,
+        default=1,
+        metavar="N",
+        help="processes that answer, each with a model and a share of the cores; default: %(default)s",
+    )
     command.add_argument("--token_file", metavar="FILE", help="its only line is the token that clients must send")
 
 
 def run(options: argparse.Namespace) -> int:
     """Answer over HTTP: POST a picture to /predict, or try the page at /."""
     try:
-        from ppsolo.serve.access import AccessRules, read_token
-        from ppsolo.serve.application import create_app
-        from ppsolo.serve.server import Server, listen
-        from ppsolo.serve.service import Limits
+        from ppsolo.serve.server import listen
     except ModuleNotFoundError as error:
         raise ConfigError(f"{error.name} is not installed: pip install 'ppsolo[serve]'") from None
-    limits = Limits(**{field.name: getattr(options, field.name) for field in dataclasses.fields(Limits)})
-    access = AccessRules(
+    _limits(options), _access(options)  # a wrong one is found before the weights are loaded
+    if options.workers < 1:
+        raise ConfigError(f"--workers is {options.workers}, give at least 1")
+    source = model_source(options)
+    listener = listen(options.host, options.port)  # before the weights are loaded: a wrong port is found at once
+    host, port = listener.getsockname()[:2]
+    address = f"http://{f'[{host}]' if ':' in host else host}:{port}/"
+
+    def ready(text: str) -> None:
+        say(text)
+        workers = "" if options.workers == 1 else f" by {options.workers} workers"
+        say(f"{source.config.name} answers on {address}{workers}")
+        sys.stdout.flush()
+
+    if options.workers == 1:
+        return _serve(options, listener, ready)
+    from ppsolo.serve.workers import Workers
+
+    return Workers(_worker, options, listener, count=options.workers).run(ready=ready)
+
+
+def _worker(options: argparse.Namespace, listener: socket.socket, ready: Callable[[str], None]) -> int:
+    """Serve in a worker process, with its share of the cores."""
+    try:
+        return _serve(options, listener, ready, threads=max(1, default_threads() // options.workers))
+    except PpsoloError as error:
+        say_error(str(error))
+        return REFUSED
+
+
+def _serve(
+    options: argparse.Namespace, listener: socket.socket, ready: Callable[[str], None], *, threads: int | None = None
+) -> int:
+    """Load the model and answer until told to stop. ready: called with what is to be said of the model."""
+    from ppsolo.progress import Progress
+    from ppsolo.serve.application import create_app
+    from ppsolo.serve.server import Server
+
+    with Progress("download", unit="B") as progress:
+        predictor = model_source(options).open(threads=threads, keep_memory=False, progress=progress.update)
+    ready(f"{predictor.origin}\n{predictor.description}")
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(OK))  # what follows the server's orderly end
+    app = create_app(
+        predictor,
+        model=predictor.config.name,
+        limits=_limits(options),
+        access=_access(options),
+        pixels=predictor.read.settings,
+    )
+    Server(app).run(sockets=[listener])
+    return OK
+
+
+def _limits(options: argparse.Namespace) -> "Limits":
+    from ppsolo.serve.service import Limits
+
+    return Limits(**{field.name: getattr(options, field.name) for field in dataclasses.fields(Limits)})
+
+
+def _access(options: argparse.Namespace) -> "AccessRules":
+    from ppsolo.serve.access import AccessRules, read_token
+
+    return AccessRules(
         hosts=_names_of(options.host) + options.allow_host,
         origins=options.allow_origin,
         token=None if options.token_file is None else read_token(options.token_file),
     )
-    source = model_source(options)
-    listener = listen(options.host, options.port)  # before the weights are loaded: a wrong port is found at once
-    from ppsolo.progress import Progress
-
-    with Progress("download", unit="B") as progress:
-        predictor = source.open(keep_memory=False, progress=progress.update)
-    say(predictor.origin)
-    say(predictor.description)
-    name = predictor.config.name
-    host, port = listener.getsockname()[:2]
-    say(f"{name} answers on http://{f'[{host}]' if ':' in host else host}:{port}/")
-    sys.stdout.flush()
-    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(OK))  # what follows the server's orderly end
-    app = create_app(predictor, model=name, limits=limits, access=access, pixels=predictor.read.settings)
-    Server(app).run(sockets=[listener])
-    return OK
 
 
 def _names_of(host: str) -> list[str]:

@@ -1,21 +1,26 @@
-"""What the service counts, for Prometheus."""
+"""What the service counts, for Prometheus; several workers count together."""
 
+import os
 import time
 from collections.abc import Callable
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
+from prometheus_client.multiprocess import MultiProcessCollector
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+METRICS_FOLDER = "PROMETHEUS_MULTIPROC_DIR"  # in the environment of workers, set before prometheus_client is imported
 SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 
 
 class Metrics:
-    """The counters of one service.
+    """The counters of one service. Those of several workers are added up, see `ppsolo.serve.workers`.
 
     waiting: how many requests wait.
     """
 
     def __init__(self, waiting: Callable[[], int]):
+        self._waiting = waiting
+        self._together = METRICS_FOLDER in os.environ
         self._registry = CollectorRegistry()
         self.requests = Counter(
             "ppsolo_requests",
@@ -36,17 +41,32 @@ class Metrics:
             "ppsolo_batch_size", "Images predicted together", buckets=(1, 2, 4, 8, 16, 32, 64), registry=self._registry
         )
         self.instances = Counter("ppsolo_instances", "Instances found", registry=self._registry)
-        queue = Gauge("ppsolo_queue_length", "Requests that wait for prediction", registry=self._registry)
-        queue.set_function(waiting)
-        ProcessCollector(registry=self._registry)
+        self._queue = Gauge(
+            "ppsolo_queue_length",
+            "Requests that wait for prediction",
+            registry=self._registry,
+            multiprocess_mode="livesum",
+        )
+        if not self._together:
+            ProcessCollector(registry=self._registry)
 
     def observe_batch(self, size: int, seconds: float) -> None:
         self.batch_size.observe(size)
         self.batch_seconds.observe(seconds)
+        self.observe_queue()
+
+    def observe_queue(self) -> None:
+        """Note how many requests wait now."""
+        self._queue.set(self._waiting())
 
     def text(self) -> bytes:
         """Everything, in Prometheus's text format."""
-        return generate_latest(self._registry)
+        self.observe_queue()
+        if not self._together:
+            return generate_latest(self._registry)
+        registry = CollectorRegistry()
+        MultiProcessCollector(registry)
+        return generate_latest(registry)
 
 
 class CountRequests:
@@ -61,6 +81,7 @@ class CountRequests:
             await self._app(scope, receive, send)
             return
         started, status = time.perf_counter(), 500
+        self._metrics.observe_queue()
 
         async def counted(message: Message) -> None:
             nonlocal status

@@ -1,0 +1,158 @@
+"""Worker processes: several services on one socket, each with a model of its own; one that dies is replaced."""
+
+import contextlib
+import logging
+import multiprocessing
+import os
+import shutil
+import signal
+import socket
+import tempfile
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from multiprocessing.connection import Connection, wait
+from multiprocessing.context import SpawnProcess
+from typing import Any
+
+from ppsolo.errors import PpsoloError
+from ppsolo.serve.prometheus import METRICS_FOLDER
+
+logger = logging.getLogger(__name__)
+
+MOST_DEATHS, DEATHS_SECONDS = 5, 60.0  # so many deaths in so many seconds end the service
+STOP_SECONDS = 35.0  # for workers to answer what waits
+
+# Called in a worker with its arguments, the socket, and what is called once with a text when the model is loaded.
+Work = Callable[[Any, socket.socket, Callable[[str], None]], int]
+
+
+class Workers:
+    """Worker processes from `start` to `stop`.
+
+    Each takes connections from the same socket. What they count is added up in files of a temporary folder.
+    """
+
+    def __init__(self, work: Work, arguments: Any, listener: socket.socket, *, count: int):
+        """work: a function of a module, run in each worker. arguments: for it; they must be possible to pickle."""
+        self._work, self._arguments, self._listener, self._count = work, arguments, listener, count
+        self._context = multiprocessing.get_context("spawn")
+        self._processes: list[SpawnProcess] = []
+        self._deaths: deque[float] = deque(maxlen=MOST_DEATHS)
+        self._stopping = threading.Event()
+
+    def run(self, *, ready: Callable[[str], None]) -> int:
+        """Run until told to stop by SIGTERM or Ctrl-C; the exit code.
+
+        ready: called with what the first worker says of its model, once that one answers.
+        Raises PpsoloError: workers keep dying.
+        """
+        with _metrics_folder(), _signals(self._stopping):
+            try:
+                text = self._start()
+                if text is None:
+                    return 0 if self._stopping.is_set() else self._processes[0].exitcode or 1
+                ready(text)
+                for _ in range(self._count - 1):
+                    self._start(wait_for_it=False)
+                while not self._stopping.is_set():
+                    wait([process.sentinel for process in self._processes], timeout=0.5)
+                    self._replace_dead()
+            finally:
+                self._stop()
+        return 0
+
+    def _start(self, *, wait_for_it: bool = True) -> str | None:
+        """Start a worker; what it says when its model is loaded, None where it ends before."""
+        here, there = self._context.Pipe(duplex=False)
+        process = self._context.Process(
+            target=_run_worker, args=(self._work, self._arguments, self._listener, there), daemon=True
+        )
+        process.start()
+        there.close()
+        self._processes.append(process)
+        if not wait_for_it:
+            return None
+        while not self._stopping.is_set() and process.is_alive() and not here.poll(0.2):
+            pass
+        try:
+            return here.recv() if here.poll() else None
+        except EOFError:
+            process.join(STOP_SECONDS)
+            return None
+
+    def _replace_dead(self) -> None:
+        for process in [process for process in self._processes if not process.is_alive()]:
+            if self._stopping.is_set():
+                return
+            self._processes.remove(process)
+            _forget_gauges(process.pid)
+            now = time.monotonic()
+            if len(self._deaths) == MOST_DEATHS and now - self._deaths[0] < DEATHS_SECONDS:
+                raise PpsoloError(f"workers keep dying (exit code {process.exitcode}): the log above says why")
+            self._deaths.append(now)
+            logger.error("a worker died (exit code %s): another one is started", process.exitcode)
+            self._start(wait_for_it=False)
+
+    def _stop(self) -> None:
+        for process in self._processes:
+            if process.is_alive():
+                process.terminate()
+        until = time.monotonic() + STOP_SECONDS
+        for process in self._processes:
+            process.join(max(0.0, until - time.monotonic()))
+            if process.is_alive():
+                process.kill()
+
+
+def _run_worker(work: Work, arguments: Any, listener: socket.socket, parent: Connection) -> None:
+    """A worker's process. It ends, in order, when the process that started it is gone."""
+    started_by = multiprocessing.parent_process()
+    if started_by is not None:
+
+        def watch() -> None:
+            started_by.join()
+            os.kill(os.getpid(), signal.SIGTERM)
+
+        threading.Thread(target=watch, daemon=True).start()
+
+    def say(text: str) -> None:
+        with contextlib.suppress(OSError):  # nobody waits for the workers after the first
+            parent.send(text)
+
+    raise SystemExit(work(arguments, listener, say))
+
+
+@contextlib.contextmanager
+def _metrics_folder() -> Iterator[None]:
+    """A folder in which workers count, named in their environment, and removed at the end."""
+    folder = tempfile.mkdtemp(prefix="ppsolo-metrics-")
+    before = os.environ.get(METRICS_FOLDER)
+    os.environ[METRICS_FOLDER] = folder
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[METRICS_FOLDER]
+        else:
+            os.environ[METRICS_FOLDER] = before
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _signals(stopping: threading.Event) -> Iterator[None]:
+    """Within it, SIGTERM and Ctrl-C set `stopping`."""
+    before = {number: signal.signal(number, lambda *_: stopping.set()) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _forget_gauges(pid: int | None) -> None:
+    """Have the length of a dead worker's queue count no longer."""
+    from prometheus_client import multiprocess
+
+    multiprocess.mark_process_dead(pid, os.environ[METRICS_FOLDER])
