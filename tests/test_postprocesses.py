@@ -1,5 +1,7 @@
 """Paddle, numpy and ONNX postprocess alike: one set of cases holds all three to a slow, plain formula."""
 
+import os
+
 import numpy as np
 import pytest
 from postprocesses import POSTPROCESSES
@@ -109,3 +111,21 @@ def test_a_batch_answers_as_its_images_do(name):
     assert together.counts.tolist() == [int(one.counts[0]) for one in alone]
     np.testing.assert_allclose(together.scores, np.concatenate([one.scores for one in alone]), atol=1e-6)
     np.testing.assert_allclose(together.masks, np.concatenate([one.masks for one in alone]), atol=1e-6)
+
+
+@pytest.mark.parametrize("name", POSTPROCESSES)
+def test_random_cases_with_ties_and_duplicates(name):
+    """Coarse logits tie often, and repeated kernels give equal masks. PPSOLO_NMS_CASES=10000 runs numpy for long."""
+    if name == "onnx":
+        pytest.importorskip("onnxruntime")
+    cases = int(os.environ.get("PPSOLO_NMS_CASES", "100")) if name == "numpy" else {"paddle": 30, "onnx": 10}[name]
+    for seed in range(cases):
+        raw = arrays_of_any_size(seed, classes=1 + seed % 3, size=(8, 16), grids=(5, 4, 3, 2, 2))
+        for logits, kernels in zip(raw.category_logits, raw.kernels, strict=True):
+            logits[...] = np.round(logits)
+            kernels[..., 1::2] = kernels[..., : kernels.shape[-1] // 2 * 2 : 2]
+        settings = PostprocessConfig(nms_kernel=("gaussian", "linear")[seed % 2], strides=(2, 2, 4, 4, 4))
+        found, expected = POSTPROCESSES[name](settings, raw), plain(settings, raw)
+        assert found.counts.tolist() == [len(expected)], seed
+        np.testing.assert_allclose(found.scores, [score for score, _, _ in expected], atol=2e-5, err_msg=str(seed))
+        assert sorted(found.labels.tolist()) == sorted(label for _, label, _ in expected), seed
