@@ -9,6 +9,7 @@ import io
 import itertools
 import sys
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import cv2
 import numpy as np
@@ -84,8 +85,8 @@ def _tiff() -> Iterator[Trial]:
     """Files that tifffile writes; they are lossless, so the picture itself is right."""
     photo = _photo()
     compressions = (None, "zlib", "lzw", "packbits", "zstd", "lzma")
-    layouts = ({}, {"tile": (16, 32)}, {"rowsperstrip": 5}, {"planarconfig": "separate"})
-    kinds = ({}, {"bigtiff": True}, {"byteorder": ">"})
+    layouts: tuple[dict[str, Any], ...] = ({}, {"tile": (16, 32)}, {"rowsperstrip": 5}, {"planarconfig": "separate"})
+    kinds: tuple[dict[str, Any], ...] = ({}, {"bigtiff": True}, {"byteorder": ">"})
     for dtype, compression, layout, kind in itertools.product(("u1", "u2", "u4", "f4"), compressions, layouts, kinds):
         top = {"u1": 255, "u2": 65535, "u4": 2**32 - 1, "f4": 1.0}[dtype]
         stored = np.rint(photo * (top / 255)) if top > 1 else photo / 255
@@ -96,7 +97,9 @@ def _tiff() -> Iterator[Trial]:
             (colour[:, :, 0], np.repeat(photo[:, :, :1], 3, axis=2), "minisblack"),
         ):
             stream = io.BytesIO()
-            options = layout if photometric == "rgb" else {key: layout[key] for key in layout if key != "planarconfig"}
+            options: dict[str, Any] = (
+                layout if photometric == "rgb" else {key: layout[key] for key in layout if key != "planarconfig"}
+            )
             tifffile.imwrite(stream, values, photometric=photometric, compression=compression, **options, **kind)
             yield stream.getvalue(), expected, 0
 

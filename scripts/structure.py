@@ -124,7 +124,7 @@ def circle() -> list[str]:
         if module in done:
             return []
         way.append(module)
-        for other in sorted(arrows.get(module, ()) - {module}):
+        for other in sorted(arrows.get(module, set()) - {module}):
             if found := follow(other):
                 return found
         done.add(way.pop())

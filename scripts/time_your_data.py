@@ -46,7 +46,7 @@ def write_labelme(annotations: Path, pictures: Path, folder: Path) -> int:
             labels=record.labels,
             size=record.size,
             class_names=dataset.class_names,
-            category_ids=dataset.category_ids,
+            category_ids=range(1, len(dataset.class_names) + 1),
         )
         instances.to_labelme(target.with_suffix(".json"), target, tolerance=0)
         objects += len(instances)

@@ -94,7 +94,7 @@ def onnx_postprocess(
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     session = onnxruntime.InferenceSession(graph.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    return lambda raw: DetectionArrays(*session.run(list(OUTPUTS), _feeds(raw)))
+    return lambda raw: DetectionArrays(*map(np.asarray, session.run(list(OUTPUTS), _feeds(raw))))
 
 
 def _feeds(raw: RawArrays) -> dict[str, np.ndarray]:

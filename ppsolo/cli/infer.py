@@ -199,9 +199,8 @@ def _predict(options: argparse.Namespace) -> int:
         found = find_images(options.infer_dir)
         source = Pictures(tuple(map(Picture, found.images)), tuple(found.left_out))
     else:
-        source = find_source(
-            options.source or options.infer_img or options.infer_list, lines=sys.stdin, network=options.allow_network
-        )
+        named = str(options.source or options.infer_img or options.infer_list)
+        source = find_source(named, lines=sys.stdin, network=options.allow_network)
     video = isinstance(source, Video)
     if options.track and not video:
         raise ConfigError("--track gives numbers in one video or stream: the source has pictures")

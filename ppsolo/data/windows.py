@@ -130,8 +130,9 @@ def _windowed_page(path: Path, settings: PixelSettings, stack: contextlib.ExitSt
     try:
         tifffile = importlib.import_module("tifffile")
         tif = stack.enter_context(tifffile.TiffFile(path, _multifile=False))
-        (page,) = tif.series[0].pages if len(tif.series) == 1 else ()
-        page = page.keyframe
+        if len(tif.series) != 1 or len(tif.series[0].pages) != 1:
+            return None
+        page: Any = tif.series[0].keyframe
         orientation = page.tags.get(274)
         if (
             int(page.planarconfig or _CONTIGUOUS) != _CONTIGUOUS

@@ -261,7 +261,8 @@ def matrix_nms(writer: OnnxWriter, scores: str, labels: str, common: str, at: st
     iou = writer.op("Div", [common, union], at=at)
     # iou[i, j]: overlap of j with the better i of its class, zero elsewhere.
     better = writer.op("Less", [writer.op("Unsqueeze", [rank, row], at=at), rank], at=at)
-    same = equal(writer, *(writer.op("Unsqueeze", [labels, axis], at=at) for axis in (column, row)), at)
+    below, beside = (writer.op("Unsqueeze", [labels, axis], at=at) for axis in (column, row))
+    same = equal(writer, below, beside, at)
     iou = writer.op("Where", [writer.op("And", [better, same], at=at), iou, writer.constant(0.0)], at=at)
     own = writer.op("ReduceMax", [iou, row], {"keepdims": 0}, at=at)
     own = writer.op("Unsqueeze", [own, column], at=at)
