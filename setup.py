@@ -20,6 +20,7 @@ FUZZ = ["atheris; python_version < '3.13'", "hypothesis"]  # for scripts/fuzz.py
 FORMATS = ["pandas", "pyarrow<26", "roifile", "supervision"]  # pyarrow 26 refuses numpy 1, which Paddle 2.6 needs
 RAY = ["ray[data]>=2.40"]
 DOCS = ["mkdocs>=1.6"]
+NOTEBOOKS = ["nbclient", "nbformat", "ipykernel"]  # run the notebooks of the documentation
 # trackers needs numpy 2, and so Paddle 3.
 TRACK = ["trackers>=2.5"]
 READERS = ["labelme", "supervision", "geojson", "shapely", "pillow", "tifffile"]  # other tools that read our files
@@ -39,6 +40,7 @@ TEST = [
     *FORMATS,
     *RAY,
     *DOCS,
+    *NOTEBOOKS,
     *IMAGES,
     *VIDEO,
     *REPORT,
