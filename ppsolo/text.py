@@ -1,4 +1,6 @@
-"""Text from files and clients, made safe to print and to write."""
+"""Text from files and clients, made safe to print and to write, and short."""
+
+from collections.abc import Iterable
 
 
 def printable(text: str) -> str:
@@ -19,3 +21,14 @@ def one_line(text: str) -> str:
     'road sign [31m red'
     """
     return " ".join(printable(text).split())
+
+
+def first_few(values: Iterable[object], count: int = 3) -> str:
+    """The first values with commas, and how many more there are.
+
+    >>> first_few("abcde"), first_few([1, 2])
+    ('a, b, c (and 2 more)', '1, 2')
+    """
+    texts = [str(value) for value in values]
+    more = f" (and {len(texts) - count} more)" if len(texts) > count else ""
+    return ", ".join(texts[:count]) + more

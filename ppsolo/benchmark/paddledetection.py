@@ -13,7 +13,7 @@ import numpy as np
 import paddle
 
 from ppsolo.build.training import build_dataset
-from ppsolo.data.augment import TrainingSample
+from ppsolo.data.sample import TrainingSample
 from ppsolo.errors import DatasetError
 from ppsolo.schema import Config
 

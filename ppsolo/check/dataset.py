@@ -23,9 +23,10 @@ from ppsolo.check.report import (
     SettingsReport,
 )
 from ppsolo.data.annotations.findings import Findings, Identity
-from ppsolo.data.augment import BoxConvention, Resize
+from ppsolo.data.augment import Resize
 from ppsolo.data.coco import ImageRecord
 from ppsolo.data.images import ImageReader, read_ahead
+from ppsolo.data.sample import BoxConvention
 from ppsolo.data.targets import MASK_STRIDE
 from ppsolo.errors import ImageError
 

@@ -6,14 +6,15 @@ from dataclasses import dataclass, fields
 import cv2
 import numpy as np
 
-from ppsolo.data.augment import Resize, TrainingSample
+from ppsolo.data.augment import Resize
 from ppsolo.data.coco import ImageRecord, decode_mask
+from ppsolo.data.geometry import padded_shape
+from ppsolo.data.sample import TrainingSample
 from ppsolo.data.targets import make_targets
 
 GRID_CHOICES = tuple(range(12, 65, 4))
 TOLERATED_LOSS = 0.01  # share of a level's instances
 LOWEST_SIZE, HIGHEST_SIZE = 1.0, 2048.0  # ends of the published scale ranges, in pixels
-PADDING_DIVISOR = 32
 PIXELS_AT_ONCE = 2**25  # of masks, before and after scaling: so many bytes twice
 
 
@@ -68,7 +69,7 @@ def fit_image(
         used = part.start + np.flatnonzero(areas[part])
         # With an instance's number for its class, the category map says whose a cell is.
         numbers = np.arange(part.start, part.stop)
-        padded = _round_up(sample.size[0]), _round_up(sample.size[1])
+        padded = padded_shape([sample.size])
         targets = make_targets(sample.boxes, numbers, sample.masks, padded, num_grids=grids, scale_ranges=ranges)
         claims = np.concatenate(targets.category_labels)
         owner = np.where(claims > 0, claims, owner)
@@ -144,7 +145,3 @@ def _sample(record: ImageRecord, part: slice, masks: np.ndarray) -> TrainingSamp
 def _drawn_box(mask: np.ndarray) -> tuple[int, int, int, int]:
     left, top, width, height = cv2.boundingRect(mask)
     return left, top, left + width, top + height
-
-
-def _round_up(side: int) -> int:
-    return -(-side // PADDING_DIVISOR) * PADDING_DIVISOR

@@ -8,8 +8,8 @@ import numpy as np
 from ppsolo.data.annotations.cache import open_annotations
 from ppsolo.data.annotations.findings import Findings, Identity
 from ppsolo.data.annotations.image_files import ImageFiles
-from ppsolo.data.augment import BoxConvention
 from ppsolo.data.coco import ImageRecord, image_record, nothing_to_train, training_rows
+from ppsolo.data.sample import BoxConvention
 from ppsolo.errors import DatasetError
 
 

@@ -16,6 +16,7 @@ from ppsolo.checkpoint.writer import write_checkpoint
 from ppsolo.checkpoint.zoo import ZOO, Generation, check_manifest, zoo_entry
 from ppsolo.errors import CheckpointError
 from ppsolo.legacy.names import DYGRAPH, NATIVE, STATIC, alias_of, generation_of, published_names
+from ppsolo.text import first_few
 
 # The only arrays whose first axis is the number of classes.
 CLASS_LAYER = ("head.category.weight", "head.category.bias")
@@ -82,7 +83,7 @@ def load_arrays(
         else:
             wrong.append(f"{published} is {list(found)}, the model has {list(expected)}")
     if wrong:
-        raise CheckpointError(f"{file_name} does not fit the model: {_first_few(wrong)}")
+        raise CheckpointError(f"{file_name} does not fit the model: {first_few(wrong)}")
     if skipped and len({arrays[names[name]].shape[0] for name in CLASS_LAYER}) > 1:
         raise CheckpointError(f"{file_name} is damaged: its class weight and bias are for different numbers of classes")
     if skipped and not allow_other_classes:
@@ -116,9 +117,9 @@ class BackboneReport:
     def __str__(self) -> str:
         text = f"{self.loaded} of {self.total} arrays of {self.file} loaded into the backbone"
         if self.ignored:
-            text += f"; ignored its classifier: {_first_few(list(self.ignored))}"
+            text += f"; ignored its classifier: {first_few(list(self.ignored))}"
         if self.untouched:
-            text += f"; not in it, so new: {_first_few(list(self.untouched))}"
+            text += f"; not in it, so new: {first_few(list(self.untouched))}"
         return text
 
 
@@ -174,7 +175,7 @@ def load_backbone_arrays(model: nn.Layer, arrays: Mapping[str, np.ndarray], *, f
     ]
     if faults:
         raise CheckpointError(
-            f"{file_name} does not fit the backbone: {_first_few(faults)}; give the weights of the same backbone"
+            f"{file_name} does not fit the backbone: {first_few(faults)}; give the weights of the same backbone"
         )
     _check_values({theirs: arrays[theirs] for theirs in names.values()}, {}, file_name)
     for name, theirs in names.items():
@@ -287,7 +288,7 @@ def _check_names(
     unexpected = [f"unexpected {name}" for name in arrays if name not in expected and name not in aliases]
     if missing or unexpected:
         raise CheckpointError(
-            f"{file_name} ({generation}) does not fit the model: {_first_few(missing + unexpected)}; "
+            f"{file_name} ({generation}) does not fit the model: {first_few(missing + unexpected)}; "
             "check that configuration and checkpoint belong together"
         )
 
@@ -303,14 +304,9 @@ def _check_values(arrays: Mapping[str, np.ndarray], aliases: Mapping[str, str], 
         if alias in arrays and not np.array_equal(arrays[alias], arrays[name]):
             faults.append(f"{alias} and {name} are one array stored twice, but their values differ")
     if faults:
-        raise CheckpointError(f"{file_name} cannot be used: {_first_few(faults)}")
+        raise CheckpointError(f"{file_name} cannot be used: {first_few(faults)}")
 
 
 def _all_finite(array: np.ndarray) -> bool:
     with np.errstate(over="ignore"):
         return bool(np.isfinite(array.astype(np.float32, copy=False)).all())
-
-
-def _first_few(faults: list[str], count: int = 3) -> str:
-    more = f" (and {len(faults) - count} more)" if len(faults) > count else ""
-    return ", ".join(faults[:count]) + more

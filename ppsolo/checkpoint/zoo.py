@@ -4,13 +4,14 @@ import dataclasses
 import difflib
 import importlib.resources
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any, Literal
 
 import numpy as np
 
 from ppsolo.errors import CheckpointError, ConfigError
+from ppsolo.text import first_few
 
 Generation = Literal["static-0.5", "dygraph-2.x"]
 
@@ -166,12 +167,8 @@ def _faults(weights: Mapping[str, np.ndarray], entry: ZooEntry) -> list[str]:
         ("of a wrong shape", misshapen),
         ("stored twice with different values", differing),
     ]
-    return [f"{len(names)} {what} ({_first_few(names)})" for what, names in found if names]
+    return [f"{len(names)} {what} ({first_few(names, _NAMES_SHOWN)})" for what, names in found if names]
 
 
 def _same(one: np.ndarray, other: np.ndarray) -> bool:
     return one.shape != other.shape or one.tobytes() == other.tobytes()
-
-
-def _first_few(names: Sequence[str]) -> str:
-    return ", ".join(names[:_NAMES_SHOWN]) + (", ..." if len(names) > _NAMES_SHOWN else "")

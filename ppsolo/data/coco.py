@@ -13,8 +13,8 @@ from ppsolo.data.annotations.cache import open_annotations
 from ppsolo.data.annotations.findings import MANY_CROWDS, Findings
 from ppsolo.data.annotations.image_files import ImageFiles
 from ppsolo.data.annotations.table import Annotations, Identity, Outline
-from ppsolo.data.augment import BoxConvention, TrainingSample
 from ppsolo.data.images import ImageReader, read_image
+from ppsolo.data.sample import BoxConvention, TrainingSample
 from ppsolo.errors import DatasetError, ImageError
 from ppsolo.results import rle
 

@@ -17,13 +17,14 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from ppsolo.data.augment import Normalize, TrainingSample, Transform, augment
+from ppsolo.data.augment import Normalize, Transform, augment
 from ppsolo.data.coco import ImageRecord, load_sample
+from ppsolo.data.geometry import padded_shape, round_up
 from ppsolo.data.images import ImageReader
+from ppsolo.data.sample import TrainingSample
 from ppsolo.data.targets import BatchTargets, collate_targets, make_targets
 from ppsolo.errors import DatasetError, PpsoloError
 
-DIVISOR = 32
 TASKS_PER_WORKER = 2
 
 
@@ -146,7 +147,7 @@ class _Workers:
     def __init__(self, make_batch: BatchMaker, count: int, batch_size: int):
         self._make_batch = make_batch
         self._count = count
-        side = _round_up(make_batch.largest_side)
+        side = round_up(make_batch.largest_side)
         self._slot_bytes = batch_size * 3 * side * side * np.dtype(np.float32).itemsize
         self._workers: list[_Worker] = []
 
@@ -266,8 +267,4 @@ def _serve(make_batch: BatchMaker, theirs: Connection, mine: Connection, slots: 
 
 def padded_size(samples: Sequence[TrainingSample]) -> tuple[int, int]:
     """(height, width) of a batch of the samples: the largest of them, and a multiple of 32."""
-    return _round_up(max(sample.size[0] for sample in samples)), _round_up(max(sample.size[1] for sample in samples))
-
-
-def _round_up(side: int) -> int:
-    return -(-side // DIVISOR) * DIVISOR
+    return padded_shape([sample.size for sample in samples])

@@ -6,6 +6,8 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
+from ppsolo.data.geometry import round_up, scale_ratios
+
 
 class ImageSize(NamedTuple):
     """(height, width) of one image on its way: as read, scaled, and padded for the network.
@@ -56,7 +58,7 @@ class Preprocess:
         original = (image.shape[0], image.shape[1])
         ratios, resized = self._geometry(*original)
         rows, columns = (max(1, round(side * ratio)) for side, ratio in zip(original, ratios, strict=True))
-        chw = np.empty((3, _round_up(rows, self.divisor), _round_up(columns, self.divisor)), np.float32)
+        chw = np.empty((3, round_up(rows, self.divisor), round_up(columns, self.divisor)), np.float32)
         chw[:, rows:], chw[:, :, columns:] = 0.0, 0.0
         self._fill(chw[:, :rows, :columns], image, ratios)
         return chw, ImageSize(original, resized, (chw.shape[1], chw.shape[2]))
@@ -78,17 +80,12 @@ class Preprocess:
 
     def _geometry(self, height: int, width: int) -> tuple[tuple[float, float], tuple[int, int]]:
         """-> ((vertical ratio, horizontal ratio), resized)."""
-        short, long = min(height, width), max(height, width)
+        ratios = scale_ratios((height, width), self.short_side, self.long_side, round_sides=self.round_sides)
         if self.round_sides:
-            ratio = min(self.short_side / short, self.long_side / long)
-            resized = (max(1, int(ratio * height + 0.5)), max(1, int(ratio * width + 0.5)))
-            return (resized[0] / height, resized[1] / width), resized
-        ratio = self.short_side / short
-        if np.round(ratio * long) > self.long_side:
-            ratio = self.long_side / long
+            return ratios, (round(ratios[0] * height), round(ratios[1] * width))
         # The published code kept these products as float32 and truncated them later.
-        resized = (max(1, int(np.float32(ratio * height))), max(1, int(np.float32(ratio * width))))
-        return (ratio, ratio), resized
+        resized = (max(1, int(np.float32(ratios[0] * height))), max(1, int(np.float32(ratios[1] * width))))
+        return ratios, resized
 
     def _normalize(self, planes: np.ndarray) -> None:
         """float32 [3, ...], from 0 to 255, in place."""
@@ -105,7 +102,3 @@ def _resize(image: np.ndarray, ratios: tuple[float, float], out: np.ndarray | No
         # The ratios themselves, not those of the rounded sides, place the samples.
         return cv2.resize(image, None, out, fx=ratios[1], fy=ratios[0], interpolation=cv2.INTER_LINEAR)
     return cv2.resize(image, (max(columns, 1), max(rows, 1)), out, interpolation=cv2.INTER_LINEAR)
-
-
-def _round_up(value: int, divisor: int) -> int:
-    return -(-value // divisor) * divisor

@@ -16,7 +16,6 @@ from ppsolo.atomic import atomic_writer
 from ppsolo.checkpoint.download import Progress
 from ppsolo.checkpoint.zoo import ZooEntry
 from ppsolo.data.annotations.cache import open_annotations
-from ppsolo.data.annotations.findings import first_few
 from ppsolo.data.annotations.image_files import ImageFiles
 from ppsolo.data.classes import COCO_CLASSES, default_category_ids
 from ppsolo.data.coco import log_findings
@@ -30,6 +29,7 @@ from ppsolo.pipeline import Pipeline
 from ppsolo.processes import ALONE, Processes
 from ppsolo.results.instances import Instances
 from ppsolo.schema import Config
+from ppsolo.text import first_few
 
 logger = logging.getLogger(__name__)
 

@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import PurePosixPath
 from typing import Any
 
-from ppsolo.data.annotations.findings import first_few
 from ppsolo.data.annotations.rules import Identity, read_identity
 from ppsolo.errors import DatasetError
 from ppsolo.evaluation.ground_truth import GroundTruth
+from ppsolo.text import first_few
 
 logger = logging.getLogger(__name__)
 

@@ -85,7 +85,7 @@ def test_text():
     assert "800 / 1333" in text and "100 %: 700" in text
     assert "settings suggested" not in text and "none would lose fewer instances" in text
     assert "6 (1.5 %)" in text and "lost on all levels: 5 (1.2 %)" in text
-    assert "(500 annotations: 1000, 1001, " in text and "1009, ...)" in text and "1010" not in text
+    assert "(500 annotations: 1000, 1001, " in text and "1009 (and 490 more))" in text and "1010" not in text
     assert "annotation 1002: why" in text and "... 497 more" in text
     assert "(1 category: 7)" in text
     assert "num_classes is 80, the file has 2 categories" in text

@@ -138,7 +138,7 @@ def test_every_kind_of_fault_is_counted_and_named():
     weights["extra"] = np.zeros(1, np.float32)
     weights["bbox_head.solo_cate.bias"] = np.zeros(3, np.float32)
     message = check("solov2_r50_fpn_3x", weights)
-    assert "4 missing (res2a_branch1_weights, res2a_branch2a_weights, res2a_branch2b_weights, ...); " in message
+    assert "4 missing (res2a_branch1_weights, res2a_branch2a_weights, res2a_branch2b_weights (and 1 more)); " in message
     assert "1 unexpected (extra); " in message
     assert "1 of a wrong shape (bbox_head.solo_cate.bias [3] instead of [80]); " in message
     assert message.endswith("fetch the file again, or name the checkpoint that it really is")

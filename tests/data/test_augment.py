@@ -15,13 +15,12 @@ from ppsolo.data.augment import (
     RandomFlip,
     RandomTurn,
     Resize,
-    TrainingSample,
-    adjust_in_8_bits,
-    adjust_in_float,
     augment,
     box_ious,
 )
 from ppsolo.data.coco import CocoDataset, load_sample
+from ppsolo.data.color import adjust_in_8_bits, adjust_in_float
+from ppsolo.data.sample import TrainingSample
 
 # OpenCV 5 orders the operations of its interpolation of float images otherwise than the OpenCV 4 of the recordings: in
 # a few pixels the last bit differs, 1.5e-5 of 255, or 2.7e-7 after normalisation. On OpenCV 4 everything is equal.

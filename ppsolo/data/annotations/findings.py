@@ -5,6 +5,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from ppsolo.text import first_few
+
 Severity = Literal["error", "warning", "note"]
 IdOf = Literal["entry", "image", "annotation", "category"]
 Identity = int | str
@@ -137,13 +139,3 @@ class Findings:
         for kind, (ids, details) in content.items():
             findings._ids[kind], findings._details[kind] = list(ids), list(details)
         return findings
-
-
-def first_few(values: Iterable[object], count: int = 3) -> str:
-    """The first values with commas, and "..." where there are more.
-
-    >>> first_few([1, 2, 3, 4])
-    '1, 2, 3, ...'
-    """
-    shown = [str(value) for value in values]
-    return ", ".join(shown[:count]) + (", ..." if len(shown) > count else "")

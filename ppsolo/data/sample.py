@@ -1,0 +1,34 @@
+"""A training sample: one image with its instances."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+BoxConvention = Literal["exclusive", "inclusive"]
+
+
+@dataclass(frozen=True)
+class TrainingSample:
+    """One image with its n instances; arrays are not written to once they are in a sample.
+
+    Attributes:
+        image: uint8 or float32 [h, w, 3], RGB in 0 .. 255; after `Normalize` float32 [3, h, w].
+        boxes: float32 [n, 4], xyxy in pixels of `image`.
+        labels: int64 [n], classes from 0.
+        masks: uint8 [n, h, w], 0 or 1.
+        image_id: as in the annotation file.
+        original_size: (height, width) of the image file.
+    """
+
+    image: np.ndarray
+    boxes: np.ndarray
+    labels: np.ndarray
+    masks: np.ndarray
+    image_id: int | str
+    original_size: tuple[int, int]
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(height, width) of the image as it is now."""
+        return self.masks.shape[1], self.masks.shape[2]
