@@ -29,14 +29,15 @@ def logs(folder: Path) -> str:
 
 @pytest.fixture(scope="module")
 def settings(training):
-    """One image a process, and what depends on how a step's images are shared out left out: norms and DropBlock.
+    """One image a process, and what depends on how a step's images are shared out left out: batch norms and DropBlock.
 
     All images have one size, since images that share a batch are padded to the largest.
     """
     return {
         **training,
         "model.head.drop_block": False,
-        "model.backbone.freeze_norm": True,
+        "model.backbone.norm": "gn",
+        "model.backbone.norm_groups": 4,
         "train.augment.short_sides": [48],
         "train.augment.crop": "none",
         "train.epochs": 1,

@@ -109,7 +109,7 @@ def test_what_cannot_be_had_is_refused(exported):
     for options, message in (
         ({"engine": "onnxruntime"}, "for the engine paddle"),
         ({"threads": 0}, "at least 1"),
-        ({"device": "tpu"}, "'cpu' or 'gpu'"),
+        ({"device": "tpu"}, "choose 'cpu', 'gpu'"),
         ({"precision": "int8"}, "fp32, fp16, bf16"),
         ({"precision": "fp16"}, "runs on a GPU"),
         ({"precision": "bf16", "onednn": False}, "through oneDNN"),

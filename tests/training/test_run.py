@@ -298,7 +298,7 @@ def test_eval_reports_what_training_measured(run, drawn, tmp_path, capsys):
 
 
 def test_eval_says_what_is_missing(run, training, capsys, tmp_path):
-    assert "give a configuration (-c), or results (--json_eval)" in refusal(capsys, "eval")
+    assert "give a model (-c or --model_dir), or results (--json_eval)" in refusal(capsys, "eval")
     assert "add --annotations FILE" in refusal(capsys, "eval", "--json_eval", "x.json")
     assert "has no weights" in refusal(capsys, "eval", *options(training, tmp_path))
     wrong = options({**training, "num_classes": 7}, tmp_path)
