@@ -9,23 +9,15 @@ import numpy as np
 import paddle
 import pytest
 import yaml
+from busy import busy_model
 
 import ppsolo
-from ppsolo import ConfigError, Instances, Predictor, build_model, load_config, save_weights
+from ppsolo import ConfigError, Instances, Predictor, load_config, save_weights
 from ppsolo import predictor as predictor_module
 from ppsolo.checkpoint import zoo
 from ppsolo.config import config_to_dict
 from ppsolo.data.images import write_image
 from ppsolo.errors import CheckpointError, ImageError
-
-
-def busy_model(config):
-    """A model whose wide class weights make some cells pass the threshold."""
-    paddle.seed(1)
-    model = build_model(config)
-    for layer in (model.head.category, model.head.kernel):
-        paddle.nn.initializer.Normal(0.0, 0.6)(layer.weight)
-    return model
 
 
 @pytest.fixture(scope="module")

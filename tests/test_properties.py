@@ -2,13 +2,13 @@
 
 import cv2
 import numpy as np
-import paddle
 import pytest
+from busy import busy_model
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pycocotools import mask as coco_mask
 
-from ppsolo import build_model, load_config
+from ppsolo import load_config
 from ppsolo.predictor import Predictor
 from ppsolo.results.resize import resize_masks
 
@@ -17,11 +17,8 @@ SCORES = 1e-5  # another batch size may take another kernel: float32 rounding
 
 @pytest.fixture(scope="module")
 def predictor(tiny) -> Predictor:
-    paddle.seed(3)
     config = load_config("solov2_r50_fpn_1x", {**tiny, "postprocess.max_instances": 20})
-    model = build_model(config)
-    for layer in (model.head.category, model.head.kernel):
-        paddle.nn.initializer.Normal(0.0, 0.6)(layer.weight)
+    model = busy_model(config, seed=3)
     return Predictor(config, model=model)
 
 
