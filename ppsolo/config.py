@@ -21,6 +21,7 @@ from ppsolo.legacy.label_list import read_label_list
 from ppsolo.legacy.sections import Note
 from ppsolo.legacy.yaml_files import is_paddledetection
 from ppsolo.schema import Config, check_config
+from ppsolo.yaml_text import PlainLoader, load_text, read_text
 
 Overrides: TypeAlias = Sequence[str] | Mapping[str, Any]
 
@@ -111,7 +112,7 @@ def _overridden(tree: dict[str, Any], overrides: Overrides) -> dict[str, Any]:
 
 
 def _pairs(overrides: Overrides) -> list[tuple[str, Any]]:
-    return list(overrides.items()) if isinstance(overrides, Mapping) else [_split(o) for o in overrides]
+    return list(overrides.items()) if isinstance(overrides, Mapping) else [split_override(o) for o in overrides]
 
 
 def _refuse_unknown(key: str) -> None:
@@ -187,7 +188,6 @@ def _config_folders() -> list[Path]:
 
 DEEPEST_BASE = 3  # files above one another
 MOST_BASES = 10  # beside one another
-MAX_FILE_BYTES = 1 << 20  # 20 seconds of YAML; the names of 100 000 classes fit
 
 
 _KINDS_OF_TAGS: dict[str, type[yaml.Node]] = {
@@ -197,7 +197,7 @@ _KINDS_OF_TAGS: dict[str, type[yaml.Node]] = {
 }
 
 
-class _Loader(yaml.SafeLoader):
+class _Loader(PlainLoader):
     """YAML's safe loader for the values that JSON has too: text, numbers, true, false, null, lists and mappings.
 
     A date is text. Refused: sets and other tags, a key given twice, and aliases, as a few can stand for gigabytes.
@@ -214,11 +214,6 @@ class _Loader(yaml.SafeLoader):
             raise ConfigError(f"{tag} is not read (line {line}); give text, a number, a list or a mapping")
         return super().construct_object(node, deep=deep)
 
-    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
-        if self.check_event(yaml.AliasEvent):
-            raise ConfigError("aliases (*name) are not read; write the value out")
-        return super().compose_node(parent, index)
-
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         seen = set()
         for key_node, _ in node.value:
@@ -233,12 +228,7 @@ class _Loader(yaml.SafeLoader):
 
 def parse_yaml(text: str, where: str) -> Any:
     """YAML text as plain values; ConfigError in one line for what is not YAML, aliases and keys given twice."""
-    try:
-        return yaml.load(text, Loader=_Loader)
-    except ConfigError as error:
-        raise ConfigError(f"{where}: {error}") from None
-    except (yaml.YAMLError, ArithmeticError, AttributeError, LookupError, RecursionError, ValueError) as error:
-        raise ConfigError(f"{where} is not valid YAML: {' '.join(str(error).split())}") from None
+    return load_text(text, where, _Loader)
 
 
 def _read_with_bases(file: Path, above: tuple[Path, ...]) -> dict[str, Any]:
@@ -247,15 +237,7 @@ def _read_with_bases(file: Path, above: tuple[Path, ...]) -> dict[str, Any]:
         raise ConfigError(f"{file.name}: _BASE_ leads back to the file itself")
     if len(above) > DEEPEST_BASE:
         raise ConfigError(f"{file.name}: _BASE_ leads through more than {DEEPEST_BASE} files; merge some")
-    try:
-        with file.open("rb") as stream:
-            content = stream.read(MAX_FILE_BYTES + 1)
-        text = content.decode("utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{file}: cannot be read as a configuration ({error})") from None
-    if len(content) > MAX_FILE_BYTES:
-        raise ConfigError(f"{file}: more than {MAX_FILE_BYTES} bytes, which no configuration needs")
-    tree = parse_yaml(text, file.name)
+    tree = parse_yaml(read_text(file), file.name)
     if tree is None:
         tree = {}
     if not isinstance(tree, dict):
@@ -299,7 +281,8 @@ def _merge(base: Any, change: Any) -> Any:
     return merged
 
 
-def _split(override: str) -> tuple[str, Any]:
+def split_override(override: str) -> tuple[str, Any]:
+    """ "section.key=value" -> the key, and the value read as YAML. Raises ConfigError."""
     key, equals, text = override.partition("=")
     if not equals or not key.strip() or key.count(".") > 9:
         raise ConfigError(f"-o {override}: expected key=value, for example -o weights=model.pdparams")

@@ -17,6 +17,7 @@ ROOMS = (
     "progress",
     "processes",
     "schema",
+    "yaml_text",
     "legacy",
     "config",
     "checkpoint",

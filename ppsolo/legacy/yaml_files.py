@@ -8,11 +8,11 @@ from typing import Any
 import yaml
 
 from ppsolo.errors import ConfigError
+from ppsolo.yaml_text import MAX_FILE_BYTES, PlainLoader, load_text, read_text
 
 TAG = "!"  # the key under which a tagged mapping keeps its tag
 BASE_KEY, READER_KEY = "_BASE_", "_READER_"
 DEEPEST_BASE = 8  # files above one another
-MAX_FILE_BYTES = 1 << 20
 # Top-level keys that only PaddleDetection's files have. _BASE_ and weights are in files of both kinds.
 ITS_KEYS = frozenset(
     {
@@ -50,13 +50,8 @@ ITS_KEYS = frozenset(
 _TOP_LEVEL_KEY = re.compile(r"^([A-Za-z_]\w*)\s*:", re.MULTILINE)
 
 
-class _Loader(yaml.SafeLoader):
+class _Loader(PlainLoader):
     """YAML's safe loader that keeps a tag such as `!PiecewiseDecay` as a key of its mapping, and refuses aliases."""
-
-    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
-        if self.check_event(yaml.AliasEvent):
-            raise ConfigError("aliases (*name) are not read; write the value out")
-        return super().compose_node(parent, index)
 
 
 def _tagged(loader: yaml.SafeLoader, suffix: str, node: yaml.Node) -> dict[str, Any]:
@@ -112,15 +107,7 @@ def merge(base: Any, change: Any) -> Any:
 def _read(file: Path, above: tuple[Path, ...]) -> dict[str, Any]:
     if file in above or len(above) > DEEPEST_BASE:
         raise ConfigError(f"{file.name}: {BASE_KEY} leads back to the file itself, or through too many files")
-    try:
-        with file.open("rb") as stream:
-            content = stream.read(MAX_FILE_BYTES + 1)
-        text = content.decode("utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{file}: cannot be read as a configuration ({error})") from None
-    if len(content) > MAX_FILE_BYTES:
-        raise ConfigError(f"{file}: more than {MAX_FILE_BYTES} bytes, which no configuration needs")
-    tree = _parsed(text, file)
+    tree = _parsed(read_text(file), file)
     bases, reader = tree.pop(BASE_KEY, []), tree.pop(READER_KEY, None)
     bases = [bases] if isinstance(bases, str) else bases
     names = [*bases, *([] if reader is None else [reader])] if isinstance(bases, list) else [bases]
@@ -141,20 +128,7 @@ def _placed(name: str, file: Path) -> Path:
 
 
 def _parsed(text: str, file: Path) -> dict[str, Any]:
-    try:
-        tree = yaml.load(text, Loader=_Loader)
-    except ConfigError as error:
-        raise ConfigError(f"{file.name}: {error}") from None
-    except (
-        yaml.YAMLError,
-        ArithmeticError,
-        AttributeError,
-        LookupError,
-        RecursionError,
-        TypeError,
-        ValueError,
-    ) as error:
-        raise ConfigError(f"{file.name} is not valid YAML: {' '.join(str(error).split())}") from None
+    tree = load_text(text, file.name, _Loader)
     if tree is None:
         return {}
     if not isinstance(tree, dict) or not all(isinstance(key, str) for key in tree):

@@ -11,7 +11,7 @@ import numpy as np
 import yaml
 
 from ppsolo.check.grid_fit import GRID_CHOICES, fit_image, join_fits, suggest_num_grids
-from ppsolo.config import load_config, parse_yaml
+from ppsolo.config import load_config, split_override
 from ppsolo.data.augment import Resize
 from ppsolo.data.coco import CocoDataset, ImageRecord
 from ppsolo.errors import ConfigError, DatasetError
@@ -117,7 +117,7 @@ def suggest_recipe(
         gpu=gpu,
     )
     own = {"name": NAME, "category_ids": list(dataset.category_ids), **_nested_keys(data)}
-    own |= dict(_key_and_value(text) for text in overrides)
+    own |= dict(split_override(text) for text in overrides)
     return Recipe(recipe.bases, {**recipe.settings, **own}, recipe.reasons)
 
 
@@ -138,11 +138,6 @@ def _nested_keys(data: DataConfig) -> dict[str, Any]:
         "data.val_annotations": data.val_annotations if found else "",
         "data.val_images": data.val_images,
     }
-
-
-def _key_and_value(override: str) -> tuple[str, Any]:
-    key, _, text = override.partition("=")
-    return key.strip(), parse_yaml(text, f"-o {override}")
 
 
 def data_facts(records: Sequence[ImageRecord], *, classes: int) -> DataFacts:

@@ -1,0 +1,31 @@
+"""The text of YAML files: limits, and one line for whatever is wrong."""
+
+import pytest
+
+from ppsolo.errors import ConfigError
+from ppsolo.yaml_text import MAX_FILE_BYTES, PlainLoader, load_text, read_text
+
+
+def test_values_are_read(tmp_path):
+    (tmp_path / "a.yml").write_text("a: [1, zwei]\n", encoding="utf-8")
+    assert load_text(read_text(tmp_path / "a.yml"), "a.yml", PlainLoader) == {"a": [1, "zwei"]}
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"), [("a: &x [1]\nb: *x", "aliases"), ("a: [", "not valid YAML"), ("{[]: 1}", "not valid YAML")]
+)
+def test_what_is_wrong_is_one_line_that_names_the_file(text, reason):
+    with pytest.raises(ConfigError, match=reason) as caught:
+        load_text(text, "a.yml", PlainLoader)
+    assert str(caught.value).startswith("a.yml") and "\n" not in str(caught.value)
+
+
+def test_files_that_cannot_be_read(tmp_path):
+    with pytest.raises(ConfigError, match=r"gone\.yml: cannot be read"):
+        read_text(tmp_path / "gone.yml")
+    (tmp_path / "latin.yml").write_bytes(b"a: \xff")
+    with pytest.raises(ConfigError, match="cannot be read"):
+        read_text(tmp_path / "latin.yml")
+    (tmp_path / "large.yml").write_text("#" * (MAX_FILE_BYTES + 1))
+    with pytest.raises(ConfigError, match="more than"):
+        read_text(tmp_path / "large.yml")
