@@ -5,7 +5,7 @@ from pathlib import Path
 
 import yaml
 
-from ppsolo.cli.shared import OK, Commands, add_command, say, say_note
+from ppsolo.cli.shared import OK, Commands, add_command, add_override, say, say_note
 from ppsolo.config import config_to_dict, find_config, import_theirs
 from ppsolo.errors import ConfigError
 from ppsolo.legacy.yaml_files import is_paddledetection
@@ -17,15 +17,7 @@ def add(commands: Commands) -> None:
     """Add the command and its flags to the parser."""
     command = add_command(commands, "import-config", run, EXAMPLES)
     command.add_argument("config", metavar="FILE", help="a SOLOv2 configuration of PaddleDetection 0.5 or 2.x")
-    command.add_argument(
-        "-o",
-        "--override",
-        action="extend",
-        nargs="+",
-        default=[],
-        metavar="KEY=VALUE",
-        help="change it first; its own keys or those of ppsolo",
-    )
+    add_override(command, help="change it first; its own keys or those of ppsolo")
 
 
 def run(options: argparse.Namespace) -> int:

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ppsolo.checkpoint.sources import with_checksum
 from ppsolo.cli.shared import say_note
 from ppsolo.config import find_config, import_theirs, parse_yaml
 from ppsolo.errors import ConfigError
@@ -122,6 +121,8 @@ def prepare_options(options: argparse.Namespace) -> None:
         address = next((text[len("weights=") :] for text in reversed(overrides) if text.startswith("weights=")), None)
         if address is None:
             raise ConfigError("--sha256 needs the address: add -o weights=https://...")
+        from ppsolo.checkpoint.sources import with_checksum
+
         overrides.append(f"weights={with_checksum(address, digest)}")
     if not isinstance(config := getattr(options, "config", None), str) or not hasattr(options, "override"):
         return

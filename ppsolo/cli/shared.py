@@ -44,6 +44,13 @@ def add_command(
     return command
 
 
+def add_override(command: argparse.ArgumentParser, *aliases: str, help: str) -> None:
+    """Add -o, which may be given several times. aliases: other names of the flag."""
+    command.add_argument(
+        "-o", "--override", *aliases, action="extend", nargs="+", default=[], metavar="KEY=VALUE", help=help
+    )
+
+
 def add_config(command: argparse.ArgumentParser, *, required: bool = True) -> None:
     """Add -c and -o."""
     command.add_argument(
@@ -53,16 +60,7 @@ def add_config(command: argparse.ArgumentParser, *, required: bool = True) -> No
         metavar="FILE",
         help="a configuration file or the name of a shipped one",
     )
-    command.add_argument(
-        "-o",
-        "--override",
-        "--opt",
-        action="extend",
-        nargs="+",
-        default=[],
-        metavar="KEY=VALUE",
-        help="change the configuration, e.g. -o weights=model.pdparams",
-    )
+    add_override(command, "--opt", help="change the configuration, e.g. -o weights=model.pdparams")
     command.add_argument(
         "--sha256", metavar="HEX", help="what the file of weights from an https address must have as its SHA-256"
     )

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from ppsolo.cli.shared import OK, Commands, add_command, say
+from ppsolo.cli.shared import OK, Commands, add_command, add_override, say
 
 EXAMPLES = """ppsolo suggest --annotations data/mine/train.json --images data/mine/train > mine.yml
 ppsolo suggest --from_nothing -o data.root=data/mine data.train_annotations=train.json data.train_images=train"""
@@ -13,15 +13,7 @@ def add(commands: Commands) -> None:
     """Add the command and its flags to the parser."""
     command = add_command(commands, "suggest", run, EXAMPLES)
     command.add_argument("-c", "--config", metavar="NAME", help="the shipped configuration to start from")
-    command.add_argument(
-        "-o",
-        "--override",
-        action="extend",
-        nargs="+",
-        default=[],
-        metavar="KEY=VALUE",
-        help="settings that stay as you give them, e.g. -o data.root=data/mine name=mine",
-    )
+    add_override(command, help="settings that stay as you give them, e.g. -o data.root=data/mine name=mine")
     command.add_argument("--annotations", metavar="FILE", help="the COCO file of the training images")
     command.add_argument("--images", metavar="DIR", help="the folder that its file names are relative to")
     add_start(command)
