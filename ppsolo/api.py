@@ -53,8 +53,9 @@ def evaluate(
 
     Returns `Evaluation`: `.report["segm"]["stats"][0]` is the mask AP, in [0, 1]. Raises PpsoloError.
     """
-    from ppsolo.evaluation.evaluate import EvaluationSet, evaluate_config
+    from ppsolo.evaluation.evaluate import EvaluationSet, evaluate_source
     from ppsolo.evaluation.evaluate import evaluate as evaluate_predictor
+    from ppsolo.model_source import ModelSource
 
     if (annotations is None) != (images is None):
         raise ConfigError("annotations and images go together: give both")
@@ -70,7 +71,7 @@ def evaluate(
             "data.val_images": str(Path(images).absolute()),
         }
         config = override_config(config, files)
-    return evaluate_config(config, batch_size=batch_size)
+    return evaluate_source(ModelSource(config), batch_size=batch_size)
 
 
 def export(

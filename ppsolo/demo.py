@@ -24,9 +24,10 @@ from ppsolo.cpu import available_cores
 from ppsolo.data.images import read_image, write_image
 from ppsolo.data.synthetic import draw_dataset, draw_scene
 from ppsolo.errors import ConfigError, TrainingError, UnavailableError
-from ppsolo.evaluation.evaluate import evaluate_config
+from ppsolo.evaluation.evaluate import evaluate_source
 from ppsolo.evaluation.report import write_report
 from ppsolo.infer import make_output_dir
+from ppsolo.model_source import ModelSource
 from ppsolo.models.solov2 import SOLOv2
 from ppsolo.predictor import Predictor
 from ppsolo.results.instances import Instances
@@ -102,7 +103,7 @@ def run_demo(
         _train_together(config, workplace, console, processes)
 
     config = dataclasses.replace(load_config(run.config_file), weights=str(run.last_weights))
-    report = evaluate_config(config).report
+    report = evaluate_source(ModelSource(config)).report
     curve = read_curve(run.log_file)
     write_image(output_dir / "curve.png", _draw_curve(curve, val_scenes=scenes[1]))
     seen = _draw_pictures(Predictor(config), output_dir)

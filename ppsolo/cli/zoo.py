@@ -98,12 +98,13 @@ def _verify(entry: "ZooEntry", coco: Path) -> int:
     }
     config = load_config(entry.config, files)
     import_paddle()
-    from ppsolo.evaluation.evaluate import compare_with_published, evaluate_config
+    from ppsolo.evaluation.evaluate import compare_with_published, evaluate_source
     from ppsolo.evaluation.report import format_report
+    from ppsolo.model_source import ModelSource
     from ppsolo.progress import Progress
 
     with Progress("download", unit="B") as download, Progress(entry.name) as progress:
-        report = evaluate_config(config, download=download.update, progress=progress.update).report
+        report = evaluate_source(ModelSource(config), download=download.update, progress=progress.update).report
     say(format_report(report))
     line, agrees = compare_with_published(entry, report)
     say(line)

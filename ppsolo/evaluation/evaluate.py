@@ -152,26 +152,6 @@ def open_evaluation_set(config: Config) -> tuple[EvaluationSet, Config]:
     return dataset, config
 
 
-def evaluate_config(
-    config: Config,
-    *,
-    batch_size: int = 1,
-    keep_results: bool = False,
-    processes: Processes = ALONE,
-    download: Progress | None = None,
-    progress: Callback | None = None,
-) -> Evaluation:
-    """`evaluate` the weights of a configuration on its validation images; see `evaluate_source`."""
-    return evaluate_source(
-        ModelSource(config),
-        batch_size=batch_size,
-        keep_results=keep_results,
-        processes=processes,
-        download=download,
-        progress=progress,
-    )
-
-
 def evaluate_source(
     source: ModelSource,
     *,
