@@ -4,6 +4,7 @@ import multiprocessing
 import os
 import resource
 import time
+from collections.abc import Callable
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -134,17 +135,7 @@ def _open(path: Path, pipe: Connection) -> None:
 
 def _ranks(context: Any, path: Path, count: int) -> list[dict[str, float]]:
     """The memory of processes that each open the file and go through an epoch, all at the same moment."""
-    pipes, processes = [], []
-    for _ in range(count):
-        mine, theirs = context.Pipe()
-        process = context.Process(target=_rank, args=(path, theirs))
-        process.start()
-        pipes.append(mine)
-        processes.append(process)
-    found = _weighed(pipes)
-    for process in processes:
-        process.join()
-    return found
+    return _weighed_together(context, _rank, path, count)
 
 
 def _rank(path: Path, pipe: Connection) -> None:
@@ -170,17 +161,7 @@ def _fork_workers(path: Path, count: int, pipe: Connection) -> None:
     from ppsolo.data.coco import CocoDataset
 
     dataset = CocoDataset(path, path.parent / "images")
-    fork = multiprocessing.get_context("fork")
-    pipes, workers = [], []
-    for _ in range(count):
-        mine, theirs = fork.Pipe()
-        worker = fork.Process(target=_worker, args=(dataset, theirs))
-        worker.start()
-        pipes.append(mine)
-        workers.append(worker)
-    pipe.send(_weighed(pipes))
-    for worker in workers:
-        worker.join()
+    pipe.send(_weighed_together(multiprocessing.get_context("fork"), _worker, dataset, count))
 
 
 def _worker(dataset: Any, pipe: Connection) -> None:
@@ -202,6 +183,21 @@ def _answer(pipe: Connection, before: dict[str, float]) -> None:
     after = memory()
     pipe.send({**after, "own_before_mb": before["own_mb"], "pss_before_mb": before["pss_mb"]})
     pipe.recv()
+
+
+def _weighed_together(context: Any, work: Callable[..., None], subject: Any, count: int) -> list[dict[str, float]]:
+    """The memory of processes that each do `work` on the subject, all at the same moment."""
+    pipes, processes = [], []
+    for _ in range(count):
+        mine, theirs = context.Pipe()
+        process = context.Process(target=work, args=(subject, theirs))
+        process.start()
+        pipes.append(mine)
+        processes.append(process)
+    found = _weighed(pipes)
+    for process in processes:
+        process.join()
+    return found
 
 
 def _weighed(pipes: list[Any]) -> list[dict[str, float]]:

@@ -41,8 +41,8 @@ class StopRequest:
     raises TrainingInterrupted at once. After it a signal is only noted: Paddle turns an exception that arrives during
     a backward pass into an OSError with its own text. A second Ctrl-C then ends the process at once.
 
-    A thread looks whether the launcher still lives, and ends the process when it does not get to its next step within
-    `grace` seconds of a request, as when another process of the run does not answer.
+    A thread watches the launcher: when it has died, that counts as a request. The thread also ends the process if no
+    step ends within `grace` seconds of a request. This happens when another process of the run does not answer.
 
     launcher: the process id that must live on; None: nobody's death matters. grace: seconds. console: gets one line
     when the request comes; None: none.
