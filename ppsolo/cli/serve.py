@@ -58,7 +58,8 @@ def run(options: argparse.Namespace) -> int:
         from ppsolo.serve.server import listen
     except ModuleNotFoundError as error:
         raise ConfigError(f"{error.name} is not installed: pip install 'ppsolo[serve]'") from None
-    _limits(options), _access(options)  # a wrong one is found before the weights are loaded
+    _limits(options)  # a wrong one is found before the weights are loaded
+    _access(options)
     if options.workers < 1:
         raise ConfigError(f"--workers is {options.workers}, give at least 1")
     source = model_source(options)
