@@ -93,8 +93,14 @@ class DataReport:
         return {"ok": self.ok, **content, "num_classes": len(self.categories)}
 
 
-def format_data_report(report: DataReport) -> str:
-    """The report as lines of text; of many ids and details only the first are shown."""
+TO_PASTE = "settings suggested, to paste into the configuration file:"
+
+
+def format_data_report(report: DataReport, *, suggestion: str = TO_PASTE) -> str:
+    """The report as lines of text; of many ids and details only the first are shown.
+
+    suggestion: the line above the suggested settings.
+    """
     lines = [
         f"{report.annotations} with images in {report.image_dir}",
         f"images: {report.images}, instances: {report.instances}, crowds: {report.crowds}, "
@@ -109,7 +115,7 @@ def format_data_report(report: DataReport) -> str:
     if report.given is not None:
         lines += ["", "settings as given:", *_settings_lines(report.given, report.instances)]
     if settings := report.settings_to_paste():
-        lines += ["", "settings suggested, to paste into the configuration file:", settings]
+        lines += ["", suggestion, settings]
         if report.suggested is not None and "num_grids" in settings:
             lines += ["with these:", *_settings_lines(report.suggested, report.instances)]
     elif report.suggested is not None:

@@ -1,8 +1,10 @@
 """`ppsolo import-data`: annotations of other tools as a data set to train on."""
 
 import argparse
+import dataclasses
 from pathlib import Path
 
+from ppsolo.atomic import atomic_writer
 from ppsolo.cli.check_data import check
 from ppsolo.cli.shared import OK, SOME_FAILED, Commands, add_command, say
 from ppsolo.config import load_config
@@ -50,7 +52,6 @@ def add(commands: Commands) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Read labelme, YOLO, COCO, CVAT, Label Studio, Pascal VOC or PNG masks; write a COCO data set and check it."""
-    from ppsolo.check.report import format_data_report
     from ppsolo.checkpoint.zoo import ZOO
     from ppsolo.formats.dataset import check_classes, training_config, write_dataset
     from ppsolo.formats.recognition import read_folder
@@ -70,21 +71,39 @@ def run(options: argparse.Namespace) -> int:
     published = options.config in ZOO
     base = options.config if not Path(options.config).is_file() else str(Path(options.config).resolve())
     bases = [base, "finetune"] if published else [base]
+    text = training_config(written, bases, options.config if published else None)
     config_file = output / "config.yml"
-    config_file.write_text(training_config(written, bases, options.config if published else None), encoding="utf-8")
+    config_file.write_text(text, encoding="utf-8")
 
     say(f"{options.source}: {dataset.format}, {len(dataset.images)} images, classes: {', '.join(dataset.class_names)}")
     for note in (*dataset.notes, *written.notes):
         say(f"  note: {note}")
-    config = load_config(str(config_file))
-    ok = True
     for name in written.images:
         say(f"{name}: {written.images[name]} images, {written.objects[name]} objects")
-    for name in [name for name, number in written.objects.items() if number]:
-        report = check(config, output / f"instances_{name}.json", output / name)
-        ok = ok and not report.faulty
-        say("")
-        say(format_data_report(report))
+    ok = _check_parts(config_file, text, [name for name, number in written.objects.items() if number])
     say("")
     say(f"train on it: ppsolo train -c {config_file}")
     return OK if ok else SOME_FAILED
+
+
+def _check_parts(config_file: Path, text: str, parts: list[str]) -> bool:
+    """Print the report on each part beside the configuration, which takes the settings that suit the training part.
+
+    text: the configuration as written. Returns whether no part is to be mended.
+    """
+    from ppsolo.check.report import format_data_report
+
+    folder, ok = config_file.parent, True
+    for name in parts:
+        report = check(load_config(str(config_file)), folder / f"instances_{name}.json", folder / name)
+        ok = ok and not report.faulty
+        if name != "train":
+            report = dataclasses.replace(report, suggested=None)  # one part decides: the one that is learned
+        elif settings := report.settings_to_paste():
+            with atomic_writer(config_file, "w") as stream:
+                stream.write(
+                    f"{text}# Grids and scale ranges that suit the objects of the training part:\n{settings}\n"
+                )
+        say("")
+        say(format_data_report(report, suggestion=f"settings suggested, and written into {config_file}:"))
+    return ok

@@ -4,6 +4,8 @@ import json
 import os
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
 from pycocotools.coco import COCO
 from truth import made_truth
@@ -77,3 +79,26 @@ def test_refusals_write_nothing(photos, tmp_path, capsys, options, words):
 def test_a_folder_that_is_not_empty_is_refused(photos, capsys):
     assert main(["import-data", str(photos), "--output", str(photos)]) == 2
     assert "this folder is not empty" in capsys.readouterr().err
+
+
+def test_the_written_configuration_takes_the_settings_that_lose_fewest_objects(tmp_path, capsys):
+    """Dots every 8 pixels share cells of a grid of 12 in a picture of 128 pixels."""
+    dots = np.zeros((128, 128), np.uint16)
+    for number in range(256):
+        y, x = 8 * (number // 16), 8 * (number % 16)
+        dots[y : y + 4, x : x + 4] = number + 1
+    source, output = tmp_path / "dots", tmp_path / "out"
+    source.mkdir()
+    for name in "abcde":
+        cv2.imwrite(str(source / f"{name}.png"), (dots > 0).astype(np.uint8) * 255)
+        cv2.imwrite(str(source / f"{name}_mask.png"), dots)
+    assert main(["import-data", str(source), "--output", str(output), "-c", "demo"]) == 0
+    said = capsys.readouterr().out
+    assert said.count(f"settings suggested, and written into {output / 'config.yml'}:") == 1
+    before, after = load_config("demo"), load_config(output / "config.yml")
+    assert after.model.head.num_grids[0] > before.model.head.num_grids[0]
+    assert after.train.targets.scale_ranges != before.train.targets.scale_ranges
+    assert after.data.root == str(output) and after.num_classes == 1
+    train = ["--annotations", str(output / "instances_train.json"), "--images", str(output / "train")]
+    assert main(["check-data", "-c", str(output / "config.yml"), *train]) == 0
+    assert "no other settings are suggested" in capsys.readouterr().out
