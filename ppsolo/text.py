@@ -32,3 +32,12 @@ def first_few(values: Iterable[object], count: int = 3) -> str:
     texts = [str(value) for value in values]
     more = f" (and {len(texts) - count} more)" if len(texts) > count else ""
     return ", ".join(texts[:count]) + more
+
+
+def counted(number: int, noun: str) -> str:
+    """A number with its noun.
+
+    >>> counted(1, "file"), counted(2, "file")
+    ('1 file', '2 files')
+    """
+    return f"{number} {noun}{'' if number == 1 else 's'}"

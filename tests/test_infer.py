@@ -288,11 +288,20 @@ def test_videos_of_the_cases(system, tmp_path, capsys, file, frames, end):
 def test_what_a_folder_run_leaves_out_is_named_and_counted(system, folder, tmp_path, capsys):
     (folder / "scan.pdf").write_bytes(b"%PDF-1.4")
     (folder / "clip.mts").write_bytes(b"")
+    for name in ("a.json", "b.json", "notes.txt"):
+        (folder / name).write_text("{}")
+    (folder / "inside").mkdir()
     assert main(["infer", *system, "--infer_dir", str(folder), "--output_dir", str(tmp_path / "out"), "--no_draw"]) == 1
     captured = capsys.readouterr()
     assert "scan.pdf: left out, not a picture" in captured.err and "clip.mts: left out, a video" in captured.err
-    assert "2 files were left out" in captured.err and "in 3 images; none are drawn" in captured.out
+    assert f"{folder}: 3 annotation or text files passed over (2 .json, 1 .txt)" in captured.out
+    assert f"{folder}: 1 folder inside not looked into; '{folder}/**' names all" in captured.out
+    assert "2 files left out" in captured.err and "in 3 images; none are drawn" in captured.out
     assert list((tmp_path / "out").iterdir()) == []
+    for name in ("scan.pdf", "clip.mts"):
+        (folder / name).unlink()
+    assert main(["infer", *system, "--source", str(folder), "--output_dir", str(tmp_path / "out"), "--no_draw"]) == 0
+    assert "3 annotation or text files passed over" in capsys.readouterr().out
 
 
 def test_lists_on_standard_input(system, folder, tmp_path, monkeypatch, capsys):

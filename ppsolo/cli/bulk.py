@@ -13,12 +13,14 @@ from typing import TYPE_CHECKING
 from ppsolo.cli.shared import INTERRUPTED, OK, SOME_FAILED, say, say_error
 from ppsolo.cpu import available_cores
 from ppsolo.errors import ConfigError
+from ppsolo.text import counted
 
 if TYPE_CHECKING:
     from ppsolo.bulk.manifest import Shard
     from ppsolo.pipeline import Pipeline
 
 TERMINATED = 143
+MOST_NAMED = 10  # files that a folder run leaves out
 
 
 def add_bulk(command: argparse.ArgumentParser) -> None:
@@ -72,11 +74,12 @@ def run_bulk_command(predictor: "Pipeline", options: argparse.Namespace) -> int:
     from ppsolo.bulk.run import run_bulk
     from ppsolo.progress import Progress
 
+    paths, left_out, notes = _paths(options)
     stopper = _Stopper()
     with stopper, Progress("predict") as progress:
         summary = run_bulk(
             predictor,
-            _paths(options),
+            paths,
             Path(options.output_dir),
             format=options.results,
             shard=shard_of(options),
@@ -90,12 +93,18 @@ def run_bulk_command(predictor: "Pipeline", options: argparse.Namespace) -> int:
         say_error(line)
     if summary.failures > len(summary.examples):
         say_error(f"{summary.failures - len(summary.examples)} more pictures cannot be read: see failures-*.jsonl")
+    for line in notes:
+        say(line)
+    for line in left_out[:MOST_NAMED]:
+        say_error(line)
+    if left_out:
+        say_error(f"{counted(len(left_out), 'file')} left out")
     before = f"; {summary.skipped} were done before" if summary.skipped else ""
     say(f"{summary.instances} instances in {summary.pictures} pictures, in {options.output_dir}{before}")
     if summary.stopped:
         say_error("stopped after a batch, nothing is lost: give the same command with --resume to go on")
         return TERMINATED if stopper.number == signal.SIGTERM else INTERRUPTED
-    return SOME_FAILED if summary.failures else OK
+    return SOME_FAILED if summary.failures or left_out else OK
 
 
 class _Stopper:
@@ -122,18 +131,19 @@ class _Stopper:
         self.number = number
 
 
-def _paths(options: argparse.Namespace) -> Iterator[str]:
-    """The pictures, one after the other; a list is never held as a whole."""
+def _paths(options: argparse.Namespace) -> tuple[Iterator[str], list[str], tuple[str, ...]]:
+    """The pictures, one after the other, a list never held as a whole; lines on files left out; notes."""
     from ppsolo.data.files import find_images
     from ppsolo.data.sources import LIST_SUFFIXES
 
     source = options.infer_list or options.source or options.infer_img or options.infer_dir
     if source == "-":
-        return _lines(sys.stdin, options.infer_dir)
+        return _lines(sys.stdin, options.infer_dir), [], ()
     if options.infer_list or (Path(source).suffix.lower() in LIST_SUFFIXES and Path(source).is_file()):
-        return _list(Path(source), options.infer_dir)
+        return _list(Path(source), options.infer_dir), [], ()
     if Path(source).is_dir():
-        return iter([str(path) for path in find_images(source).images])
+        found = find_images(source)
+        return iter([str(path) for path in found.images]), found.left_out, found.notes
     raise ConfigError(f"{source}: --results takes a folder, a list file (--infer_list), or - for standard input")
 
 

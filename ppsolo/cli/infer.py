@@ -23,6 +23,7 @@ from ppsolo.cli.shared import (
 from ppsolo.errors import ConfigError
 from ppsolo.progress import Progress
 from ppsolo.results.files.names import FORMAT_NAMES
+from ppsolo.text import counted
 
 if TYPE_CHECKING:
     from ppsolo.infer import InferenceSummary, InferSettings
@@ -197,7 +198,7 @@ def _predict(options: argparse.Namespace) -> int:
         source = Pictures(tuple(map(Picture, listed_images(Path(options.infer_dir), Path(options.infer_list)))), ())
     elif options.infer_dir is not None:
         found = find_images(options.infer_dir)
-        source = Pictures(tuple(map(Picture, found.images)), tuple(found.left_out))
+        source = Pictures(tuple(map(Picture, found.images)), tuple(found.left_out), found.notes)
     else:
         named = str(options.source or options.infer_img or options.infer_list)
         source = find_source(named, lines=sys.stdin, network=options.allow_network)
@@ -219,6 +220,7 @@ def _predict(options: argparse.Namespace) -> int:
             read_pixels = predictor.read if settings.needs_pixels or model.tiling is None else lambda path: path
             summary = infer_images(predictor, source.items, settings, read=read_pixels, progress=progress.update)
             summary.failures += source.left_out
+            summary.notes += source.notes
     return _report(summary, settings, left_out=0 if video else len(source.left_out))
 
 
@@ -264,7 +266,7 @@ def _report(summary: "InferenceSummary", settings: "InferSettings", *, left_out:
     for failure in summary.failures:
         say_error(failure)
     if left_out:
-        say_error(f"{left_out} files were left out")
+        say_error(f"{counted(left_out, 'file')} left out")
     where = f"{summary.drawn} with a score of at least {settings.draw_threshold} are drawn in {settings.output_dir}"
     if not settings.drawings:
         where = f"none are drawn; results are in {settings.output_dir}" if settings.save else "none are drawn or saved"

@@ -5,12 +5,14 @@ import itertools
 import os
 import re
 import stat
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from ppsolo.data.headers import is_picture
 from ppsolo.errors import ImageError
+from ppsolo.text import counted
 
 IMAGE_SUFFIXES = (
     *(".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".apng", ".bmp", ".dib", ".webp", ".tif", ".tiff", ".btf"),
@@ -47,10 +49,12 @@ class Found(NamedTuple):
     """What a folder or a pattern holds.
 
     images: each once, in natural order. left_out: a line for each visible file that is no picture, with the reason.
+    notes: a line that counts what is expected beside pictures: annotation and text files, and folders inside a folder.
     """
 
     images: list[Path]
     left_out: list[str]
+    notes: tuple[str, ...] = ()
 
 
 def find_images(pattern_or_path: str | os.PathLike) -> Found:
@@ -58,7 +62,7 @@ def find_images(pattern_or_path: str | os.PathLike) -> Found:
 
     What exists under that very name is taken literally, a file whatever its suffix. In a directory and among the
     files that a pattern matches, a picture is a file with a suffix in IMAGE_SUFFIXES (in any case), or with the first
-    bytes of a format that can be read. Hidden files, sub-directories and files in COMPANION_SUFFIXES are passed over.
+    bytes of a format that can be read. Hidden files, folders inside and files in COMPANION_SUFFIXES are passed over.
 
     Raises:
         ImageError: there is no such file or directory, or no picture.
@@ -72,7 +76,7 @@ def find_images(pattern_or_path: str | os.PathLike) -> Found:
     if not glob.has_magic(text):
         raise ImageError(f"{text}: no such file or directory")
     matches = glob.glob(text, recursive=True) or glob.glob(text.replace("[", "[[]"), recursive=True)
-    found = _sorted_out(map(Path, matches))
+    found = _sorted_out(map(Path, matches), text)
     if not found.images:
         raise ImageError(f"{text}: matches no image ({', '.join(IMAGE_SUFFIXES)})")
     return found
@@ -93,18 +97,27 @@ def _found_in(directory: str | os.PathLike) -> Found:
         names = os.listdir(directory)
     except OSError as error:
         raise ImageError(f"{directory}: cannot be listed as a directory ({error.strerror})") from None
-    found = _sorted_out(Path(directory, name) for name in names)
+    paths = [Path(directory, name) for name in names]
+    found = _sorted_out(paths, str(directory))
     if not found.images:
         raise ImageError(f"{directory}: no image in this directory ({', '.join(IMAGE_SUFFIXES)})")
+    folders = sum(path.is_dir() and not path.name.startswith(".") for path in paths)
+    if folders:
+        inside = (
+            f"{directory}: {counted(folders, 'folder')} inside not looked into; '{Path(directory, '**')}' names all"
+        )
+        found = found._replace(notes=(*found.notes, inside))
     return found
 
 
-def _sorted_out(paths: Iterable[Path]) -> Found:
-    images, left_out = [], []
+def _sorted_out(paths: Iterable[Path], where: str) -> Found:
+    images, left_out, companions = [], [], Counter[str]()
     for path in sorted(set(paths), key=_natural_key):
-        if path.name.startswith(".") or path.suffix.lower() in COMPANION_SUFFIXES or not os.path.isfile(path):
+        if path.name.startswith(".") or not os.path.isfile(path):
             continue
-        if path.suffix.lower() in IMAGE_SUFFIXES:
+        if path.suffix.lower() in COMPANION_SUFFIXES:
+            companions[path.suffix.lower()] += 1
+        elif path.suffix.lower() in IMAGE_SUFFIXES:
             images.append(path)
         elif path.suffix.lower() in VIDEO_SUFFIXES:
             left_out.append(f"{path}: left out, a video; give it by itself: --source {path}")
@@ -112,7 +125,11 @@ def _sorted_out(paths: Iterable[Path]) -> Found:
             images.append(path)
         else:
             left_out.append(f"{path}: left out, not a picture that can be read")
-    return Found(images, left_out)
+    if not companions:
+        return Found(images, left_out)
+    kinds = ", ".join(f"{number} {suffix}" for suffix, number in sorted(companions.items()))
+    passed = f"{where}: {counted(companions.total(), 'annotation or text file')} passed over ({kinds})"
+    return Found(images, left_out, (passed,))
 
 
 def _first_bytes(path: Path) -> bytes:

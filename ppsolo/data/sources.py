@@ -31,10 +31,12 @@ class Pictures:
     Attributes:
         items: the pictures.
         left_out: a line for each file that is no picture, with the reason.
+        notes: lines on what is expected beside pictures, and was passed over.
     """
 
     items: tuple[Picture, ...]
     left_out: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -89,7 +91,7 @@ def _local(text: str) -> FoundSource:
     if path.is_file() and is_video(path):
         return Video(path, path.name)
     found = find_images(text)
-    return Pictures(tuple(Picture(image) for image in found.images), tuple(found.left_out))
+    return Pictures(tuple(Picture(image) for image in found.images), tuple(found.left_out), found.notes)
 
 
 def _lines_of(path: Path) -> list[str]:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -45,6 +46,17 @@ def infer(work: Path, output: Path, *more: str) -> int:
 def merged(output: Path) -> str:
     assert main(["merge", str(output), "--output", str(output / "all.jsonl")]) == 0
     return (output / "all.jsonl").read_text()
+
+
+def test_a_folder_names_what_it_leaves_out(work, tmp_path, capsys):
+    pictures = tmp_path / "pictures"
+    shutil.copytree(work / "pictures", pictures)
+    (pictures / "scan.pdf").write_bytes(b"%PDF-1.4")
+    (pictures / "0.json").write_text("{}")
+    assert infer(work, tmp_path / "out", "--source", str(pictures)) == 1
+    captured = capsys.readouterr()
+    assert "scan.pdf: left out, not a picture" in captured.err and "1 file left out" in captured.err
+    assert "1 annotation or text file passed over (1 .json)" in captured.out and "in 9 pictures" in captured.out
 
 
 def test_lists_folders_and_shards_give_the_same(work, tmp_path, capsys, monkeypatch):
