@@ -41,6 +41,7 @@ def evaluate(
     annotations: str | os.PathLike[str] | None = None,
     images: str | os.PathLike[str] | None = None,
     batch_size: int = 1,
+    max_detections: int = 100,
 ) -> "Evaluation":
     """Average precision on a COCO data set, as `ppsolo eval` measures it.
 
@@ -50,6 +51,8 @@ def evaluate(
         annotations, images: a COCO file and the folder that its file names are relative to. A configuration has its
             own (`data.val_annotations`, `data.val_images`); a predictor needs both.
         batch_size: images in one run of the network.
+        max_detections: detections of an image and class that count, the best ones. Give more for large images with more
+            objects.
 
     Returns `Evaluation`: `.report["segm"]["stats"][0]` is the mask AP, in [0, 1]. Raises PpsoloError.
     """
@@ -62,7 +65,8 @@ def evaluate(
     if isinstance(model, Pipeline):
         if annotations is None or images is None:
             raise ConfigError("a predictor names no data set: give annotations and images")
-        return evaluate_predictor(model, EvaluationSet(Path(annotations), Path(images)), batch_size=batch_size)
+        dataset = EvaluationSet(Path(annotations), Path(images))
+        return evaluate_predictor(model, dataset, batch_size=batch_size, max_detections=max_detections)
     config = _resolved(model, overrides)
     if annotations is not None and images is not None:
         files = {
@@ -71,7 +75,7 @@ def evaluate(
             "data.val_images": str(Path(images).absolute()),
         }
         config = override_config(config, files)
-    return evaluate_source(ModelSource(config), batch_size=batch_size)
+    return evaluate_source(ModelSource(config), batch_size=batch_size, max_detections=max_detections)
 
 
 def export(

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from ppsolo.cli.paddledetection import add_refused_flags, add_slices, tile_of_slices
 from ppsolo.cli.shared import OK, Commands, add_command, add_model, add_tiles, import_paddle, model_source, say
 from ppsolo.config import load_answering_config, load_config
+from ppsolo.data.tiles import checked_tiling
 from ppsolo.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -60,6 +61,14 @@ def add(commands: Commands) -> None:
         "--batch_size", type=int, default=1, metavar="N", help="images per forward, default: %(default)s"
     )
     command.add_argument(
+        "--max_detections",
+        type=int,
+        default=100,
+        metavar="N",
+        help="detections of a picture and class that count, the best ones; give more for large pictures with more "
+        "objects; default: %(default)s, as in COCO",
+    )
+    command.add_argument(
         "--compare",
         nargs="+",
         metavar="MODEL",
@@ -83,6 +92,8 @@ def run(options: argparse.Namespace) -> int:
     """Average precision on COCO annotations, of models or (--json_eval) of results made elsewhere."""
     if options.batch_size < 1:
         raise ConfigError(f"--batch_size is {options.batch_size}, give at least 1")
+    if options.max_detections < 1:
+        raise ConfigError(f"--max_detections is {options.max_detections}, give at least 1")
     if options.least_precision is not None and options.find_thresholds is None:
         raise ConfigError("--least_precision is of thresholds: add --find_thresholds FILE")
     if options.slice_infer:
@@ -147,7 +158,8 @@ def _evaluate_results(options: argparse.Namespace) -> int:
         raise ConfigError("--json_eval needs the annotations it is compared with: add --annotations FILE")
     from ppsolo.evaluation.coco_evaluator import evaluate_results
 
-    _say_report(evaluate_results(options.annotations, options.json_eval), options)
+    report = evaluate_results(options.annotations, options.json_eval, max_detections=options.max_detections)
+    _say_report(report, options)
     return OK
 
 
@@ -186,6 +198,7 @@ def _evaluate_model(source: "ModelSource", options: argparse.Namespace) -> "Eval
             source,
             batch_size=options.batch_size,
             keep_results=options.save_results or options.html is not None,
+            max_detections=options.max_detections,
             processes=processes,
             download=download.update,
             progress=progress.update,
@@ -214,11 +227,18 @@ def _compare(options: argparse.Namespace) -> int:
     from ppsolo.progress import Progress
 
     config = None if options.config is None else load_answering_config(options.config, options.override)
-    sides = [_with_data(named_side(name, config), options) for name in options.compare]
+    tiling = checked_tiling(options.tile, options.overlap)
+    named = [dataclasses.replace(named_side(name, config), tiling=tiling) for name in options.compare]
+    sides = [_with_data(side, options) for side in named]
     if any(side.needs_paddle for side in sides):
         import_paddle()
     with Progress("compare", unit="steps") as progress:
-        report = compare(sides, batch_size=options.batch_size, progress=progress.update)
+        report = compare(
+            sides,
+            batch_size=options.batch_size,
+            max_detections=options.max_detections,
+            progress=progress.update,
+        )
     say(format_comparison(report))
     write_comparison(report, Path(options.output_dir))
     say(f"compare.json and compare.png are in {options.output_dir}")

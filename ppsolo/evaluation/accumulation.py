@@ -29,6 +29,9 @@ class Accumulation:
 def accumulate(matches: np.ndarray, truth: GroundTruth, truth_ignored: np.ndarray) -> Accumulation:
     """Accumulate MATCH [m], in any order of images, against all of `truth`; `truth_ignored` is bool [A, M].
 
+    All matches count: of an image and category there are no more than may. The last of COCO's limits, 1, 10 and 100
+    detections, is that number, whatever it is.
+
     COCOeval does it one category at a time, with only the images that have something of the category: the
     same numbers in the same order as from its table of all categories and images, and little memory.
     """
@@ -63,7 +66,7 @@ def per_class(accumulation: Accumulation, truth: GroundTruth) -> list[dict[str, 
     In [0, 1]; None for a category without ground truths.
     """
     counts = np.bincount(truth.category[~truth.crowd], minlength=len(truth.category_ids))
-    precision = accumulation.precision[..., 0, -1]  # all sizes, 100 detections -> [T, R, K]
+    precision = accumulation.precision[..., 0, -1]  # all sizes, all detections -> [T, R, K]
     recall = accumulation.recall[..., 0, -1]  # [T, K]
     return [
         {
@@ -83,6 +86,7 @@ def _accumulate_category(matches: np.ndarray, truth_image: np.ndarray, truth_ign
     """COCOeval's arrays, K = 1, of one category: its matches and its ground truths, both sorted by image."""
     evaluation: Any = COCOeval(iouType="segm")
     params = evaluation.params
+    params.maxDets = [*params.maxDets[:-1], max(len(matches), *params.maxDets)]
     images = np.unique(np.concatenate((matches["image"], truth_image)))
     rows = list(_spans(matches["image"], images))
     truths = list(_spans(truth_image, images))

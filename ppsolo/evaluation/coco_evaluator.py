@@ -30,6 +30,7 @@ IOU_TYPES = ("segm", "bbox", "boundary")
 # 32^2), medium (to 96^2), large objects; recall with 1, 10, 100 detections per image and class, and by size.
 STAT_NAMES = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
 UNIT = "0 to 1; -1 or null where there is nothing to find"
+MAX_DETECTIONS = 100  # of a picture and class that count, as COCO has it
 
 
 @dataclass(frozen=True)
@@ -65,6 +66,7 @@ class CocoEvaluator:
         image_ids: Sequence[Any] | None = None,
         box_from_mask: bool = False,
         dilation_ratio: float = 0.02,
+        max_detections: int = MAX_DETECTIONS,
     ) -> None:
         """Read the annotations.
 
@@ -74,6 +76,8 @@ class CocoEvaluator:
         box_from_mask: disregard the `bbox` of a result that has a mask. Otherwise, as in pycocotools, it also
             decides by its area whether the detection counts as small, medium or large, even for "segm".
         dilation_ratio: width of the boundary as a share of the image's diagonal.
+        max_detections: so many detections of an image and class count, the best ones. COCO's number is too small for
+            a large picture with more objects of a class. "AR100" then has this number too.
 
         Annotations without an outline count for "bbox" alone. Raises DatasetError if the annotations are broken, or if
         masks are to be evaluated and no annotation has an outline.
@@ -86,6 +90,7 @@ class CocoEvaluator:
             self._truth.check_masks()
         self._box_from_mask = box_from_mask
         self._dilation_ratio = dilation_ratio
+        self._max_detections = max_detections
         self._params = Params(iouType="segm")  # the same thresholds, area ranges and limits for every type
         self._areas = np.array(self._params.areaRng, np.float64)
         self._truth_ignored = self._truth.crowd | _outside(self._truth.area, self._areas)
@@ -172,17 +177,22 @@ class CocoEvaluator:
         numbers if it has no ground truths; such classes do not enter the means.
 
         Besides: "stat_names"; "unit", of all numbers; "annotations", the file; the counts "images", "annotated_images",
-        "images_with_detections", "ground_truths" (not crowds), "crowds", "detections";
-        "boundary_dilation_ratio"; and "skipped", {IoU type: why it was not evaluated}.
+        "images_with_detections", "ground_truths" (not crowds), "crowds", "detections"; "max_detections", and
+        "beyond_max_detections": how many did not count; "boundary_dilation_ratio"; and "skipped", {IoU type: why it was
+        not evaluated}.
         """
         state = self.state()
-        report = self.counts(state.detections)
+        counted = max(len(rows) for rows in state.matches.values())
+        report = self.counts(state.detections, beyond=int(state.detections.sum()) - counted)
         for name in self._iou_types:
             report[name] = self._summary(name, state.matches[name])
         return report
 
-    def counts(self, detections: np.ndarray) -> dict[str, Any]:
-        """The report without numbers of any IoU type. detections: int [n], how many each image with results has."""
+    def counts(self, detections: np.ndarray, *, beyond: int) -> dict[str, Any]:
+        """The report without numbers of any IoU type.
+
+        detections: int [n], how many each image with results has. beyond: how many of all do not count.
+        """
         truth = self._truth
         return {
             "stat_names": list(STAT_NAMES),
@@ -194,6 +204,8 @@ class CocoEvaluator:
             "ground_truths": int((~truth.crowd).sum()),
             "crowds": int(truth.crowd.sum()),
             "detections": int(detections.sum()),
+            "max_detections": self._max_detections,
+            "beyond_max_detections": beyond,
             "boundary_dilation_ratio": self._dilation_ratio,
             "skipped": {},
         }
@@ -227,7 +239,7 @@ class CocoEvaluator:
         truth_rows = truth.rows(detections.image)
         for category in np.unique(detections.category):
             chosen = np.flatnonzero(detections.category == category)
-            chosen = chosen[np.argsort(-detections.score[chosen], kind="mergesort")][: params.maxDets[-1]]
+            chosen = chosen[np.argsort(-detections.score[chosen], kind="mergesort")][: self._max_detections]
             of_category = truth_rows[truth.category[truth_rows] == category]
             score = detections.score[chosen]
             for name, (ious, rows) in self._ious(detections, chosen, of_category).items():
@@ -281,7 +293,7 @@ class CocoEvaluator:
 
     def _fingerprint(self) -> str:
         truth = self._truth
-        settings = (self._iou_types, self._box_from_mask, self._dilation_ratio)
+        settings = (self._iou_types, self._box_from_mask, self._dilation_ratio, self._max_detections)
         digest = hashlib.sha256(repr((truth.image_ids, truth.category_ids, settings)).encode())
         for column in (truth.image, truth.category, self._truth_ignored):
             digest.update(column.tobytes())
@@ -296,6 +308,7 @@ def evaluate_results(
     image_ids: Sequence[Any] | None = None,
     box_from_mask: bool = False,
     dilation_ratio: float = 0.02,
+    max_detections: int = MAX_DETECTIONS,
 ) -> dict[str, Any]:
     """Evaluate a whole list of COCO results, made anywhere: the report of `CocoEvaluator.summarize`.
 
@@ -309,7 +322,8 @@ def evaluate_results(
     source = str(results) if isinstance(results, (str, Path)) else "results"
     if isinstance(annotations, (str, Path)) and isinstance(results, (str, Path)) and image_ids is None:
         table = open_annotations(annotations)
-        plain = None if iou_types == ("boundary",) else read_plain(Path(results), table, box_from_mask=box_from_mask)
+        usual = iou_types != ("boundary",) and max_detections == MAX_DETECTIONS
+        plain = read_plain(Path(results), table, box_from_mask=box_from_mask) if usual else None
         if plain is not None:
             return _evaluate_plain(plain, table, tuple(iou_types or IOU_TYPES), dilation_ratio=dilation_ratio)
         annotations_read: Any = table
@@ -329,6 +343,7 @@ def evaluate_results(
         image_ids=image_ids,
         box_from_mask=box_from_mask,
         dilation_ratio=dilation_ratio,
+        max_detections=max_detections,
     )
     truth = evaluator.truth
     log_findings(truth.table.findings, truth.source, annotations=len(truth.table))
@@ -342,7 +357,9 @@ def _evaluate_plain(
     """The report of `evaluate_results` with the numbers of masks and boxes by hotcoco, of boundaries by ours."""
     evaluator = CocoEvaluator(table, iou_types=iou_types, dilation_ratio=dilation_ratio)
     truth = evaluator.truth
-    report = evaluator.counts(np.bincount(results.images))
+    pairs = np.stack([results.images, results.categories])
+    beyond = np.maximum(np.unique(pairs, axis=1, return_counts=True)[1] - MAX_DETECTIONS, 0).sum()
+    report = evaluator.counts(np.bincount(results.images), beyond=int(beyond))
     fast = [name for name in PLAIN_IOU_TYPES if name in iou_types]
     everywhere = accumulate_plain(results, table, fast)
     annotated = everywhere

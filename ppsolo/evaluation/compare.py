@@ -16,6 +16,7 @@ import numpy as np
 
 from ppsolo.data.images import read_image, write_image
 from ppsolo.errors import ConfigError, PpsoloError
+from ppsolo.evaluation.coco_evaluator import MAX_DETECTIONS
 from ppsolo.evaluation.evaluate import evaluate, open_evaluation_set
 from ppsolo.evaluation.report import write_report
 from ppsolo.model_source import ModelSource
@@ -34,6 +35,7 @@ def compare(
     batch_size: int = 1,
     threads: int | None = None,
     images: int = TIMED_IMAGES,
+    max_detections: int = MAX_DETECTIONS,
     progress: Callback | None = None,
 ) -> dict[str, Any]:
     """Evaluate each side on its data set and time it, each in a process of its own.
@@ -46,6 +48,7 @@ def compare(
         batch_size: images in one run of the network while average precision is measured.
         threads: CPU threads of each side; all cores by default.
         images: how many are timed, one by one, after a first one that does not count.
+        max_detections: of an image and class that count, see `CocoEvaluator`.
         progress: told of the steps.
 
     Returns the report, ready for JSON: "annotations", "images", and for each of "sides" its "name", "description",
@@ -63,7 +66,7 @@ def compare(
     total = len(sides) + len(paths)
     results = []
     with ExitStack() as stack:
-        processes = [stack.enter_context(_process(side, batch_size, threads)) for side in sides]
+        processes = [stack.enter_context(_process(side, batch_size, threads, max_detections)) for side in sides]
         for number, (side, ask) in enumerate(zip(sides, processes, strict=True)):
             results.append({"name": side.name, **ask("evaluate")})
             _tell(progress, number + 1, total)
@@ -137,11 +140,13 @@ def _tell(progress: Callback | None, done: int, total: int) -> None:
 
 
 @contextmanager
-def _process(side: ModelSource, batch_size: int, threads: int | None) -> Iterator[Callable[[str], dict[str, Any]]]:
+def _process(
+    side: ModelSource, batch_size: int, threads: int | None, max_detections: int
+) -> Iterator[Callable[[str], dict[str, Any]]]:
     """Yields what asks a new process: "evaluate", "memory" or the path of an image to time."""
     context = multiprocessing.get_context("spawn")
     here, there = context.Pipe()
-    process = context.Process(target=_answer, args=(side, batch_size, threads, there), daemon=True)
+    process = context.Process(target=_answer, args=(side, batch_size, threads, max_detections, there), daemon=True)
     process.start()
     there.close()
 
@@ -164,7 +169,9 @@ def _process(side: ModelSource, batch_size: int, threads: int | None) -> Iterato
             process.terminate()
 
 
-def _answer(side: ModelSource, batch_size: int, threads: int | None, connection: Connection) -> None:
+def _answer(
+    side: ModelSource, batch_size: int, threads: int | None, max_detections: int, connection: Connection
+) -> None:
     """A side's process: answers until the pipe is closed; a str is an error."""
     try:
         dataset, config = open_evaluation_set(side.config)
@@ -172,7 +179,9 @@ def _answer(side: ModelSource, batch_size: int, threads: int | None, connection:
         while True:
             question = connection.recv()
             if question == "evaluate":
-                found = evaluate(predictor, dataset, batch_size=batch_size, iou_types=IOU_TYPES)
+                found = evaluate(
+                    predictor, dataset, batch_size=batch_size, iou_types=IOU_TYPES, max_detections=max_detections
+                )
                 mask = found.report["segm"]["stats"]
                 values = {"mask_ap": mask[0], "mask_ap50": mask[1], "mask_ap75": mask[2]}
                 box = found.report["bbox"]["stats"][0]

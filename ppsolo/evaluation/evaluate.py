@@ -21,7 +21,7 @@ from ppsolo.data.classes import COCO_CLASSES, default_category_ids
 from ppsolo.data.coco import log_findings
 from ppsolo.data.images import read_ahead
 from ppsolo.errors import ConfigError, DatasetError, ImageError, PpsoloError
-from ppsolo.evaluation.coco_evaluator import IOU_TYPES, CocoEvaluator
+from ppsolo.evaluation.coco_evaluator import IOU_TYPES, MAX_DETECTIONS, CocoEvaluator
 from ppsolo.evaluation.ground_truth import GroundTruth
 from ppsolo.formats.data_config import data_in_place
 from ppsolo.model_source import ModelSource
@@ -105,16 +105,19 @@ def evaluate(
     batch_size: int = 1,
     iou_types: Sequence[str] = IOU_TYPES,
     keep_results: bool = False,
+    max_detections: int = MAX_DETECTIONS,
     processes: Processes = ALONE,
     progress: Callback | None = None,
 ) -> Evaluation:
     """Predict on every image of the data set and compare with its annotations; boxes are those of the masks.
 
     Masks are compared as they come and dropped. With several processes each takes its share, and all get the
-    whole report. `progress` is told of this process's share.
+    whole report. `progress` is told of this process's share. `max_detections`: see `CocoEvaluator`.
     Raises ImageError for an image that cannot be read: an AP without it would not be one.
     """
-    evaluator = CocoEvaluator(dataset.annotations, iou_types=iou_types, box_from_mask=True)
+    evaluator = CocoEvaluator(
+        dataset.annotations, iou_types=iou_types, box_from_mask=True, max_detections=max_detections
+    )
     share = dataset.images[processes.rank :: processes.world_size]
     results: list[dict[str, Any]] = []
     with closing(read_ahead([path for _, path in share], depth=batch_size + 1, read=predictor.read)) as ahead:
@@ -157,6 +160,7 @@ def evaluate_source(
     *,
     batch_size: int = 1,
     keep_results: bool = False,
+    max_detections: int = MAX_DETECTIONS,
     processes: Processes = ALONE,
     download: Progress | None = None,
     progress: Callback | None = None,
@@ -172,6 +176,7 @@ def evaluate_source(
         dataset,
         batch_size=batch_size,
         keep_results=keep_results,
+        max_detections=max_detections,
         processes=processes,
         progress=progress,
     )

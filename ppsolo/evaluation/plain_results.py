@@ -37,13 +37,14 @@ class _Entry(msgspec.Struct, gc=False):
 
 
 class PlainResults(NamedTuple):
-    """Results that were checked. path: the file. images: int64 [D], index of each result's image.
+    """Results that were checked. path: the file. images, categories: int64 [D], index and id of each result's.
 
     truth, found: the annotations and the results as hotcoco has them.
     """
 
     path: Path
     images: np.ndarray
+    categories: np.ndarray
     truth: Any
     found: Any
 
@@ -66,7 +67,8 @@ def read_plain(path: Path, table: Annotations, *, box_from_mask: bool = False) -
         return None
     index = {image_id: place for place, image_id in enumerate(table.image_ids)}
     images = np.array([index.get(entry.image_id, -1) for entry in entries], np.int64)
-    if not entries or images.min() < 0 or not {entry.category_id for entry in entries} <= set(table.category_ids):
+    categories = np.array([entry.category_id for entry in entries], np.int64)
+    if not entries or images.min() < 0 or not set(categories.tolist()) <= set(table.category_ids):
         return None
     named = {(int(image), entry.file_name) for image, entry in zip(images, entries, strict=True)}
     if any(name is not None and name != table.file_names[image] for image, name in named):
@@ -84,7 +86,7 @@ def read_plain(path: Path, table: Annotations, *, box_from_mask: bool = False) -
 
     try:
         truth: Any = hotcoco.COCO(table.source)
-        return PlainResults(path, images, truth, truth.load_res(str(path)))
+        return PlainResults(path, images, categories, truth, truth.load_res(str(path)))
     except ValueError:  # of some forms that our reader takes
         return None
 

@@ -30,6 +30,11 @@ def format_report(report: Mapping[str, Any], *, per_class: bool = False) -> str:
         for label, key in (("all images", "stats"), ("annotated", "stats_annotated")):
             numbers = "".join(f"{_percent(value):>7}" for value in report[name][key])
             lines.append(f"{name:<9} {label:<12}{numbers}")
+    if report.get("beyond_max_detections"):
+        lines.append(
+            f"{report['beyond_max_detections']} detections do not count: only the best {report['max_detections']} of "
+            "a picture and class do; see --max_detections"
+        )
     lines += [f"{name:<9} not evaluated: {reason}" for name, reason in report["skipped"].items()]
     if per_class:
         for name in present:

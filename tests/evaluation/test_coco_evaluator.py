@@ -7,6 +7,7 @@ import json
 import os
 import pickle
 import sys
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -224,6 +225,25 @@ def check_classes(classes, whole, truth):
         assert entry["AR100"] == np.mean(whole.eval["recall"][:, k, 0, 2])
 
 
+@pytest.mark.parametrize("iou_type", ["segm", "bbox"])
+@pytest.mark.parametrize("most", [20, 100, 500])
+def test_more_or_fewer_detections_of_an_image_count(iou_type, most):
+    truth, results = made_up(0)
+    report = evaluate_results(truth, results, iou_types=[iou_type], max_detections=most)
+    whole = at_once(truth, results, iou_type)
+    whole.params.maxDets = [1, 10, most]
+    with contextlib.redirect_stdout(io.StringIO()):
+        whole.evaluate()
+        whole.accumulate()
+    precision, recall = whole.eval["precision"][..., 0, -1], whole.eval["recall"][..., 0, -1]
+    assert report[iou_type]["stats"][0] == np.mean(precision[precision > -1])
+    assert report[iou_type]["stats"][8] == np.mean(recall[recall > -1])
+    pairs = Counter((entry["image_id"], entry["category_id"]) for entry in results)
+    beyond = sum(max(count - most, 0) for count in pairs.values())
+    assert (report["max_detections"], report["beyond_max_detections"]) == (most, beyond)
+    assert (beyond > 0) == (most < 500)
+
+
 @pytest.mark.parametrize("dilation_ratio", [0.02, 0.05])
 def test_boundary_ap_equals_the_slow_way(dilation_ratio, monkeypatch):
     truth, results = made_up(5)
@@ -286,7 +306,11 @@ def test_states_of_other_settings_are_not_merged():
     truth, _ = made_up(8)
     evaluator = CocoEvaluator(truth)
     fewer = {**truth, "annotations": truth["annotations"][1:]}
-    for other in (CocoEvaluator(fewer), CocoEvaluator(truth, dilation_ratio=0.03)):
+    for other in (
+        CocoEvaluator(fewer),
+        CocoEvaluator(truth, dilation_ratio=0.03),
+        CocoEvaluator(truth, max_detections=9),
+    ):
         with pytest.raises(ValueError, match="different annotations or settings"):
             evaluator.merge([other.state()])
 

@@ -52,9 +52,11 @@ def test_two_runtimes_of_one_model_have_the_same_ap(place, tiny, tmp_path, capsy
 
 def test_an_export_is_evaluated_by_itself(place, tmp_path, capsys):
     command = ["eval", "--model_dir", str(place / "onnx"), *data_flags(place), "--report", str(tmp_path / "r.json")]
-    assert main(command) == 0
+    assert main([*command, "--max_detections", "1"]) == 0
     report = json.loads((tmp_path / "r.json").read_text())
-    assert report["images"] == 6 and "onnxruntime" in capsys.readouterr().out
+    assert report["images"] == 6 and report["max_detections"] == 1 and report["beyond_max_detections"] > 0
+    text = capsys.readouterr().out
+    assert "onnxruntime" in text and "see --max_detections" in text
 
 
 def test_thresholds_are_found_and_taken(place, tmp_path, capsys):
@@ -81,6 +83,7 @@ def test_thresholds_are_found_and_taken(place, tmp_path, capsys):
         (["--compare", "nowhere", "--model_dir", "x"], "--model_dir"),
         (["--least_precision", "0.9"], "--find_thresholds"),
         (["--model_dir", "nowhere"], "nowhere"),
+        (["--max_detections", "0"], "--max_detections is 0"),
         ([], "nothing to evaluate"),
     ],
 )

@@ -39,6 +39,12 @@ def test_the_table_says_what_was_not_evaluated():
     assert lines[-1] == "boundary  not evaluated: the results have no masks"
 
 
+def test_the_table_says_what_does_not_count():
+    report = evaluate_results(TRUTH, [HIT, {**HIT, "score": 0.4}, FALSE_ALARM], max_detections=1)
+    assert format_report(report).splitlines()[-1].startswith("1 detections do not count: only the best 1 of a picture")
+    assert "count" not in format_report(evaluate_results(TRUTH, [HIT] * 3))
+
+
 def test_the_file_holds_the_whole_report_and_nothing_lies_about(tmp_path):
     report = evaluate_results(TRUTH, [HIT])
     path = tmp_path / "new" / "report.json"
