@@ -15,7 +15,7 @@ from ppsolo.build.pipeline import build_preprocess, build_reader, category_ids, 
 from ppsolo.config import Config
 from ppsolo.data.images import Source
 from ppsolo.data.preprocess import ImageSize
-from ppsolo.data.tiles import DEFAULT_OVERLAP, Tiling, checked_tiling
+from ppsolo.data.tiles import Tiling, checked_tiling
 from ppsolo.data.windows import open_windows
 from ppsolo.errors import PredictionError
 from ppsolo.results.instances import Instances
@@ -80,12 +80,12 @@ class Pipeline(ABC):
 
     @overload
     def __call__(
-        self, images: Source, *, batch_size: int = 4, tile: int | None = None, overlap: int = DEFAULT_OVERLAP
+        self, images: Source, *, batch_size: int = 4, tile: int | None = None, overlap: int | None = None
     ) -> Instances: ...
 
     @overload
     def __call__(
-        self, images: Sequence[Source], *, batch_size: int = 4, tile: int | None = None, overlap: int = DEFAULT_OVERLAP
+        self, images: Sequence[Source], *, batch_size: int = 4, tile: int | None = None, overlap: int | None = None
     ) -> list[Instances]: ...
 
     def __call__(
@@ -94,7 +94,7 @@ class Pipeline(ABC):
         *,
         batch_size: int = 4,
         tile: int | None = None,
-        overlap: int = DEFAULT_OVERLAP,
+        overlap: int | None = None,
     ) -> Instances | list[Instances]:
         """The instances of an image, or of each image of a list.
 
@@ -105,7 +105,8 @@ class Pipeline(ABC):
                 padding changes the input: a batch answers as its images do one by one.
             tile: cut each image into squares of so many pixels, predict on each, and join the objects at the seams.
                 It suits large pictures of small objects. A TIFF is then read part by part.
-            overlap: pixels that neighbouring tiles share. Take at least the size of most objects.
+            overlap: pixels that neighbouring tiles share; 128 by default, or half a tile where that is less. Take at
+                least the size of most objects.
 
         Raises:
             ImageError: an image cannot be read. Its path is named.

@@ -31,6 +31,7 @@ def add(commands: Commands) -> None:
         ("timeout", 30.0, "seconds for a picture to arrive (408), to wait (503) and to be predicted (504)"),
         ("max_bytes", 20 * 2**20, "of a request's body (413)"),
         ("max_pixels", 2**25, "of a picture (422)"),
+        ("max_tiles", 64, "of a picture that a request has cut by ?tile= (422)"),
     ):
         command.add_argument(
             f"--{name}", type=type(value), default=value, metavar="N", help=f"{meaning}, default: %(default)s"

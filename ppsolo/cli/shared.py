@@ -126,9 +126,9 @@ def add_tiles(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--overlap",
         type=int,
-        default=DEFAULT_OVERLAP,
         metavar="N",
-        help="pixels that neighbouring tiles share; take the size of most objects or more, default: %(default)s",
+        help="pixels that neighbouring tiles share; take the size of most objects or more; "
+        f"default: {DEFAULT_OVERLAP}, or half a tile where that is less",
     )
 
 

@@ -5,7 +5,7 @@ from typing import NamedTuple
 from ppsolo.errors import ConfigError
 
 LEAST_TILE = 32  # pixels
-DEFAULT_OVERLAP = 128
+DEFAULT_OVERLAP = 128  # or half a tile where that is less
 
 
 class Tiling(NamedTuple):
@@ -34,12 +34,19 @@ class Tiling(NamedTuple):
         return [*range(0, last, self.size - self.overlap), last]
 
 
-def checked_tiling(tile: int | None, overlap: int = DEFAULT_OVERLAP) -> Tiling | None:
-    """The tiling of options; None without tiles. Raises ConfigError for sizes that make no tiles."""
+def checked_tiling(tile: int | None, overlap: int | None = None) -> Tiling | None:
+    """The tiling of options; None without tiles. overlap: None for the default.
+
+    Raises ConfigError for sizes that make no tiles, and for an overlap without tiles.
+    """
     if tile is None:
+        if overlap is not None:
+            raise ConfigError(f"overlap is {overlap}, and there are no tiles: give tile too")
         return None
     if tile < LEAST_TILE:
         raise ConfigError(f"tile is {tile}: give at least {LEAST_TILE} pixels")
+    if overlap is None:
+        overlap = min(DEFAULT_OVERLAP, tile // 2)
     if not 0 <= overlap <= tile // 2:
         raise ConfigError(f"overlap is {overlap}: give 0 to {tile // 2} pixels, half of a tile of {tile}")
     return Tiling(tile, overlap)

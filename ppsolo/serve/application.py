@@ -23,6 +23,7 @@ from starlette.requests import ClientDisconnect
 from ppsolo.data.decode import DEFAULT_SETTINGS
 from ppsolo.data.pixels import PixelSettings
 from ppsolo.data.synthetic import draw_scene
+from ppsolo.data.tiles import DEFAULT_OVERLAP, checked_tiling
 from ppsolo.errors import ConfigError
 from ppsolo.results.files.catalogue import checked_formats
 from ppsolo.results.files.names import FORMAT_NAMES
@@ -198,13 +199,21 @@ def _add_predict(app: FastAPI, service: Service) -> None:
         pixel_size: Annotated[
             float | None, Query(gt=0, allow_inf_nan=False, description="micrometres per pixel, for csv and parquet")
         ] = None,
+        tile: Annotated[
+            int | None, Query(description="cut a large picture into squares of so many pixels, join objects at seams")
+        ] = None,
+        overlap: Annotated[
+            int | None, Query(description=f"pixels that tiles share; default: {DEFAULT_OVERLAP} or half a tile")
+        ] = None,
     ) -> Response:
         """The instances of a picture, sent as a form's file or as it is."""
         try:
             checked_formats([format] if format in FORMAT_NAMES else [])
-        except ConfigError as error:  # a package is missing
+            tiling = checked_tiling(tile, overlap)
+        except ConfigError as error:  # a package is missing, or there are no such tiles
             raise StarletteHTTPException(422, str(error)) from None
-        return await service.predict(request, AnswerOptions(score_threshold, format, image_id, image_name, pixel_size))
+        options = AnswerOptions(score_threshold, format, image_id, image_name, pixel_size, tiling)
+        return await service.predict(request, options)
 
 
 def _add_pages(app: FastAPI, service: Service, predictor: AnyPredictor, model: str) -> None:

@@ -18,17 +18,20 @@ from starlette.requests import ClientDisconnect
 
 from ppsolo.data.images import ImageReader
 from ppsolo.data.pixels import PixelSettings
+from ppsolo.data.tiles import Tiling
 from ppsolo.errors import ConfigError, ImageError, PpsoloError
 from ppsolo.results.files.catalogue import FORMATS
 from ppsolo.results.instances import Instances
 from ppsolo.serve.answers import WITH_PIXELS, file_answer, json_answer, media_type, picture_answer
 from ppsolo.serve.batching import Batcher, Pending, QueueFull, Stopped
 from ppsolo.serve.prometheus import Metrics
+from ppsolo.serve.tiled import TiledPicture
 from ppsolo.serve.uploads import ByteLimit, read_upload
 
 logger = logging.getLogger(__name__)
 
 THREADS = 2  # that decode, and as many that write answers
+TILED_AT_ONCE = 2  # requests whose whole decoded picture is held
 LEAST_BYTES = 2**28  # of bodies held at once, or four of the largest bodies if that is more
 LONGEST_RETRY = 60
 
@@ -53,6 +56,7 @@ class Limits:
     timeout: seconds for sending a picture (408), for waiting, foreseen or real (503), and for a prediction (504).
     max_bytes: of the body of a request (413).
     max_pixels: of a picture (422).
+    max_tiles: of a picture that is predicted tile by tile (422).
     """
 
     batch_size: int = 4
@@ -60,6 +64,7 @@ class Limits:
     timeout: float = 30.0
     max_bytes: int = 20 * 2**20
     max_pixels: int = 2**25
+    max_tiles: int = 64
 
     def __post_init__(self) -> None:
         for field in fields(self):
@@ -72,7 +77,7 @@ class AnswerOptions(NamedTuple):
     """What a request asks for: which instances, and in which form.
 
     form: "json", "polygons", "png", or a format in `ppsolo.results.files.names`. image_id, image_name, pixel_size: what
-    the answer says of the picture; pixel_size in micrometres.
+    the answer says of the picture; pixel_size in micrometres. tiling: cut the picture into these tiles.
     """
 
     score_threshold: float
@@ -80,6 +85,7 @@ class AnswerOptions(NamedTuple):
     image_id: int = 0
     image_name: str = ""
     pixel_size: float | None = None
+    tiling: Tiling | None = None
 
 
 class Service:
@@ -93,12 +99,13 @@ class Service:
         self._bytes = ByteLimit(max(LEAST_BYTES, 4 * limits.max_bytes))
         self._batcher: Batcher | None = None
         self._answering = 0  # requests whose picture has arrived
+        self._tiled = 0  # requests with tiles
         self.metrics = Metrics(waiting=lambda: self._batcher.waiting() if self._batcher else 0)
 
     async def start(self) -> None:
         """Start the threads and, in the background, a first prediction; `state` is "ready" after it."""
         self._batcher = Batcher(
-            prepare=self._read,
+            prepare=lambda item: item if isinstance(item, np.ndarray) else self._read(item),  # a tile or a file
             answer=lambda images: self._predictor(images, batch_size=self.limits.batch_size),
             batch_size=self.limits.batch_size,
             queue_size=self.limits.queue,
@@ -108,6 +115,7 @@ class Service:
         )
         self._writers = ThreadPoolExecutor(THREADS, thread_name_prefix="answer")
         self._parsers = ThreadPoolExecutor(1, thread_name_prefix="form")
+        self._cutters = ThreadPoolExecutor(1, thread_name_prefix="tiles")
         self._stopping, self._stopped = (asyncio.get_running_loop().create_future() for _ in range(2))
         self._warming_up = asyncio.create_task(self._warm_up(self._batcher))
 
@@ -128,6 +136,7 @@ class Service:
         """Let the threads go."""
         self._writers.shutdown(wait=False)
         self._parsers.shutdown(wait=False)
+        self._cutters.shutdown(wait=False)
 
     async def _warm_up(self, batcher: Batcher) -> None:
         side = math.isqrt(self.limits.max_pixels)
@@ -152,7 +161,7 @@ class Service:
             content = self._write(instances, data, options, seconds=seconds)
             return Response(content, media_type=media_type(options.form))
 
-        return await self.answer(request, receive=receive, write=write)
+        return await self.answer(request, receive=receive, write=write, tiling=options.tiling)
 
     async def answer(
         self,
@@ -160,6 +169,7 @@ class Service:
         *,
         receive: Callable[[Callable[[int], None]], Awaitable[bytes]],
         write: Callable[[Instances, bytes, float], Response],
+        tiling: Tiling | None = None,
     ) -> Response:
         """Predict on the picture of a request.
 
@@ -168,12 +178,13 @@ class Service:
             receive: called with a function that takes the number of bytes before they are kept; the bytes of the
                 picture's file.
             write: called on another thread with the instances, the picture and the seconds so far; the response.
+            tiling: cut the picture into these tiles.
 
         Raises HTTPException, ClientDisconnect.
         """
         started = time.perf_counter()
         timeout = self.limits.timeout
-        with self._bytes.share() as take:
+        with self._bytes.share() as take, self._share_of_tiled(tiling):
             with self._queue() as queue:
                 queue.check_room()  # before anything of the picture is read
             until = time.monotonic() + timeout
@@ -186,12 +197,12 @@ class Service:
             if not data:
                 raise HTTPException(422, "the picture is empty (0 bytes)")
             with self._queue() as queue:
-                job = queue.submit(data)
+                job = self._tiled_picture(data, tiling) if tiling else queue.submit(data)
             gone = asyncio.ensure_future(_disconnect(request))
             self._answering += 1
             try:
                 return await _in_time(
-                    self._answer(job, data, write, started),
+                    self._answer(job, queue, data, write, started),
                     until=lambda: timeout + (job.begun or job.submitted),
                     late=lambda: self._late(job),
                     ends={self._stopped: _stopping(), gone: ClientDisconnect()},
@@ -212,11 +223,31 @@ class Service:
         except Stopped as error:
             raise _stopping(str(error)) from None
 
+    @contextlib.contextmanager
+    def _share_of_tiled(self, tiling: Tiling | None) -> Iterator[None]:
+        """Count a request with tiles while it is answered; one too many is 503."""
+        if tiling is None:
+            yield
+            return
+        if self._tiled == TILED_AT_ONCE:
+            raise HTTPException(503, f"{TILED_AT_ONCE} pictures are predicted in tiles: try again", self._retry_after())
+        self._tiled += 1
+        try:
+            yield
+        finally:
+            self._tiled -= 1
+
+    def _tiled_picture(self, data: bytes, tiling: Tiling) -> TiledPicture:
+        limits = self.limits
+        return TiledPicture(
+            data, tiling, read=self._read, most=limits.max_tiles, ahead=limits.batch_size, threads=self._cutters
+        )
+
     def _retry_after(self) -> dict[str, str]:
         wait = self._batcher.expected_wait() if self._batcher else 0.0
         return {"Retry-After": str(max(1, min(LONGEST_RETRY, math.ceil(wait))))}
 
-    def _late(self, job: Pending) -> HTTPException:
+    def _late(self, job: Pending | TiledPicture) -> HTTPException:
         """Too slow is a prediction that has begun, be it at the last moment; else the service is too busy."""
         timeout = self.limits.timeout
         if job.begun is None or time.monotonic() < job.begun + timeout:
@@ -224,11 +255,16 @@ class Service:
         return HTTPException(504, f"the prediction was not done within {timeout:g} s", self._retry_after())
 
     async def _answer(
-        self, job: Pending, data: bytes, write: Callable[[Instances, bytes, float], Response], started: float
+        self,
+        job: Pending | TiledPicture,
+        queue: Batcher,
+        data: bytes,
+        write: Callable[[Instances, bytes, float], Response],
+        started: float,
     ) -> Response:
         """Await the prediction, and write the response on another thread."""
         try:
-            instances = await asyncio.wrap_future(job)
+            instances = await (job.instances(queue) if isinstance(job, TiledPicture) else asyncio.wrap_future(job))
         except Stopped as error:
             raise _stopping(str(error)) from None
         except ImageError as error:

@@ -24,6 +24,7 @@ def test_every_pixel_is_in_a_full_tile(picture, overlap):
 
 def test_sizes_that_make_no_tiles():
     assert checked_tiling(None) is None and checked_tiling(256, 64) == Tiling(256, 64)
-    for tile, overlap in ((0, 0), (-5, 0), (16, 0), (256, -1), (256, 129)):
+    assert checked_tiling(1024) == Tiling(1024, 128) and checked_tiling(100) == Tiling(100, 50)
+    for tile, overlap in ((0, 0), (-5, 0), (16, 0), (256, -1), (256, 129), (None, 64)):
         with pytest.raises(ConfigError, match="give"):
             checked_tiling(tile, overlap)

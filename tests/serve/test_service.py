@@ -10,7 +10,9 @@ import pytest
 from servers import connect, picture, png, served, wait_until
 
 from ppsolo.data.images import decode_image
+from ppsolo.data.tiles import Tiling
 from ppsolo.errors import ConfigError, PredictionError
+from ppsolo.results.seams import SeamJoiner
 from ppsolo.serve.server import IDLE_SECONDS, listen
 from ppsolo.serve.service import Limits
 
@@ -86,6 +88,68 @@ def test_a_picture_with_nothing_or_one_thing_in_it(server, predictor, monkeypatc
         assert answer["image"] == {"height": 40, "width": 60} and len(answer["instances"]) == found
     drawn = decode_image(post(server, png(image), query="?format=png").content, max_pixels=10**6)
     np.testing.assert_array_equal(drawn, some.draw(image))
+
+
+@pytest.mark.parametrize(("query", "tiling"), [("tile=50&overlap=20", Tiling(50, 20)), ("tile=100", Tiling(100, 50))])
+def test_a_large_picture_goes_tile_by_tile(server, predictor, query, tiling):
+    image = picture(1, 130, 110)
+    joiner = SeamJoiner(image.shape[:2], class_names=predictor.class_names, category_ids=(1, 2, 7))
+    for top, left, bottom, right in tiling.places(image.shape[:2]):
+        joiner.add(predictor.instances(image[top:bottom, left:right]), top=top, left=left)
+    answer = post(server, png(image), query=f"?image_id=42&{query}").json()
+    assert answer["image"] == {"height": 130, "width": 110}
+    expected = [
+        {**entry, "category_name": predictor.class_names[(1, 2, 7).index(entry["category_id"])]}
+        for entry in joiner.instances().to_coco(42)
+    ]
+    assert answer["instances"] == expected and len(expected) > 3
+
+
+def test_tiles_have_bounds(server, predictor, monkeypatch):
+    image = png(picture(1, 130, 110))
+    for query, words in (("tile=20", "at least 32"), ("tile=50&overlap=30", "0 to 25"), ("overlap=5", "no tiles")):
+        response = post(server, image, query=f"?{query}")
+        assert response.status_code == 422 and words in refusal(response)
+    response = post(server, png(np.zeros((300, 300, 3), np.uint8)), query="?tile=32&overlap=0")
+    assert response.status_code == 422 and "makes 100 tiles, at most 64" in refusal(response)
+    assert predictor.batches == []
+    predictor.free.clear()
+    with ThreadPoolExecutor() as pool:
+        first = [pool.submit(post, server, image, query="?tile=50&overlap=20") for _ in range(2)]
+        wait_until(lambda: server.service._tiled == 2)
+        late = post(server, image, query="?tile=50&overlap=20")
+        assert late.status_code == 503 and "in tiles" in refusal(late) and int(late.headers["Retry-After"]) > 0
+        plain = pool.submit(post, server, image)
+        predictor.free.set()
+        assert [answer.result().status_code for answer in (*first, plain)] == [200] * 3
+
+
+def test_a_plain_picture_comes_in_between_tiles(predictor):
+    """A request with many tiles holds up no other: a batch of its tiles is in the queue, never more."""
+    predictor.seconds = 0.05
+    with served(predictor, batch_size=1, queue=4, max_pixels=100_000) as server, ThreadPoolExecutor() as pool:
+        large = pool.submit(post, server, png(picture(1, 300, 300)), query="?tile=50&overlap=0")
+        wait_until(lambda: len(predictor.batches) > 5)
+        assert post(server, png(picture(2))).status_code == 200
+        assert not large.done() and server.service._batcher.waiting() <= 1
+        assert large.result().status_code == 200
+
+
+def test_tiles_of_who_went_away_or_waited_too_long_are_not_predicted(predictor):
+    predictor.seconds = 0.1
+    with served(predictor, batch_size=1, timeout=0.5) as server:
+        before = len(predictor.batches)
+        late = post(server, png(picture(1, 300, 300)), query="?tile=50&overlap=0")
+        assert late.status_code == 504 and "0.5 s" in refusal(late)
+        wait_until(lambda: server.service._batcher.waiting() == 0)
+        assert len(predictor.batches) - before < 20  # of 36
+        with connect(server.port) as connection:
+            data = png(picture(1, 300, 300))
+            request = head(len(data)).replace(b"/predict", b"/predict?tile=50&overlap=0")
+            connection.sendall(request + data)
+            wait_until(lambda: server.service._tiled == 1)
+        wait_until(lambda: server.service._tiled == 0)
+        assert server.service._batcher.waiting() <= 1
 
 
 def test_a_form_and_a_bare_body_are_answered_alike(server):
@@ -412,6 +476,8 @@ def test_the_interface_is_described(server):
         "image_id",
         "image_name",
         "pixel_size",
+        "tile",
+        "overlap",
     }
 
 
