@@ -2,12 +2,41 @@
 
 import contextlib
 import ctypes
+import functools
 import os
+import platform
 import secrets
+import shutil
+import sys
+import zlib
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import IO, Any, BinaryIO, Literal, TextIO, overload
+
+_OURS = f".ppsolo-{zlib.crc32(platform.node().encode()):08x}-"  # how the locked drafts of this machine begin
+
+if sys.platform == "win32":
+
+    def _held(descriptor: int) -> bool | None:
+        """None: files have no such lock here."""
+        return None
+
+else:
+    import fcntl
+
+    def _held(descriptor: int) -> bool | None:
+        """Take the lock of an open file or folder, which ends with this process.
+
+        True where this process has it now, False where another has it, None where the file system knows no locks.
+        """
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        except OSError:
+            return None
+        return True
 
 
 @overload
@@ -23,20 +52,29 @@ def atomic_writer(path: str | os.PathLike[str], mode: Literal["w", "wb"]) -> Ite
     """Yields a stream, of bytes ("wb") or UTF-8 text ("w"), whose content becomes the file `path`.
 
     It goes to a hidden file in the same folder. When the `with` ends well, that file is flushed to the disk and
-    renamed over what was there; after any exception it is removed, and what was there stays. OSError propagates and
-    names `path`.
+    renamed over what was there; after any exception it is removed, and what was there stays. What processes that were
+    killed left in the folder is removed first. OSError propagates and names `path`.
     """
     path = Path(path).absolute()
-    temporary = temporary_name(path)
     try:
-        with open(temporary, "xb" if mode == "wb" else "x", encoding=None if mode == "wb" else "utf-8") as stream:
-            yield stream
-            _sync(stream)
-        _rename(temporary, path)
+        with _draft(path) as temporary:
+            with open(temporary, mode, encoding=None if mode == "wb" else "utf-8") as stream:
+                yield stream
+                _sync(stream)
+            _rename(temporary, path)
     except BaseException as error:
-        discard(temporary)
         _name_path(error, path)
         raise
+
+
+@contextlib.contextmanager
+def scratch_folder(path: Path) -> Iterator[Path]:
+    """Yields a new hidden folder beside `path`; whatever has its name when the `with` ends is removed.
+
+    What processes that were killed left there is removed first. OSError propagates.
+    """
+    with _draft(path, folder=True) as temporary:
+        yield temporary
 
 
 def temporary_name(path: Path, *, suffix: str = ".part") -> Path:
@@ -92,6 +130,46 @@ def remove_leftovers(folder: Path) -> None:
     """Removes what writers that were killed left in the folder; no other writer may be at work in it."""
     for temporary in folder.glob(".ppsolo-*.part"):
         discard(temporary)
+
+
+@contextlib.contextmanager
+def _draft(path: Path, *, folder: bool = False) -> Iterator[Path]:
+    """Yields a new empty file or folder beside `path`, removed when the `with` ends, and locked until then."""
+    _remove_dead(path.parent)
+    while True:
+        temporary = path.parent / f"{_OURS}{secrets.token_hex(6)}.part"
+        with contextlib.ExitStack() as stack:
+            if folder:
+                temporary.mkdir()
+                stack.callback(shutil.rmtree, temporary, ignore_errors=True)
+                try:
+                    descriptor = os.open(temporary, os.O_RDONLY)
+                except FileNotFoundError:
+                    continue
+                stack.callback(os.close, descriptor)
+            else:
+                descriptor = stack.enter_context(open(temporary, "xb")).fileno()
+                stack.callback(discard, temporary)
+            # Another process may have taken it for dead, in the moment before it was locked: then once more.
+            if _held(descriptor) is not False and temporary.exists():
+                yield temporary
+                return
+
+
+@functools.cache
+def _remove_dead(folder: Path) -> None:
+    """Remove drafts in a folder whose writers were killed, once in the life of a process.
+
+    Only drafts of this machine: a folder may be shared with machines whose locks are not seen here.
+    """
+    for draft in folder.glob(f"{_OURS}*.part"):
+        with contextlib.suppress(OSError):
+            descriptor = os.open(draft, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0))
+            try:
+                if _held(descriptor):
+                    shutil.rmtree(draft, ignore_errors=True) if draft.is_dir() else discard(draft)
+            finally:
+                os.close(descriptor)
 
 
 def _name_path(error: BaseException, path: Path) -> None:

@@ -2,11 +2,14 @@
 
 import errno
 import os
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from ppsolo.atomic import atomic_writer, discard, put_folder_in_place, put_in_place, temporary_name
+from ppsolo.atomic import atomic_writer, discard, put_folder_in_place, put_in_place, scratch_folder, temporary_name
 
 
 def test_bytes_and_text_appear_when_the_with_ends(tmp_path):
@@ -169,3 +172,43 @@ def test_a_disk_that_is_full_at_the_end_names_the_file(tmp_path, monkeypatch, pu
     with pytest.raises(OSError, match="No space") as caught:
         put(draft, path)
     assert caught.value.filename == str(path) and not path.exists()
+
+
+WRITER = """
+import sys
+from pathlib import Path
+from ppsolo.atomic import atomic_writer, scratch_folder
+
+with scratch_folder(Path(sys.argv[1], "folder")) as folder, atomic_writer(Path(sys.argv[1], "file"), "w") as stream:
+    (folder / "half").touch()
+    print("writes", flush=True)
+    sys.stdin.read()
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="files have no such lock there")
+def test_what_a_killed_process_left_is_removed_and_nothing_else(tmp_path):
+    foreign = tmp_path / ".ppsolo-00000000-000000000000.part"  # another machine's, whose locks may not be seen here
+    foreign.touch()
+    writers = [
+        subprocess.Popen(
+            [sys.executable, "-c", WRITER, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        for _ in range(2)
+    ]
+    for writer in writers:
+        assert writer.stdout is not None and writer.stdout.readline() == "writes\n"
+    writers[0].send_signal(signal.SIGKILL)
+    writers[0].wait()
+    assert len(os.listdir(tmp_path)) == 5
+    with atomic_writer(tmp_path / "new", "w"):
+        assert len(os.listdir(tmp_path)) == 4  # the foreign draft, two of the living process, and this one
+    writers[1].communicate("")
+    assert sorted(os.listdir(tmp_path)) == [foreign.name, "file", "new"]
+
+
+def test_a_scratch_folder_is_gone_in_the_end(tmp_path):
+    with scratch_folder(tmp_path / "a") as folder:
+        (folder / "file").touch()
+        assert folder.parent == tmp_path and folder.name.startswith(".ppsolo-")
+    assert os.listdir(tmp_path) == []

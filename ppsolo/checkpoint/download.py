@@ -22,6 +22,7 @@ import urllib.parse
 import urllib.request
 from collections.abc import Callable, Generator, Iterator
 
+from ppsolo.atomic import atomic_writer
 from ppsolo.checkpoint.lock import sole_holder
 from ppsolo.checkpoint.zoo import zoo_entry
 from ppsolo.errors import DownloadError, UnavailableError
@@ -383,10 +384,9 @@ def _recorded(record: pathlib.Path) -> str | None:
 
 def _record(record: pathlib.Path, line: str) -> None:
     """Write the record in one step, so that nobody reads half of it; a read-only folder is only a warning."""
-    draft = _beside(record, f".{os.getpid()}")
     try:
-        draft.write_text(line, encoding="utf-8")
-        os.replace(draft, record)
+        with atomic_writer(record, "w") as stream:
+            stream.write(line)
     except OSError as error:
         logger.warning("%s cannot be written, so the file goes unchecked: %s", record, _one_line(error))
 

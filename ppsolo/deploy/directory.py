@@ -5,7 +5,6 @@ import hashlib
 import json
 import os
 import re
-import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -13,7 +12,7 @@ from typing import Any, Literal, get_args
 
 import yaml
 
-from ppsolo.atomic import put_folder_in_place, temporary_name
+from ppsolo.atomic import put_folder_in_place, scratch_folder
 from ppsolo.build.pipeline import class_names
 from ppsolo.config import Config, config_from_dict, config_to_dict, parse_yaml
 from ppsolo.errors import ConfigError, ExportError
@@ -254,22 +253,20 @@ def new_directory(path: Path) -> Iterator[Path]:
     An export of ours that stands at `path` is replaced in one step; see `check_place` for what is refused.
     """
     check_place(path)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = temporary_name(path.absolute())
-        temporary.mkdir()
-    except OSError as error:
-        raise ExportError(f"{path} cannot be made ({error.strerror}); choose another folder") from None
-    try:
-        yield temporary
-        check_place(path)
-        put_folder_in_place(temporary, path.absolute())
-    except OSError as error:
-        if error.errno is None:  # Paddle's own, of a GPU for instance
-            raise
-        raise ExportError(f"{path} cannot be written ({error.strerror or error})") from None
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+    with contextlib.ExitStack() as stack:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            temporary = stack.enter_context(scratch_folder(path.absolute()))
+        except OSError as error:
+            raise ExportError(f"{path} cannot be made ({error.strerror}); choose another folder") from None
+        try:
+            yield temporary
+            check_place(path)
+            put_folder_in_place(temporary, path.absolute())
+        except OSError as error:
+            if error.errno is None:  # Paddle's own, of a GPU for instance
+                raise
+            raise ExportError(f"{path} cannot be written ({error.strerror or error})") from None
 
 
 def check_place(path: Path) -> None:

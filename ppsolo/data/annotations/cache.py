@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ppsolo.atomic import put_folder_in_place, temporary_name
+from ppsolo.atomic import put_folder_in_place, scratch_folder
 from ppsolo.checkpoint.lock import sole_holder
 from ppsolo.data.annotations.reader import read_annotation_file
 from ppsolo.data.annotations.table import Annotations
@@ -106,17 +106,13 @@ def _array(file: Path, shape: list[int]) -> np.ndarray:
 
 
 def _keep(parsed: Annotations, entry: Path) -> None:
-    folder = temporary_name(entry)
-    folder.mkdir()
-    try:
+    with scratch_folder(entry) as folder:
         columns = parsed.columns()
         for name, values in columns.items():
             np.save(folder / f"{name}.npy", values, allow_pickle=False)
         facts = {**parsed.facts(), "shapes": {name: list(values.shape) for name, values in columns.items()}}
         (folder / _FACTS).write_text(json.dumps(facts))
         put_folder_in_place(folder, entry)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _remove_others(entry: Path, place: str) -> None:
