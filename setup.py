@@ -101,5 +101,5 @@ setup(
         "fuzz": FUZZ,
         "dev": [*TEST, *TRACK, "ruff", "pyright[nodejs]"],
     },
-    entry_points={"console_scripts": ["ppsolo = ppsolo.cli:main"]},
+    entry_points={"console_scripts": ["ppsolo = ppsolo.__main__:main"]},
 )

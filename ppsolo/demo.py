@@ -194,10 +194,14 @@ def _train_together(config: Config, workplace: Path, console: TextIO, processes:
         errors="replace",
     ) as process:
         assert process.stdout is not None
-        for line in process.stdout:
-            if PROGRESS.match(line):
-                console.write(line)
-                console.flush()
+        try:
+            for line in process.stdout:
+                if PROGRESS.match(line):
+                    console.write(line)
+                    console.flush()
+        except KeyboardInterrupt:  # SIGTERM too, which the launcher would not get by itself
+            process.terminate()
+            raise
     if process.returncode != 0:
         raise TrainingError(f"training ended with exit code {process.returncode}: {logs}/workerlog.0 says why")
 

@@ -23,7 +23,8 @@ from ppsolo.cli import (
     zoo,
 )
 from ppsolo.cli.paddledetection import prepare_options
-from ppsolo.cli.shared import INTERRUPTED, REFUSED, LogFormatter, say_error
+from ppsolo.cli.shared import INTERRUPTED, REFUSED, TERMINATED, LogFormatter, say_error
+from ppsolo.cli.signals import Terminated, heard_signals
 from ppsolo.errors import PpsoloError
 from ppsolo.version import __version__
 
@@ -47,7 +48,12 @@ COMMANDS = (
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; returns the exit code: 0, 1 (some inputs failed), 2 (refused), 130 (interrupted)."""
+    """Run one command; returns the exit code: 0, 1 (some inputs failed), 2 (refused), 130 (Ctrl-C), 143 (SIGTERM)."""
+    with heard_signals():
+        return _main(arguments)
+
+
+def _main(arguments: Sequence[str] | None) -> int:
     top = parser()
     if "_ARGCOMPLETE" in os.environ:  # a shell asks how a line may go on
         import argcomplete
@@ -75,6 +81,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         say_error(f"{error.filename or 'a file'}: {error.strerror or error}")
         return REFUSED
+    except Terminated:
+        say_error("ended by SIGTERM")
+        return TERMINATED
     except KeyboardInterrupt:
         say_error("interrupted")
         return INTERRUPTED

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ppsolo.cli.shared import INTERRUPTED, OK, SOME_FAILED, say, say_error
+from ppsolo.cli.shared import INTERRUPTED, OK, SOME_FAILED, TERMINATED, say, say_error
 from ppsolo.cpu import available_cores
 from ppsolo.errors import ConfigError
 from ppsolo.text import counted
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from ppsolo.bulk.manifest import Shard
     from ppsolo.pipeline import Pipeline
 
-TERMINATED = 143
 MOST_NAMED = 10  # files that a folder run leaves out
 
 

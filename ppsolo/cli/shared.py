@@ -6,7 +6,9 @@ import importlib
 import io
 import logging
 import os
+import signal
 import sys
+import threading
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -23,7 +25,7 @@ from ppsolo.text import one_line, printable
 if TYPE_CHECKING:
     from ppsolo.model_source import ModelSource
 
-OK, SOME_FAILED, REFUSED, INTERRUPTED = 0, 1, 2, 130
+OK, SOME_FAILED, REFUSED, INTERRUPTED, TERMINATED = 0, 1, 2, 130, 143
 
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
@@ -139,6 +141,7 @@ def import_paddle() -> None:
     """
     os.environ.setdefault("OMP_NUM_THREADS", str(available_cores()))
     os.environ.setdefault("GLOG_minloglevel", "2")  # of its C++ side, errors and worse
+    on_sigterm = signal.getsignal(signal.SIGTERM)
     with contextlib.redirect_stderr(io.StringIO()), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
@@ -148,6 +151,9 @@ def import_paddle() -> None:
             if error.name != "paddle":
                 raise
             raise ConfigError("PaddlePaddle is not installed: pip install 'ppsolo[cpu]' or 'ppsolo[gpu]'") from None
+        finally:
+            if threading.current_thread() is threading.main_thread():
+                signal.signal(signal.SIGTERM, on_sigterm)  # which Paddle gives back to the system
 
 
 def say(text: str, stream: TextIO | None = None) -> None:
