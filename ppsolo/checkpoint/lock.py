@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Iterator
 
+WITHOUT_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP)  # what file systems without locks answer
 _POLL_SECONDS = 0.1
 
 logger = logging.getLogger(__name__)

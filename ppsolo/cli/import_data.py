@@ -3,12 +3,15 @@
 import argparse
 import dataclasses
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from ppsolo.atomic import atomic_writer
 from ppsolo.cli.check_data import check
 from ppsolo.cli.shared import OK, SOME_FAILED, Commands, add_command, say
 from ppsolo.config import load_config
 from ppsolo.errors import ConfigError
+
+if TYPE_CHECKING:
+    from ppsolo.check.report import DataReport
 
 EXAMPLES = """ppsolo import-data photos --output data/mine
 ppsolo import-data scans --output data/cells --format label_maps --class_name nucleus -c nuclei
@@ -52,8 +55,9 @@ def add(commands: Commands) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Read labelme, YOLO, COCO, CVAT, Label Studio, Pascal VOC or PNG masks; write a COCO data set and check it."""
+    from ppsolo.check.report import format_data_report
     from ppsolo.checkpoint.zoo import ZOO
-    from ppsolo.formats.dataset import check_classes, training_config, write_dataset
+    from ppsolo.formats.dataset import CONFIG_FILE, check_classes, new_dataset, training_config, write_dataset
     from ppsolo.formats.recognition import read_folder
     from ppsolo.formats.split import divide, read_groups
     from ppsolo.progress import Progress
@@ -66,44 +70,47 @@ def run(options: argparse.Namespace) -> int:
     dataset = read_folder(Path(options.source), options.format, class_name=options.class_name)
     check_classes(dataset)
     parts = divide(dataset.images, val_share=options.val, seed=options.seed, groups=groups)
-    with Progress("write", unit="images") as progress:
-        written = write_dataset(parts, dataset.class_names, output, pictures=options.pictures, progress=progress.update)
     published = options.config in ZOO
     base = options.config if not Path(options.config).is_file() else str(Path(options.config).resolve())
     bases = [base, "finetune"] if published else [base]
-    text = training_config(written, bases, options.config if published else None)
-    config_file = output / "config.yml"
-    config_file.write_text(text, encoding="utf-8")
+    with new_dataset(output) as draft:
+        with Progress("write", unit="images") as progress:
+            written = write_dataset(
+                parts, dataset.class_names, draft, pictures=options.pictures, progress=progress.update
+            )
+        written = dataclasses.replace(written, folder=output)
+        text = training_config(written, bases, options.config if published else None)
+        (draft / CONFIG_FILE).write_text(text, encoding="utf-8")
+        reports = _check_parts(draft, text, [name for name, number in written.objects.items() if number])
 
+    config_file = output / CONFIG_FILE
     say(f"{options.source}: {dataset.format}, {len(dataset.images)} images, classes: {', '.join(dataset.class_names)}")
     for note in (*dataset.notes, *written.notes):
         say(f"  note: {note}")
     for name in written.images:
         say(f"{name}: {written.images[name]} images, {written.objects[name]} objects")
-    ok = _check_parts(config_file, text, [name for name, number in written.objects.items() if number])
+    for report in reports:
+        say("")
+        say(format_data_report(report, suggestion=f"settings suggested, and written into {config_file}:"))
     say("")
     say(f"train on it: ppsolo train -c {config_file}")
-    return OK if ok else SOME_FAILED
+    return SOME_FAILED if any(report.faulty for report in reports) else OK
 
 
-def _check_parts(config_file: Path, text: str, parts: list[str]) -> bool:
-    """Print the report on each part beside the configuration, which takes the settings that suit the training part.
+def _check_parts(folder: Path, text: str, parts: list[str]) -> list["DataReport"]:
+    """The reports on the parts. config.yml in the folder takes the settings that suit the training part.
 
-    text: the configuration as written. Returns whether no part is to be mended.
+    text: the configuration as written.
     """
-    from ppsolo.check.report import format_data_report
+    from ppsolo.formats.dataset import CONFIG_FILE
 
-    folder, ok = config_file.parent, True
+    config_file, reports = folder / CONFIG_FILE, []
     for name in parts:
         report = check(load_config(str(config_file)), folder / f"instances_{name}.json", folder / name)
-        ok = ok and not report.faulty
         if name != "train":
             report = dataclasses.replace(report, suggested=None)  # one part decides: the one that is learned
         elif settings := report.settings_to_paste():
-            with atomic_writer(config_file, "w") as stream:
-                stream.write(
-                    f"{text}# Grids and scale ranges that suit the objects of the training part:\n{settings}\n"
-                )
-        say("")
-        say(format_data_report(report, suggestion=f"settings suggested, and written into {config_file}:"))
-    return ok
+            suited = f"{text}# Grids and scale ranges that suit the objects of the training part:\n{settings}\n"
+            config_file.write_text(suited, encoding="utf-8")
+        reports.append(report)
+    return reports

@@ -1,21 +1,29 @@
 """A COCO data set written from annotated pictures: annotation files, pictures, and a configuration to train with."""
 
+import contextlib
 import json
+import logging
 import os
 import shutil
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from ppsolo.atomic import atomic_writer
+from ppsolo.atomic import atomic_writer, scratch_folder
+from ppsolo.checkpoint.lock import WITHOUT_LOCKS, sole_holder
 from ppsolo.errors import DatasetError
 from ppsolo.formats.annotated import AnnotatedImage, AnnotatedSet, Notes
 from ppsolo.results.rle import mask_areas, mask_boxes_xywh, read_segmentation
 from ppsolo.text import one_line
 
 Progress = Callable[[int, int | None], None]
+
+LOCK = "import.lock"
+CONFIG_FILE = "config.yml"
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -34,6 +42,49 @@ class WrittenSet:
     objects: dict[str, int]
     class_names: tuple[str, ...]
     notes: tuple[str, ...]
+
+
+@contextlib.contextmanager
+def new_dataset(output: Path) -> Iterator[Path]:
+    """Yields a hidden folder in `output`; what is in it when the `with` ends well moves to `output`, config.yml last.
+
+    After any exception nothing is left. What an import that was killed left is removed, and the log says so.
+
+    Raises:
+        DatasetError: the folder is not empty, or another import is at work in it.
+        OSError: it cannot be written to.
+    """
+    made = not output.exists()
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        with _sole_import(output):
+            before = os.listdir(output)
+            with scratch_folder(output.absolute() / "draft") as draft:
+                if set(os.listdir(output)) - {draft.name, LOCK}:
+                    raise DatasetError(f"{output}: this folder is not empty; choose another --output")
+                if any(name != LOCK for name in before):
+                    logger.warning("%s: an earlier import was ended before it had finished; it starts anew", output)
+                yield draft
+                for name in sorted(os.listdir(draft), key=lambda name: name == CONFIG_FILE):
+                    os.rename(draft / name, output / name)
+    except BaseException:
+        if made:
+            with contextlib.suppress(OSError):
+                output.rmdir()
+        raise
+
+
+@contextlib.contextmanager
+def _sole_import(output: Path) -> Iterator[None]:
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(sole_holder(output / LOCK, patience=0.0))
+        except BlockingIOError:
+            raise DatasetError(f"{output}: another import is at work there; choose another --output") from None
+        except OSError as error:
+            if error.errno not in WITHOUT_LOCKS:
+                raise
+        yield
 
 
 def write_dataset(

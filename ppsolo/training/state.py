@@ -1,6 +1,5 @@
 """The state of a training run on disk: its directory, and the checkpoints that training resumes from."""
 
-import errno
 import json
 import logging
 import os
@@ -16,7 +15,7 @@ import numpy as np
 import yaml
 
 from ppsolo.atomic import atomic_writer, remove_leftovers
-from ppsolo.checkpoint.lock import sole_holder
+from ppsolo.checkpoint.lock import WITHOUT_LOCKS, sole_holder
 from ppsolo.checkpoint.reader import read_checkpoint
 from ppsolo.checkpoint.writer import write_checkpoint
 from ppsolo.config import config_to_dict
@@ -30,7 +29,6 @@ logger = logging.getLogger(__name__)
 FORMAT = 1
 RECORD = "record.json"
 HOLDER_PATIENCE = 10.0  # seconds; processes whose launcher was killed need some to end
-WITHOUT_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP)  # what file systems without locks answer
 
 # What may differ between a run and its continuation: it changes neither the weights nor the way to them.
 FREE_KEYS = (

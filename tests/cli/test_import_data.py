@@ -2,6 +2,9 @@
 
 import json
 import os
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import cv2
@@ -11,8 +14,12 @@ from pycocotools.coco import COCO
 from truth import made_truth
 
 from ppsolo import load_config
+from ppsolo.checkpoint.lock import sole_holder
 from ppsolo.cli import main
 from ppsolo.data.coco import CocoDataset
+from ppsolo.formats import dataset as module
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
@@ -102,3 +109,52 @@ def test_the_written_configuration_takes_the_settings_that_lose_fewest_objects(t
     train = ["--annotations", str(output / "instances_train.json"), "--images", str(output / "train")]
     assert main(["check-data", "-c", str(output / "config.yml"), *train]) == 0
     assert "no other settings are suggested" in capsys.readouterr().out
+
+
+KILLED = """
+import os, signal, sys
+from ppsolo.cli import main
+from ppsolo.formats import dataset
+
+place, count = dataset._place, []
+
+def dying(*arguments):
+    count.append(1)
+    if len(count) == 3:
+        os.kill(os.getpid(), signal.SIGKILL)
+    place(*arguments)
+
+dataset._place = dying
+sys.exit(main(["import-data", *sys.argv[1:]]))
+"""
+
+
+def test_an_import_that_was_killed_starts_anew(photos, tmp_path, caplog):
+    output = tmp_path / "out"
+    command = [str(photos), "--output", str(output), "-c", "nuclei"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    killed = subprocess.run([sys.executable, "-c", KILLED, *command], env=environment, check=False)
+    assert killed.returncode == -signal.SIGKILL
+    assert {name for name in os.listdir(output) if name[0] != "."} == {module.LOCK}  # nothing half under a name
+    assert main(["import-data", *command]) in (0, 1)
+    assert "was ended before it had finished; it starts anew" in caplog.text
+    names = ["config.yml", "instances_train.json", "instances_val.json", "train", "val"]
+    assert sorted(os.listdir(output)) == names and len(os.listdir(output / "train")) == 5
+
+
+def test_an_import_that_is_interrupted_leaves_nothing(photos, tmp_path, monkeypatch):
+    def interrupt(*arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(module, "coco_content", interrupt)
+    assert main(["import-data", str(photos), "--output", str(tmp_path / "new" / "out")]) == 130
+    assert os.listdir(tmp_path / "new") == []
+
+
+def test_two_imports_into_one_folder_are_refused(photos, tmp_path, capsys):
+    output = tmp_path / "out"
+    output.mkdir()
+    with sole_holder(output / module.LOCK):
+        assert main(["import-data", str(photos), "--output", str(output)]) == 2
+    assert "another import is at work there" in capsys.readouterr().err
+    assert os.listdir(output) == []

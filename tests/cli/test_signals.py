@@ -1,0 +1,67 @@
+"""Ctrl-C and SIGTERM end every command in order: what it began is cleaned up, and one line says what happened."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+SLEEPER = """
+import sys, time
+from ppsolo.cli import main, zoo
+from ppsolo.cli.shared import import_paddle
+
+def run(options):
+    if "paddle" in sys.argv:
+        import_paddle()
+    try:
+        print("runs", flush=True)
+        time.sleep(600)
+    finally:
+        print("cleaned up")
+
+zoo.run = run
+sys.exit(main(["zoo", "list"]))
+"""
+
+
+@pytest.mark.parametrize(
+    ("number", "code", "line", "more"),
+    [
+        (signal.SIGINT, 130, "ppsolo: error: interrupted\n", []),
+        (signal.SIGTERM, 143, "ppsolo: error: ended by SIGTERM\n", []),
+        (signal.SIGTERM, 143, "ppsolo: error: ended by SIGTERM\n", ["paddle"]),
+    ],
+)
+def test_a_signal_ends_a_command_in_order(number, code, line, more):
+    if more:
+        pytest.importorskip("paddle")
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    process = subprocess.Popen(
+        [sys.executable, "-c", SLEEPER, *more],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None and process.stdout.readline() == "runs\n"
+    process.send_signal(number)
+    said, errors = process.communicate(timeout=120)
+    assert (process.returncode, said, errors) == (code, "cleaned up\n", line)
+
+
+def test_an_interrupted_import_shows_no_traceback():
+    """Until the command line listens, the system ends the process; within it, Ctrl-C raises."""
+    program = (
+        "import signal, ppsolo.__main__ as entry\n"
+        "from ppsolo.cli import zoo\n"
+        "zoo.run = lambda options: print(signal.getsignal(signal.SIGINT) is signal.default_int_handler)\n"
+        "print(signal.getsignal(signal.SIGINT) is signal.SIG_DFL)\n"
+        "entry.main(['zoo', 'list'])\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout == "True\nTrue\n"
