@@ -1,0 +1,457 @@
+"""Faults in commands, injected at random moments and counted: nothing whole is lost, and the next start goes on.
+
+    python scripts/faults.py --times 10 --seconds 120 --record
+
+Every command runs once alone: what it leaves then is what is expected. Then it is struck: by a signal, a full disk, a
+read-only disk, a second process in the same directory, or a clock that jumps. What stands afterwards under a name must
+be whole. Whatever ended early must have said so in one line. The command is then given again, and must leave what is
+expected, and nothing else. `faults_training.py` does the same with training.
+
+As root, the full and the read-only disk are file systems of their own, in memory. Others get a limit on the size of
+files for a full disk, and no read-only disk.
+"""
+
+import argparse
+import contextlib
+import hashlib
+import http.server
+import json
+import os
+import random
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+from small_system import write_weights
+
+ROOT = Path(__file__).resolve().parents[1]
+TIMEOUT = 600.0
+PICTURES = 40
+SCRATCH = re.compile(r"(^|/)\.ppsolo-|\.part$|\.part\.json$|\.lock$|\.sha256\.\d+$")
+ROOM = "256m"  # of a file system that is large enough
+JUMPING_CLOCK = """
+import random, time
+real, chance = time.time, random.Random(0)
+time.time = lambda: real() + chance.uniform(-1e7, 1e7)
+"""
+
+
+class Inputs:
+    """What the commands read, made once: weights, an export, a data set, labelme files, and a server of weights."""
+
+    def __init__(self, folder: Path, server: "WeightsServer"):
+        self.folder, self.server = folder, server
+        self.system = write_weights(folder / "small.pdparams")
+        server.content = (folder / "small.pdparams").read_bytes()
+        self.export = folder / "export"
+        self.pictures = folder / "list.txt"
+        self._draw()
+        command = ["export", *self.system, "--output_dir", str(self.export), "--format", "onnx", "--graph", "network"]
+        subprocess.run([sys.executable, "-m", "ppsolo", *command], env=environment(), check=True, capture_output=True)
+
+    def _draw(self) -> None:
+        """Pictures of noise in blocks, each with a labelme file of one square, and COCO's form of the same."""
+        chance, images, annotations = np.random.default_rng(0), [], []
+        labelled = self.folder / "labelme"
+        labelled.mkdir()
+        for number in range(PICTURES):
+            blocks = chance.integers(0, 256, (8, 12, 3), np.uint8)
+            picture = cv2.resize(blocks, (96, 64), interpolation=cv2.INTER_NEAREST)
+            cv2.imwrite(str(labelled / f"{number}.png"), picture)
+            square = [[8, 8], [40, 8], [40, 40], [8, 40]]
+            shape = {"label": "block", "points": square, "shape_type": "polygon", "group_id": None, "flags": {}}
+            content = {"imagePath": f"{number}.png", "imageHeight": 64, "imageWidth": 96, "shapes": [shape]}
+            (labelled / f"{number}.json").write_text(json.dumps({"version": "5.0", "flags": {}, **content}))
+            images.append({"id": number, "file_name": f"{number}.png", "height": 64, "width": 96})
+            own = {"id": number + 1, "image_id": number, "category_id": 1, "iscrowd": 0, "area": 1024}
+            polygon = [float(value) for point in square for value in point]
+            annotations.append({**own, "bbox": [8, 8, 32, 32], "segmentation": [polygon]})
+        categories = [{"id": number, "name": f"class {number}"} for number in (1, 2, 3)]
+        coco = {"images": images, "annotations": annotations, "categories": categories}
+        (self.folder / "coco.json").write_text(json.dumps(coco))
+        lines = [str(labelled / f"{number}.png") for number in range(PICTURES)]
+        self.pictures.write_text("\n".join(lines * 5) + "\n")
+
+
+@dataclass(frozen=True)
+class Command:
+    """A command that is struck.
+
+    Attributes:
+        arguments: of `ppsolo`, for a folder that is the command's own.
+        to_go_on: what is added when the command is given again.
+        outcome: file name -> digest of what stands in the folder.
+        replaces: whether it replaces what it finds there.
+    """
+
+    arguments: Callable[[Inputs, Path], list[str]]
+    to_go_on: tuple[str, ...] = ()
+    outcome: Callable[[Path], dict[str, str]] = lambda folder: digests(folder)
+    replaces: bool = True
+
+
+def digests(folder: Path) -> dict[str, str]:
+    """Each file of a folder but those in TMPDIR; where the folder lies does not count."""
+    found = {}
+    for path in sorted(folder.rglob("*")):
+        name, here = path.relative_to(folder).as_posix(), str(folder.resolve()).encode()
+        if path.is_file() and not name.startswith("tmp/"):
+            found[name] = hashlib.sha256(path.read_bytes().replace(here, b"")).hexdigest()
+    return found
+
+
+def bulk_outcome(folder: Path) -> dict[str, str]:
+    """The lines of the finished parts; how they are divided into parts is not what counts."""
+    from ppsolo.bulk.manifest import Shard, manifest_path, read_manifest
+    from ppsolo.bulk.parts import read_part
+
+    path = manifest_path(folder / "out", Shard())
+    if not path.exists():
+        return {}
+    manifest = read_manifest(path)
+    lines = [entry for part in manifest.parts for entry in read_part(folder / "out" / part.file, manifest.format)]
+    ends = {f"picture {entry['image_id']}": "" for entry in lines}
+    for entry in lines:
+        ends[f"picture {entry['image_id']}"] += hashlib.sha256(json.dumps(entry).encode()).hexdigest()
+    return ends
+
+
+def export_outcome(folder: Path) -> dict[str, str]:
+    """The names of the files, each of which has the checksum that the export states."""
+    from ppsolo.deploy.directory import check_files, read_info
+
+    if (folder / "out").exists():
+        check_files(folder / "out", read_info(folder / "out"))
+    return dict.fromkeys(digests(folder), "")
+
+
+def _download(inputs: Inputs, folder: Path) -> list[str]:
+    weights = f"weights={inputs.server.url}"
+    return ["convert", *inputs.system[:-1], weights, "--output", str(folder / "converted.pdparams")]
+
+
+def _evaluation(inputs: Inputs, folder: Path) -> list[str]:
+    data = [f"data.root={inputs.folder}", "data.val_annotations=coco.json", "data.val_images=labelme"]
+    output = ["--output_dir", str(folder / "out"), "--save_results", "--report", str(folder / "report.json")]
+    return ["eval", "--model_dir", str(inputs.export), "-o", *data, *output]
+
+
+def _export(inputs: Inputs, folder: Path) -> list[str]:
+    return ["export", *inputs.system, "--output_dir", str(folder / "out")]
+
+
+def _import(inputs: Inputs, folder: Path) -> list[str]:
+    return ["import-data", str(inputs.folder / "labelme"), "--output", str(folder / "out"), "--pictures", "copy"]
+
+
+def _bulk(inputs: Inputs, folder: Path) -> list[str]:
+    output = ["--output_dir", str(folder / "out"), "--results", "jsonl", "--part_size", "10"]
+    return ["infer", "--model_dir", str(inputs.export), "--infer_list", str(inputs.pictures), *output]
+
+
+def _infer(inputs: Inputs, folder: Path) -> list[str]:
+    output = ["--output_dir", str(folder / "out"), "--save", "coco", "labelme", "csv"]
+    return ["infer", "--model_dir", str(inputs.export), "--infer_dir", str(inputs.folder / "labelme"), *output]
+
+
+COMMANDS: dict[str, Command] = {
+    "download": Command(_download),
+    "evaluation": Command(_evaluation),
+    "export": Command(_export, outcome=export_outcome),
+    "import-data": Command(_import, replaces=False),
+    "bulk run": Command(_bulk, to_go_on=("--resume",), outcome=bulk_outcome, replaces=False),
+    "infer": Command(_infer),
+}
+
+
+class Struck:
+    """One command in a folder of its own."""
+
+    def __init__(self, command: Command, inputs: Inputs, folder: Path, alone: "Struck | None" = None):
+        self.command, self.folder = command, folder
+        self.arguments = command.arguments(inputs, folder)
+        self.variables: dict[str, str] = {}
+        self.prefix: list[str] = []
+        self.alone = alone
+        self.expected: dict[str, str] = {}
+        self.seconds = 0.0
+        self.before = False
+        folder.mkdir()
+        if alone is not None:
+            self.expected, self.seconds = alone.expected, alone.seconds
+
+    def run_alone(self) -> None:
+        """Learn what it leaves, and how long it takes."""
+        started = time.monotonic()
+        code = self.start().wait(timeout=TIMEOUT)
+        assert code == 0, self.said()
+        self.seconds = time.monotonic() - started
+        self.expected = self.command.outcome(self.folder)
+
+    def copy_whole(self) -> None:
+        """Begin with everything that the command leaves, so that it could be lost."""
+        assert self.alone is not None
+        shutil.copytree(self.alone.folder, self.folder, dirs_exist_ok=True)
+        self.before = True
+
+    def start(self, *, again: bool = False, said: str = "said") -> "subprocess.Popen[str]":
+        """Start it; what it says goes to a file beside the folder."""
+        with contextlib.suppress(OSError):  # a disk that is read only
+            (self.folder / "tmp").mkdir(exist_ok=True)
+        own = {"PPSOLO_WEIGHTS": str(self.folder / "weights"), "TMPDIR": str(self.folder / "tmp")}
+        own["PPSOLO_ANNOTATIONS"] = str(self.folder / "tmp")
+        command = [*self.prefix, sys.executable, "-m", "ppsolo", *self.arguments]
+        command += self.command.to_go_on if again else ()
+        own = {**environment(), **own, **self.variables}
+        with self.said_file(said).open("w") as stream:
+            return subprocess.Popen(command, env=own, stdout=stream, stderr=subprocess.STDOUT, text=True)
+
+    def said_file(self, name: str = "said") -> Path:
+        return self.folder.with_name(f"{self.folder.name}.{name}")
+
+    def said(self, name: str = "said") -> str:
+        return self.said_file(name).read_text(errors="replace")
+
+    def check(self, code: int, codes: tuple[int, ...], *, said: str = "said") -> None:
+        """After a fault: it ended as it should, with a line, and what stands under a name is whole."""
+        text = self.said(said)
+        assert code in codes, f"exit code {code}: {text[-1000:]}"
+        if code == -signal.SIGINT and "ppsolo/__main__" not in text:
+            return  # neither Python nor the package had started
+        assert "Traceback" not in text and "a file: " not in text, text[-2000:]
+        assert code <= 0 or "ppsolo: " in text, f"exit code {code} without a word: {text[-300:]}"
+        outcome = self.command.outcome(self.folder)
+        for name, digest in outcome.items():
+            assert SCRATCH.search(name) or self.expected.get(name) == digest, f"{name} is not whole; {text[-300:]}"
+        if self.before or code == 0:
+            lost = sorted(self.expected.keys() - outcome.keys())
+            assert not lost, f"lost, with exit code {code}: {lost[:5]}"
+        if code != -signal.SIGKILL and said == "said":
+            files = [path.name for path in (self.folder / "tmp").rglob("*") if path.is_file()]
+            left = [name for name in files if name != ".ses"]  # onnxruntime's own
+            assert not left, f"left in TMPDIR after exit code {code}: {left}"
+
+    def finish(self) -> None:
+        """Give the command again: it must come to its end, and leave what is expected."""
+        if self.command.replaces or self.command.to_go_on or self.command.outcome(self.folder) != self.expected:
+            code = self.start(again=True).wait(timeout=TIMEOUT)
+            assert code == 0, f"given again: exit code {code}: {self.said()[-1000:]}"
+        outcome = self.command.outcome(self.folder)
+        keys = outcome.keys() | self.expected.keys()
+        differing = sorted(name for name in keys if outcome.get(name) != self.expected.get(name))
+        assert not differing, f"given again, these differ: {differing[:5]}"
+        scratch = [name for name in digests(self.folder) if SCRATCH.search(name)]
+        assert not scratch, f"given again, these are left: {scratch[:5]}"
+
+
+def end_by(number: int, struck: Struck) -> None:
+    """A signal at a random moment."""
+    process = struck.start()
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(timeout=random.uniform(0, 1.1 * struck.seconds))
+    process.send_signal(number)
+    code = process.wait(timeout=TIMEOUT)
+    # While Python starts, nobody listens: a signal then has the system's effect, and nothing is begun.
+    codes = (0, -number) if number == signal.SIGKILL or not struck.said() else (0, 128 + number)
+    struck.check(code, codes)
+
+
+def fill_disk(struck: Struck) -> None:
+    """No room beyond a random size; then there is room again."""
+    needed = 8192 + sum(path.stat().st_size + 4096 for path in struck.alone.folder.rglob("*") if path.is_file())
+    held = needed if struck.before else 0
+    room = random.randrange(8192, needed)
+    if can_mount():
+        _mount(f"remount,size={held + room}", struck.folder)
+        struck.check(struck.start().wait(timeout=TIMEOUT), (0, 2))
+        _mount(f"remount,size={ROOM}", struck.folder)
+    else:
+        struck.prefix = ["bash", "-c", f'ulimit -f {max(1, room // 20480)}; exec "$@"', "bash"]
+        struck.check(struck.start().wait(timeout=TIMEOUT), (0, 2))
+        struck.prefix = []
+
+
+def forbid_writing(struck: Struck) -> None:
+    """A disk that is read only when the command starts; then it can be written to."""
+    _mount("remount,ro", struck.folder)
+    code = struck.start().wait(timeout=TIMEOUT)
+    _mount("remount,rw", struck.folder)
+    struck.check(code, (2,))
+
+
+def start_twice(struck: Struck) -> None:
+    """Two processes in one directory: each comes to its end or is refused, one of them at least comes to its end."""
+    one = struck.start()
+    time.sleep(random.uniform(0, 0.5 * struck.seconds))
+    other = struck.start(said="other")
+    codes = one.wait(timeout=TIMEOUT), other.wait(timeout=TIMEOUT)
+    assert 0 in codes, (codes, struck.said(), struck.said("other"))
+    struck.check(codes[0], (0, 2))
+    struck.check(codes[1], (0, 2), said="other")
+
+
+def move_clock(struck: Struck) -> None:
+    """Every look at the clock gives another month; nothing comes of it."""
+    site = struck.folder.with_name(f"{struck.folder.name}.clock")
+    site.mkdir()
+    (site / "sitecustomize.py").write_text(JUMPING_CLOCK)
+    struck.variables = {"PYTHONPATH": f"{site}:{ROOT}"}
+    struck.check(struck.start().wait(timeout=TIMEOUT), (0,))
+
+
+def _with(number: int) -> Callable[[Struck], None]:
+    return lambda struck: end_by(number, struck)
+
+
+FAULTS: dict[str, Callable[[Struck], None]] = {
+    "SIGKILL": _with(signal.SIGKILL),
+    "SIGTERM": _with(signal.SIGTERM),
+    "SIGINT": _with(signal.SIGINT),
+    "disk full": fill_disk,
+    "read-only disk": forbid_writing,
+    "two processes": start_twice,
+    "clock that jumps": move_clock,
+}
+
+
+def environment() -> dict[str, str]:
+    return {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "no_proxy": "*"}
+
+
+def can_mount() -> bool:
+    """Whether this process may have file systems of its own."""
+    return os.geteuid() == 0 and shutil.which("mount") is not None
+
+
+@contextlib.contextmanager
+def file_system(folder: Path) -> Iterator[None]:
+    """A file system in memory at `folder`, where that is allowed, while the block runs."""
+    if not can_mount():
+        yield
+        return
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={ROOM}", "tmpfs", str(folder)], check=True)
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+def _mount(options: str, folder: Path) -> None:
+    subprocess.run(["mount", "-o", options, str(folder)], check=True)
+
+
+class WeightsServer(http.server.ThreadingHTTPServer):
+    """Serves one file slowly, and goes on where a client has stopped."""
+
+    content = b""
+    seconds = 1.0
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), _WeightsHandler)
+        self.url = f"http://127.0.0.1:{self.server_port}/small.pdparams"
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """Clients that vanish are what this is about."""
+
+
+class _WeightsHandler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self) -> None:
+        server = self.server
+        assert isinstance(server, WeightsServer)
+        wanted = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range", ""))
+        start, whole = int(wanted[1]) if wanted else 0, len(server.content)
+        self.send_response(206 if wanted else 200)
+        self.send_header("ETag", '"small"')
+        if wanted:
+            self.send_header("Content-Range", f"bytes {start}-{whole - 1}/{whole}")
+        self.send_header("Content-Length", str(whole - start))
+        self.end_headers()
+        step = max(1, whole // 50)
+        for at in range(start, whole, step):
+            self.wfile.write(server.content[at : at + step])
+            time.sleep(server.seconds / 50)
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Says nothing."""
+
+
+def strike(name: str, fault: str, alone: Struck, inputs: Inputs, folder: Path) -> None:
+    """Inject one fault into a command, look at what it did, and give the command again. Raises AssertionError."""
+    struck = Struck(COMMANDS[name], inputs, folder, alone)
+    with file_system(folder):
+        if COMMANDS[name].replaces and random.random() < 0.5:
+            struck.copy_whole()
+        FAULTS[fault](struck)
+        struck.variables = {}
+        struck.finish()
+    shutil.rmtree(folder)
+
+
+def main() -> int:
+    """Inject each fault into each command as often as asked; 1 where one did harm."""
+    options = _options()
+    random.seed(options.seed)
+    counts: dict[str, dict[str, int]] = {}
+    harm: list[str] = []
+    with tempfile.TemporaryDirectory(prefix="ppsolo-faults-") as name, WeightsServer() as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        (place := Path(name, "inputs")).mkdir()
+        inputs = Inputs(place, server)
+        for command in options.commands:
+            alone = Struck(COMMANDS[command], inputs, Path(name, command.replace(" ", "_")))
+            alone.run_alone()
+            counts[command] = dict.fromkeys(options.faults, 0)
+            end = time.monotonic() + options.seconds
+            for number in range(options.times):
+                for fault in options.faults:
+                    if time.monotonic() > end or (fault == "read-only disk" and not can_mount()):
+                        continue
+                    counts[command][fault] += 1
+                    folder = Path(name, f"{alone.folder.name}-{fault.replace(' ', '_')}-{number}")
+                    try:
+                        strike(command, fault, alone, inputs, folder)
+                    except (AssertionError, subprocess.SubprocessError) as error:
+                        harm.append(f"{command}, {fault}: {error}")
+                        sys.stderr.write(f"{harm[-1]}\n")
+            sys.stdout.write(f"{command}: {counts[command]}\n")
+            sys.stdout.flush()
+        server.shutdown()
+    if options.record:
+        _record(counts, harm)
+    return int(bool(harm))
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--times", type=int, default=3, metavar="N", help="of each fault, default: %(default)s")
+    parser.add_argument("--seconds", type=float, default=float("inf"), metavar="S", help="for each command at most")
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the moments, default: %(default)s")
+    parser.add_argument("--commands", nargs="+", choices=COMMANDS, default=list(COMMANDS), help="these commands")
+    parser.add_argument("--faults", nargs="+", choices=FAULTS, default=list(FAULTS), help="these faults")
+    parser.add_argument("--record", action="store_true", help="write the counts to tests/RELIABILITY.md")
+    return parser.parse_args()
+
+
+def _record(counts: dict[str, dict[str, int]], harm: list[str]) -> None:
+    from paddle.version import full_version
+    from reliability import record
+
+    faults = list(next(iter(counts.values())))
+    lines = [f"Paddle {full_version}. How often each fault was injected; {len(harm)} did harm.", ""]
+    lines += [f"| command | {' | '.join(faults)} |", "|---" * (len(faults) + 1) + "|"]
+    lines += [f"| {command} | {' | '.join(str(own[fault]) for fault in faults)} |" for command, own in counts.items()]
+    record(f"faults.py Paddle {full_version}", [*lines, *(f"- {line.splitlines()[0]}" for line in harm)])
+
+
+if __name__ == "__main__":
+    sys.exit(main())
