@@ -1,4 +1,4 @@
-"""Draw an annotation file of COCO's size, and measure opening it and the memory of ranks and workers."""
+"""Draw an annotation file of COCO's size; measure opening and checking it, and the memory of ranks and workers."""
 
 import argparse
 import sys
@@ -27,10 +27,12 @@ def main() -> int:
     except (PpsoloError, OSError) as error:
         parser.exit(2, f"benchmark_annotations: error: {error}\n")
     sys.stdout.write(f"{result['bytes'] / 1e6:.0f} MB; load {result['machine']['load']:.1f}\n")
-    for name in ("first", "second"):
+    titles = {"first": "first opening", "second": "second opening", "check": "check-data, no picture decoded"}
+    titles["evaluation"] = "evaluation, {records:,} images"
+    for name, title in titles.items():
         part = result[name]
         sys.stdout.write(
-            f"{name} opening: {part['seconds']:.2f} s ({part['cpu_seconds']:.2f} s of CPU), "
+            f"{title.format(**part)}: {part['seconds']:.2f} s ({part['cpu_seconds']:.2f} s of CPU), "
             f"at most {part['peak_mb']:.0f} MB ({part['peak_before_mb']:.0f} MB before)\n"
         )
     for name, parts in (

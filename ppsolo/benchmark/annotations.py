@@ -16,8 +16,10 @@ from ppsolo.atomic import atomic_writer
 from ppsolo.benchmark.machine import machine
 
 IMAGES, POLYGONS, CATEGORIES = 118_287, 860_001, 80  # as in COCO train2017
+EVALUATED = 5_000, 36_335  # images and polygons, as in COCO val2017
 SIZE = (480, 640)
 AT_ONCE = 10_000  # polygons drawn
+CHECKED = "solov2_r50_fpn_1x"  # whose settings the check takes
 POINTS = (8, 61)  # of a polygon, the last excluded
 
 
@@ -76,7 +78,9 @@ def _polygons(rng: np.random.Generator, images: int, first: int, count: int) -> 
 
 
 def benchmark_annotations(folder: Path, *, images: int, polygons: int, processes: int = 4) -> dict[str, Any]:
-    """Time the first and the second opening of a drawn file, and weigh ranks and workers after a whole epoch.
+    """Time the first and the second opening of a drawn file and its check, and weigh ranks and workers after an epoch.
+
+    Evaluation opens a file of its own, of val2017's size, and draws each mask once.
 
     An epoch reads every record with all of its outlines, and no picture. A rank opens the file itself; a worker is
     forked from a rank that has opened it. Their memory is the proportional set size, which shares out the mapped pages;
@@ -84,9 +88,13 @@ def benchmark_annotations(folder: Path, *, images: int, polygons: int, processes
 
     folder: for the file, the images and the cache; what an earlier call left there is used again.
     """
-    path = folder / "instances.json"
-    if not path.is_file():
-        path = draw_annotations(folder, images=images, polygons=polygons)
+    path, evaluated = (
+        file if file.is_file() else draw_annotations(file.parent, images=counts[0], polygons=counts[1])
+        for file, counts in (
+            (folder / "instances.json", (images, polygons)),
+            (folder / "evaluated" / "instances.json", (min(images, EVALUATED[0]), min(polygons, EVALUATED[1]))),
+        )
+    )
     cache = folder / "cache"
     os.environ["PPSOLO_ANNOTATIONS"] = str(cache)
     for entry in sorted(cache.rglob("*"), reverse=True) if cache.is_dir() else ():
@@ -95,30 +103,33 @@ def benchmark_annotations(folder: Path, *, images: int, polygons: int, processes
     found: dict[str, Any] = {
         "machine": machine(),
         "bytes": path.stat().st_size,
-        "first": _alone(context, path),
-        "second": _alone(context, path),
+        "first": _alone(context, _open, path),
+        "second": _alone(context, _open, path),
+        "check": _alone(context, _check, path),
+        "evaluation": _alone(context, _open_for_evaluation, evaluated),
     }
     found["ranks"] = {str(count): _ranks(context, path, count) for count in (1, processes)}
     found["workers"] = _alone_with_workers(context, path, processes)
     return found
 
 
-def _alone(context: Any, path: Path) -> dict[str, float]:
-    """Seconds, CPU seconds and peak memory (MB) of one opening in a new process."""
+def _alone(context: Any, work: Callable[[Path], dict[str, int]], path: Path) -> dict[str, float]:
+    """Seconds, CPU seconds and peak memory (MB) of some work in a new process, and what it counts."""
     mine, theirs = context.Pipe()
-    process = context.Process(target=_open, args=(path, theirs))
+    process = context.Process(target=_measure, args=(work, path, theirs))
     process.start()
     result = mine.recv()
     process.join()
     return result
 
 
-def _open(path: Path, pipe: Connection) -> None:
-    from ppsolo.data.coco import CocoDataset
+def _measure(work: Callable[[Path], dict[str, int]], path: Path, pipe: Connection) -> None:
+    import ppsolo.check.dataset
+    import ppsolo.evaluation.ground_truth  # noqa: F401  # so that what is imported counts as before
 
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     start, spent = time.perf_counter(), time.process_time()
-    dataset = CocoDataset(path, path.parent / "images")
+    counts = work(path)
     seconds, busy = time.perf_counter() - start, time.process_time() - spent
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     pipe.send(
@@ -127,10 +138,44 @@ def _open(path: Path, pipe: Connection) -> None:
             "cpu_seconds": busy,
             "peak_mb": peak / 1024,
             "peak_before_mb": before / 1024,
-            "records": len(dataset),
-            "instances": dataset.instances,
+            **counts,
         }
     )
+
+
+def _open(path: Path) -> dict[str, int]:
+    from ppsolo.data.coco import CocoDataset
+
+    dataset = CocoDataset(path, path.parent / "images")
+    return {"records": len(dataset), "instances": dataset.instances}
+
+
+def _check(path: Path) -> dict[str, int]:
+    """`ppsolo check-data` with the published settings, but for decoding the pictures, which are empty here."""
+    from ppsolo.check.dataset import check_dataset
+    from ppsolo.config import load_config
+
+    config = load_config(CHECKED)
+    report = check_dataset(
+        path,
+        path.parent / "images",
+        short_side=max(config.train.augment.short_sides),
+        long_side=config.train.augment.long_side,
+        num_grids=config.model.head.num_grids,
+        scale_ranges=[(low, high) for low, high in config.train.targets.scale_ranges],
+        images=False,
+    )
+    return {"records": report.images, "instances": report.instances}
+
+
+def _open_for_evaluation(path: Path) -> dict[str, int]:
+    """Open a file as evaluation does, and draw every mask of it once."""
+    from ppsolo.evaluation.ground_truth import GroundTruth
+
+    truth = GroundTruth(path)
+    for image in range(len(truth.image_ids)):
+        truth.masks(truth.rows(image))
+    return {"records": len(truth.image_ids), "instances": len(truth.image)}
 
 
 def _ranks(context: Any, path: Path, count: int) -> list[dict[str, float]]:

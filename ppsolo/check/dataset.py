@@ -22,6 +22,7 @@ from ppsolo.check.report import (
     LevelReport,
     SettingsReport,
 )
+from ppsolo.cpu import available_cores
 from ppsolo.data.annotations.findings import Findings, Identity
 from ppsolo.data.augment import Resize
 from ppsolo.data.coco import ImageRecord
@@ -74,12 +75,14 @@ def check_dataset(
     records = CheckedRecords(Path(annotations), Path(image_dir), box_convention)
     findings, names = records.findings, records.names
     resize = Resize((short_side,), long_side, round_sides=round_sides, box_convention=box_convention)
-    sizes = np.concatenate([np.zeros(0, np.float32), *(training_sizes(record, resize) for record in records)])
+    boxes = records.boxes()
+    sizes = training_sizes(boxes, records.sizes(), resize)
     ranges = suggest_scale_ranges(sizes, len(num_grids), long_side=long_side) if len(sizes) else ()
     grids_to_try, ranges_to_try = _levels_to_try(num_grids, scale_ranges, ranges)
-    fits = []
+    fits, crowds = [], 0
     for done, (record, found) in enumerate(_read_images(records, read, decode=images), start=1):
         _check_image(record, found, findings)
+        crowds += len(record.crowds)
         if len(record.boxes):
             fits.append(fit_image(record, resize, num_grids=grids_to_try, scale_ranges=ranges_to_try))
         if progress is not None:
@@ -90,7 +93,7 @@ def check_dataset(
         fit = join_fits(fits)
         given = _settings_report(fit.assigned, fit.lost, num_grids, scale_ranges)
         suggested = _suggest(fit, ranges)
-        _check_fit(records, sizes, fit, len(num_grids), findings)
+        _check_fit(records, boxes, sizes, fit, len(num_grids), findings)
     else:
         findings.add("nothing-to-train", detail=records.nothing_to_train())
     return DataReport(
@@ -99,7 +102,7 @@ def check_dataset(
         training_scale=(short_side, long_side),
         images=len(records),
         instances=len(sizes),
-        crowds=sum(len(record.crowds) for record in records),
+        crowds=crowds,
         categories=tuple((identity, name, counts[identity]) for identity, name in names.items()),
         sizes=tuple(np.quantile(sizes, SIZE_QUANTILES).tolist()) if len(sizes) else (),
         given=given,
@@ -116,7 +119,8 @@ def _read_images(
     if not decode:
         yield from ((record, None) for record in records)
         return
-    pictures = read_ahead([record.path for record in records], read=read)
+    threads = available_cores()
+    pictures = read_ahead(records.paths(), depth=2 * threads, read=read, threads=threads)
     for record, (_, picture) in zip(records, pictures, strict=True):
         yield record, picture if isinstance(picture, ImageError) else (picture.shape[0], picture.shape[1])
 
@@ -131,11 +135,10 @@ def _check_image(record: ImageRecord, found: tuple[int, int] | ImageError | None
 
 
 def _check_categories(
-    records: Sequence[ImageRecord], names: Mapping[Identity, str], num_classes: int | None, findings: Findings
+    records: CheckedRecords, names: Mapping[Identity, str], num_classes: int | None, findings: Findings
 ) -> dict[Identity, int]:
     """-> the number of instances of each category."""
-    labels = np.concatenate([np.zeros(0, np.int64), *(record.labels for record in records)])
-    counts = dict(zip(names, np.bincount(labels, minlength=len(names)).tolist(), strict=True))
+    counts = dict(zip(names, np.bincount(records.labels(), minlength=len(names)).tolist(), strict=True))
     for identity, count in counts.items():
         if count == 0:
             findings.add("unused-category", identity)
@@ -181,27 +184,27 @@ def _lost_everywhere(assigned: np.ndarray, lost: np.ndarray, levels: int) -> np.
 
 
 def _check_fit(
-    records: Sequence[ImageRecord], sizes: np.ndarray, fit: GridFit, levels: int, findings: Findings
+    records: CheckedRecords, boxes: np.ndarray, sizes: np.ndarray, fit: GridFit, levels: int, findings: Findings
 ) -> None:
-    ids = [identity for record in records for identity in record.annotation_ids]
-    boxes = np.concatenate([record.boxes for record in records])
+    """boxes, sizes: of all instances, as the records and `training_sizes` have them."""
     empty = fit.drawn_boxes[:, 2] == 0
-    for row in np.flatnonzero(~empty & _differ(boxes, fit.drawn_boxes)):
-        drawn = fit.drawn_boxes[row].tolist()
+    for row in np.flatnonzero(~empty & _differ(boxes, fit.drawn_boxes)).tolist():
+        drawn, identity = fit.drawn_boxes[row].tolist(), records.annotation_id(row)
         findings.add(
             "box-mismatch",
-            ids[row],
-            f"annotation {ids[row]}: bbox from {boxes[row, :2].tolist()} to {boxes[row, 2:].tolist()}, "
+            identity,
+            f"annotation {identity}: bbox from {boxes[row, :2].tolist()} to {boxes[row, 2:].tolist()}, "
             f"outline from {drawn[:2]} to {drawn[2:]} (x, y)",
         )
     outside = (fit.areas > 0) & ~fit.assigned[:, :levels].any(axis=1)
-    for row in np.flatnonzero(outside):
-        findings.add("out-of-range", ids[row], f"annotation {ids[row]}: {sizes[row]:.1f} pixels at the training scale")
+    for row in np.flatnonzero(outside).tolist():
+        identity = records.annotation_id(row)
+        findings.add("out-of-range", identity, f"annotation {identity}: {sizes[row]:.1f} pixels at the training scale")
     tiny = ~empty & (fit.vanished | (fit.areas < MASK_STRIDE**2))
     lost = _lost_everywhere(fit.assigned, fit.lost, levels)
     for kind, rows in (("empty-mask", empty), ("tiny", tiny), ("collision", lost)):
-        for row in np.flatnonzero(rows):
-            findings.add(kind, ids[row])
+        for row in np.flatnonzero(rows).tolist():
+            findings.add(kind, records.annotation_id(row))
 
 
 def _differ(boxes: np.ndarray, drawn: np.ndarray) -> np.ndarray:

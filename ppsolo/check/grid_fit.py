@@ -1,21 +1,20 @@
 """How grids fit a data set: which instances a level gets and loses, and the scale ranges and grids that would fit."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
-import cv2
 import numpy as np
 
+from ppsolo.check.scaled_outlines import scale_outlines
 from ppsolo.data.augment import Resize
-from ppsolo.data.coco import ImageRecord, decode_mask
+from ppsolo.data.coco import ImageRecord
 from ppsolo.data.geometry import padded_shape
-from ppsolo.data.sample import TrainingSample
-from ppsolo.data.targets import make_targets
+from ppsolo.data.targets import claim_cells, levels_of
+from ppsolo.results import rle
 
 GRID_CHOICES = tuple(range(12, 65, 4))
 TOLERATED_LOSS = 0.01  # share of a level's instances
 LOWEST_SIZE, HIGHEST_SIZE = 1.0, 2048.0  # ends of the published scale ranges, in pixels
-PIXELS_AT_ONCE = 2**25  # of masks, before and after scaling: so many bytes twice
 
 
 @dataclass(frozen=True)
@@ -40,11 +39,15 @@ class GridFit:
     lost: np.ndarray
 
 
-def training_sizes(record: ImageRecord, resize: Resize) -> np.ndarray:
-    """sqrt(width * height) of the boxes at the training scale, `resize.short_sides[0]`: float32 [n], in pixels."""
-    no_masks = np.zeros((0, *record.size), np.uint8)
-    boxes = resize.apply(_sample(record, slice(None), no_masks), resize.short_sides[0]).boxes
-    sides = np.maximum(boxes[:, 2:] - boxes[:, :2], 0)
+def training_sizes(boxes: np.ndarray, sizes: np.ndarray, resize: Resize) -> np.ndarray:
+    """sqrt(width * height) of the boxes at the training scale, `resize.short_sides[0]`: float32 [n], in pixels.
+
+    boxes: float32 [n, 4], xyxy in pixels. sizes: int [n, 2], (height, width) of each box's image.
+    """
+    found, which = np.unique(sizes.reshape(-1, 2), axis=0, return_inverse=True)
+    scales = [resize.scales((height, width), resize.short_sides[0]) for height, width in found.tolist()]
+    scaled = resize.scale_boxes(boxes, sizes, np.array(scales).reshape(-1, 2)[which.reshape(-1)])
+    sides = np.maximum(scaled[:, 2:] - scaled[:, :2], 0)
     return np.sqrt(sides[:, 0] * sides[:, 1])
 
 
@@ -55,30 +58,21 @@ def fit_image(
 
     Beside a larger image in the batch it is padded further: its cells are larger then, its collisions more.
     """
-    # The first level is one more: it takes all instances with a mask, and so tells what stride 4 leaves of each.
-    grids, ranges = (1, *num_grids), ((0.0, np.inf), *scale_ranges)
-    level_of_cell = np.repeat(np.arange(len(grids)), np.square(grids))
-    owner = np.zeros(len(level_of_cell), np.int64)
-    n = len(record.boxes)
-    drawn_boxes, areas, vanished = np.zeros((n, 4), np.int64), np.zeros(n, np.int64), np.ones(n, bool)
-    assigned, owning = np.zeros((n, len(grids)), bool), np.zeros((n, len(grids)), bool)
-    for part, masks in _drawn_masks(record, resize):
-        drawn_boxes[part] = [_drawn_box(mask) for mask in masks]
-        sample = resize.apply(_sample(record, part, masks), resize.short_sides[0])
-        areas[part] = [cv2.countNonZero(mask) for mask in sample.masks]
-        used = part.start + np.flatnonzero(areas[part])
-        # With an instance's number for its class, the category map says whose a cell is.
-        numbers = np.arange(part.start, part.stop)
-        padded = padded_shape([sample.size])
-        targets = make_targets(sample.boxes, numbers, sample.masks, padded, num_grids=grids, scale_ranges=ranges)
-        claims = np.concatenate(targets.category_labels)
-        owner = np.where(claims > 0, claims, owner)
-        level = np.repeat(np.arange(len(grids)), np.diff(targets.level_offsets))
-        assigned[used[targets.mask_index], level] = True
-        vanished[used] = ~targets.masks.any(axis=(1, 2))
-    owning[owner[owner > 0] - 1, level_of_cell[owner > 0]] = True
-    lost = assigned & ~owning
-    return GridFit(drawn_boxes, areas, vanished, assigned[:, 1:], lost[:, 1:])
+    grids = np.array(num_grids, np.int64)
+    scales = resize.scales(record.size, resize.short_sides[0])
+    masks = rle.draw_outlines(record.outlines, record.size)
+    scaled = scale_outlines(masks, record.size, scales)
+    boxes = resize.scale_boxes(record.boxes, record.size, scales)
+    assigned = levels_of(boxes, scale_ranges) & (scaled.areas > 0)
+    padded = padded_shape([scaled.size])
+    level, row, cell = claim_cells(boxes, scaled.centres, assigned, padded, grids)
+    # An instance keeps the cells that no later one claims: of several the last is the first from the back.
+    place = np.cumsum(grids**2)[level] - cell
+    _, last = np.unique(place[::-1], return_index=True)
+    kept = len(place) - 1 - last
+    lost = assigned.copy()
+    lost[level[kept], row[kept]] = False
+    return GridFit(scaled.drawn_boxes, scaled.areas, scaled.vanished, assigned.T, lost.T)
 
 
 def join_fits(fits: Sequence[GridFit]) -> GridFit:
@@ -116,32 +110,3 @@ def suggest_num_grids(assigned: np.ndarray, lost: np.ndarray) -> tuple[int, ...]
     smallest = np.where(from_here_on.any(axis=1), from_here_on.argmax(axis=1), len(GRID_CHOICES) - 1)
     raised = np.maximum.accumulate(smallest[::-1])[::-1]
     return tuple(GRID_CHOICES[choice] for choice in raised)
-
-
-def _drawn_masks(record: ImageRecord, resize: Resize) -> Iterator[tuple[slice, np.ndarray]]:
-    """The masks at the image's own size, as many at a time as PIXELS_AT_ONCE allows: (which, uint8 [k, h, w])."""
-    longest = max(max(record.size), resize.long_side)
-    at_once = max(1, PIXELS_AT_ONCE // longest**2)
-    for start in range(0, len(record.outlines), at_once):
-        outlines = record.outlines[start : start + at_once]
-        masks = np.empty((len(outlines), *record.size), np.uint8)
-        for mask, outline in zip(masks, outlines, strict=True):
-            mask[:] = decode_mask(outline, record.size)
-        yield slice(start, start + len(outlines)), masks
-
-
-def _sample(record: ImageRecord, part: slice, masks: np.ndarray) -> TrainingSample:
-    """Some instances of a record on a black grey image, to be scaled."""
-    return TrainingSample(
-        image=np.zeros(record.size, np.uint8),
-        boxes=record.boxes[part],
-        labels=record.labels[part],
-        masks=masks,
-        image_id=record.image_id,
-        original_size=record.size,
-    )
-
-
-def _drawn_box(mask: np.ndarray) -> tuple[int, int, int, int]:
-    left, top, width, height = cv2.boundingRect(mask)
-    return left, top, left + width, top + height

@@ -7,6 +7,7 @@ from typing import Any, Literal, Protocol
 
 import cv2
 import numpy as np
+from numpy.typing import ArrayLike
 
 from ppsolo.data.color import STRIP_ROWS, Adjustment, adjust_in_8_bits, adjust_in_float
 from ppsolo.data.geometry import scale_ratios
@@ -198,17 +199,30 @@ class Resize:
         return self.short_sides[int(rng.integers(0, len(self.short_sides)))]
 
     def apply(self, sample: TrainingSample, decision: int) -> TrainingSample:
-        height, width = sample.size
-        ratios = scale_ratios((height, width), decision, self.long_side, round_sides=self.round_sides)
-        scale_y, scale_x = max(ratios[0], 1 / height), max(ratios[1], 1 / width)
+        scale_y, scale_x = self.scales(sample.size, decision)
         image = cv2.resize(sample.image, None, fx=scale_x, fy=scale_y, interpolation=cv2.INTER_LINEAR)
         masks = np.empty((len(sample.masks), *image.shape[:2]), np.uint8)
         for index, mask in enumerate(sample.masks):
             masks[index] = cv2.resize(mask, None, fx=scale_x, fy=scale_y, interpolation=cv2.INTER_NEAREST)
+        boxes = self.scale_boxes(sample.boxes, sample.size, (scale_y, scale_x))
+        return replace(sample, image=image, boxes=boxes, masks=masks)
+
+    def scales(self, size: tuple[int, int], short_side: int) -> tuple[float, float]:
+        """(vertical, horizontal) ratio for an image of `size` (height, width); no side becomes less than 1."""
+        ratios = scale_ratios(size, short_side, self.long_side, round_sides=self.round_sides)
+        return max(ratios[0], 1 / size[0]), max(ratios[1], 1 / size[1])
+
+    def scale_boxes(self, boxes: np.ndarray, size: ArrayLike, scales: ArrayLike) -> np.ndarray:
+        """Boxes float32 [n, 4] xyxy, scaled and cut to the image.
+
+        size: (height, width) of the image before scaling. scales: as `scales` gives them. Both may be [n, 2].
+        """
+        factors = np.asarray(scales, np.float64)[..., ::-1]
         # With one exact ratio, the width that boxes are cut to is the unrounded one.
-        last = np.array([width * scale_x, height * scale_y] * 2) - (self.box_convention == "inclusive")
-        boxes = sample.boxes * np.array([scale_x, scale_y] * 2, np.float32)
-        return replace(sample, image=image, boxes=boxes.clip(0, last).astype(np.float32), masks=masks)
+        sides = np.asarray(size)[..., ::-1] * factors
+        last = np.concatenate([sides, sides], axis=-1) - (self.box_convention == "inclusive")
+        scaled = boxes * np.concatenate([factors, factors], axis=-1).astype(np.float32)
+        return scaled.clip(0, last).astype(np.float32)
 
 
 @dataclass(frozen=True)

@@ -124,15 +124,11 @@ def image_record(
     forgiven = first + np.flatnonzero(table.crowd[first:last] | table.ignored[first:last])
     size = (int(table.sizes[image, 0]), int(table.sizes[image, 1]))
     outlines = [outline for row in rows.tolist() if (outline := table.outline(row)) is not None]
-    boxes = [
-        corners(table.bbox(row) or surrounding_box(outline), size, box_convention)
-        for row, outline in zip(rows.tolist(), outlines, strict=True)
-    ]
     return ImageRecord(
         image_id=table.image_ids[image],
         path=path,
         size=size,
-        boxes=np.array(boxes, np.float32).reshape(-1, 4),
+        boxes=training_boxes(table, rows, box_convention),
         labels=table.label[rows].astype(np.int64),
         outlines=tuple(outlines),
         annotation_ids=table.ids.some(rows),
@@ -142,6 +138,19 @@ def image_record(
             if not table.areas[row] <= 0 and (outline := table.outline(row)) is not None
         ),
     )
+
+
+def training_boxes(table: Annotations, rows: np.ndarray, box_convention: BoxConvention) -> np.ndarray:
+    """The boxes of annotations with an outline, int64 [n] rows: float32 [n, 4], xyxy in pixels."""
+    boxes = np.empty((len(rows), 4), np.float32)
+    stated, sizes = table.boxes[rows].tolist(), table.sizes[table.image[rows]].tolist()
+    for index, (box, (height, width)) in enumerate(zip(stated, sizes, strict=True)):
+        if box[0] != box[0]:  # NaN: not stated
+            outline = table.outline(int(rows[index]))
+            assert outline is not None
+            box = surrounding_box(outline)
+        boxes[index] = corners(box, (height, width), box_convention)
+    return boxes
 
 
 def training_rows(table: Annotations, box_convention: BoxConvention) -> np.ndarray:
@@ -244,7 +253,7 @@ def load_sample(record: ImageRecord, read: ImageReader | None = None) -> Trainin
         image=image,
         boxes=record.boxes,
         labels=record.labels,
-        masks=rle.decode_masks([_run_lengths(outline, size) for outline in record.outlines], size),
+        masks=rle.decode_masks(rle.draw_outlines(record.outlines, size), size),
         image_id=record.image_id,
         original_size=size,
     )
@@ -252,8 +261,4 @@ def load_sample(record: ImageRecord, read: ImageReader | None = None) -> Trainin
 
 def decode_mask(outline: Outline, size: tuple[int, int]) -> np.ndarray:
     """The pixels of an outline, as pycocotools draws them: uint8 [height, width], 0 or 1."""
-    return rle.decode_masks([_run_lengths(outline, size)], size)[0]
-
-
-def _run_lengths(outline: Outline, size: tuple[int, int]) -> rle.Rle:
-    return rle.draw_polygons(outline, size) if isinstance(outline, tuple) else outline
+    return rle.decode_masks(rle.draw_outlines([outline], size), size)[0]

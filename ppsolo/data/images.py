@@ -244,22 +244,27 @@ def checked_array(image: np.ndarray) -> np.ndarray:
 
 
 def read_ahead(
-    sources: Iterable[SourceType], *, depth: int = 4, read: Callable[[SourceType], np.ndarray] | None = None
+    sources: Iterable[SourceType],
+    *,
+    depth: int = 4,
+    read: Callable[[SourceType], np.ndarray] | None = None,
+    threads: int = 1,
 ) -> Generator[tuple[SourceType, np.ndarray | ImageError], None, None]:
     """Yield (source, its picture or the ImageError that it raised) in the order of `sources`.
 
-    One background thread reads at most `depth` (>= 1) images ahead of the one that was yielded last, so at most
-    depth + 1 are held. Closing the generator ends the thread. Other exceptions are raised here.
+    Background threads read at most `depth` (>= 1) images ahead of the one that was yielded last, so at most
+    depth + 1 are held. Closing the generator ends the threads. Other exceptions are raised here.
 
     Args:
         sources: what to read.
         depth: how many images are read ahead.
         read: what reads one; `read_image` by default.
+        threads: how many images are read at once.
     """
     if depth < 1:
         raise ValueError(f"depth must be at least 1, got {depth}")
     ahead = deque()
-    executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="read_ahead")
+    executor = ThreadPoolExecutor(max_workers=threads, thread_name_prefix="read_ahead")
     try:
         for source in sources:
             ready = _first_of(ahead) if len(ahead) == depth else None

@@ -7,6 +7,7 @@ import cv2
 import numpy as np
 
 MASK_STRIDE = 4
+SAMPLING_RADIUS = 0.2
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,7 @@ def make_targets(
     *,
     num_grids: Sequence[int],
     scale_ranges: Sequence[tuple[float, float]],
-    sampling_radius: float = 0.2,
+    sampling_radius: float = SAMPLING_RADIUS,
 ) -> SampleTargets:
     """Assign the instances of one image to grid cells (SOLO, arXiv 1912.04488, section 3.3.1; as in SOLOv2).
 
@@ -88,18 +89,10 @@ def make_targets(
         ValueError: the arrays do not fit each other or the padded size.
     """
     _check_shapes(boxes, labels, masks, padded_size, num_grids, scale_ranges)
-    # In the dtype of the boxes, as recorded: it decides at the very edge of a range.
-    sides = np.maximum(boxes[:, 2:] - boxes[:, :2], 0)
-    sizes = np.sqrt(sides[:, 0] * sides[:, 1])
-    lowest, highest = np.array(scale_ranges, np.float64).T
-    hit = (sizes >= lowest[:, None]) & (sizes <= highest[:, None])  # [L, n]
+    hit = levels_of(boxes, scale_ranges)
     used, centres, small_masks = _measure(masks, np.flatnonzero(hit.any(axis=0)), padded_size)
-
-    level, row = np.nonzero(hit[:, used])  # pairs, by level, then instance; row in `used`
     grids = np.array(num_grids, np.int64)
-    half_extents = 0.5 * sides[used][:, ::-1] * sampling_radius  # (y, x)
-    pair, cell = _cells(centres[row], half_extents[row], padded_size, grids[level])
-    level, row = level[pair], row[pair]
+    level, row, cell = claim_cells(boxes[used], centres, hit[:, used], padded_size, grids, sampling_radius)
 
     first_cell = _offsets(grids**2)
     category_labels = np.zeros(first_cell[-1], np.int64)
@@ -114,6 +107,39 @@ def make_targets(
         level_offsets=_offsets(np.bincount(level, minlength=len(grids))),
         num_positive_cells=len(distinct),
     )
+
+
+def levels_of(boxes: np.ndarray, scale_ranges: Sequence[tuple[float, float]]) -> np.ndarray:
+    """bool [L, n]: the levels whose range holds sqrt(width * height) of a box, both ends included.
+
+    boxes: float [n, 4], xyxy in pixels.
+    """
+    # In the dtype of the boxes, as recorded: it decides at the very edge of a range.
+    sides = _sides(boxes)
+    sizes = np.sqrt(sides[:, 0] * sides[:, 1])
+    lowest, highest = np.array(scale_ranges, np.float64).T
+    return (sizes >= lowest[:, None]) & (sizes <= highest[:, None])
+
+
+def claim_cells(
+    boxes: np.ndarray,
+    centres: np.ndarray,
+    levels: np.ndarray,
+    padded_size: tuple[int, int],
+    num_grids: np.ndarray,
+    sampling_radius: float = SAMPLING_RADIUS,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The cells that instances take on their levels, as `make_targets` says: level, instance and cell, int64 [p] each.
+
+    Sorted by level, then instance, then cell; cells are numbered row by row within the level.
+
+    boxes: float [n, 4], xyxy in pixels. centres: float64 [n, 2], (y, x) in pixels. levels: bool [L, n].
+    padded_size, sampling_radius: as for `make_targets`. num_grids: int64 [L].
+    """
+    level, row = np.nonzero(levels)
+    half_extents = 0.5 * _sides(boxes)[:, ::-1] * sampling_radius  # (y, x)
+    pair, cell = _cells(centres[row], half_extents[row], padded_size, num_grids[level])
+    return level[pair], row[pair], cell
 
 
 def collate_targets(samples: Sequence[SampleTargets]) -> BatchTargets:
@@ -190,20 +216,25 @@ def _measure(
         area = moments["m00"]
         centres.append(((moments["m01"] + top * area) / area, (moments["m10"] + left * area) / area))
         top, left = top // MASK_STRIDE * MASK_STRIDE, left // MASK_STRIDE * MASK_STRIDE
-        _draw_quarter(mask[top:, left:][: rows + 3, : columns + 3], small[len(used), top // 4 :, left // 4 :])
+        block = quarter(mask[top:, left:][: rows + 3, : columns + 3])
+        top, left = top // MASK_STRIDE, left // MASK_STRIDE
+        small[len(used), top : top + len(block), left : left + block.shape[1]] = block
         used.append(index)
     return np.array(used, np.int64), np.array(centres, np.float64).reshape(-1, 2), small[: len(used)]
 
 
-def _draw_quarter(mask: np.ndarray, small: np.ndarray) -> None:
-    """Set `small`, zeros before, to 1 where 2 or more of the 4 middle pixels of a 4 x 4 block are 1.
+def quarter(mask: np.ndarray) -> np.ndarray:
+    """The mask at stride 4: uint8 [ceil(h / 4), ceil(w / 4)], 1 where 2 or more of a block's 4 middle pixels are 1.
 
     This is what bilinear interpolation of a uint8 mask by exactly 1/4 gives. Pixels beyond the mask are 0.
+
+    mask: uint8 [h, w], 0 or 1.
     """
+    small = np.zeros((-(-mask.shape[0] // MASK_STRIDE), -(-mask.shape[1] // MASK_STRIDE)), np.uint8)
     for row, column in ((1, 1), (1, 2), (2, 1), (2, 2)):
         pixels = mask[row::MASK_STRIDE, column::MASK_STRIDE]
         small[: pixels.shape[0], : pixels.shape[1]] += pixels
-    np.greater_equal(small, 2, out=small, casting="unsafe")
+    return np.greater_equal(small, 2, out=small, casting="unsafe")
 
 
 def _cells(
@@ -226,6 +257,11 @@ def _cells(
     taken = inside[:, 0, :, None] & inside[:, 1, None, :]  # [k, 3 rows, 3 columns]
     cells = steps[:, 0, :, None] * num_grids[:, None, None] + steps[:, 1, None, :]
     return np.nonzero(taken)[0], cells[taken]
+
+
+def _sides(boxes: np.ndarray) -> np.ndarray:
+    """[n, 2], (width, height), at least 0."""
+    return np.maximum(boxes[:, 2:] - boxes[:, :2], 0)
 
 
 def _offsets(counts: Sequence[int] | np.ndarray) -> np.ndarray:

@@ -66,12 +66,30 @@ def draw_polygons(polygons: Sequence[np.ndarray], size: tuple[int, int]) -> Rle:
     Raises:
         ValueError: image or outline are too large for pycocotools, which walks every pixel of an edge.
     """
+    return draw_outlines([tuple(polygons)], size)[0]
+
+
+def draw_outlines(outlines: Sequence[tuple[np.ndarray, ...] | Rle], size: tuple[int, int]) -> list[Rle]:
+    """Masks of an image of `size` (height, width): each the union of its polygons, or as it is if it is run lengths.
+
+    Raises:
+        ValueError: as `draw_polygons`.
+    """
     _check_canvas(size)
-    for polygon in polygons:
-        points = np.asarray(polygon).reshape(-1, 2)
+    rings = [ring for outline in outlines if isinstance(outline, tuple) for ring in outline]
+    for ring in rings:
+        points = np.asarray(ring).reshape(-1, 2)
         if np.abs(points[1:] - points[:-1]).sum() + np.abs(points[0] - points[-1]).sum() > MAX_OUTLINE:
             raise ValueError(f"a polygon's outline is longer than {MAX_OUTLINE:g} pixels")
-    return _API.merge(_API.frPyObjects(list(polygons), *size))
+    drawn = iter(_API.frPyObjects(rings, *size) if rings else ())
+    found = []
+    for outline in outlines:
+        if isinstance(outline, tuple):
+            parts = [next(drawn) for _ in outline]
+            found.append(parts[0] if len(parts) == 1 else _API.merge(parts))
+        else:
+            found.append(outline)
+    return found
 
 
 def _check_canvas(size: tuple[int, int]) -> None:

@@ -5,7 +5,6 @@ import itertools
 import numpy as np
 import pytest
 
-from ppsolo.check import grid_fit
 from ppsolo.check.grid_fit import (
     GRID_CHOICES,
     fit_image,
@@ -40,9 +39,10 @@ def record(boxes) -> ImageRecord:
 
 
 def test_sizes_at_the_training_scale():
-    assert training_sizes(record([[0, 0, 4, 9], [10, 10, 26, 26]]), SAME).tolist() == [6, 16]
-    assert training_sizes(record([[0, 0, 4, 9], [10, 10, 26, 26]]), DOUBLE).tolist() == [12, 32]
-    assert training_sizes(record([]), DOUBLE).tolist() == []
+    boxes, sizes = record([[0, 0, 4, 9], [10, 10, 26, 26]]).boxes, np.array([SIZE, SIZE])
+    assert training_sizes(boxes, sizes, SAME).tolist() == [6, 16]
+    assert training_sizes(boxes, sizes, DOUBLE).tolist() == [12, 32]
+    assert training_sizes(boxes[:0], sizes[:0], DOUBLE).tolist() == []
 
 
 def test_the_later_instance_takes_the_cells():
@@ -66,8 +66,7 @@ def test_what_is_left_at_stride_4():
     assert fit.drawn_boxes.tolist() == [[1, 1, 3, 3], [3, 3, 5, 5], [0, 0, 0, 0]]
 
 
-@pytest.mark.parametrize("at_once", [1, 3, 1000])
-def test_equals_the_training_targets(monkeypatch, at_once):
+def test_equals_the_training_targets():
     """Whose cells are: read from targets made in one call, with every instance its own class."""
     rng = np.random.default_rng(0)
     corners = rng.integers(0, [96, 64], (40, 2))
@@ -76,12 +75,10 @@ def test_equals_the_training_targets(monkeypatch, at_once):
     drawn = record(boxes)
     masks = np.stack([decode_mask(outline, SIZE) for outline in drawn.outlines])
     targets = make_targets(drawn.boxes, np.arange(40), masks, SIZE, num_grids=grids, scale_ranges=ranges)
-    sizes = training_sizes(drawn, SAME)
+    sizes = training_sizes(drawn.boxes, np.array([SIZE] * 40), SAME)
     in_range = np.array([[low <= size <= high for low, high in ranges] for size in sizes])
     assigned = in_range & masks.any(axis=(1, 2))[:, None]
     owners = np.array([np.isin(np.arange(1, 41), labels) for labels in targets.category_labels]).T
-
-    monkeypatch.setattr(grid_fit, "PIXELS_AT_ONCE", at_once * 96 * 96)
     fit = fit_image(drawn, SAME, num_grids=grids, scale_ranges=ranges)
     assert np.array_equal(fit.assigned, assigned)
     assert np.array_equal(fit.lost, assigned & ~owners)
