@@ -10,6 +10,7 @@ from ppsolo.cli.shared import OK, Commands, add_command, add_model, add_tiles, i
 from ppsolo.config import load_answering_config, load_config
 from ppsolo.data.tiles import checked_tiling
 from ppsolo.errors import ConfigError
+from ppsolo.legacy.dataset_folder import found_data
 
 if TYPE_CHECKING:
     from ppsolo.evaluation.evaluate import Evaluation
@@ -152,7 +153,7 @@ def _results_in(options: argparse.Namespace) -> str:
 
 def _evaluate_results(options: argparse.Namespace) -> int:
     if options.annotations is None and options.config is not None:
-        data = load_config(options.config, options.override).data
+        data = found_data(load_config(options.config, options.override).data)
         options.annotations = str(Path(data.root) / data.val_annotations)
     if options.annotations is None:
         raise ConfigError("--json_eval needs the annotations it is compared with: add --annotations FILE")

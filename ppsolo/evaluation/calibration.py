@@ -13,6 +13,7 @@ from ppsolo.data.files import find_images
 from ppsolo.data.images import read_image
 from ppsolo.errors import ConfigError
 from ppsolo.evaluation.evaluate import Callback, EvaluationSet, evaluate, with_classes
+from ppsolo.legacy.dataset_folder import found_data
 from ppsolo.pipeline import Pipeline
 
 MOST_IMAGES = 128
@@ -44,7 +45,7 @@ def calibration_data(
     source = Path(source)
     if source.is_dir():
         paths = list(find_images(source).images)
-        data = config.data
+        data = found_data(config.data)
         annotations = Path(data.root) / data.val_annotations if data.val_annotations else None
         dataset = None
         if annotations is not None and annotations.is_file():

@@ -13,6 +13,7 @@ from ppsolo.formats.dataset import check_classes, coco_content, json_text
 from ppsolo.formats.folder import Folder
 from ppsolo.formats.recognition import describe, read_folder, recognise
 from ppsolo.formats.split import divide
+from ppsolo.legacy.dataset_folder import found_data
 from ppsolo.schema import DataConfig
 
 logger = logging.getLogger(__name__)
@@ -20,6 +21,8 @@ logger = logging.getLogger(__name__)
 
 def data_in_place(data: DataConfig, cache: Path, *, needed: Literal["train", "val"]) -> DataConfig:
     """The settings as given if their annotation file exists, else settings for annotations that `data.root` holds.
+
+    Where the default root is not there, `dataset/coco`, PaddleDetection's, takes its place.
 
     The folder is only taken where no annotation file was named: the setting is the default, or empty for training.
     The folder is read as `ppsolo import-data` reads it: its own division into training and validation is kept, or
@@ -31,6 +34,7 @@ def data_in_place(data: DataConfig, cache: Path, *, needed: Literal["train", "va
     Raises DatasetError where there is neither: what the folder looks like, and the command that helps. So it does
     where a file was named that is not there.
     """
+    data = found_data(data)
     root = Path(data.root)
     named = data.train_annotations if needed == "train" else data.val_annotations
     if (needed == "val" and not named) or (root / (named or ".")).is_file() or not root.is_dir():
