@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 import time
+from collections import deque
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TextIO
@@ -50,6 +51,8 @@ SHOWN_SEED = 2  # of the scenes in the pictures; those of the data set come from
 SHOWN_SCENES, SHOWN_SIZE = 4, (360, 450)
 LARGE_SIZE = (480, 640)
 DRAWN_FROM = 0.5  # least score of an instance in a picture
+GPUS = "CUDA_VISIBLE_DEVICES"
+LAST_LINES = 3  # of the launcher, to show where it fails
 PROCESSES = 2  # that train on a CPU with as many cores
 SCRIPT = "import sys\n\nfrom ppsolo.cli import main\n\nsys.exit(main())\n"
 PROGRESS = re.compile(r"epoch \d+, |step \d+: |\d+ steps trained")  # what a run says, among what the launcher says
@@ -183,19 +186,19 @@ def _train_together(config: Config, workplace: Path, console: TextIO, processes:
     script.write_text(SCRIPT, encoding="utf-8")
     launcher = [sys.executable, "-m", "paddle.distributed.launch", "--nproc_per_node", str(processes)]
     command = [*launcher, "--log_dir", str(logs), str(script), "train", "-c", str(file)]
-    path = os.pathsep.join([str(Path(ppsolo.__file__).parents[1]), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep)
-    threads = str(max(1, available_cores() // processes))
     with subprocess.Popen(
         command,
-        env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": threads},
+        env=_environment(processes),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
         errors="replace",
     ) as process:
         assert process.stdout is not None
+        said = deque(maxlen=LAST_LINES)
         try:
             for line in process.stdout:
+                said.append(line.strip())
                 if PROGRESS.match(line):
                     console.write(line)
                     console.flush()
@@ -203,7 +206,20 @@ def _train_together(config: Config, workplace: Path, console: TextIO, processes:
             process.terminate()
             raise
     if process.returncode != 0:
-        raise TrainingError(f"training ended with exit code {process.returncode}: {logs}/workerlog.0 says why")
+        log = logs / "workerlog.0"
+        why = f"{log} says why" if log.is_file() else f"Paddle's launcher says: {' | '.join(filter(None, said))}"
+        raise TrainingError(f"training ended with exit code {process.returncode}: {why}")
+
+
+def _environment(processes: int) -> dict[str, str]:
+    """The environment of the launcher."""
+    path = os.pathsep.join([str(Path(ppsolo.__file__).parents[1]), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep)
+    threads = str(max(1, available_cores() // processes))
+    own = {"PYTHONPATH": path, "OMP_NUM_THREADS": threads}
+    if GPUS in os.environ and not paddle.device.get_device().startswith("gpu"):
+        # The launcher counts what this names, GPU or not, and fails where there are more processes. No GPU is -1.
+        own |= {GPUS: ",".join(["-1"] * processes), "PADDLE_DISTRI_BACKEND": "gloo"}
+    return {**os.environ, **own}
 
 
 def _draw_pictures(predictor: Predictor, output_dir: Path) -> Instances:

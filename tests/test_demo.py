@@ -2,6 +2,8 @@
 
 import json
 import re
+import sys
+import textwrap
 
 import numpy as np
 import pytest
@@ -67,6 +69,32 @@ def test_training_that_fails_is_named(tmp_path, monkeypatch):
     with (tmp_path / "console.txt").open("w") as console, pytest.raises(TrainingError, match=r"workerlog\.0 says why"):
         run_tiny(tmp_path / "demo", console)
     assert "broken" in (tmp_path / "demo" / "training" / "logs" / "workerlog.0").read_text()
+
+
+@pytest.mark.parametrize("named", ["0", ""])
+def test_a_machine_without_gpu_trains_whatever_gpus_are_named(tmp_path, monkeypatch, named):
+    """Paddle's launcher gives each process one of the GPUs in the variable, and has one here, if any."""
+    if demo.paddle.device.get_device().startswith("gpu"):
+        pytest.skip("needs a machine without a GPU")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", named)
+    monkeypatch.setattr(demo, "available_cores", lambda: 2)
+    script = """
+        import paddle
+        paddle.distributed.init_parallel_env()
+        number = paddle.to_tensor([1.0])
+        paddle.distributed.all_reduce(number)
+        print("step 1:", paddle.device.get_device(), float(number[0]))
+    """
+    monkeypatch.setattr(demo, "SCRIPT", textwrap.dedent(script))
+    with (tmp_path / "console.txt").open("w") as console:
+        demo._train_together(demo.load_config("demo"), tmp_path, console, processes=2)
+    assert "step 1: cpu 2.0" in (tmp_path / "console.txt").read_text()
+
+
+def test_a_launcher_that_fails_is_heard(tmp_path, monkeypatch):
+    monkeypatch.setenv("PADDLE_LOG_LEVEL", "NO_SUCH_LEVEL")
+    with pytest.raises(TrainingError, match=r"exit code 1: Paddle's launcher says: .*Error"):
+        demo._train_together(demo.load_config("demo"), tmp_path, sys.stdout, processes=2)
 
 
 def test_nothing_of_others_is_touched(tmp_path, capsys):
