@@ -5,8 +5,8 @@
     instances = predictor("street.jpg")  # masks, boxes, scores, labels
     instances.draw(ppsolo.read_image("street.jpg"))
 
-The names below are the public face. Modules and names that start with an underscore are internal, and so are all
-rooms of the package that docs/architecture.md calls internal.
+The names below are public. Modules and names that start with an underscore are internal, and so is every room that
+docs/architecture.md calls internal.
 """
 
 import importlib
@@ -29,10 +29,10 @@ from ppsolo.errors import (
 )
 from ppsolo.version import __version__
 
-# Paddle 2.6 brings a zlib of its own whose symbols clash with the system's; loading Python's first avoids a crash.
+# Paddle 2.6 contains a zlib whose symbols clash with the system's; loading Python's first avoids a crash.
 importlib.import_module("zlib")
 use_vector_products()
-# OpenCV itself refuses larger pictures too, whatever a header says. It reads this when it is imported first.
+# OpenCV refuses larger pictures too. It reads this limit at its first import.
 os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", str(2**28))
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ __all__ = [
     "train",
 ]
 
-# These are imported when they are first asked for, so that `import ppsolo` is quick and needs no Paddle.
+# These are imported on first use, so that `import ppsolo` is quick and needs no Paddle.
 _LAZY = {
     "ExportedPredictor": "ppsolo.deploy.runtime",
     "Instances": "ppsolo.results.instances",

@@ -1,4 +1,4 @@
-"""The public functions: train, evaluate, export and load, each from a configuration or a directory."""
+"""The public functions train, evaluate, export and load; each takes a configuration or a directory."""
 
 import os
 from collections.abc import Sequence
@@ -20,14 +20,14 @@ ConfigSource = Config | str | os.PathLike[str]
 
 
 def train(config: ConfigSource, overrides: Overrides = (), *, resume: str | None = None) -> "TrainingSummary":
-    """Train or fine-tune, as `ppsolo train` does, in this process; losses go to the logger "ppsolo".
+    """Train or fine-tune in this process, like `ppsolo train`; losses go to the logger "ppsolo".
 
     Args:
-        config: a configuration, its file, or the name of one that comes with ppsolo.
+        config: a configuration, its file, or the name of a shipped one.
         overrides: as for `load_config`: ["train.epochs=12"] or {"train.epochs": 12}.
         resume: a training state's file, or "auto" for the newest one of the run.
 
-    Returns the directory of the run, its steps and its best AP. Raises PpsoloError: one line with the remedy.
+    Returns the run's directory, its steps and its best AP. Raises PpsoloError: one line with the remedy.
     """
     from ppsolo.training.run import train as train_config
 
@@ -43,16 +43,16 @@ def evaluate(
     batch_size: int = 1,
     max_detections: int = 100,
 ) -> "Evaluation":
-    """Average precision on a COCO data set, as `ppsolo eval` measures it.
+    """Measure average precision on a COCO data set, like `ppsolo eval`.
 
     Args:
-        model: a configuration with weights, or a predictor (`Predictor`, or what `load` returns).
+        model: a configuration with weights, or a predictor (`Predictor`, or a result of `load`).
         overrides: of a configuration, as for `load_config`.
-        annotations, images: a COCO file and the folder that its file names are relative to. A configuration has its
-            own (`data.val_annotations`, `data.val_images`); a predictor needs both.
-        batch_size: images in one run of the network.
-        max_detections: detections of an image and class that count, the best ones. Give more for large images with more
-            objects.
+        annotations, images: a COCO file, and the folder that its file names are relative to. Default: those of the
+            configuration (`data.val_annotations`, `data.val_images`). A predictor needs both.
+        batch_size: images per run of the network.
+        max_detections: number of detections per image and class that count, the best ones. Give more for large images
+            with more objects.
 
     Returns `Evaluation`: `.report["segm"]["stats"][0]` is the mask AP, in [0, 1]. Raises PpsoloError.
     """
@@ -64,7 +64,7 @@ def evaluate(
         raise ConfigError("annotations and images go together: give both")
     if isinstance(model, Pipeline):
         if annotations is None or images is None:
-            raise ConfigError("a predictor names no data set: give annotations and images")
+            raise ConfigError("a predictor has no data set: give annotations and images")
         dataset = EvaluationSet(Path(annotations), Path(images))
         return evaluate_predictor(model, dataset, batch_size=batch_size, max_detections=max_detections)
     config = _resolved(model, overrides)
@@ -90,17 +90,17 @@ def export(
     input_shape: Sequence[int] = (-1, 3, -1, -1),
     verify: bool = True,
 ) -> "Export":
-    """Write a model for static-graph inference and verify what was written, as `ppsolo export` does.
+    """Write a model for static-graph inference and verify it, like `ppsolo export`.
 
     Args:
-        config, overrides: as for `train`.
-        directory: appears whole or not at all. An export there is replaced, anything else is refused.
-        weights: a checkpoint file or a published name; the configuration's own `weights` if None.
+        config, overrides: see `train`.
+        directory: appears whole or not at all. An export in this place is replaced; anything else is refused.
+        weights: a checkpoint file or a published name; None: the configuration's own `weights`.
         format: "paddle" for Paddle Inference, "onnx" for onnxruntime and OpenVINO.
-        graph: "whole" with postprocessing, or "network": raw predictions, postprocessed in numpy.
-        device: which one the graph is written for; it runs on both.
+        graph: "whole" includes postprocessing; "network" gives raw predictions, which numpy postprocesses.
+        device: the device that the graph is fastest on; it runs on both.
         input_shape: N, 3, H, W of the prepared images; -1 leaves a side open.
-        verify: compare with the model on drawn scenes; an export that differs is not kept.
+        verify: compare with the model on drawn scenes; an export that differs is removed.
 
     Raises PpsoloError.
     """
@@ -108,7 +108,7 @@ def export(
     from ppsolo.deploy.export import card_of, checkpoint_facts, export_model
     from ppsolo.predictor import load_model
 
-    check_place(Path(directory))  # before minutes of work
+    check_place(Path(directory))  # check now, before minutes of work
     resolved = _resolved(config, overrides)
     source = os.fspath(weights) if weights is not None else str(resolved.weights)
     model, _ = load_model(resolved, weights)
@@ -129,12 +129,12 @@ def export(
 def load(
     directory: str | os.PathLike[str], *, threads: int | None = None, keep_memory: bool = True
 ) -> "ExportedPredictor | Predictor":
-    """The predictor in a directory: an export that `ppsolo export` wrote, or a finished training run.
+    """Load the predictor in a directory: an export of `ppsolo export`, or a finished training run.
 
-    An export answers in its own runtime, on the CPU (`ppsolo.deploy.load` has all options). Of a run, the best weights
-    answer, or the last ones where no evaluation found a best.
+    An export runs in its own runtime, on the CPU (`ppsolo.deploy.load` has all options). A run predicts with its best
+    weights, or with the last ones if no evaluation found a best.
 
-    threads, keep_memory: see `Predictor`. Raises PpsoloError: the directory is neither, or is damaged.
+    threads, keep_memory: see `Predictor`. Raises PpsoloError if the directory is neither, or is damaged.
     """
     place = Path(directory)
     if (place / "infer_cfg.yml").is_file() or not place.is_dir():
@@ -148,7 +148,7 @@ def load(
 
 
 def _resolved(config: ConfigSource, overrides: Overrides, *, answers: bool = True) -> Config:
-    """answers: whether it is to predict, with the weights of a run that it lies in."""
+    """answers: whether it must predict, with the weights of the run that it belongs to."""
     if isinstance(config, Config):
         return override_config(config, overrides)
     return load_answering_config(Path(config), overrides) if answers else load_config(Path(config), overrides)

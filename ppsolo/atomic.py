@@ -1,4 +1,4 @@
-"""Files and folders that appear whole under their name or not at all."""
+"""Files and folders that appear under their name whole or not at all."""
 
 import contextlib
 import ctypes
@@ -49,11 +49,11 @@ def atomic_writer(path: str | os.PathLike[str], mode: Literal["w"]) -> AbstractC
 
 @contextlib.contextmanager
 def atomic_writer(path: str | os.PathLike[str], mode: Literal["w", "wb"]) -> Iterator[IO[Any]]:
-    """Yields a stream, of bytes ("wb") or UTF-8 text ("w"), whose content becomes the file `path`.
+    """Yield a stream, of bytes ("wb") or UTF-8 text ("w"); its content becomes the file `path`.
 
-    It goes to a hidden file in the same folder. When the `with` ends well, that file is flushed to the disk and
-    renamed over what was there; after any exception it is removed, and what was there stays. What processes that were
-    killed left in the folder is removed first. OSError propagates and names `path`.
+    The stream writes a hidden file in the same folder. If the block succeeds, that file is flushed to the disk and
+    renamed to `path`. After an exception it is removed, and the old file stays. Hidden files of killed processes in the
+    folder are removed first. OSError propagates and names `path`.
     """
     path = Path(path).absolute()
     try:
@@ -78,12 +78,12 @@ def scratch_folder(path: Path) -> Iterator[Path]:
 
 
 def temporary_name(path: Path, *, suffix: str = ".part") -> Path:
-    """A new hidden name in the folder of `path`: from there a rename to `path` is one step."""
+    """Return a new hidden name in the folder of `path`, from where a rename to `path` is one step."""
     return path.parent / f".ppsolo-{secrets.token_hex(6)}{suffix}"
 
 
 def put_in_place(temporary: Path, path: Path) -> None:
-    """Ends what `atomic_writer` does for a finished file that others wrote under a `temporary_name`.
+    """Do the last steps of `atomic_writer` for a finished file that others wrote under a `temporary_name`.
 
     OSError propagates and names `path`.
     """
@@ -98,11 +98,10 @@ def put_in_place(temporary: Path, path: Path) -> None:
 
 
 def put_folder_in_place(temporary: Path, path: Path) -> None:
-    """Makes a finished folder, under a `temporary_name`, the folder `path`.
+    """Turn a finished folder under a `temporary_name` into the folder `path`.
 
-    Nothing, or an empty folder, may be at `path`; another folder there changes places with the new one, in one step
-    where the system has such a step (Linux), and is then found under the temporary name. OSError propagates and names
-    `path`.
+    `path` may be missing or an empty folder. Another folder there changes places with the new one, in one step if the
+    system has it (Linux), and is then at the temporary name. OSError propagates and names `path`.
     """
     try:
         for file in temporary.rglob("*"):
@@ -121,13 +120,13 @@ def put_folder_in_place(temporary: Path, path: Path) -> None:
 
 
 def discard(temporary: Path) -> None:
-    """Removes the file if it is there and can be removed."""
+    """Remove the file if it exists and can be removed."""
     with contextlib.suppress(OSError):
         temporary.unlink()
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Removes what writers that were killed left in the folder; no other writer may be at work in it."""
+    """Remove files of killed writers from the folder; no other writer may be at work in it."""
     for temporary in folder.glob(".ppsolo-*.part"):
         discard(temporary)
 
@@ -173,7 +172,7 @@ def _remove_dead(folder: Path) -> None:
 
 
 def _name_path(error: BaseException, path: Path) -> None:
-    """Let an OSError name `path`: writing to a full disk names no file, and opening names a hidden one."""
+    """Make an OSError name `path`: a full disk names no file, and opening names the hidden file."""
     if isinstance(error, OSError):
         error.filename, error.filename2 = str(path), None
 
@@ -184,7 +183,7 @@ def _sync(stream: IO[Any]) -> None:
 
 
 def _rename(temporary: Path, path: Path) -> None:
-    """Renames, and makes that last where the file system can sync a folder; the content is safe already."""
+    """Rename, and sync the folder if the file system can; the content is already safe."""
     os.replace(temporary, path)
     _sync_folder(path.parent)
 
@@ -199,7 +198,7 @@ def _sync_folder(folder: Path) -> None:
 
 
 def _exchange(one: Path, other: Path) -> None:
-    """Two folders change places."""
+    """Exchange two folders."""
     here, exchange = -100, 2  # AT_FDCWD and RENAME_EXCHANGE of renameat2(2)
     renameat2 = getattr(ctypes.CDLL(None), "renameat2", None) if os.name == "posix" else None
     if renameat2 is not None and renameat2(here, os.fsencode(one), here, os.fsencode(other), exchange) == 0:

@@ -1,4 +1,4 @@
-"""The processor's cores: how many of them Paddle's kernels use, and which matrix product an AMD one gets."""
+"""The processor: its cores, the threads of kernels, and the kernels of matrix products."""
 
 import contextlib
 import ctypes
@@ -16,19 +16,19 @@ from ppsolo.errors import ExportError
 _MKL_KERNELS = "MKL_DEBUG_CPU_TYPE"
 _AVX2_KERNELS, _AVX512_KERNELS = "5", "7"
 _AVX512_FLAGS = {"avx512f", "avx512bw", "avx512dq", "avx512vl"}
-_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # of glibc's mallopt
+_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # options of glibc's mallopt
 
 
 def available_cores() -> int:
-    """How many cores this process may use."""
+    """Return the number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def default_threads() -> int:
-    """How many threads kernels get: OMP_NUM_THREADS where the user has set it, else all cores of this process.
+    """Return the number of threads for kernels: OMP_NUM_THREADS if the user set it, else all cores of this process.
 
-    Paddle sets the variable to 1 when it is imported; that is not the user's word. On Linux it is known from the
-    environment that the process started with; a program that sets 1 itself says so with `threads=1`.
+    Importing Paddle sets the variable to 1. On Linux, the environment at the start of the process shows whether the
+    user set it. A program that wants 1 passes `threads=1`.
     """
     stated = os.environ.get("OMP_NUM_THREADS", "")
     if stated.isdigit() and int(stated) > 0 and (stated != "1" or _started_with("OMP_NUM_THREADS")):
@@ -42,7 +42,7 @@ def threads_in_words(threads: int) -> str:
 
 
 def use_threads(threads: int) -> None:
-    """Let Paddle's CPU kernels take `threads` threads from here on, whatever was set when Paddle was imported."""
+    """Let Paddle's CPU kernels use `threads` threads from now on."""
     from paddle.base import core
 
     core.set_num_threads(threads)
@@ -50,10 +50,11 @@ def use_threads(threads: int) -> None:
 
 @contextlib.contextmanager
 def single_threaded_products() -> Iterator[None]:
-    """Within it, a matrix product of numpy takes one thread.
+    """Inside the block, a matrix product of numpy uses one thread.
 
-    Several threads that each compute products of their own otherwise wait for each other, two to four times as long.
-    The setting belongs to the whole process: the first thread that enters sets it, the last one that leaves undoes it.
+    Otherwise, threads that compute products at the same time wait for each other, which takes two to four times as
+    long. The setting belongs to the whole process: the first thread that enters sets it, the last one that leaves
+    restores it.
     """
     with _products.lock:
         if _products.users == 0:
@@ -69,7 +70,7 @@ def single_threaded_products() -> Iterator[None]:
 
 
 class _Products:
-    """How many threads are within `single_threaded_products`, and the way back to the setting before the first."""
+    """Counts the threads inside `single_threaded_products`, and restores the old setting after the last."""
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
@@ -82,17 +83,17 @@ _products = _Products()
 
 @functools.cache
 def _blas() -> threadpoolctl.ThreadpoolController:
-    """The matrix product libraries of this process. Paddle's own (MKL) is none of them."""
-    import numpy  # noqa: F401  here, since this module is read before Paddle, which decides numpy's threads
+    """Return the matrix product libraries of this process, without Paddle's own (MKL)."""
+    import numpy  # noqa: F401  here, because this module is imported before Paddle, which sets numpy's threads
 
     return threadpoolctl.ThreadpoolController().select(user_api="blas")
 
 
 def keep_freed_memory() -> None:
-    """Have glibc keep what is freed, for the next arrays: no size comes from fresh pages of the system again.
+    """Make glibc keep freed memory for later arrays instead of returning it to the system.
 
-    Paddle's CPU kernels and numpy take and free each array on its own; zeroed pages for those of some megabytes cost up
-    to half of the time of Paddle's convolutions. The process stays as large as it has been at its peak.
+    Paddle's CPU kernels and numpy allocate and free each array separately. Fresh zeroed pages for arrays of some
+    megabytes cost up to half of the time of Paddle's convolutions. The process stays as large as its peak.
     """
     library = ctypes.CDLL(None)
     if hasattr(library, "mallopt"):
@@ -101,10 +102,10 @@ def keep_freed_memory() -> None:
 
 
 def use_vector_products() -> None:
-    """Have the matrix product library that Paddle brings (MKL of 2019) use AVX2 or AVX-512 on CPUs of other makers too.
+    """Make Paddle's matrix product library (MKL of 2019) use AVX2 or AVX-512 on CPUs that are not from Intel.
 
-    It gives those its slowest kernels, a quarter of what AVX2 reaches, and convolutions are its products. Works until
-    the first product is computed; a value that the user has set stays.
+    Otherwise it uses its slowest kernels there, at a quarter of the speed of AVX2, also for convolutions. Call it
+    before the first product. A value that the user has set is kept.
     """
     kernels = _foreign_kernels(cpu_facts())
     if kernels is not None:
@@ -112,24 +113,24 @@ def use_vector_products() -> None:
 
 
 def cpu_facts() -> dict[str, str]:
-    """What Linux says of the first core: "model name", "vendor_id", "flags" and more; nothing elsewhere."""
+    """Return Linux's description of the first core: "model name", "vendor_id", "flags" and more; empty elsewhere."""
     lines = _cpu_info().split("\n\n")[0].splitlines()
     return {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
 
 
 def has_bfloat16() -> bool:
-    """Whether the CPU multiplies bfloat16 by itself; without, it is slower than float32."""
+    """Whether the CPU multiplies bfloat16 in hardware; otherwise bfloat16 is slower than float32."""
     return not {"avx512_bf16", "amx_bf16"}.isdisjoint(cpu_facts().get("flags", "").split())
 
 
 def require_bfloat16() -> None:
-    """Raises ExportError where the CPU has no bfloat16."""
+    """Raise ExportError if the CPU has no bfloat16."""
     if not has_bfloat16():
-        raise ExportError("this CPU has no bfloat16 (avx512_bf16 or amx_bf16): take precision='fp32'")
+        raise ExportError("this CPU has no bfloat16 (avx512_bf16 or amx_bf16): use precision='fp32'")
 
 
 def _foreign_kernels(facts: dict[str, str]) -> str | None:
-    """MKL's number for the best kernels of a CPU that is not Intel's, None where it needs no word."""
+    """Return MKL's number for the best kernels of a CPU that is not Intel's; None if MKL chooses well."""
     flags = set(facts.get("flags", "").split())
     if facts.get("vendor_id", "GenuineIntel") == "GenuineIntel" or not {"avx2", "fma"} <= flags:
         return None
@@ -137,7 +138,7 @@ def _foreign_kernels(facts: dict[str, str]) -> str | None:
 
 
 def _cpu_info() -> str:
-    """The start of /proc/cpuinfo."""
+    """Return the start of /proc/cpuinfo."""
     try:
         with open("/proc/cpuinfo") as stream:
             return stream.read(8192)
@@ -146,7 +147,7 @@ def _cpu_info() -> str:
 
 
 def _started_with(variable: str) -> bool:
-    """Whether the environment that this process started with had the variable; True where that cannot be known."""
+    """Whether the variable was set when this process started; True if that is not known."""
     try:
         start = Path("/proc/self/environ").read_bytes().split(b"\0")
     except OSError:

@@ -1,4 +1,4 @@
-"""The demonstration: draw a data set, train on it, evaluate, and leave numbers and pictures to look at."""
+"""The demonstration: draws a data set, trains on it, evaluates, and writes figures and pictures."""
 
 import dataclasses
 import json
@@ -44,23 +44,23 @@ logger = logging.getLogger(__name__)
 CONFIG = "demo"
 PUBLISHED = "solov2_mobilenetv3_fpn_448_3x"
 TRAIN_SCENES, VAL_SCENES = 800, 60
-# Of the run that takes a minute on two idle cores; it finds some shapes, not many.
+# For a run of one minute on two idle cores; it finds some shapes, not many.
 QUICK_SCENES = (160, 16)
 QUICK = {"train.epochs": 5, "train.evaluate_every": 5, "train.batch_size": 1, "train.schedule.warmup_steps": "auto"}
-SHOWN_SEED = 2  # of the scenes in the pictures; those of the data set come from others
+SHOWN_SEED = 2  # for the scenes in the pictures; the data set uses other seeds
 SHOWN_SCENES, SHOWN_SIZE = 4, (360, 450)
 LARGE_SIZE = (480, 640)
-DRAWN_FROM = 0.5  # least score of an instance in a picture
+DRAWN_FROM = 0.5  # least score of a drawn instance
 GPUS = "CUDA_VISIBLE_DEVICES"
-LAST_LINES = 3  # of the launcher, to show where it fails
-PROCESSES = 2  # that train on a CPU with as many cores
+LAST_LINES = 3  # last lines of the launcher to show after a failure
+PROCESSES = 2  # training processes on a CPU with at least as many cores
 SCRIPT = "import sys\n\nfrom ppsolo.cli import main\n\nsys.exit(main())\n"
-PROGRESS = re.compile(r"epoch \d+, |step \d+: |\d+ steps trained")  # what a run says, among what the launcher says
+PROGRESS = re.compile(r"epoch \d+, |step \d+: |\d+ steps trained")  # a run's lines among the launcher's lines
 MARK = "made_by_ppsolo_demo.txt"
 
 
 class TrainingCurve(NamedTuple):
-    """What a run's log says, by minutes of training, evaluations apart: dicts with "step", "minutes" and numbers."""
+    """A run's log by minutes of training: dicts with "step", "minutes" and numbers; evaluations are separate."""
 
     losses: list[dict[str, float]]
     evaluations: list[dict[str, float]]
@@ -76,16 +76,16 @@ def run_demo(
     overrides: Mapping[str, Any] | None = None,
     progress: Progress | None = None,
 ) -> list[str]:
-    """Train the configuration `demo` on scenes that it draws, and measure it on others.
+    """Train the configuration `demo` on drawn scenes, and evaluate it on others.
 
-    Leaves in `output_dir`: demo.json (AP and curve), curve.png, predictions.png (new scenes beside what they hold),
-    scene.png and prediction.png, and the data and the run in training/, which replace those of an earlier demo.
+    Writes into `output_dir`: demo.json (AP and curve), curve.png, predictions.png (new scenes next to the truth),
+    scene.png and prediction.png. The data and the run are in training/; they replace those of an earlier demo.
 
-    image: a photograph to predict on too, with a published system, into photo_prediction.png; where its weights
-        cannot be had, weights made from a seed take their place. scenes: how many to train and to measure on.
-    quick: train for a minute, which shows that everything works and finds little. overrides: of the configuration.
-    console: gets the losses. progress: called with (bytes done, bytes in all) of published weights.
-    Returns what was done and what it shows, a line each. Raises PpsoloError.
+    image: a photograph to predict on with a published system, written to photo_prediction.png; if its weights cannot
+        be fetched, random weights are used. scenes: numbers of scenes to train and to evaluate on.
+    quick: train for a minute; this shows that everything works, and finds little. overrides: of the configuration.
+    console: shows the losses. progress: called with (bytes done, all bytes) while published weights are fetched.
+    Returns lines that say what was done and where the results are. Raises PpsoloError.
     """
     start = time.monotonic()
     scenes = scenes or (QUICK_SCENES if quick else (TRAIN_SCENES, VAL_SCENES))
@@ -120,9 +120,9 @@ def run_demo(
         "trained on, after "
         f"{config.train.epochs} epochs of {scenes[0]}: {minutes['training']:.1f} minutes of training, "
         f"{minutes['all']:.1f} in all",
-        f"{output_dir}: demo.json and curve.png (AP over time), predictions.png (new scenes beside what is in them), "
+        f"{output_dir}: demo.json and curve.png (AP over time), predictions.png (new scenes next to the truth), "
         f"prediction.png ({seen}), training/ (data and run)",
-        f"to go on with it: ppsolo infer -c {run.config_file} --infer_img {output_dir / 'scene.png'}",
+        f"to continue with it: ppsolo infer -c {run.config_file} --infer_img {output_dir / 'scene.png'}",
     ]
     if photo is not None:
         lines += _predict_photo(photo, output_dir / "photo_prediction.png", progress)
@@ -130,7 +130,7 @@ def run_demo(
 
 
 def read_curve(log_file: Path) -> TrainingCurve:
-    """The curve in a run's log.jsonl."""
+    """Read the curve from a run's log.jsonl."""
     losses: list[dict[str, float]] = []
     evaluations: list[dict[str, float]] = []
     step, seconds, pace = 0, 0.0, 0.0
@@ -148,39 +148,39 @@ def read_curve(log_file: Path) -> TrainingCurve:
 
 
 def seeded_model(seed: int) -> SOLOv2:
-    """The published system's network with weights that depend on the seed alone, and that find something."""
+    """Return the published system's network with random weights of a seed, scaled so that it finds something."""
     paddle.seed(seed)
     model = build_model(load_config(PUBLISHED))
-    # Initial class scores are all 0.01; wider weights spread them, so that some cells pass the threshold.
+    # Initial class scores are all 0.01; larger weights spread them, so that some cells pass the threshold.
     paddle.nn.initializer.Normal(0.0, 0.05)(model.head.category.weight)
     paddle.nn.initializer.Normal(0.0, 0.05)(model.head.kernel.weight)
     return model
 
 
 def _clear(workplace: Path, run: RunDirectory) -> None:
-    """Make the folder of data and run, or remove an earlier demonstration's run from it and nothing else."""
+    """Create the folder of data and run, or remove an earlier demo's run from it, and nothing else."""
     try:
         if not workplace.exists():
             workplace.mkdir()
             text = "The next `ppsolo demo` into the folder above replaces run/ and draws into data/ again.\n"
             (workplace / MARK).write_text(text, encoding="utf-8")
         elif not (workplace / MARK).is_file():
-            raise ConfigError(f"{workplace} is no work of an earlier demo and stays; choose another --output_dir")
+            raise ConfigError(f"{workplace} is not from an earlier demo and is kept; choose another --output_dir")
         with run.held():
             run.clear()
     except OSError as error:
-        raise ConfigError(f"{workplace}: cannot be made ({error.strerror}); choose another --output_dir") from None
+        raise ConfigError(f"{workplace}: cannot be created ({error.strerror}); choose another --output_dir") from None
 
 
 def _process_count() -> int:
-    """How many processes train: one for each visible GPU; without a GPU, PROCESSES where there are as many cores."""
+    """Number of training processes: one per visible GPU; without a GPU, PROCESSES if there are as many cores."""
     if paddle.device.get_device().startswith("gpu"):
         return max(1, paddle.device.cuda.device_count())
     return PROCESSES if available_cores() >= PROCESSES else 1
 
 
 def _train_together(config: Config, workplace: Path, console: TextIO, processes: int) -> None:
-    """Train by several processes, each with its share of the images; raises TrainingError where they fail."""
+    """Train with several processes that share the images; raise TrainingError if they fail."""
     file, script, logs = workplace / "run.yml", workplace / "train.py", workplace / "logs"
     file.write_text(yaml.safe_dump(config_to_dict(config)), encoding="utf-8")
     script.write_text(SCRIPT, encoding="utf-8")
@@ -223,7 +223,7 @@ def _environment(processes: int) -> dict[str, str]:
 
 
 def _draw_pictures(predictor: Predictor, output_dir: Path) -> Instances:
-    """Leave predictions.png, scene.png and prediction.png; what was found in the last."""
+    """Write predictions.png, scene.png and prediction.png; return the instances in the last one."""
     rows = []
     for number in range(SHOWN_SCENES):
         scene = draw_scene(np.random.default_rng((SHOWN_SEED, number)), SHOWN_SIZE)
@@ -266,7 +266,7 @@ def _draw_curve(curve: TrainingCurve, *, val_scenes: int) -> np.ndarray:
 def _contact_sheet(
     rows: Sequence[Sequence[np.ndarray]], *, captions: Sequence[str], gap: int = 12, head: int = 44
 ) -> np.ndarray:
-    """Pictures of one size, uint8 RGB [h, w, 3], pixel by pixel in rows, with a caption above each column, on white."""
+    """Put pictures of one size, uint8 RGB [h, w, 3], in rows on white, with a caption above each column."""
     from matplotlib.figure import Figure
 
     height, width = rows[0][0].shape[:2]
@@ -290,16 +290,16 @@ def _pixels(figure: "Figure") -> np.ndarray:
 
 
 def _predict_photo(photo: np.ndarray, target: Path, progress: Progress | None) -> list[str]:
-    """Draw what the published system finds in a photograph; says so where its weights cannot be had."""
+    """Draw the published system's result for a photograph; if its weights cannot be fetched, say so."""
     try:
         predictor = Predictor.from_pretrained(PUBLISHED, progress=progress)
         lines, threshold = [predictor.origin], DRAWN_FROM
     except UnavailableError as error:
         predictor, threshold = Predictor(PUBLISHED, model=seeded_model(seed=0)), 0.0
         lines = [
-            f"the published weights for the photograph cannot be had: {error}",
-            "weights made from a seed take their place: its masks show that network, postprocessing and drawing run, "
-            "not what a trained SOLOv2 sees (the demonstration's own network knows drawn shapes only)",
+            f"the published weights for the photograph cannot be fetched: {error}",
+            "random weights are used instead: the masks show that network, postprocessing and drawing run, not what a "
+            "trained SOLOv2 finds (the network of this demo knows only drawn shapes)",
         ]
     instances = predictor(photo)
     write_image(target, instances.draw(photo, score_threshold=threshold))

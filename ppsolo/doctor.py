@@ -1,4 +1,4 @@
-"""The doctor of an installation: versions, devices, runtimes, what works here, and the command that mends the rest."""
+"""Examines an installation: versions, devices, runtimes, whether they work, and the command that fixes a fault."""
 
 import importlib.metadata
 import os
@@ -34,7 +34,7 @@ PACKAGES = {
     "tifffile": "tifffile",
 }
 LEAST_SHARED_MEMORY = 1 << 30  # bytes; Docker gives 64 MB
-SECONDS = 120  # for a probe in a process of its own
+SECONDS = 120  # time limit of a probe in its own process
 NO_PADDLE = "pip install 'ppsolo[cpu]', or see docs/gpu.md for GPUs"
 
 _ONEDNN = """import os
@@ -62,9 +62,9 @@ if processes.is_main: print("probe passed: norms", flush=True)
 
 
 class Finding(NamedTuple):
-    """One thing that was looked at. status: "ok", "missing" (not needed by everybody) or "broken".
+    """One finding. status: "ok", "missing" (not everybody needs it) or "broken".
 
-    remedy: the command or the change that mends it, "" where nothing is to be done.
+    remedy: the command or change that fixes it, "" if nothing is to be done.
     """
 
     name: str
@@ -74,7 +74,7 @@ class Finding(NamedTuple):
 
 
 def examine(*, probes: bool = True, progress: Callable[[int, int], None] | None = None) -> list[Finding]:
-    """Look at everything. probes: also compute with Paddle, in processes of their own, which takes up to a minute."""
+    """Examine everything. probes: also compute with Paddle, in separate processes; takes up to a minute."""
     steps: list[Callable[[], list[Finding]]] = [
         _versions,
         _devices,
@@ -94,7 +94,7 @@ def examine(*, probes: bool = True, progress: Callable[[int, int], None] | None 
 
 
 def format_findings(findings: Sequence[Finding]) -> str:
-    """A line for each finding, and below it what mends it."""
+    """Return a line for each finding, with its remedy below it."""
     lines = []
     for one in findings:
         lines.append(f"{one.status:<8}{one.name:<16}{one.text}")
@@ -117,14 +117,14 @@ def _versions() -> list[Finding]:
         if names.issuperset(pair):
             remedy = f"pip uninstall {pair[0]} {pair[1]}, then install the one that you need (docs/gpu.md)"
             findings.append(
-                Finding(pair[0], "broken", f"{pair[1]} is installed too: both bring the same module", remedy)
+                Finding(pair[0], "broken", f"{pair[1]} is installed too: both contain the same module", remedy)
             )
     return findings
 
 
 def _devices() -> list[Finding]:
     if not installed("paddle"):
-        return [Finding("Paddle", "missing", "not installed: exports answer, nothing trains", NO_PADDLE)]
+        return [Finding("Paddle", "missing", "not installed: exports can predict, training is impossible", NO_PADDLE)]
     code = "import zlib, paddle; c = paddle.device.is_compiled_with_cuda(); "
     code += "print('probe passed', int(c), paddle.device.cuda.device_count() if c else 0)"
     code += "\nfor i in range(paddle.device.cuda.device_count() if c else 0):\n"
@@ -140,7 +140,7 @@ def _devices() -> list[Finding]:
         ]
     if count == "0":
         remedy = "check `nvidia-smi` and CUDA_VISIBLE_DEVICES; docs/gpu.md says which wheel holds which GPU"
-        return [Finding("devices", "broken", "this Paddle is for GPUs and sees none", remedy)]
+        return [Finding("devices", "broken", "this Paddle is for GPUs, but finds none", remedy)]
     return [Finding("devices", "ok", "; ".join(lines[1:]))]
 
 
@@ -157,7 +157,7 @@ def _runtimes() -> list[Finding]:
     chosen = best_engine()
     reasons = {
         "openvino": "OpenVINO and onnx are installed; it is the fastest on a CPU and exact to rounding",
-        "onnxruntime": "onnxruntime and onnx are installed, OpenVINO is not; it is faster than Paddle on a CPU",
+        "onnxruntime": "onnxruntime and onnx are installed, OpenVINO is not; faster than Paddle on a CPU",
         "dygraph": "no other runtime is installed with onnx",
     }
     text = f"{chosen} on a CPU: {reasons[chosen]}. On a GPU, dygraph"
@@ -173,8 +173,8 @@ def _cpu() -> list[Finding]:
     model = facts.get("model name", platform.processor() or "unknown")
     findings = [Finding("CPU", "ok", f"{model}, {available_cores()} cores for this process")]
     if not flags:
-        return [*findings, Finding("bf16, VNNI", "missing", "this system does not say what its CPU can do")]
-    bf16 = "yes: --precision bf16 is faster" if has_bfloat16() else "this CPU has none: --precision fp32 alone"
+        return [*findings, Finding("bf16, VNNI", "missing", "this system does not describe its CPU")]
+    bf16 = "yes: --precision bf16 is faster" if has_bfloat16() else "this CPU has none: use --precision fp32"
     vnni = not {"avx512_vnni", "avx_vnni", "amx_int8"}.isdisjoint(flags)
     return [
         *findings,
@@ -201,12 +201,12 @@ def _videos() -> list[Finding]:
     import cv2
 
     ffmpeg = any("FFMPEG" in line and "YES" in line for line in cv2.getBuildInformation().splitlines())
-    text = "OpenCV reads videos by FFmpeg" if ffmpeg else "this OpenCV has no FFmpeg: most videos cannot be read"
+    text = "OpenCV reads videos with FFmpeg" if ffmpeg else "this OpenCV has no FFmpeg: most videos cannot be read"
     remedy = "" if ffmpeg else "pip install --force-reinstall opencv-python, or pip install 'ppsolo[video]'"
     findings = [Finding("FFmpeg", "ok" if ffmpeg else "broken", text, remedy)]
     if not installed("av"):
         findings.append(
-            Finding("PyAV", "missing", "codecs that OpenCV lacks are not read", "pip install 'ppsolo[video]'")
+            Finding("PyAV", "missing", "codecs that OpenCV lacks cannot be read", "pip install 'ppsolo[video]'")
         )
     return findings
 
@@ -231,7 +231,7 @@ def _onednn() -> list[Finding]:
             Finding(
                 "oneDNN",
                 "ok",
-                "a convolution in Paddle runs where oneDNN is asked for (whether its kernels were taken is not seen)",
+                "a convolution in Paddle runs with oneDNN switched on (whether oneDNN computed it is not visible)",
             )
         ]
     return [Finding("oneDNN", "broken", _last_line(output), "python -m pip install --force-reinstall paddlepaddle")]
@@ -249,13 +249,13 @@ def _processes() -> list[Finding]:
         ("SyncBN", "probe passed: norms", "set model.backbone.norm=bn or gn where several processes train"),
     ):
         works = word in output
-        text = "two processes work together" if works else f"two processes do not: {_last_line(output)}"
+        text = "two processes work together" if works else f"two processes do not work together: {_last_line(output)}"
         findings.append(Finding(name, "ok" if works else "broken", text, "" if works else remedy))
     return findings
 
 
 def _probe(command: Sequence[str]) -> tuple[bool, str]:
-    """Whether a process said that it passed, and all that it said; a crash of it is no crash here."""
+    """Whether a process reported success, and its output; if it crashes, this process does not."""
     environment = {**os.environ, "GLOG_minloglevel": "2"}
     try:
         done = subprocess.run(
@@ -269,4 +269,4 @@ def _probe(command: Sequence[str]) -> tuple[bool, str]:
 
 def _last_line(output: str) -> str:
     lines = [line.strip() for line in output.splitlines() if line.strip()]
-    return lines[-1][:200] if lines else "it said nothing"
+    return lines[-1][:200] if lines else "it printed nothing"

@@ -1,4 +1,4 @@
-"""The errors that ppsolo raises for a user's input, each with a one-line message."""
+"""The errors of ppsolo for wrong input; each has a message of one line."""
 
 from ppsolo.text import one_line
 
@@ -6,9 +6,10 @@ LONGEST_MESSAGE = 1000
 
 
 class PpsoloError(Exception):
-    """Base of every error that a user can mend; `str(error)` is one line naming the thing and the remedy.
+    """Base of every error that a user can correct; `str(error)` is one line with the problem and the remedy.
 
-    Names come from files and servers: line breaks, terminal escapes and endless words do not reach the terminal.
+    Messages quote names from files and servers. They are cleaned: no line breaks, no terminal escapes, no endless
+    words.
     """
 
     def __init__(self, message: str):
@@ -22,7 +23,7 @@ class ConfigError(PpsoloError):
 
 
 class CheckpointError(PpsoloError):
-    """A weights file cannot be read, is not what it claims, or does not fit the model."""
+    """A weights file cannot be read, is damaged or wrong, or does not fit the model."""
 
 
 class ImageError(PpsoloError):
@@ -38,16 +39,16 @@ class DatasetError(PpsoloError):
 
 
 class TrainingError(PpsoloError):
-    """A training run cannot start where it should, or cannot go on."""
+    """A training run cannot start or continue."""
 
 
 class DownloadError(PpsoloError):
-    """A published file could not be fetched, or what arrived is not what was expected."""
+    """A published file could not be fetched, or the fetched file is wrong."""
 
 
 class UnavailableError(DownloadError):
-    """A published file is not here and cannot be fetched now; what is here and wrong is a plain DownloadError."""
+    """A published file is missing and cannot be fetched now; a wrong file is a plain DownloadError."""
 
 
 class ExportError(PpsoloError):
-    """A model cannot be exported, or an exported one cannot be loaded or trusted."""
+    """A model cannot be exported, or an export cannot be loaded or failed its verification."""

@@ -1,4 +1,4 @@
-"""Prediction over many pictures or a video: pictures drawn, results written, memory bounded."""
+"""Prediction for many pictures or a video: writes drawings and results in bounded memory."""
 
 import contextlib
 import dataclasses
@@ -28,25 +28,25 @@ from ppsolo.results.files.run import RunFiles
 from ppsolo.results.instances import Instances
 from ppsolo.tracking import Tracker
 
-# Called with the images done and their number, None where that is not known.
+# Called with (images done, all images); the second is None if not known.
 Callback = Callable[[int, int | None], None]
 
 
 @dataclass(frozen=True)
 class InferSettings:
-    """What a run of inference leaves.
+    """What a run of inference writes.
 
     Attributes:
-        output_dir: where to; it may not hold the pictures to be read.
-        draw_threshold: least score drawn. Results hold every instance that postprocessing keeps.
-        batch_size: images in one run of the network.
+        output_dir: the folder to write to; it may not hold the pictures to read.
+        draw_threshold: least score of drawn instances. Results hold every instance that postprocessing keeps.
+        batch_size: images per run of the network.
         save: formats of the results, see `RunFiles`.
-        pixel_size: micrometres per pixel, for tables; None for what each picture states.
-        drawings: whether drawings are written at all.
-        text: what a drawing says of each instance: name and score, the score, or nothing.
-        color: one colour for each instance or each class; None: instances in pictures, classes in videos.
+        pixel_size: micrometres per pixel, for tables; None: the value in each picture.
+        drawings: whether to write drawings.
+        text: label of a drawn instance: name and score, the score, or nothing.
+        color: one colour per instance or per class; None: per instance in pictures, per class in videos.
         save_threshold: least score in results.
-        legend: whether drawings list the classes with their colours; this takes color "class".
+        legend: whether drawings list the classes with their colours; needs color "class".
         track: whether objects of a video get numbers, see `ppsolo.tracking.Tracker`.
     """
 
@@ -64,7 +64,7 @@ class InferSettings:
 
     @property
     def needs_pixels(self) -> bool:
-        """Whether the picture itself is used beside what was found in it: for drawings and mean intensities."""
+        """Whether the picture's pixels are needed after prediction: for drawings and mean intensities."""
         return self.drawings or not {"csv", "parquet"}.isdisjoint(self.save)
 
     def draw(
@@ -75,7 +75,7 @@ class InferSettings:
         color: Literal["class", "instance"],
         track_ids: np.ndarray | None = None,
     ) -> np.ndarray:
-        """A copy of the image with its instances; `color` holds where the settings say none."""
+        """Draw the instances on a copy of the image; `color` is used if the settings have none."""
         return instances.draw(
             image,
             score_threshold=self.draw_threshold,
@@ -87,19 +87,19 @@ class InferSettings:
         )
 
     def count_drawn(self, instances: Instances) -> int:
-        """How many of the instances `draw` shows: their score is high enough, and they have pixels."""
+        """Count the instances that `draw` shows: those with a sufficient score and at least one pixel."""
         return int((instances.above(self.draw_threshold).areas > 0).sum())
 
 
 @dataclass(frozen=True)
 class StreamLimits:
-    """Where reading a video or a stream ends. None: no limit.
+    """When to stop reading a video or a stream. None: no limit.
 
     Attributes:
-        frames: most frames read.
-        seconds: most seconds of running, by the clock.
+        frames: most frames to read.
+        seconds: most seconds to run.
         timeout: seconds to wait for a stream to open, and for each of its frames.
-        reconnect: how often in a row a stream that breaks off is opened again.
+        reconnect: how many times in a row to open a broken stream again.
     """
 
     frames: int | None = None
@@ -110,12 +110,12 @@ class StreamLimits:
 
 @dataclass
 class InferenceSummary:
-    """What an inference run did.
+    """The result of an inference run.
 
     Attributes:
-        images, instances: how many were read and found. drawn: how many of the instances were drawn.
-        failures: a line for each picture or video that could not be read, or not be drawn.
-        notes: lines that are no failures.
+        images, instances: numbers of images read and instances found. drawn: number of drawn instances.
+        failures: a line for each picture or video that could not be read or drawn.
+        notes: other lines for the user.
         interrupted: whether the user ended a live stream.
     """
 
@@ -127,7 +127,7 @@ class InferenceSummary:
     interrupted: bool = False
 
     def count(self, instances: Instances) -> None:
-        """Take the instances of one more image into account."""
+        """Add the instances of one more image."""
         self.images += 1
         self.instances += len(instances)
 
@@ -140,20 +140,20 @@ def infer_images(
     read: Callable[[Source], Any] | None = None,
     progress: Callback | None = None,
 ) -> InferenceSummary:
-    """Predict on pictures; leave a drawing of each, and the results in the formats that the settings name.
+    """Predict on pictures; write a drawing of each, and results in the formats of the settings.
 
-    A picture that cannot be read, or not be drawn, is reported in the summary and the others go on.
+    If a picture cannot be read or drawn, the summary says so, and the others continue.
 
     Args:
-        predictor: what answers.
-        pictures: what to read.
-        settings: what to leave.
-        read: reads a picture; `read_image` by default. Of a `TiledPipeline` it may give back the path, where the
-            settings ask for no pixels: then the picture is read part by part.
-        progress: told of every batch.
+        predictor: runs the model.
+        pictures: the pictures to read.
+        settings: what to write.
+        read: reads a picture; `read_image` by default. For a `TiledPipeline` it may return the path if the settings
+            need no pixels: then the picture is read part by part.
+        progress: called after every batch.
 
     Raises:
-        ConfigError: `output_dir` holds pictures to be read, or cannot be written to.
+        ConfigError: `output_dir` holds pictures to read, or is not writable.
     """
     paths = [picture.path for picture in pictures]
     make_output_dir(settings.output_dir, apart_from=[picture.path for picture in pictures if picture.content is None])
@@ -191,7 +191,7 @@ def infer_images(
                     try:
                         write_image(drawings[index], settings.draw(instances, image, color="instance"))
                         summary.drawn += settings.count_drawn(instances)
-                    except ImageError as error:  # JPEG ends at 65500 pixels a side
+                    except ImageError as error:  # JPEG allows at most 65500 pixels a side
                         summary.failures.append(str(error))
             done += len(answered)
             if progress is not None:
@@ -200,7 +200,7 @@ def infer_images(
 
 
 def _failure(picture: Picture, error: ImageError) -> str:
-    """What an error says; the name of what was fetched is not in it."""
+    """Return a line for an error; an error about a fetched picture lacks its name."""
     return str(error) if picture.content is None else f"{picture.path}: {error}"
 
 
@@ -212,23 +212,23 @@ def infer_video(
     limits: StreamLimits = StreamLimits(),
     progress: Callback | None = None,
 ) -> InferenceSummary:
-    """Predict on every frame of a video or a stream; leave an .mp4 with drawings, and the results.
+    """Predict on every frame of a video or a stream; write an .mp4 with drawings, and results.
 
-    The drawn video is as long as its source. Among the results is `predictions.jsonl` where the format coco is asked
-    for: a JSON object on each line with `video`, `frame` (from 0), `time` (seconds), `height`, `width` and
-    `instances`. The other formats have `image_id`, the number of the frame. Where the video is damaged, the frames
-    before that are kept and the summary says so; a drawing that fails stops no results. Ctrl-C ends a live stream.
+    The drawn video is as long as its source. The format coco writes `predictions.jsonl`: one JSON object per line with
+    `video`, `frame` (from 0), `time` (seconds), `height`, `width` and `instances`. In the other formats, `image_id` is
+    the number of the frame. If the video is damaged, the frames before the damage are kept and the summary says so. If
+    drawing fails, results continue. Ctrl-C ends a live stream.
 
     Args:
-        predictor: what answers.
-        video: what to read.
-        settings: what to leave.
-        limits: where to end, and how long to wait for a stream.
-        progress: told of every batch.
+        predictor: runs the model.
+        video: the video to read.
+        settings: what to write.
+        limits: when to stop, and how long to wait for a stream.
+        progress: called after every batch.
 
     Raises:
         ImageError: the video cannot be opened.
-        ConfigError: `output_dir` cannot be written to, or holds the video.
+        ConfigError: `output_dir` is not writable, or holds the video.
     """
     file = video.source if isinstance(video.source, Path) else None
     make_output_dir(settings.output_dir, apart_from=[] if file is None else [file])
@@ -272,7 +272,7 @@ def infer_video(
 def _frames_ahead(
     frames: VideoFrames, limits: StreamLimits, batch_size: int, stack: contextlib.ExitStack
 ) -> Iterator[list[tuple[Frame, np.ndarray]]]:
-    """Batches of frames. The next is decoded while the network works; the reader ends before its video is closed."""
+    """Yield batches of frames. A thread decodes the next batch meanwhile; it ends before the video is closed."""
     reader = stack.enter_context(ThreadPoolExecutor(max_workers=1, thread_name_prefix="video"))
     end = None if limits.seconds is None else time.monotonic() + limits.seconds
 
@@ -292,7 +292,7 @@ def _frames_ahead(
 
 
 def _frame_line(name: str, frame: Frame, instances: Instances, track_ids: np.ndarray | None) -> str:
-    """A frame's results as one line of JSON, in the style of COCO."""
+    """Return a frame's results as one line of JSON, similar to COCO."""
     entries = coco_entries(dataclasses.replace(instances.results(image_id=frame.number), track_ids=track_ids))
     shown = [
         {**{key: value for key, value in entry.items() if key != "image_id"}, "category_name": class_name}
@@ -311,7 +311,7 @@ def _frame_line(name: str, frame: Frame, instances: Instances, track_ids: np.nda
 
 @contextlib.contextmanager
 def _frame_lines(settings: InferSettings, *, live: bool) -> Iterator[TextIO | None]:
-    """The file predictions.jsonl, where it is asked for. Of a live stream it grows line by line, and stays."""
+    """Yield the file predictions.jsonl, if wanted. For a live stream it grows line by line and is always kept."""
     path = settings.output_dir / "predictions.jsonl"
     if "coco" not in settings.save:
         yield None
@@ -324,7 +324,7 @@ def _frame_lines(settings: InferSettings, *, live: bool) -> Iterator[TextIO | No
 
 
 class _VideoDrawing:
-    """The drawn copy of a video; whatever stops it becomes a line in the summary, and results go on."""
+    """The drawn copy of a video; an error while drawing becomes a line in the summary, and results continue."""
 
     def __init__(self, settings: InferSettings, stem: str, frames: VideoFrames, summary: InferenceSummary):
         self._settings, self._summary = settings, summary
@@ -348,7 +348,7 @@ class _VideoDrawing:
         try:
             yield
         except (ImageError, OSError) as error:
-            self._summary.failures.append(f"the video is not drawn, results go on: {error}")
+            self._summary.failures.append(f"the video is not drawn, results continue: {error}")
             if self._writer is not None:
                 self._writer.discard()
                 self._writer = None
@@ -367,27 +367,27 @@ class _VideoDrawing:
 
 
 def make_output_dir(output_dir: Path, *, apart_from: Sequence[Path] = ()) -> None:
-    """Make the directory; raises ConfigError where that fails, or where it holds a file of `apart_from`."""
+    """Create the directory. Raises ConfigError if that fails, or if it holds a file of `apart_from`."""
     try:
         output_dir.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise ConfigError(f"{output_dir}: cannot be made ({error.strerror}); choose another --output_dir") from None
+        raise ConfigError(f"{output_dir}: cannot be created ({error.strerror}); choose another --output_dir") from None
     if not os.access(output_dir, os.W_OK | os.X_OK):
-        raise ConfigError(f"{output_dir}: cannot be written to; choose another --output_dir")
+        raise ConfigError(f"{output_dir}: is not writable; choose another --output_dir")
     place = output_dir.resolve()
     for source in apart_from:
         if place in (source.resolve().parent, source.parent.resolve()):
-            raise ConfigError(f"{output_dir} holds {source.name}, which is to be read; choose another --output_dir")
+            raise ConfigError(f"{output_dir} holds {source.name}, which is an input; choose another --output_dir")
 
 
 def _file_names(paths: Sequence[Path]) -> dict[Path, str]:
-    """What results call each picture: its file's name, or its whole path where another file has that name too."""
+    """Name each picture in results: its file name, or its whole path if another file has the same name."""
     count = Counter(path.name for path in paths)
     return {path: path.name if count[path.name] == 1 else path.as_posix() for path in paths}
 
 
 def _drawing_paths(output_dir: Path, paths: Sequence[Path]) -> list[Path]:
-    """A file in output_dir for each picture, with its own name; a second of the same name gets _2, and so on."""
+    """Choose a file in output_dir for each picture, with its own name; a second one of that name gets _2, and so on."""
     taken: set[str] = set()
     drawings = []
     for path in paths:

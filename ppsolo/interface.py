@@ -1,4 +1,4 @@
-"""Names and numbers that the Paddle half and the Paddle-free half share."""
+"""Names and numbers shared by the modules with Paddle and the modules without."""
 
 LEVELS = 5  # of the feature pyramid, P2 to P6
 # Outputs of an exported graph, in order: with postprocessing, and of the network alone.
@@ -7,9 +7,9 @@ RAW_OUTPUTS = (
     *(f"{kind}{level}" for kind in ("category_logits", "kernels") for level in range(LEVELS)),
     "mask_features",
 )
-# Two scores that differ by no more than this are equal. No two float32 above 1.5e-8 differ by exactly this number, so
-# that the published "less than" gives the same; in float16 it becomes 0, for which "no more than" still holds.
+# Scores that differ by at most this are equal. No two float32 above 1.5e-8 differ by exactly this number, so the
+# published "less than" gives the same. In float16 it becomes 0, and "at most" still holds for equal scores.
 EQUAL_SCORES = 1e-8
-# Runtimes of a model, and the precisions they compute in.
+# Runtimes of a model, and their precisions.
 ENGINES = ("auto", "dygraph", "onnxruntime", "openvino", "paddle")
 PRECISIONS = ("fp32", "fp16", "bf16")

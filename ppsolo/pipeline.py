@@ -1,4 +1,4 @@
-"""The pipeline around a network: images are read, prepared and batched; detections become instances."""
+"""The pipeline around a network: reads, prepares and batches images, and turns detections into instances."""
 
 import copy
 import os
@@ -28,14 +28,14 @@ AnyPipeline = TypeVar("AnyPipeline", bound="Pipeline")
 
 
 class Prepared(NamedTuple):
-    """An image as the network takes it: float32 [3, H, W], H and W multiples of 32, and its three sizes."""
+    """An image ready for the network: float32 [3, H, W], H and W multiples of 32, and its three sizes."""
 
     image: np.ndarray
     size: ImageSize
 
 
 class Pipeline(ABC):
-    """Images in, instances out. A subclass runs the network in `detect`.
+    """Takes images and returns instances. A subclass runs the network in `detect`.
 
     One image goes through four steps: `read`, `prepare`, `detect`, `finish`.
 
@@ -44,7 +44,7 @@ class Pipeline(ABC):
         class_names, category_ids: one per label.
         description: the runtime, its version, device, precision and threads, in one line.
         origin: where the weights come from, in one line.
-        read: reads a picture as the configuration says (`preprocess.value_range`, `page`, `channels`).
+        read: reads a picture with the configured `preprocess.value_range`, `page` and `channels`.
     """
 
     def __init__(self, config: Config, *, description: str, origin: str):
@@ -56,7 +56,7 @@ class Pipeline(ABC):
         self._preprocess = build_preprocess(config)
 
     def adapted(self: AnyPipeline, config: Config) -> AnyPipeline:
-        """The same network with the class names, category ids and class thresholds of `config`."""
+        """Return the same network with the class names, category ids and class thresholds of `config`."""
         other = copy.copy(self)
         other._set_config(config)
         return other
@@ -73,9 +73,9 @@ class Pipeline(ABC):
 
     @abstractmethod
     def detect(self, batch: np.ndarray) -> DetectionArrays:
-        """The detections in prepared images, float32 [N, 3, H, W], H and W multiples of 32.
+        """Return the detections in prepared images, float32 [N, 3, H, W], H and W multiples of 32.
 
-        Raises PredictionError where the output of the network is not finite.
+        Raises PredictionError if the network's output is not finite.
         """
 
     @overload
@@ -96,26 +96,26 @@ class Pipeline(ABC):
         tile: int | None = None,
         overlap: int | None = None,
     ) -> Instances | list[Instances]:
-        """The instances of an image, or of each image of a list.
+        """Return the instances of an image, or of each image in a list.
 
         Args:
-            images: anything that `ppsolo.read_image` takes: a path or a uint8 [H, W, 3] RGB array, for example. A
-                list or a tuple of images gives a list.
-            batch_size: images in one run of the network. Only images whose padded sizes agree share a run, since
-                padding changes the input: a batch answers as its images do one by one.
-            tile: cut each image into squares of so many pixels, predict on each, and join the objects at the seams.
-                It suits large pictures of small objects. A TIFF is then read part by part.
-            overlap: pixels that neighbouring tiles share; 128 by default, or half a tile where that is less. Take at
-                least the size of most objects.
+            images: anything that `ppsolo.read_image` takes, for example a path or a uint8 [H, W, 3] RGB array. A list
+                or tuple of images gives a list.
+            batch_size: images per run of the network. Only images with equal padded sizes share a run, because padding
+                changes the input. So a batch gives the same results as its images one by one.
+            tile: cut each image into squares of so many pixels, predict on each, and join the objects at the seams. Use
+                it for large pictures with small objects. A TIFF is then read part by part.
+            overlap: pixels that neighbouring tiles share; default: 128, or half a tile if that is less. Use at least
+                the size of most objects.
 
         Raises:
-            ImageError: an image cannot be read. Its path is named.
-            PredictionError: the output of the network is not finite, or the process is a fork of the predictor's own.
-            ConfigError: `tile` and `overlap` make no tiles.
+            ImageError: an image cannot be read; the message has its path.
+            PredictionError: the network's output is not finite, or this is a fork of the process that made the
+            predictor. ConfigError: `tile` and `overlap` do not fit together.
         """
         self._check_process()
         if batch_size < 1:
-            raise ValueError(f"batch_size is {batch_size}, it must be at least 1")
+            raise ValueError(f"batch_size is {batch_size}: give at least 1")
         tiling = checked_tiling(tile, overlap)
         if not isinstance(images, list | tuple):
             image = cast(Source, images)
@@ -128,7 +128,7 @@ class Pipeline(ABC):
         return results
 
     def predict_tiles(self, image: Source, tiling: Tiling, batch_size: int = 4) -> Instances:
-        """The instances of one image, tile by tile; see `__call__`. Memory follows the tiles, not the picture."""
+        """Return the instances of one image, tile by tile; see `__call__`. Memory depends on the tile size."""
         with open_windows(image, settings=self.read.settings) as windows:
             places = iter(tiling.places(windows.size))
             batches = iter(lambda: [(place, windows.read(*place)) for place in islice(places, batch_size)], [])
@@ -141,14 +141,14 @@ class Pipeline(ABC):
     def stream(
         self, batches: Iterable[Sequence[tuple[Key, np.ndarray]]]
     ) -> Iterator[list[tuple[Key, np.ndarray, Instances]]]:
-        """The instances of batch after batch of images that each carry a key.
+        """Yield the instances of batch after batch of images; each image carries a key.
 
-        The network computes the next batch in a thread of its own while the caller works with this one, so one more
-        batch is held. Raises as a call does.
+        A thread computes the next batch while the caller works with this one, so one more batch is in memory. Raises
+        the errors of `__call__`.
 
         Args:
-            batches: lists of (key, image). A key is anything that names the image; it comes back with the answer.
-                Images are uint8 [H, W, 3] RGB.
+            batches: lists of (key, image). A key is any name for the image; it is returned with the instances. Images
+                are uint8 [H, W, 3] RGB.
         """
         self._check_process()
         ahead: deque[tuple[Sequence[tuple[Key, np.ndarray]], Future[list[tuple[DetectionArrays, ImageSize]]]]] = deque()
@@ -161,10 +161,10 @@ class Pipeline(ABC):
                 yield self._answer(*ahead.popleft())
 
     def _check_process(self) -> None:
-        """Raise in a forked process: the threads of the runtime are not there, and it would wait for them forever."""
+        """Raise PredictionError in a forked process: it lacks the runtime's threads and would wait forever."""
         if os.getpid() != self._process:
             raise PredictionError(
-                "this predictor belongs to the process that made it, and a forked one cannot use it: start processes "
+                "this predictor belongs to the process that made it and does not work in a forked one: start processes "
                 "with multiprocessing.get_context('spawn'), and make a predictor in each"
             )
 
@@ -173,9 +173,9 @@ class Pipeline(ABC):
         return Prepared(*self._preprocess(image))
 
     def finish(self, detections: DetectionArrays, size: ImageSize) -> Instances:
-        """The detections of one image -> instances with masks at the original size.
+        """Turn the detections of one image into instances with masks at the original size.
 
-        Instances below the threshold of their class are left out (`postprocess.class_thresholds`).
+        Instances below the threshold of their class are dropped (`postprocess.class_thresholds`).
         """
         if len(self._class_thresholds):
             kept = detections.scores >= self._class_thresholds[detections.labels]
@@ -196,11 +196,11 @@ class Pipeline(ABC):
         )
 
     def _predict(self, images: Sequence[np.ndarray]) -> list[Instances]:
-        """uint8 RGB images -> their instances."""
+        """Return the instances of uint8 RGB images."""
         return [self.finish(detections, size) for detections, size in self._detect(images)]
 
     def _detect(self, images: Sequence[np.ndarray]) -> list[tuple[DetectionArrays, ImageSize]]:
-        """The detections of each image. The network runs once for each padded size that occurs."""
+        """Return the detections of each image. The network runs once for each padded size."""
         prepared = [self.prepare(image) for image in images]
         groups: dict[tuple[int, int], list[int]] = {}
         for index, (_, size) in enumerate(prepared):
@@ -216,13 +216,13 @@ class Pipeline(ABC):
         batch: Sequence[tuple[Key, np.ndarray]],
         detected: "Future[list[tuple[DetectionArrays, ImageSize]]]",
     ) -> list[tuple[Key, np.ndarray, Instances]]:
-        """The batch with its instances, once the network has answered."""
+        """Return the batch with its instances, once the network is done."""
         pairs = zip(batch, detected.result(), strict=True)
         return [(key, image, self.finish(detections, size)) for (key, image), (detections, size) in pairs]
 
 
 class TiledPipeline(Pipeline):
-    """A pipeline that predicts every image tile by tile; for the rest it is the pipeline that it is made of."""
+    """A pipeline that predicts every image tile by tile; otherwise it equals the given pipeline."""
 
     def __init__(self, pipeline: Pipeline, tiling: Tiling):
         """tiling: see `ppsolo.data.tiles.checked_tiling`."""
@@ -238,7 +238,7 @@ class TiledPipeline(Pipeline):
     def stream(
         self, batches: Iterable[Sequence[tuple[Key, np.ndarray]]]
     ) -> Iterator[list[tuple[Key, np.ndarray, Instances]]]:
-        """See `Pipeline.stream`. In place of an image there may be a path: then only parts of the file are held."""
+        """See `Pipeline.stream`. An image may also be a path: then only parts of the file are in memory."""
         for batch in batches:
             yield [(key, image, self._pipeline.predict_tiles(image, self._tiling)) for key, image in batch]
 

@@ -1,4 +1,4 @@
-"""The predictor: a checkpoint answers."""
+"""The predictor: predicts with a checkpoint."""
 
 import logging
 import os
@@ -35,7 +35,7 @@ ENGINES = ("auto", "dygraph", "onnxruntime", "openvino")
 
 
 class DygraphNetwork:
-    """A model in Paddle, as it is written, with its postprocessing.
+    """A model in Paddle, in dygraph, with its postprocessing.
 
     description: see `ppsolo.pipeline.Pipeline`.
     """
@@ -52,11 +52,11 @@ class DygraphNetwork:
         self.description += f", {threads_in_words(threads)}" if device == "cpu" else ""
 
     def run(self, images: np.ndarray) -> DetectionArrays:
-        """images: float32 [N, 3, H, W], prepared. Raises PredictionError where the output is not finite."""
+        """images: float32 [N, 3, H, W], prepared. Raises PredictionError if the output is not finite."""
         return self.postprocess(self.predict(images))
 
     def predict(self, images: np.ndarray) -> RawPredictions:
-        """The raw predictions for prepared images, float32 [N, 3, H, W]."""
+        """Return the raw predictions for prepared images, float32 [N, 3, H, W]."""
         if _on_cpu():
             use_threads(self._threads)
             if self._keep_memory:
@@ -65,7 +65,7 @@ class DygraphNetwork:
             return self.model(paddle.to_tensor(images))
 
     def postprocess(self, raw: RawPredictions) -> DetectionArrays:
-        """Raw predictions -> detections, by thresholds, points NMS and Matrix NMS. Errors as for `run`."""
+        """Turn raw predictions into detections by thresholds, points NMS and Matrix NMS. Raises like `run`."""
         if _on_cpu():
             return self._numpy_postprocess(
                 RawArrays(
@@ -80,7 +80,7 @@ class DygraphNetwork:
 
 
 class Predictor(Pipeline):
-    """A checkpoint that answers: images in, instances out.
+    """Predicts with a checkpoint: takes images, returns instances.
 
     >>> import numpy as np, ppsolo
     >>> config = ppsolo.load_config("solov2_r50_fpn_1x", ["model.backbone.depth=14", "preprocess.short_side=64"])
@@ -90,7 +90,7 @@ class Predictor(Pipeline):
 
     Attributes:
         config, class_names, category_ids, description, origin: see `ppsolo.pipeline.Pipeline`.
-        load_report: which arrays were loaded; None where the model was given.
+        load_report: which arrays were loaded; None if a model was given.
         threads: CPU threads of the network.
     """
 
@@ -106,34 +106,34 @@ class Predictor(Pipeline):
         keep_memory: bool = True,
         progress: Progress | None = None,
     ):
-        """Build the model, load its weights and, for another engine than Paddle, convert it.
+        """Build the model, load its weights, and convert it if the engine is not Paddle.
 
         Args:
-            config: a configuration, its file, or the name of one that comes with ppsolo.
-            weights: a checkpoint file or a published name; the configuration's own `weights` if None.
-            model: a model that is built and loaded already, in place of `weights`.
-            engine: "dygraph": Paddle, with the model as it is written. "onnxruntime" or "openvino": the same computed
-                by another runtime on a CPU (`pip install 'ppsolo[onnx]'`, `'ppsolo[openvino]'`), with the weights as
-                they are now. "auto": OpenVINO or onnxruntime where one is installed, no GPU is used and no `model` is
-                given; else "dygraph".
-            precision: "bf16" takes the engine "openvino" and a CPU that has it. It changes results beyond rounding.
-            threads: CPU threads of the network. Default: OMP_NUM_THREADS where the user set it, else all cores of
-                the process.
-            keep_memory: keep freed memory in the process for the next image. It is a tenth faster, but with images of
-                many sizes the process grows. OpenVINO keeps within bounds by itself.
-            progress: called with (bytes so far, bytes in all or None) while a published file is fetched.
+            config: a configuration, its file, or the name of a shipped one.
+            weights: a checkpoint file or a published name; None: the configuration's own `weights`.
+            model: a model with weights, instead of `weights`.
+            engine: "dygraph": Paddle. "onnxruntime" or "openvino": the same network in another runtime on a CPU
+                (`pip install 'ppsolo[onnx]'`, `'ppsolo[openvino]'`), with a copy of the current weights. "auto":
+                OpenVINO or else onnxruntime, if one is installed, no GPU is used and no `model` is given; otherwise
+                "dygraph".
+            precision: "bf16" needs engine="openvino" and a CPU with bf16. It changes results by more than rounding.
+            threads: CPU threads of the network. Default: OMP_NUM_THREADS if the user set it, else all cores of the
+                process.
+            keep_memory: keep freed memory in the process for the next image. This is a tenth faster, but with images of
+                many sizes the process grows. OpenVINO limits its memory by itself.
+            progress: called with (bytes so far, all bytes or None) while a published file is fetched.
 
         Raises:
-            ConfigError, CheckpointError, DownloadError: one line that names the thing and the remedy.
+            ConfigError, CheckpointError, DownloadError: one line that names the problem and the remedy.
             PredictionError: the weights of `model` are not finite.
-            ExportError: the engine is not installed, or cannot compute in this precision.
+            ExportError: the engine is not installed, or lacks this precision.
         """
         if engine not in ENGINES:
-            raise ConfigError(f"engine is {engine!r}, choose one of {', '.join(ENGINES)}")
+            raise ConfigError(f"engine is {engine!r}: choose one of {', '.join(ENGINES)}")
         if precision != "fp32" and engine != "openvino":
-            raise ConfigError(f"precision is {precision!r}, which takes engine='openvino'")
+            raise ConfigError(f"precision is {precision!r}, which needs engine='openvino'")
         if threads is not None and threads < 1:
-            raise ConfigError(f"threads is {threads}, give at least 1")
+            raise ConfigError(f"threads is {threads}: give at least 1")
         if not isinstance(config, Config):
             config = load_config(config) if weights is not None else load_answering_config(config)
         config = with_names_of_weights(config, weights)
@@ -153,7 +153,7 @@ class Predictor(Pipeline):
             self._network = _converted(
                 model, config, engine=engine, precision=precision, threads=self.threads, keep_memory=keep_memory
             )
-        origin = "a model that was given" if self.load_report is None else str(self.load_report)
+        origin = "a given model" if self.load_report is None else str(self.load_report)
         super().__init__(config, description=self._network.description, origin=origin)
 
     @classmethod
@@ -168,10 +168,9 @@ class Predictor(Pipeline):
         keep_memory: bool = True,
         progress: Progress | None = None,
     ) -> "Predictor | ExportedPredictor":
-        """A published system by name, fetched on first use; a configuration file with its weights; or a directory.
+        """Open a published system by name (fetched on first use), a configuration with its weights, or a directory.
 
-        A directory is an export or a finished run, and answers as from `ppsolo.load`. The other arguments and the
-        errors are the same as for `Predictor`.
+        A directory is an export or a finished run, see `ppsolo.load`. Other arguments and errors: see `Predictor`.
         """
         config = name
         if weights is None and not isinstance(name, Config) and str(name) not in ZOO and Path(name).is_dir():
@@ -195,16 +194,16 @@ class Predictor(Pipeline):
 
     @property
     def dygraph(self) -> DygraphNetwork:
-        """The network in Paddle. Raises PredictionError where another runtime computes."""
+        """The network in Paddle. Raises PredictionError if another runtime computes."""
         if not isinstance(self._network, DygraphNetwork):
             raise PredictionError(
-                f"{self.description} computes, not Paddle: take Predictor(..., engine='dygraph') to work with the model"
+                f"{self.description} computes, not Paddle: use Predictor(..., engine='dygraph') to work with the model"
             )
         return self._network
 
     @property
     def model(self) -> SOLOv2:
-        """The model, in eval mode; changes of its weights count at once. Errors as for `dygraph`."""
+        """The model, in eval mode; changes of its weights take effect at once. Raises like `dygraph`."""
         return self.dygraph.model
 
     def detect(self, batch: np.ndarray) -> DetectionArrays:
@@ -213,20 +212,20 @@ class Predictor(Pipeline):
 
 
 def files_of_run(directory: Path) -> tuple[Path, Path]:
-    """The configuration and the best weights in the directory of a finished run; else the last weights.
+    """Return the configuration and the best weights in the directory of a finished run; else the last weights.
 
-    Raises ConfigError where it is neither a run nor an export.
+    Raises ConfigError if it is neither a run nor an export.
     """
     weights = [directory / name for name in ("best.pdparams", "last.pdparams") if (directory / name).is_file()]
     if not weights or not (directory / "config.yml").is_file():
-        raise ConfigError(f"{directory} is no export ({EXPORT_FILE}) and no run (config.yml, best.pdparams)")
+        raise ConfigError(f"{directory} is neither an export ({EXPORT_FILE}) nor a run (config.yml, best.pdparams)")
     return directory / "config.yml", weights[0]
 
 
 def load_model(
     config: Config, weights: str | os.PathLike[str] | None = None, *, progress: Progress | None = None
 ) -> tuple[SOLOv2, LoadReport]:
-    """The model of a configuration with its weights, in eval mode, and which arrays were loaded.
+    """Return the model of a configuration with its weights, in eval mode, and which arrays were loaded.
 
     weights, progress: see `Predictor`. Raises ConfigError, CheckpointError, DownloadError.
     """
@@ -246,7 +245,7 @@ def load_model(
 def _converted(
     model: SOLOv2, config: Config, *, engine: Engine, precision: str, threads: int, keep_memory: bool
 ) -> "NetworkEngine":
-    """The network in another runtime, followed by postprocessing in numpy. Raises ExportError."""
+    """Return the network in another runtime, followed by postprocessing in numpy. Raises ExportError."""
     from ppsolo.deploy.onnx.graph import build_onnx
     from ppsolo.deploy.onnx_runtime import OnnxSession
     from ppsolo.deploy.openvino_runtime import OpenVinoSession
@@ -262,11 +261,11 @@ def _converted(
 
 
 def _compare_generations(config: Config, report: LoadReport) -> None:
-    """Warn where images are prepared as in the other generation: results are close, but not the same."""
+    """Warn if images are prepared as in the other generation: results are close, but not the same."""
     prepared = DYGRAPH if config.preprocess.normalize_first else STATIC
     if report.generation not in (prepared, NATIVE):
         logger.warning(
-            "%s is of the generation %s, %s prepares images as in %s: take a configuration of %s",
+            "%s belongs to the generation %s, but %s prepares images as in %s: use a configuration of %s",
             report.file,
             report.generation,
             config.name,
@@ -280,14 +279,14 @@ def _on_cpu() -> bool:
 
 
 def _check_weights(model: SOLOv2) -> None:
-    """Raise PredictionError where a weight is not finite; weights from files are checked as they are loaded."""
+    """Raise PredictionError if a weight is not finite; weights from files are checked on loading."""
     for name, tensor in model.state_dict().items():
         if tensor.is_floating_point() and not paddle.isfinite(tensor).all().item():
-            raise PredictionError(f"the weights of the given model are not finite ({name}): load or train it anew")
+            raise PredictionError(f"the weights of the given model are not finite ({name}): load or train them again")
 
 
 def _check_finite(raw: RawPredictions) -> None:
-    """Raise PredictionError where a value is not finite: such a network has not found nothing, it cannot answer."""
+    """Raise PredictionError if a value is not finite: an empty result would be wrong."""
     for tensor in (*raw.category_logits, *raw.kernels, raw.mask_features):
         if not paddle.isfinite(tensor).all().item():
             raise PredictionError(NOT_FINITE)

@@ -1,6 +1,6 @@
-"""Several training processes as one: gradients averaged, results gathered, weights shared.
+"""Several training processes that work as one: gradients averaged, results gathered, weights shared.
 
-Paddle is imported where several processes need it: one process evaluates an export without Paddle.
+Paddle is imported only for several processes, so one process can evaluate an export without Paddle.
 """
 
 import os
@@ -16,9 +16,9 @@ if TYPE_CHECKING:
     import paddle
     from paddle import nn
 
-BUCKET_ELEMENTS = 8_000_000  # gradients that are averaged at once: 32 MB
+BUCKET_ELEMENTS = 8_000_000  # gradients averaged at once: 32 MB
 
-# What NCCL, gloo and the store at the first process say where another process is gone or does not answer.
+# Words in the errors of NCCL, gloo and the store of the first process when another process is gone.
 _LOST_PROCESS = re.compile(
     r"nccl|gloo|\bstore|tcpstore|time[d -]?out|timed out|connect|socket|peer|broken pipe|\brecv|\bsend", re.IGNORECASE
 )
@@ -27,10 +27,10 @@ _ERROR_OF_THIS_GPU = re.compile(r"(CUDA|CUDNN|CUBLAS) error\s*\(|Out of memory e
 
 @dataclass(frozen=True)
 class Processes:
-    """This process among those that train or evaluate together. rank: 0 .. world_size - 1; 0 writes all files.
+    """This process among those that train or evaluate together. rank: 0 .. world_size - 1; process 0 writes all files.
 
-    Every method but `is_main` is to be called by all processes, in the same order. Where another process has died,
-    it raises TrainingError, as soon as the backend (NCCL on GPUs, gloo on CPUs) notices.
+    All processes must call every method except `is_main`, in the same order. If another process has died, they raise
+    TrainingError as soon as the backend (NCCL on GPUs, gloo on CPUs) notices.
     """
 
     rank: int = 0
@@ -41,13 +41,14 @@ class Processes:
         return self.rank == 0
 
     def average_gradients(self, parameters: "Sequence[paddle.Tensor]") -> None:
-        """Replace every gradient by its mean over the processes; each parameter has one everywhere or nowhere.
+        """Replace every gradient by its mean over the processes; a parameter has a gradient in all processes or in
+        none.
 
-        Not by `paddle.DataParallel`, which would overlap communication and backward pass: with recomputation, which our
-        group norms and deformable convolutions use, it raises "parameter ... has been ready before" (Paddle 3.3.1, two
+        `paddle.DataParallel` would overlap communication and backward pass. But with recomputation, which our group
+        norms and deformable convolutions use, it raises "parameter ... has been ready before" (Paddle 3.3.1, two
         processes, with and without find_unused_parameters): the head's parameters serve five levels, and each level's
-        recomputation is a backward pass of its own. On 8 V100 with NVLink the mean of R50's 184 MB takes about 3 ms of
-        a step of 400 ms (docs/training.md).
+        recomputation is a backward pass of its own. On 8 V100 with NVLink, the mean of R50's 184 MB takes about 3 ms
+        of a step of 400 ms (docs/training.md).
         """
         if self.world_size == 1:
             return
@@ -64,7 +65,7 @@ class Processes:
                     paddle.assign(part.reshape(gradient.shape), gradient)
 
     def mean(self, values: "paddle.Tensor") -> "paddle.Tensor":
-        """The mean of the processes' tensors, elementwise."""
+        """Return the elementwise mean of the processes' tensors."""
         if self.world_size == 1:
             return values
         import paddle
@@ -74,7 +75,7 @@ class Processes:
         return values / self.world_size
 
     def gather(self, value: Any) -> list[Any]:
-        """What each process gave, by rank; it must be possible to pickle it."""
+        """Return the values of all processes by rank; values must be picklable."""
         if self.world_size == 1:
             return [value]
         import paddle
@@ -85,7 +86,7 @@ class Processes:
         return values
 
     def share_weights(self, model: "nn.Layer") -> None:
-        """Give every process the weights, running statistics included, of the process 0."""
+        """Copy the weights of process 0, running statistics included, to every process."""
         if self.world_size == 1:
             return
         import paddle
@@ -99,7 +100,7 @@ ALONE = Processes()
 
 
 def start_processes() -> Processes:
-    """Join the others that `python -m paddle.distributed.launch` has started; alone without it."""
+    """Join the processes that `python -m paddle.distributed.launch` started; without it, this process is alone."""
     if int(os.environ.get("PADDLE_TRAINERS_NUM", "1")) == 1:
         return Processes()
     import paddle
@@ -123,7 +124,7 @@ def _buckets(gradients: "Sequence[paddle.Tensor]") -> "Iterator[list[paddle.Tens
 
 @contextmanager
 def _naming_the_cause() -> Iterator[None]:
-    """Turn errors of the communication into a TrainingError; other errors, a GPU's for instance, stay as they are."""
+    """Turn errors of the communication into TrainingError; other errors, such as a GPU's, are not changed."""
     try:
         yield
     except (RuntimeError, OSError) as error:
@@ -132,5 +133,5 @@ def _naming_the_cause() -> Iterator[None]:
             raise
         raise TrainingError(
             "lost another process: its own log says why (by default log/workerlog.N); "
-            f"resume with -r auto once that is mended ({reason[-200:]})"
+            f"resume with -r auto once that is solved ({reason[-200:]})"
         ) from None

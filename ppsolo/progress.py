@@ -1,4 +1,4 @@
-"""Progress on a terminal: a bar with rate and time left; elsewhere now and then a plain line."""
+"""Progress of work: a bar with rate and time left on a terminal, plain lines elsewhere."""
 
 import os
 import sys
@@ -9,11 +9,11 @@ from ppsolo.text import printable
 
 
 class Progress:
-    """Shows how far a piece of work is.
+    """Shows the progress of a piece of work.
 
-    label: what is being done. total: units in all, None where that is not known. done: units done before, which do
-    not count for the rate. unit: their name; "B" is shown in MB. stream: where to, standard error if None; a bar
-    that redraws itself where that is a terminal, else a line every `interval` seconds.
+    label: the name of the work. total: all units, None if not known. done: units done before; the rate ignores them.
+    unit: the name of a unit; "B" is shown in MB. stream: the output, standard error if None. On a terminal a bar
+    redraws itself, elsewhere a line appears every `interval` seconds.
     """
 
     def __init__(
@@ -44,7 +44,7 @@ class Progress:
         self.close()
 
     def update(self, done: int, total: int | None) -> None:
-        """`done` units of `total` are done."""
+        """Report that `done` of `total` units are done."""
         self.done, self.total = done, total
         now = time.monotonic()
         if now - self._shown >= self._every:
@@ -52,7 +52,7 @@ class Progress:
             self._show()
 
     def close(self) -> None:
-        """Show the end; nothing is shown of work that never started."""
+        """Show the end; show nothing if the work never started."""
         if self.done > self._before and not self._silent:
             if self._live or self.done != self._shown_done:
                 self._show()
@@ -61,7 +61,7 @@ class Progress:
                 self._stream.flush()
 
     def line(self) -> str:
-        """The text shown now."""
+        """The text to show now."""
         seconds = max(time.monotonic() - self._start, 1e-6)
         rate = (self.done - self._before) / seconds
         amount = self._amount(self.done)

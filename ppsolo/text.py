@@ -1,12 +1,12 @@
-"""Text from files and clients, made safe to print and to write, and short."""
+"""Makes text from files and clients short and safe to print."""
 
 from collections.abc import Iterable
 
 
 def printable(text: str) -> str:
-    """The text with a space in place of each character that is not printable.
+    """Replace each character that is not printable by a space.
 
-    Line breaks, terminal escapes, bells, direction marks and lone surrogates are not printable.
+    Not printable are line breaks, terminal escapes, bells, direction marks and lone surrogates.
 
     >>> printable("a  b\\x1b[31m")
     'a  b [31m'
@@ -15,7 +15,7 @@ def printable(text: str) -> str:
 
 
 def one_line(text: str) -> str:
-    """The text on one line of printable characters, with one space between its words.
+    """Put the text on one line of printable characters, with one space between words.
 
     >>> one_line("road\\nsign \\x1b[31m red\\ud800")
     'road sign [31m red'
@@ -24,7 +24,7 @@ def one_line(text: str) -> str:
 
 
 def first_few(values: Iterable[object], count: int = 3) -> str:
-    """The first values with commas, and how many more there are.
+    """Join the first values with commas, and say how many more there are.
 
     >>> first_few("abcde"), first_few([1, 2])
     ('a, b, c (and 2 more)', '1, 2')

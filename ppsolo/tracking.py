@@ -1,4 +1,4 @@
-"""Identities in a video: the same number for the same object, frame after frame, by ByteTrack."""
+"""Tracking: gives an object in a video the same number in every frame, with ByteTrack."""
 
 import itertools
 from typing import Any
@@ -9,19 +9,19 @@ from ppsolo.errors import ConfigError
 from ppsolo.results.instances import Instances
 
 UNTRACKED = -1
-LEAST_SCORE = 0.3  # of an instance that starts an identity; weaker ones only continue one
-PATIENCE = 1.0  # seconds for which an object that is not seen keeps its number
+LEAST_SCORE = 0.3  # an instance below it gets no new number, but can keep one
+PATIENCE = 1.0  # seconds that an unseen object keeps its number
 
 
 class Tracker:
-    """Gives instances of successive frames numbers, class by class.
+    """Numbers the instances of successive frames, class by class.
 
-    The work is done by ByteTrack (Zhang et al., arXiv 2110.06864) of the package `trackers`, on the boxes of masks. An
-    object has its number from its second frame on. An object that changes its class gets another number.
+    The package `trackers` does the work with ByteTrack (Zhang et al., arXiv 2110.06864) on the boxes of masks. An
+    object has its number from its second frame on. If its class changes, it gets another number.
     """
 
     def __init__(self, *, frame_rate: float = 25.0):
-        """frame_rate: frames a second. Raises ConfigError where the package is missing."""
+        """frame_rate: frames per second. Raises ConfigError if the package is missing."""
         try:
             import supervision
             from trackers import ByteTrackTracker
@@ -30,7 +30,7 @@ class Tracker:
         self._detections = supervision.Detections
         self._make = lambda: ByteTrackTracker(
             frame_rate=frame_rate,
-            lost_track_buffer=max(1, round(30 * PATIENCE)),  # in frames at 30 a second, which it scales
+            lost_track_buffer=max(1, round(30 * PATIENCE)),  # in frames at 30 per second; the tracker scales it
             track_activation_threshold=LEAST_SCORE,
             high_conf_det_threshold=LEAST_SCORE,
             minimum_consecutive_frames=1,
@@ -40,9 +40,9 @@ class Tracker:
         self._next = itertools.count(1)
 
     def update(self, instances: Instances) -> np.ndarray:
-        """The number of each instance of the next frame: int64 [n], from 1; -1 for those without one.
+        """Return the number of each instance of the next frame: int64 [n], from 1; -1 for none.
 
-        A frame without instances is a frame too: call it for every frame.
+        Call it for every frame, also for a frame without instances.
         """
         numbers = np.full(len(instances), UNTRACKED, np.int64)
         for label in sorted({*instances.labels.tolist(), *self._trackers}):
@@ -65,7 +65,7 @@ class Tracker:
         return numbers
 
     def _number(self, label: int, own: int) -> int:
-        """The number of an identity, counted over all classes."""
+        """Return the number of an identity, unique over all classes."""
         if (label, own) not in self._numbers:
             self._numbers[label, own] = next(self._next)
         return self._numbers[label, own]

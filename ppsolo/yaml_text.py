@@ -1,4 +1,4 @@
-"""The text of a YAML file, read within a limit and loaded without aliases: what readers of configurations share."""
+"""The text of YAML files, read within a size limit and loaded without aliases."""
 
 from pathlib import Path
 from typing import Any
@@ -7,20 +7,20 @@ import yaml
 
 from ppsolo.errors import ConfigError
 
-MAX_FILE_BYTES = 1 << 20  # 20 seconds of YAML; the names of 100 000 classes fit
+MAX_FILE_BYTES = 1 << 20  # takes 20 seconds to parse; enough for 100 000 class names
 
 
 class PlainLoader(yaml.SafeLoader):
-    """YAML's safe loader that refuses aliases, as a few can stand for gigabytes."""
+    """YAML's safe loader without aliases, because a few of them can stand for gigabytes."""
 
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
         if self.check_event(yaml.AliasEvent):
-            raise ConfigError("aliases (*name) are not read; write the value out")
+            raise ConfigError("aliases (*name) are not supported; write the value itself")
         return super().compose_node(parent, index)
 
 
 def read_text(file: Path) -> str:
-    """The text of a configuration file. Raises ConfigError: it cannot be read, is not UTF-8, or is too large."""
+    """Read a configuration file. Raises ConfigError if it cannot be read, is not UTF-8, or is too large."""
     try:
         with file.open("rb") as stream:
             content = stream.read(MAX_FILE_BYTES + 1)
@@ -28,12 +28,12 @@ def read_text(file: Path) -> str:
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{file}: cannot be read as a configuration ({error})") from None
     if len(content) > MAX_FILE_BYTES:
-        raise ConfigError(f"{file}: more than {MAX_FILE_BYTES} bytes, which no configuration needs")
+        raise ConfigError(f"{file}: larger than {MAX_FILE_BYTES} bytes, the limit for a configuration")
     return text
 
 
 def load_text(text: str, where: str, loader: type[PlainLoader]) -> Any:
-    """The values of YAML text. Raises ConfigError, in one line that begins with `where`, if it is none."""
+    """Parse YAML text. Raises ConfigError, in one line that begins with `where`, if it is not valid."""
     try:
         return yaml.load(text, Loader=loader)
     except ConfigError as error:

@@ -155,7 +155,7 @@ def end_with_signal(run: Faulty, number: int) -> None:
     # While Python starts, nobody listens: SIGTERM then has the system's effect, and nothing is lost.
     assert code in (expected, -number), (code, run.said()[-1000:])
     if code == 128 + number and "stopped by" in run.said():
-        assert "go on with" in run.said() or "start again" in run.said(), run.said()[-1000:]
+        assert "-r auto" in run.said() or "same command" in run.said(), run.said()[-1000:]
     assert "Traceback" not in run.said() and "(External)" not in run.said(), run.said()[-1000:]
 
 
@@ -223,7 +223,7 @@ def cut_state(run: Faulty) -> None:
     run.wait_for_step(process)
     process.kill()
     process.wait()
-    assert "passed over a broken checkpoint" in run.said(), run.said()[-1000:]
+    assert "skipped a broken checkpoint" in run.said(), run.said()[-1000:]
 
 
 def start_twice(run: Faulty) -> None:

@@ -270,7 +270,7 @@ def test_only_boxes(cases, tmp_path):
         del entry["segmentation"]
     path = tmp_path / "set.json"
     path.write_text(json.dumps(content))
-    with pytest.raises(DatasetError, match="12 annotations have no outline, which SOLOv2 learns from"):
+    with pytest.raises(DatasetError, match="12 annotations have no outline, but SOLOv2 learns from outlines"):
         CocoDataset(path, folder / "img")
     with pytest.raises(DatasetError, match="none of the 12 annotations has an outline"):
         EvaluationSet(path, folder / "img")

@@ -89,9 +89,9 @@ def test_from_pretrained_takes_the_directory_of_a_run(run):
 
 
 def test_a_directory_that_is_neither_is_refused(tmp_path):
-    with pytest.raises(ppsolo.ConfigError, match=r"no export .* no run"):
+    with pytest.raises(ppsolo.ConfigError, match=r"neither an export .* nor a run"):
         ppsolo.load(tmp_path)
-    with pytest.raises(ppsolo.ConfigError, match=r"no export .* no run"):
+    with pytest.raises(ppsolo.ConfigError, match=r"neither an export .* nor a run"):
         ppsolo.Predictor.from_pretrained(tmp_path)
     with pytest.raises(ppsolo.ExportError, match="no such directory"):
         ppsolo.load(tmp_path / "gone")

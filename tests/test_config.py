@@ -106,7 +106,7 @@ def test_shipped_configurations_are_found_by_name():
         ("_BASE_: mine.yml", "_BASE_ leads back to the file itself"),
         ("_BASE_: 3", "_BASE_ takes a file name"),
         ("_BASE_: [solov2_r50_fpn_1x, solov2_r50_fpn_1x]", "_BASE_ names a file twice"),
-        ("a: &a [1]\nb: *a", "aliases (*name) are not read"),
+        ("a: &a [1]\nb: *a", "aliases (*name) are not supported"),
         ("num_classes: !!bool maybe", "is not valid YAML"),
         ("num_classes: 0x" + "f" * 5000, "num_classes is a number of more than 63 bits"),
         ("num_classes: [0x" + "f" * 5000 + "]", "num_classes takes a whole number, got a number without end"),

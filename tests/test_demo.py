@@ -100,7 +100,7 @@ def test_a_launcher_that_fails_is_heard(tmp_path, monkeypatch):
 def test_nothing_of_others_is_touched(tmp_path, capsys):
     (tmp_path / "training" / "run").mkdir(parents=True)
     (tmp_path / "training" / "run" / "config.yml").write_text("mine")
-    with pytest.raises(ConfigError, match=r"training is no work of an earlier demo and stays; choose another"):
+    with pytest.raises(ConfigError, match=r"training is not from an earlier demo and is kept; choose another"):
         run_tiny(tmp_path, console=None)
     assert (tmp_path / "training" / "run" / "config.yml").read_text() == "mine"
     with pytest.raises(ImageError, match=r"gone\.jpg"):  # before any minute is spent on training
@@ -119,7 +119,7 @@ def test_a_photograph_without_published_weights(tmp_path, monkeypatch):
     photo = np.random.default_rng(0).integers(0, 256, (64, 80, 3), np.uint8)
     target = tmp_path / "photo_prediction.png"
     first, second, last = demo._predict_photo(photo, target, None)
-    assert "cannot be had: no network here" in first and "not what a trained SOLOv2 sees" in second
+    assert "cannot be fetched: no network here" in first and "not what a trained SOLOv2 finds" in second
     assert "photo_prediction.png" in last and read_image(target).shape == photo.shape
 
 

@@ -294,8 +294,8 @@ def test_what_a_folder_run_leaves_out_is_named_and_counted(system, folder, tmp_p
     assert main(["infer", *system, "--infer_dir", str(folder), "--output_dir", str(tmp_path / "out"), "--no_draw"]) == 1
     captured = capsys.readouterr()
     assert "scan.pdf: left out, not a picture" in captured.err and "clip.mts: left out, a video" in captured.err
-    assert f"{folder}: 3 annotation or text files passed over (2 .json, 1 .txt)" in captured.out
-    assert f"{folder}: 1 folder inside not looked into; '{folder}/**' names all" in captured.out
+    assert f"{folder}: 3 annotation or text files skipped (2 .json, 1 .txt)" in captured.out
+    assert f"{folder}: 1 folder inside not searched; '{folder}/**' includes them" in captured.out
     assert "2 files left out" in captured.err and "in 3 images; none are drawn" in captured.out
     assert list((tmp_path / "out").iterdir()) == []
     for name in ("scan.pdf", "clip.mts"):
@@ -324,7 +324,7 @@ def test_a_video_that_cannot_be_drawn_keeps_its_results(system, tmp_path, monkey
     output = tmp_path / "out"
     arguments = ["--source", str(tmp_path / "clip.mp4"), "--output_dir", str(output), "--save", "coco", "csv"]
     assert main(["infer", *system, *arguments, "--max_frames", "2"]) == 1
-    assert "the video is not drawn, results go on" in capsys.readouterr().err
+    assert "the video is not drawn, results continue" in capsys.readouterr().err
     assert len(lines_of(output)) == 2 and (output / "instances.csv").exists() and not (output / "clip.mp4").exists()
 
 

@@ -1,4 +1,4 @@
-"""What an annotation file of COCO's size costs to open, and what each rank and worker holds of it in memory."""
+"""Time to open an annotation file of COCO's size, and the memory that each rank and worker needs for it."""
 
 import multiprocessing
 import os
@@ -18,13 +18,13 @@ from ppsolo.benchmark.machine import machine
 IMAGES, POLYGONS, CATEGORIES = 118_287, 860_001, 80  # as in COCO train2017
 EVALUATED = 5_000, 36_335  # images and polygons, as in COCO val2017
 SIZE = (480, 640)
-AT_ONCE = 10_000  # polygons drawn
-CHECKED = "solov2_r50_fpn_1x"  # whose settings the check takes
-POINTS = (8, 61)  # of a polygon, the last excluded
+AT_ONCE = 10_000  # polygons drawn at a time
+CHECKED = "solov2_r50_fpn_1x"  # the check uses its settings
+POINTS = (8, 61)  # number of points of a polygon; the upper limit is excluded
 
 
 def draw_annotations(folder: Path, *, images: int, polygons: int, seed: int = 0) -> Path:
-    """Write instances.json with polygons of 8 to 60 points, and an empty file for every image; -> its path."""
+    """Write instances.json with polygons of 8 to 60 points, and an empty file per image; return the JSON's path."""
     rng = np.random.default_rng(seed)
     pictures = folder / "images"
     pictures.mkdir(parents=True, exist_ok=True)
@@ -45,7 +45,7 @@ def draw_annotations(folder: Path, *, images: int, polygons: int, seed: int = 0)
 
 
 def _spaced(entry: dict[str, Any]) -> bytes:
-    """JSON with a space after each comma and colon, as Python writes it."""
+    """Return JSON with a space after each comma and colon, as `json.dumps` writes it."""
     return msgspec.json.format(msgspec.json.encode(entry), indent=0)
 
 
@@ -78,15 +78,15 @@ def _polygons(rng: np.random.Generator, images: int, first: int, count: int) -> 
 
 
 def benchmark_annotations(folder: Path, *, images: int, polygons: int, processes: int = 4) -> dict[str, Any]:
-    """Time the first and the second opening of a drawn file and its check, and weigh ranks and workers after an epoch.
+    """Time two openings of a drawn file and its check; measure the memory of ranks and workers after an epoch.
 
-    Evaluation opens a file of its own, of val2017's size, and draws each mask once.
+    Evaluation opens another file, of the size of val2017, and draws each mask once.
 
-    An epoch reads every record with all of its outlines, and no picture. A rank opens the file itself; a worker is
-    forked from a rank that has opened it. Their memory is the proportional set size, which shares out the mapped pages;
-    "own" is what no other process has.
+    An epoch reads every record with all outlines, and no picture. A rank opens the file itself; a worker is forked from
+    a rank that has opened it. Memory is the proportional set size: a page that N processes share counts 1/N for each.
+    "own" is the memory that only this process uses.
 
-    folder: for the file, the images and the cache; what an earlier call left there is used again.
+    folder: for the file, the images and the cache; files of an earlier call are used again.
     """
     path, evaluated = (
         file if file.is_file() else draw_annotations(file.parent, images=counts[0], polygons=counts[1])
@@ -179,7 +179,7 @@ def _open_for_evaluation(path: Path) -> dict[str, int]:
 
 
 def _ranks(context: Any, path: Path, count: int) -> list[dict[str, float]]:
-    """The memory of processes that each open the file and go through an epoch, all at the same moment."""
+    """Memory of processes that each open the file and read an epoch, measured at the same moment."""
     return _weighed_together(context, _rank, path, count)
 
 
@@ -193,7 +193,7 @@ def _rank(path: Path, pipe: Connection) -> None:
 
 
 def _alone_with_workers(context: Any, path: Path, count: int) -> list[dict[str, float]]:
-    """The memory of forked workers that each go through an epoch."""
+    """Memory of forked workers that each read an epoch, measured at the same moment."""
     mine, theirs = context.Pipe()
     process = context.Process(target=_fork_workers, args=(path, count, theirs))
     process.start()
@@ -222,7 +222,7 @@ def _go_through(dataset: Any) -> None:
 
 
 def _answer(pipe: Connection, before: dict[str, float]) -> None:
-    """Say that the epoch is over, weigh when all say so, and stay until all have been weighed."""
+    """Report the end of the epoch; measure when all processes have reported; exit when all have measured."""
     pipe.send("done")
     pipe.recv()
     after = memory()
@@ -231,7 +231,7 @@ def _answer(pipe: Connection, before: dict[str, float]) -> None:
 
 
 def _weighed_together(context: Any, work: Callable[..., None], subject: Any, count: int) -> list[dict[str, float]]:
-    """The memory of processes that each do `work` on the subject, all at the same moment."""
+    """Memory of `count` processes that each run `work(subject)`, measured at the same moment."""
     pipes, processes = [], []
     for _ in range(count):
         mine, theirs = context.Pipe()
@@ -257,7 +257,7 @@ def _weighed(pipes: list[Any]) -> list[dict[str, float]]:
 
 
 def memory() -> dict[str, float]:
-    """This process's proportional set size, its parts, and what only it has, in MB. Linux only."""
+    """This process's proportional set size, its parts, and the memory that it shares with no one, in MB. Linux only."""
     values = {}
     for line in Path("/proc/self/smaps_rollup").read_text().splitlines()[1:]:
         name, number, *_ = line.split()

@@ -1,4 +1,4 @@
-"""What evaluation costs around the network: masks, run lengths, matching and accumulation, beside the usual way."""
+"""Time of evaluation without the network: masks, run lengths, matching, accumulation; ppsolo and the usual way."""
 
 import contextlib
 import io
@@ -20,19 +20,19 @@ from ppsolo.results.rle import encode_mask, mask_areas, mask_boxes_xywh
 ORIGINAL, RESIZED, PADDED = (480, 640), (800, 1067), (800, 1088)
 STRIDE = 4
 CLASSES = tuple(range(1, 81))
-ANNOTATED = 7  # objects of an image, as in COCO
+ANNOTATED = 7  # objects per image, as in COCO
 
 
 def benchmark_evaluation(
     *, images: int, instances: int = 100, progress: Callable[[int, int], None] | None = None
 ) -> dict[str, Any]:
-    """Time ours and the usual way on the same drawn detections, image by image in turn.
+    """Time ppsolo and the usual way on the same drawn detections, in turn for each image.
 
-    Both get the probabilities of `instances` masks at stride 4 of each image, scores and classes, and give COCO's 12
-    numbers of masks. The usual way: every mask at the padded and then at the original size in floating point, a
-    threshold, pycocotools' encoding, and COCOeval over all results at the end.
+    Both get the probabilities of `instances` masks at stride 4, with scores and classes, and return COCO's 12 numbers
+    for masks. The usual way resizes every mask to the padded size, then to the original size, in floating point. It
+    applies the threshold, encodes with pycocotools, and runs COCOeval over all results at the end.
 
-    Returns what goes into the JSON: machine, seconds of either, their ratio, and both AP.
+    Returns the content of the JSON file: machine, seconds of both, their ratio, and both APs.
     """
     content: dict[str, Any] = {
         "images": [{"id": i, "height": ORIGINAL[0], "width": ORIGINAL[1]} for i in range(images)],
@@ -74,7 +74,7 @@ def benchmark_evaluation(
 
 
 def _drawn(number: int, instances: int) -> tuple[np.ndarray, np.ndarray]:
-    """Probabilities of the image's first ellipses, float32 [n, H / 4, W / 4], and their classes, int64 [n]."""
+    """Mask probabilities of the image's first ellipses, float32 [n, H / 4, W / 4], and their classes, int64 [n]."""
     rng = np.random.default_rng(number)
     height, width = (side // STRIDE for side in PADDED)
     rows, columns = np.ogrid[:height, :width]
@@ -93,7 +93,7 @@ def _instances(rles: Sequence[dict[str, Any]], scores: np.ndarray, labels: np.nd
 
 
 def _annotations(masks: np.ndarray, labels: np.ndarray, *, first: int, at: int) -> Iterator[dict[str, Any]]:
-    """COCO annotations of an image, each moved a little from what will be detected."""
+    """COCO annotations of an image: the ellipses to be detected, each moved a little."""
     moved = np.roll(masks, 1, axis=2)
     rles = resize_masks(moved, resized=RESIZED, original=ORIGINAL)
     areas, boxes = mask_areas(rles), mask_boxes_xywh(rles)
@@ -121,7 +121,7 @@ def _usual_results(masks: np.ndarray, scores: np.ndarray, labels: np.ndarray, nu
 
 def _usual_average(content: dict[str, Any], results: list[dict[str, Any]]) -> float:
     with contextlib.redirect_stdout(io.StringIO()):
-        truth: Any = COCO()  # published type stubs know only files
+        truth: Any = COCO()  # the published type stubs allow only files
         truth.dataset = content
         truth.createIndex()
         evaluation = COCOeval(truth, truth.loadRes(results), "segm")

@@ -1,4 +1,4 @@
-"""What a measurement was made on: the machine, its versions, and the speed of its matrix product."""
+"""Describes the machine of a measurement: hardware, versions, and the speed of its matrix product."""
 
 import importlib.metadata
 import multiprocessing
@@ -18,7 +18,7 @@ PACKAGES = ("paddlepaddle", "paddlepaddle-gpu", "numpy", "opencv-python", "pycoc
 
 
 def machine() -> dict[str, Any]:
-    """Processor, cores, threads that kernels get by default, memory and load, and the versions of what matters."""
+    """Processor, cores, default number of kernel threads, memory, load, and the versions of the main packages."""
     facts = {
         "processor": cpu_facts().get("model name") or platform.processor() or platform.machine(),
         "cores": os.cpu_count(),
@@ -32,9 +32,10 @@ def machine() -> dict[str, Any]:
 
 
 def matrix_product(size: tuple[int, int, int] = PRODUCT, repeats: int = 5) -> dict[str, float]:
-    """10^9 operations a second (two a multiply-add) of a large float32 matrix product on the CPU, the best of some.
+    """Speed of a large float32 matrix product on the CPU, the best of `repeats`, in 10^9 operations per second.
 
-    "numpy" and "paddle": each by the library that it brings, of which either may lack kernels for a processor.
+    A multiply-add is two operations. "numpy" and "paddle" use different libraries; one may be slow on a processor that
+    it does not know.
     """
     import paddle
 
@@ -58,9 +59,9 @@ def matrix_product(size: tuple[int, int, int] = PRODUCT, repeats: int = 5) -> di
 
 
 def in_new_process(function: Callable[..., Any], threads: int, *arguments: Any) -> Any:
-    """What the function returns in a fresh process with so many threads for its kernels: its peak memory is its own.
+    """Call the function in a fresh process with `threads` kernel threads, and return its result.
 
-    Raises whatever it raises.
+    The peak memory of the process is then that of the function. Raises the function's exception.
     """
     variables = {name: str(threads) for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
     before = {name: os.environ.get(name) for name in variables}

@@ -1,4 +1,4 @@
-"""Mosaics: the pictures of a COCO data set side by side as one large picture, with their annotations."""
+"""Mosaics: the pictures of a COCO data set in a grid, as one large picture with annotations."""
 
 import json
 from pathlib import Path
@@ -25,14 +25,14 @@ class Mosaic(NamedTuple):
     content: dict[str, Any]
 
     def average_precision(self, instances: Instances) -> float:
-        """Mask AP of the instances found in it, from 0 to 1."""
+        """Return the mask AP of these instances, from 0 to 1."""
         evaluator = CocoEvaluator(self.content, iou_types=("segm",))
         evaluator.add(IMAGE_ID, instances)
         return float(evaluator.summarize()["segm"]["stats"][0])
 
 
 def make_mosaic(annotations: Path, image_dir: Path, *, columns: int, rows: int) -> Mosaic:
-    """The first pictures of a COCO file in a grid; every cell has the size of the largest, filled up with black."""
+    """Put the first pictures of a COCO file into a grid; each cell is as large as the largest picture."""
     content = json.loads(annotations.read_text(encoding="utf-8"))
     entries = content["images"][: columns * rows]
     height, width = (max(entry[side] for entry in entries) for side in ("height", "width"))

@@ -1,4 +1,4 @@
-"""PaddleDetection's own training, where its package `ppdet` is installed: what the benchmark compares ours with."""
+"""PaddleDetection's own training, for comparison; it needs its package `ppdet`."""
 
 import contextlib
 import importlib
@@ -20,8 +20,8 @@ from ppsolo.schema import Config
 Batch = dict[str, Any]
 
 
-def has_original() -> bool:
-    """Whether `ppdet` is installed. Raises DatasetError if it is, without a package that it needs."""
+def has_paddledetection() -> bool:
+    """Whether `ppdet` is installed. Raises DatasetError if it is, but lacks a package that it needs."""
     if importlib.util.find_spec("ppdet") is None:
         return False
     try:
@@ -33,19 +33,19 @@ def has_original() -> bool:
 
 
 def without_output() -> contextlib.AbstractContextManager[Any]:
-    """For what it prints of its own accord."""
+    """Silence PaddleDetection's own output."""
     return contextlib.redirect_stdout(io.StringIO())
 
 
-def original_targets(config: Config) -> Callable[[list[Batch]], Any]:
-    """Its operator with the settings of a configuration, for samples as `original_sample` makes them."""
+def paddledetection_targets(config: Config) -> Callable[[list[Batch]], Any]:
+    """Its operator for targets, with the settings of a configuration; it takes samples from the next function."""
     from ppdet.data.transform.batch_operators import Gt2Solov2Target  # type: ignore[import-not-found]
 
     return Gt2Solov2Target(**_target_settings(config))
 
 
-def original_sample(sample: TrainingSample, size: tuple[int, int]) -> Batch:
-    """A sample as that operator wants it, masks padded to the batch."""
+def paddledetection_sample(sample: TrainingSample, size: tuple[int, int]) -> Batch:
+    """Convert a sample for its target operator; masks are padded to the size of the batch."""
     rows, columns = (padded - side for padded, side in zip(size, sample.masks.shape[1:], strict=True))
     return {
         "image": np.zeros((3, *size), np.float32),
@@ -57,8 +57,8 @@ def original_sample(sample: TrainingSample, size: tuple[int, int]) -> Batch:
     }
 
 
-def original_batches(config: Config) -> Iterator[Batch]:
-    """Batches of its training reader without end, in this process, of the images and at the sizes of `config`."""
+def paddledetection_batches(config: Config) -> Iterator[Batch]:
+    """Endless batches of its training reader, in this process, with the images and sizes of `config`."""
     from ppdet.data.reader import TrainReader  # type: ignore[import-not-found]
     from ppdet.data.source.coco import COCODataSet  # type: ignore[import-not-found]
 
@@ -92,11 +92,11 @@ def original_batches(config: Config) -> Iterator[Batch]:
     return itertools.chain.from_iterable(itertools.repeat(reader(dataset, worker_num=0)))
 
 
-def original_step(config: Config) -> Callable[[Batch], None]:
-    """One step of its network, loss, momentum and averaging on a batch of its reader, from random weights."""
+def paddledetection_step(config: Config) -> Callable[[Batch], None]:
+    """Return one training step: its network, loss, momentum and weight average, from random weights, on one batch."""
     from ppdet.optimizer import ModelEMA  # type: ignore[import-not-found]
 
-    model = original_model(config)
+    model = paddledetection_model(config)
     model.train()
     ema = ModelEMA(model, decay=config.train.ema_decay) if config.train.ema_decay else None
     settings = config.train.optimizer
@@ -125,8 +125,8 @@ def _target_settings(config: Config) -> dict[str, Any]:
     }
 
 
-def original_model(config: Config) -> Any:
-    """Its network of a configuration with a ResNet whose stem, at least, is frozen."""
+def paddledetection_model(config: Config) -> Any:
+    """Its network for a configuration with a ResNet whose stem is frozen, and perhaps more stages."""
     from ppdet.modeling.architectures import SOLOv2  # type: ignore[import-not-found]
     from ppdet.modeling.backbones import ResNet  # type: ignore[import-not-found]
     from ppdet.modeling.heads.solov2_head import SOLOv2Head, SOLOv2MaskHead  # type: ignore[import-not-found]
@@ -139,7 +139,7 @@ def original_model(config: Config) -> Any:
         backbone=ResNet(
             depth=backbone.depth,
             variant=backbone.variant,
-            norm_type="bn",  # what training by one process computes
+            norm_type="bn",  # the norm of a training with one process
             freeze_norm=backbone.freeze_norm,
             freeze_at=backbone.frozen_stages - 1,
             return_idx=[0, 1, 2, 3],

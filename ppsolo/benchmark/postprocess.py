@@ -20,15 +20,15 @@ from ppsolo.models.solov2 import RawPredictions
 from ppsolo.results.postprocess import DetectionArrays, RawArrays
 from ppsolo.schema import Config
 
-_KERNEL_SCALE = np.float32(0.1)  # masks then have soft edges, as trained ones do
+_KERNEL_SCALE = np.float32(0.1)  # gives masks soft edges, as after training
 
 
 def benchmark_postprocess(
     config: Config, size: tuple[int, int], *, candidates: int = 450, repeats: int = 9
 ) -> dict[str, float]:
-    """Median seconds of each postprocess for one image, run in turn after one round of warm-up.
+    """Return the median seconds per image of each postprocess; they run in turn, after one round of warm-up.
 
-    size: height and width of the network input. candidates: pairs of cell and class above the score threshold.
+    size: height and width of the network input. candidates: number of (cell, class) pairs above the score threshold.
     """
     threads = default_threads()
     use_threads(threads)
@@ -53,7 +53,7 @@ def benchmark_postprocess(
 
 
 def random_predictions(config: Config, size: tuple[int, int], *, candidates: int, seed: int = 0) -> RawArrays:
-    """Random raw predictions of one image, in the shapes that the network gives for an input of this size."""
+    """Draw random raw predictions of one image, with the shapes of the network's output for this input size."""
     random = np.random.default_rng(seed)
     grids, channels = config.model.head.num_grids, config.model.mask_feature_head.out_channels
 
@@ -72,7 +72,7 @@ def random_predictions(config: Config, size: tuple[int, int], *, candidates: int
 
 
 def to_paddle(raw: RawArrays) -> RawPredictions:
-    """The same raw predictions as Paddle tensors."""
+    """Convert raw predictions to Paddle tensors."""
     return RawPredictions(
         [paddle.to_tensor(x) for x in raw.category_logits],
         [paddle.to_tensor(x) for x in raw.kernels],
@@ -83,7 +83,7 @@ def to_paddle(raw: RawArrays) -> RawPredictions:
 def onnx_postprocess(
     settings: SOLOv2Postprocess, like: RawArrays, *, threads: int = 1
 ) -> Callable[[RawArrays], DetectionArrays]:
-    """The ONNX nodes of postprocessing in onnxruntime, in a graph of their own. like: has the shapes of the inputs."""
+    """Run the ONNX nodes of the postprocess alone in onnxruntime. like: arrays with the shapes of the inputs."""
     import onnxruntime
 
     writer = OnnxWriter()

@@ -1,4 +1,4 @@
-"""A benchmark: several ways to the same answer, alternating in one run, beside what the arithmetic allows."""
+"""Benchmark of prediction: several runtimes in turn, compared with the time that the arithmetic needs at least."""
 
 import multiprocessing
 import resource
@@ -23,16 +23,16 @@ from ppsolo.schema import Config
 BF16 = "openvino-bf16"
 ENGINES = ("dygraph", "onnxruntime", "openvino", BF16)
 TOTAL = "total"
-# Called with the rounds done and their number.
+# Called with (rounds done, all rounds).
 Callback = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
 class Side:
-    """One way to be measured, in a process of its own.
+    """One thing to measure, in its own process.
 
-    name: one of ENGINES (a `Predictor` with that engine, in bfloat16 for the last), an exported directory of ppsolo, or
-    a peer: an ONNX file or a directory that PaddleDetection exported, of which the run alone is timed.
+    name: one of ENGINES (a `Predictor` with this engine; the last one computes in bfloat16), an exported directory of
+    ppsolo, or a peer. A peer is an ONNX file or a directory that PaddleDetection exported; only its run is timed.
     """
 
     name: str
@@ -40,10 +40,10 @@ class Side:
     image: str
     batch: int = 1
     threads: int = 1
-    height: int | None = None  # the picture is scaled to this height first
-    device: Literal["cpu", "gpu"] = "cpu"  # of exported directories, as precision
+    height: int | None = None  # scale the picture to this height first
+    device: Literal["cpu", "gpu"] = "cpu"  # for exported directories only, like `precision`
     precision: Literal["fp32", "fp16", "bf16"] = "fp32"
-    engine: str = "auto"  # the runtime of exported directories
+    engine: str = "auto"  # for exported directories only: the runtime
 
 
 class _Runner(Protocol):
@@ -51,18 +51,19 @@ class _Runner(Protocol):
     facts: Mapping[str, Any]
 
     def run(self) -> dict[str, float]:
-        """Seconds by stage, once."""
+        """Run once and return the seconds of each stage."""
         ...
 
 
 def benchmark(sides: Sequence[Side], *, repeats: int, warm_up: int, progress: Callback | None = None) -> dict[str, Any]:
-    """Measure the sides in turn, `repeats` times after `warm_up` rounds that do not count.
+    """Measure the sides in turn, `repeats` times, after `warm_up` rounds that do not count.
 
-    Returns what goes into the JSON: machine, versions, "gigaflops" of a large matrix product by the first side's
-    threads, on the CPU, as `matrix_product` has them (the medians over the rounds), "floor_seconds", which the
-    "multiply_adds" of its convolutions take at the highest of these, and per side its description, peak memory and,
-    for each stage and the total, median, p90, p99, least and most seconds; images per second by the median.
-    Raises PpsoloError: a side cannot be had.
+    Returns the content of the JSON file: machine and versions; "gigaflops" of a large matrix product on the CPU with
+    the first side's threads (median over the rounds, see `matrix_product`); "multiply_adds" of the network's
+    convolutions; "floor_seconds", the time that these need at the higher of the two speeds. Each side has its
+    description, peak memory, images per second (by the median), and the median, p90, p99, least and most seconds of
+    each stage and of the total.
+    Raises PpsoloError if a side cannot be loaded.
     """
     shape, multiply_adds = in_new_process(_count, sides[0].threads, sides[0])
     context = multiprocessing.get_context("spawn")
@@ -76,7 +77,7 @@ def benchmark(sides: Sequence[Side], *, repeats: int, warm_up: int, progress: Ca
             workers.append((process, here))
             results.append({"side": side.name, **_said(here, side)})
         rounds: list[list[dict[str, float]]] = [[] for _ in sides]
-        speeds = []  # of the machine in each round, as it changes on shared ones
+        speeds = []  # one per round: the speed of a shared machine changes
         for number in range(warm_up + repeats):
             for side, (_, connection), taken in zip(sides, workers, rounds, strict=True):
                 connection.send("run")
@@ -115,7 +116,7 @@ def benchmark(sides: Sequence[Side], *, repeats: int, warm_up: int, progress: Ca
 def benchmark_curve(
     points: Sequence[Sequence[Side]], *, repeats: int, warm_up: int, progress: Callback | None = None
 ) -> list[dict[str, Any]]:
-    """`benchmark` at several points: of batch size, threads or picture size. progress: told of the points."""
+    """Run `benchmark` at several points: batch sizes, threads or picture sizes. progress: counts the points."""
     reports = []
     for sides in points:
         reports.append({"height": sides[0].height, **benchmark(sides, repeats=repeats, warm_up=warm_up)})
@@ -125,7 +126,7 @@ def benchmark_curve(
 
 
 def write_benchmark(reports: Sequence[Mapping[str, Any]], file: Path) -> list[str]:
-    """Write the JSON, and the last point's chart as PNG beside it; returns a line for each side of each point."""
+    """Write the JSON, and next to it the last point's chart as PNG; return a line for each side of each point."""
     write_report(reports, file)
     write_image(file.with_suffix(".png"), chart(reports[-1]))
     return [_line(side, report["floor_seconds"]) for report in reports for side in report["sides"]]
@@ -139,7 +140,7 @@ def _line(side: Mapping[str, Any], floor: float) -> str:
 
 
 def summary(seconds: Sequence[float]) -> dict[str, float]:
-    """Median, p90, p99, least and most of some measurements."""
+    """Median, p90, p99, least and most of the measurements."""
     values = np.asarray(seconds)
     points = {"median": 50, "p90": 90, "p99": 99}
     return {
@@ -150,7 +151,7 @@ def summary(seconds: Sequence[float]) -> dict[str, float]:
 
 
 def count_multiply_adds(model: Any, images: Any) -> int:
-    """The multiply-adds of a model's convolutions for one batch, by running it."""
+    """Run a model on one batch and count the multiply-adds of its convolutions."""
     from paddle import nn
 
     from ppsolo.models.deformable import DeformableConv
@@ -170,7 +171,7 @@ def count_multiply_adds(model: Any, images: Any) -> int:
 
 
 def chart(report: Mapping[str, Any], *, width: int = 960) -> np.ndarray:
-    """A bar for each side's median total, its spread and its floor: uint8 RGB [H, W, 3]."""
+    """Draw a bar for each side: median total, spread and floor; uint8 RGB [H, W, 3]."""
     sides = report["sides"]
     longest = max(report["floor_seconds"], *(side["seconds"][TOTAL]["most"] for side in sides))
     image = np.full((60 + 64 * len(sides), width, 3), 255, np.uint8)
@@ -193,7 +194,7 @@ def chart(report: Mapping[str, Any], *, width: int = 960) -> np.ndarray:
 
 
 class _PredictorRunner:
-    """A `Pipeline`: reading, preprocessing, detecting (network and postprocessing apart in dygraph), masks."""
+    """Times a `Pipeline`: reading, preprocessing, detecting (in dygraph: network, postprocessing), masks."""
 
     def __init__(self, side: Side):
         self._side, self._apart = side, side.name == "dygraph"
@@ -228,7 +229,7 @@ def _picture(side: Side) -> np.ndarray:
 
 
 def _count(side: Side) -> tuple[list[int], int]:
-    """The shape of a batch of the prepared picture, and `count_multiply_adds` of the configuration's network for it."""
+    """Shape of a batch of the prepared picture, and `count_multiply_adds` of the configuration's network for it."""
     import paddle
 
     from ppsolo.build.network import build_model
@@ -257,7 +258,7 @@ def _pipeline(side: Side) -> Any:
 
 
 class _OnnxRunner:
-    """Any ONNX model that takes the prepared picture: its run alone."""
+    """Times an ONNX model that takes the prepared picture; only its run counts."""
 
     facts: Mapping[str, Any] = {}
 
@@ -279,7 +280,7 @@ class _OnnxRunner:
 
 
 class _PaddlePeerRunner:
-    """A directory that PaddleDetection exported, in Paddle Inference as its deploy script has it: its run alone."""
+    """Times an export of PaddleDetection in Paddle Inference, set up as in its deploy script; only its run counts."""
 
     facts: Mapping[str, Any] = {}
 
@@ -293,7 +294,7 @@ class _PaddlePeerRunner:
         config.disable_gpu()
         config.disable_mkldnn()
         config.disable_glog_info()
-        if full_version.startswith("2."):  # on Paddle 3 its graph fails with it
+        if full_version.startswith("2."):  # with Paddle 3 its graph fails
             config.enable_memory_optim()
         config.set_cpu_math_library_num_threads(side.threads)
         self._predictor = inference.create_predictor(config)
@@ -307,9 +308,9 @@ class _PaddlePeerRunner:
 
 
 def _peer_inputs(side: Side, kinds: Mapping[str, str]) -> dict[str, np.ndarray]:
-    """What a peer is fed for the prepared picture: what is found, and so the work, depends on what it shows.
+    """Inputs of a peer for the prepared picture. They must be real: the number of instances decides the work.
 
-    kinds: which of PaddleDetection's inputs each of the peer's is. Raises ConfigError where one is none of them.
+    kinds: input name of the peer -> input name of PaddleDetection. Raises ConfigError for an unknown input.
     """
     from ppsolo.build.pipeline import build_preprocess
 
@@ -318,7 +319,7 @@ def _peer_inputs(side: Side, kinds: Mapping[str, str]) -> dict[str, np.ndarray]:
     rows = {"image": image, "im_shape": np.array(size.resized), "scale_factor": scale}
     unknown = [name for name, kind in kinds.items() if kind not in rows]
     if unknown:
-        raise ConfigError(f"it takes {', '.join(unknown)}; known are an image, im_shape and scale_factor")
+        raise ConfigError(f"unknown inputs {', '.join(unknown)}: known are an image, im_shape and scale_factor")
     return {name: np.stack([rows[kind]] * side.batch).astype(np.float32) for name, kind in kinds.items()}
 
 
@@ -329,7 +330,7 @@ def _runner(side: Side) -> _Runner:
         return _OnnxRunner(side)
     if any((Path(side.name) / name).is_file() for name in ("model.json", "model.pdmodel")):
         return _PaddlePeerRunner(side)
-    raise ConfigError(f"{side.name}: none of {', '.join(ENGINES)}, nor an exported directory, nor an ONNX file")
+    raise ConfigError(f"{side.name}: give one of {', '.join(ENGINES)}, an exported directory, or an ONNX file")
 
 
 def _is_ours(directory: Path) -> bool:
@@ -349,7 +350,7 @@ def _timed(function: Callable[[], Any]) -> tuple[float, Any]:
 
 
 def _work(side: Side, connection: Connection) -> None:
-    """A side's process: says what it is, then answers "run" and "memory" until the pipe is closed."""
+    """Runs in a side's process: send its description, then answer "run" and "memory" until the pipe is closed."""
     try:
         runner = _runner(side)
         connection.send({"description": runner.description})

@@ -1,4 +1,4 @@
-"""What the evaluation of a file of results costs, reading included, beside hotcoco and pycocotools."""
+"""Time to evaluate a result file, reading included, by ppsolo, hotcoco and pycocotools."""
 
 import contextlib
 import io
@@ -22,9 +22,9 @@ Ellipse = tuple[float, float, float, float, float]  # x, y, two radii, angle
 
 
 def draw_results(folder: Path, *, images: int, detections: int, seed: int = 0) -> tuple[Path, Path]:
-    """Write annotations and results of ellipses, found more or less well; -> the two files.
+    """Write annotations and results of ellipses with errors of several sizes; return the two files.
 
-    Half of the annotations are polygons, half run lengths, one in fifty a crowd.
+    Half of the annotations are polygons, half are run lengths; one in fifty is a crowd.
     """
     rng = np.random.default_rng(seed)
     annotations: list[dict[str, Any]] = []
@@ -72,7 +72,7 @@ def draw_results(folder: Path, *, images: int, detections: int, seed: int = 0) -
 
 
 def benchmark_results(annotations: Path, results: Path, *, repeats: int = 5) -> dict[str, Any]:
-    """Best seconds and CPU seconds of several runs in turn, for masks and boxes, and the largest difference.
+    """Return the best seconds and CPU seconds of several runs in turn, for masks and boxes, and the largest difference.
 
     Every run reads both files. Raises PpsoloError if hotcoco is not installed.
     """
@@ -92,7 +92,7 @@ def benchmark_results(annotations: Path, results: Path, *, repeats: int = 5) -> 
     for number in range(repeats):
         for name, way in ways.items():
             if name == "pycocotools" and number:
-                continue  # once is enough: it takes long
+                continue  # it is slow: one run is enough
             start, spent = time.perf_counter(), time.process_time()
             numbers[name] = way()
             took, used = time.perf_counter() - start, time.process_time() - spent
@@ -120,7 +120,7 @@ def _ours(annotations: Path, results: Path) -> dict[str, list[float]]:
 
 
 def _theirs(coco: Any, evaluation: Any, annotations: Path, results: Path) -> dict[str, list[float]]:
-    """The usual lines: both files are read once, and both IoU types evaluated."""
+    """Evaluate by the API of pycocotools: both files are read once, for masks and boxes."""
     found = {}
     with contextlib.redirect_stdout(io.StringIO()):
         truth = coco(str(annotations))

@@ -1,4 +1,4 @@
-"""What training costs on this machine: reading, targets and whole steps, measured and put beside a baseline."""
+"""Time and memory of training on this machine: reading, targets and whole steps, compared with a baseline."""
 
 import json
 import re
@@ -14,11 +14,11 @@ import numpy as np
 
 from ppsolo.benchmark.machine import in_new_process, machine, matrix_product
 from ppsolo.benchmark.paddledetection import (
-    has_original,
-    original_batches,
-    original_sample,
-    original_step,
-    original_targets,
+    has_paddledetection,
+    paddledetection_batches,
+    paddledetection_sample,
+    paddledetection_step,
+    paddledetection_targets,
     without_output,
 )
 from ppsolo.build.training import build_dataset, build_loader
@@ -35,17 +35,17 @@ PUBLISHED_SIZES, SMALL_SIZES = "photographs about 640 px, published sizes", "sma
 SMALL = {"train.augment.short_sides": [256], "train.augment.long_side": 320}
 NETS = {"solov2_r50_enhance_coco": "Light-R50-VD-DCN enhanced", "solov2_r50_fpn_1x_coco": "R50-FPN"}
 
-BATCH_WARM_UP, STEP_WARM_UP = 2, 1  # of ours and of PaddleDetection, that do not count
+BATCH_WARM_UP, STEP_WARM_UP = 2, 1  # runs that do not count, of ppsolo and PaddleDetection
 
 Figures = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class Case:
-    """One thing to measure, in a process of its own.
+    """One thing to measure, in its own process.
 
-    figure: "reader", "targets" or "step". sizes: overrides of the configuration. path: what the baseline calls the
-    same measurement, None where it has none. most: the largest share of the baseline's time that is aimed at.
+    figure: "reader", "targets" or "step". sizes: overrides of the configuration. path: the name of this measurement in
+    the baseline; None if the baseline lacks it. most: the goal, as a share of the baseline's time.
     """
 
     figure: str
@@ -58,7 +58,7 @@ class Case:
 
 
 def cases(figures: tuple[str, ...]) -> list[Case]:
-    """What there is to measure, for both nets: reading and targets at the published and small sizes, steps at small."""
+    """All cases for both networks: reading and targets at published and small sizes, steps at small sizes."""
     found = []
     for system in NETS:
         for size, sizes in ((PUBLISHED_SIZES, {}), (SMALL_SIZES, SMALL)):
@@ -76,16 +76,17 @@ def benchmark(
     baseline: Mapping[str, Any] | None = None,
     progress: Callable[[str], None],
 ) -> Figures:
-    """Measure every case and compare it with the baseline, where there is one, and with PaddleDetection, where that is
-    installed beside us (`ppdet`): its training of the same images then runs after ours, in a process of its own.
+    """Measure every case and compare it with the baseline, if there is one, and with PaddleDetection.
 
-    overrides: of the configurations: where the data are, above all. baseline: "machine", a text with the GFLOP/s of a
+    If `ppdet` is installed, PaddleDetection trains on the same images after ppsolo, in its own process.
+
+    overrides: of the configurations; above all, where the data are. baseline: "machine", a text with the GFLOP/s of a
         matrix product, and "measurements", each with "path", "net", "batch_s" or "step_s" and "peak_rss_mb".
     progress: gets a line for every case.
 
-    Times are in seconds for a batch of 2, the first ones left out. A ratio is ours over theirs. Where the machines
-    differ, "normalized_ratio" says what would be left if all our work went faster or slower as the matrix product
-    does (here the faster of numpy's and Paddle's): right for the network, a guess for reading.
+    Times are seconds per batch of 2, without the first batches. A ratio is ppsolo's time over the other's.
+    "normalized_ratio" corrects for a baseline from another machine: it scales all work by the speed of the matrix
+    product (here the faster one of numpy's and Paddle's). That fits the network, and is a guess for reading.
     """
     speeds = {str(threads): max(in_new_process(matrix_product, threads).values()) for threads in (1, 2)}
     result: Figures = {
@@ -94,7 +95,7 @@ def benchmark(
         "measurements": [],
     }
     speed_ratio = None if baseline is None else speeds["2"] / _gflops(baseline["machine"])
-    beside = has_original()
+    beside = has_paddledetection()
     for case in cases(figures):
         config = load_config(
             case.system,
@@ -104,9 +105,9 @@ def benchmark(
         if beside and case.figure in ORIGINALS:
             theirs = in_new_process(ORIGINALS[case.figure], case.threads, config)
             measured = {
-                **_beside_original(measured, theirs),
-                "original_peak_rss_mb": theirs["peak_rss_mb"],
-                "memory_of_original": measured["peak_rss_mb"] / theirs["peak_rss_mb"],
+                **_with_paddledetection(measured, theirs),
+                "paddledetection_peak_rss_mb": theirs["peak_rss_mb"],
+                "memory_of_paddledetection": measured["peak_rss_mb"] / theirs["peak_rss_mb"],
             }
         entry = {
             "figure": case.figure,
@@ -128,10 +129,10 @@ def format_measurement(entry: Mapping[str, Any]) -> str:
         f"{entry['figure']:8} {entry['net']:26} {entry['size']:42} {entry['threads']} thread(s): "
         f"{seconds['median']:.4f} s ({seconds['min']:.4f} to {seconds['max']:.4f}), {entry['peak_rss_mb']:.0f} MB"
     )
-    if entry.get("of_original") is not None:
-        line += f"; {entry['of_original']:.3f} of the time of PaddleDetection"
-    if entry.get("memory_of_original") is not None:
-        line += f", {entry['memory_of_original']:.2f} of its memory"
+    if entry.get("of_paddledetection") is not None:
+        line += f"; {entry['of_paddledetection']:.3f} of the time of PaddleDetection"
+    if entry.get("memory_of_paddledetection") is not None:
+        line += f", {entry['memory_of_paddledetection']:.2f} of its memory"
     if entry.get("ratio") is not None:
         line += (
             f"; {entry['ratio']:.2f} of the baseline's time (aim {entry['aim']:.2f}), normalized "
@@ -141,35 +142,35 @@ def format_measurement(entry: Mapping[str, Any]) -> str:
 
 
 def measure_reader(config: Config, *, batches: int = 40) -> Figures:
-    """Seconds from asking for a batch to having it, targets included, in this process."""
+    """Seconds per batch of the loader, targets included, in this process."""
     ahead = _batches(_loader(config))
     return _measured(lambda: next(ahead), batches, warm_up=BATCH_WARM_UP)
 
 
 def measure_targets(config: Config, *, batches: int = 40) -> Figures:
-    """Seconds for the targets of a batch whose samples are there.
+    """Seconds to make the targets of a batch from samples that are already read.
 
-    Where PaddleDetection is installed (`ppdet`), its operator makes them of the same samples in turn, and
-    "original_seconds" and "of_original", the ratio of the medians, stand beside; the peak memory is then of both.
+    If `ppdet` is installed, PaddleDetection's operator makes the targets of the same samples in turn. The figures then
+    include "paddledetection_seconds" and "of_paddledetection", the ratio of medians; the peak memory is that of both.
     """
     maker = _loader(config).make_batch
     with without_output():
-        original = original_targets(config) if has_original() else None
+        peer = paddledetection_targets(config) if has_paddledetection() else None
     rng, times, theirs = np.random.default_rng(0), [], []
     for number in range(batches + BATCH_WARM_UP):
         records = [maker.records[(2 * number + i) % len(maker.records)] for i in range(2)]
         samples = [augment(load_sample(record, maker.read), maker.transforms, rng) for record in records]
         size = padded_size(samples)
         times.append(_seconds(lambda samples=samples, size=size: maker.targets(samples, size)))
-        if original is not None:
-            prepared = [original_sample(sample, size) for sample in samples]
-            theirs.append(_seconds(lambda prepared=prepared: original(prepared)))
+        if peer is not None:
+            prepared = [paddledetection_sample(sample, size) for sample in samples]
+            theirs.append(_seconds(lambda prepared=prepared: peer(prepared)))
     figures = _figures(times[BATCH_WARM_UP:])
-    return figures if original is None else _beside_original(figures, _figures(theirs[BATCH_WARM_UP:]))
+    return figures if peer is None else _with_paddledetection(figures, _figures(theirs[BATCH_WARM_UP:]))
 
 
 def measure_step(config: Config, *, steps: int = 5) -> Figures:
-    """Seconds for a batch and the step of the optimizer on it."""
+    """Seconds to read a batch and to take the optimizer step on it."""
     from ppsolo.build.training import build_trainer
     from ppsolo.processes import ALONE
     from ppsolo.training.run import set_up_cpu
@@ -187,25 +188,25 @@ def measure_step(config: Config, *, steps: int = 5) -> Figures:
     return _measured(step, steps, warm_up=STEP_WARM_UP)
 
 
-def measure_original_reader(config: Config, *, batches: int = 40) -> Figures:
-    """`measure_reader` of PaddleDetection's."""
+def measure_paddledetection_reader(config: Config, *, batches: int = 40) -> Figures:
+    """`measure_reader` with PaddleDetection's reader."""
     with without_output():
-        ahead = original_batches(config)
+        ahead = paddledetection_batches(config)
         return _measured(lambda: next(ahead), batches, warm_up=BATCH_WARM_UP)
 
 
-def measure_original_step(config: Config, *, steps: int = 5) -> Figures:
-    """`measure_step` of PaddleDetection's, in a process set up as ours: threads, MKL's kernels, freed memory kept."""
+def measure_paddledetection_step(config: Config, *, steps: int = 5) -> Figures:
+    """`measure_step` with PaddleDetection's step; threads, MKL and memory allocation are set as for ppsolo."""
     from ppsolo.training.run import set_up_cpu
 
     set_up_cpu()
     with without_output():
-        ahead, step = original_batches(config), original_step(config)
+        ahead, step = paddledetection_batches(config), paddledetection_step(config)
         return _measured(lambda: step(next(ahead)), steps, warm_up=STEP_WARM_UP)
 
 
 MEASURES = {"reader": measure_reader, "targets": measure_targets, "step": measure_step}
-ORIGINALS = {"reader": measure_original_reader, "step": measure_original_step}
+ORIGINALS = {"reader": measure_paddledetection_reader, "step": measure_paddledetection_step}
 
 
 def _loader(config: Config) -> TrainingLoader:
@@ -230,16 +231,16 @@ def _seconds(call: Callable[[], Any]) -> float:
 
 
 def _measured(call: Callable[[], Any], count: int, *, warm_up: int) -> Figures:
-    """Of `count` calls, after `warm_up` that do not count."""
+    """Figures of `count` calls, after `warm_up` calls that do not count."""
     return _figures([_seconds(call) for _ in range(warm_up + count)][warm_up:])
 
 
-def _beside_original(figures: Figures, theirs: Figures) -> Figures:
-    """Our figures with PaddleDetection's seconds beside, and the ratio of the medians."""
+def _with_paddledetection(figures: Figures, theirs: Figures) -> Figures:
+    """Add PaddleDetection's seconds and the ratio of the medians to the figures."""
     return {
         **figures,
-        "original_seconds": theirs["seconds"],
-        "of_original": figures["seconds"]["median"] / theirs["seconds"]["median"],
+        "paddledetection_seconds": theirs["seconds"],
+        "of_paddledetection": figures["seconds"]["median"] / theirs["seconds"]["median"],
     }
 
 
@@ -252,7 +253,7 @@ def _figures(times: list[float]) -> Figures:
 def _gflops(machine_text: str) -> float:
     found = re.search(r"([\d.]+) GFLOP/s", machine_text)
     if found is None:
-        raise DatasetError("the baseline's 'machine' does not say its GFLOP/s; give one that does")
+        raise DatasetError("the baseline's 'machine' does not state GFLOP/s: add it")
     return float(found[1])
 
 
@@ -276,11 +277,11 @@ def _comparison(
 
 
 def read_baseline(path: Path) -> dict[str, Any]:
-    """Raises DatasetError for a file that is none."""
+    """Read a baseline file. Raises DatasetError if it is not one."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         if not content["machine"] or not content["measurements"]:
             raise ValueError("nothing in it")
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DatasetError(f"{path}: is no baseline ({error}); it takes 'machine' and 'measurements'") from None
+        raise DatasetError(f"{path}: is not a baseline ({error}): it must hold 'machine' and 'measurements'") from None
     return content

@@ -1,1 +1,1 @@
-"""From configuration to objects: the one place where config meets code."""
+"""Builds objects from a configuration; no other room knows both."""

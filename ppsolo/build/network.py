@@ -1,4 +1,4 @@
-"""The network of a configuration, and its postprocessing in Paddle."""
+"""Builds the network of a configuration, and its postprocessing in Paddle."""
 
 from ppsolo.models.fpn import FPN
 from ppsolo.models.head import SOLOv2Head
@@ -13,7 +13,7 @@ RESNET_BLOCKS = {14: (1, 1, 1, 1), 26: (2, 2, 2, 2), 50: (3, 4, 6, 3), 101: (3, 
 
 
 def build_model(config: Config) -> SOLOv2:
-    """The network of `config`, freshly initialised, in train mode.
+    """Return the network of `config`, freshly initialised, in train mode.
 
     backbone: image [N, 3, H, W] -> C2..C5, strides 4..32
     neck: C2..C5 -> P2..P6, strides 4..64
@@ -49,7 +49,7 @@ def build_model(config: Config) -> SOLOv2:
 
 
 def build_backbone(config: BackboneConfig) -> ResNet | MobileNetV3:
-    """The backbone alone, with `out_channels` of C2..C5."""
+    """Return the backbone alone, with `out_channels` of C2..C5."""
     if config.type == "mobilenetv3":
         return MobileNetV3(
             scale=config.scale, norm=config.norm, freeze_norm=config.freeze_norm, norm_groups=config.norm_groups
@@ -67,7 +67,7 @@ def build_backbone(config: BackboneConfig) -> ResNet | MobileNetV3:
 
 
 def build_postprocess(config: Config) -> SOLOv2Postprocess:
-    """What turns raw predictions into detections."""
+    """Return the postprocessing in Paddle."""
     postprocess = config.postprocess
     return SOLOv2Postprocess(
         strides=postprocess.strides,

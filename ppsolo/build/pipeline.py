@@ -1,4 +1,4 @@
-"""What stands around the network: preprocessing, postprocessing in numpy, and the classes. Needs no Paddle."""
+"""Builds preprocessing, postprocessing in numpy, and the classes of a configuration. Needs no Paddle."""
 
 from ppsolo.data.classes import default_category_ids, default_class_names
 from ppsolo.data.images import ImageReader
@@ -10,7 +10,7 @@ from ppsolo.schema import Config
 
 
 def build_preprocess(config: Config) -> Preprocess:
-    """What turns an image into the network's input."""
+    """Return the preprocessing from an image to the network's input."""
     preprocess = config.preprocess
     return Preprocess(
         short_side=preprocess.short_side,
@@ -23,7 +23,7 @@ def build_preprocess(config: Config) -> Preprocess:
 
 
 def build_reader(config: Config) -> ImageReader:
-    """What reads pictures, with their values, pages and channels as the configuration says. Raises ConfigError."""
+    """Return a function that reads pictures, with values, pages and channels as configured. Raises ConfigError."""
     preprocess = config.preprocess
     try:
         return ImageReader(PixelSettings(preprocess.value_range, preprocess.page, preprocess.channels))
@@ -32,15 +32,15 @@ def build_reader(config: Config) -> ImageReader:
 
 
 def build_numpy_postprocess(config: Config, *, threads: int = 1) -> NumpyPostprocess:
-    """Turns raw predictions as numpy arrays into detections, on the CPU."""
+    """Return the postprocessing in numpy, on the CPU."""
     return NumpyPostprocess(config.postprocess, threads=threads)
 
 
 def class_names(config: Config) -> tuple[str, ...]:
-    """One name per label."""
+    """Return one name per label."""
     return config.class_names or default_class_names(config.num_classes)
 
 
 def category_ids(config: Config) -> tuple[int, ...]:
-    """One COCO category id per label."""
+    """Return one COCO category id per label."""
     return config.category_ids or default_category_ids(config.num_classes)

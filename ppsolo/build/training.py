@@ -1,4 +1,4 @@
-"""Training as a configuration describes it: data set, loader, criterion, schedule, optimizer, trainer."""
+"""Builds everything that training needs: data set, loader, criterion, schedule, optimizer, trainer."""
 
 import logging
 from collections.abc import Callable, Sequence
@@ -40,11 +40,11 @@ from ppsolo.training.validation import Validation
 
 logger = logging.getLogger(__name__)
 
-LONGEST_AUTO_WARMUP = 1000  # steps, as published
+LONGEST_AUTO_WARMUP = 1000  # steps, as in the published systems
 
 
 def build_criterion(config: Config) -> SOLOv2Criterion:
-    """The losses of raw predictions."""
+    """Return the criterion: the losses of raw predictions."""
     loss = config.train.loss
     return SOLOv2Criterion(
         mask_loss_weight=loss.mask_weight, focal_alpha=loss.focal_alpha, focal_gamma=loss.focal_gamma
@@ -52,7 +52,7 @@ def build_criterion(config: Config) -> SOLOv2Criterion:
 
 
 def build_dataset(config: Config) -> CocoDataset:
-    """The training images. Raises DatasetError."""
+    """Return the training images. Raises DatasetError."""
     data = config.data
     root = Path(data.root)
     return CocoDataset(
@@ -64,7 +64,7 @@ def build_dataset(config: Config) -> CocoDataset:
 
 
 def build_transforms(config: Config) -> tuple[Transform, ...]:
-    """The augmentation of a training sample, in order; normalisation comes after it."""
+    """Return the augmentation of a training sample, in order; normalisation follows it."""
     recipe, boxes = config.train.augment, config.data.box_convention
     color = None if recipe.color == "none" else ColorDistort(recipe.color)
     crop = None if recipe.crop == "none" else RandomCrop(drop_empty_masks=recipe.crop == "drop_empty_masks")
@@ -82,7 +82,7 @@ def build_transforms(config: Config) -> tuple[Transform, ...]:
 def build_loader(
     config: Config, records: Sequence[ImageRecord], *, rank: int = 0, world_size: int = 1
 ) -> TrainingLoader:
-    """Batches of the records for the process `rank` of `world_size`. Raises DatasetError for too few records."""
+    """Return batches of the records for process `rank` of `world_size`. Raises DatasetError for too few records."""
     train = config.train
     (r_mean, g_mean, b_mean), (r_std, g_std, b_std) = config.preprocess.mean, config.preprocess.std
     make_batch = BatchMaker(
@@ -92,7 +92,7 @@ def build_loader(
         num_grids=config.model.head.num_grids,
         scale_ranges=tuple((lowest, highest) for lowest, highest in train.targets.scale_ranges),
         sampling_radius=train.targets.sampling_radius,
-        largest_side=train.augment.long_side + 1,  # sides are rounded
+        largest_side=train.augment.long_side + 1,  # allow for rounding
         seed=train.seed,
         read=build_reader(config),
     )
@@ -106,7 +106,7 @@ def build_loader(
 
 
 def scaled_rate(config: ScheduleConfig, images_per_step: int) -> tuple[float, str]:
-    """The base learning rate for steps of so many images, and a line that says how it came about."""
+    """Return the base learning rate for steps of so many images, and a line that explains it."""
     rate = config.learning_rate
     if not config.scale_to_batch:
         return rate, f"learning rate {rate:g} as given, {images_per_step} images a step"
@@ -114,20 +114,20 @@ def scaled_rate(config: ScheduleConfig, images_per_step: int) -> tuple[float, st
     if images_per_step == config.images_per_step:
         return rate, f"learning rate {rate:g} for {images_per_step} images a step"
     return scaled, (
-        f"learning rate {scaled:g}: {rate:g} is for {config.images_per_step} images a step, here are "
+        f"learning rate {scaled:g}: {rate:g} is for {config.images_per_step} images a step, and this run has "
         f"{images_per_step} (train.schedule.scale_to_batch=false keeps it)"
     )
 
 
 def warmup_steps(config: ScheduleConfig, *, total_steps: int) -> int:
-    """The steps of the warm-up in a run of `total_steps`."""
+    """Return the number of warm-up steps in a run of `total_steps`."""
     if config.warmup_steps == "auto":
         return min(LONGEST_AUTO_WARMUP, total_steps // 10)
     return config.warmup_steps
 
 
 def build_schedule(config: ScheduleConfig, *, rate: float, steps_per_epoch: int, epochs: int) -> LRScheduler:
-    """The schedule of a run with the base learning rate `rate`."""
+    """Return the schedule of a run with the base learning rate `rate`."""
     warmup = warmup_steps(config, total_steps=steps_per_epoch * epochs)
     if config.type == "cosine":
         return WarmupCosine(base=rate, warmup_steps=warmup, total_steps=steps_per_epoch * epochs)
@@ -141,7 +141,7 @@ def build_schedule(config: ScheduleConfig, *, rate: float, steps_per_epoch: int,
 
 
 def build_optimizer(config: OptimizerConfig, model: SOLOv2, schedule: LRScheduler) -> paddle.optimizer.Momentum:
-    """The optimizer of the model's trainable parameters. Raises ConfigError."""
+    """Return the optimizer of the model's trainable parameters. Raises ConfigError."""
     try:
         return optim.build_optimizer(
             model,
@@ -167,10 +167,10 @@ def build_trainer(
     console: TextIO | None = None,
     stop: StopRequest | None = None,
 ) -> Trainer:
-    """The trainer of a run; its model starts from the weights that `train.seed` draws.
+    """Return the trainer of a run; its model has random weights drawn with `train.seed`.
 
     validation_set: evaluated every `train.evaluate_every` epochs. checkpoint, sinks: see `Trainer`.
-    console: shows the progress of evaluations. stop: ends training early.
+    console: shows the progress of evaluations. stop: a request to end training early.
     """
     train = config.train
     paddle.seed(train.seed)

@@ -1,4 +1,4 @@
-"""Bulk runs: prediction over millions of pictures, part by part, so that nothing is lost when a run ends early."""
+"""Bulk runs: prediction on millions of pictures, part by part, so that an interrupted run loses nothing."""
 
 import importlib
 from typing import TYPE_CHECKING, Any

@@ -1,4 +1,4 @@
-"""Merging: the parts of all shards as one file, in the order of the list."""
+"""Merges the parts of all shards into one file, in the order of the list."""
 
 import heapq
 import json
@@ -14,18 +14,18 @@ SUFFIXES = (".jsonl", ".json", ".parquet")
 
 
 def merge(directories: Sequence[Path], output: Path, *, partial: bool = False) -> tuple[int, int]:
-    """Write the results of bulk runs as one file; gives (pictures, instances).
+    """Write the results of bulk runs as one file; return (pictures, instances).
 
     Args:
-        directories: where the shards of one run lie.
+        directories: the directories with the shards of one run.
         output: .jsonl, .json (a list, as `predictions.json`) or .parquet.
-        partial: take what is there, although the run has not reached its end.
+        partial: accept a run that has not reached the end of its list.
 
     Raises:
-        ConfigError: a shard is missing, is there twice, or has not ended; a part cannot be read; another suffix.
+        ConfigError: a shard is missing, duplicate or unfinished; a part cannot be read; another suffix.
     """
     if output.suffix not in SUFFIXES:
-        raise ConfigError(f"{output}: end it in one of {', '.join(SUFFIXES)}")
+        raise ConfigError(f"{output}: choose a name that ends with one of {', '.join(SUFFIXES)}")
     found = _manifests(directories, partial=partial)
     entries = heapq.merge(*(_entries(place, one) for place, one in found), key=lambda entry: entry["image_id"])
     instances = sum(part.instances for _, one in found for part in one.parts)
@@ -45,23 +45,23 @@ def merge(directories: Sequence[Path], output: Path, *, partial: bool = False) -
 
 
 def _manifests(directories: Sequence[Path], *, partial: bool) -> list[tuple[Path, Manifest]]:
-    """Every shard of one run, with its directory."""
+    """Return every shard of one run, with its directory."""
     found: dict[int, tuple[Path, Manifest]] = {}
     for directory in directories:
         files = sorted(directory.glob("manifest-*of*.json"))
         if not files:
-            raise ConfigError(f"{directory} holds no bulk run (manifest-1of1.json); give its output directory")
+            raise ConfigError(f"{directory} has no bulk run (manifest-1of1.json); give its output directory")
         for file in files:
             manifest = read_manifest(file)
             if manifest.shard.index in found:
-                raise ConfigError(f"{file}: shard {manifest.shard.name} is in {found[manifest.shard.index][0]} too")
+                raise ConfigError(f"{file}: shard {manifest.shard.name} is also in {found[manifest.shard.index][0]}")
             found[manifest.shard.index] = (directory, manifest)
     first = next(iter(found.values()))[1]
     for directory, manifest in found.values():
         if (manifest.model, manifest.shard.count) != (first.model, first.shard.count):
-            raise ConfigError(f"{directory}: {manifest.shard.name} is of another run than {first.shard.name}")
+            raise ConfigError(f"{directory}: {manifest.shard.name} belongs to another run than {first.shard.name}")
         if not manifest.whole and not partial:
-            raise ConfigError(f"{directory}: {manifest.shard.name} has not ended; resume it, or add --partial")
+            raise ConfigError(f"{directory}: {manifest.shard.name} is not finished; resume it, or add --partial")
     missing = sorted(set(range(first.shard.count)) - set(found))
     if missing and not partial:
         raise ConfigError(f"shard {missing[0] + 1} of {first.shard.count} is missing; give its directory too")

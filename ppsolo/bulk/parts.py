@@ -1,4 +1,4 @@
-"""Parts: the results of some pictures as one file of JSON lines or Parquet, and how they are read back."""
+"""Parts: the results of some pictures as one file of JSON lines or Parquet; writing and reading."""
 
 import importlib
 import json
@@ -15,12 +15,12 @@ Entry = dict[str, Any]
 
 
 def entries_of(instances: Instances, *, image_id: int, file_name: str) -> list[Entry]:
-    """An entry per instance, as in `predictions.json`: COCO results with `file_name`."""
+    """Return an entry per instance, as in `predictions.json`: COCO results with `file_name`."""
     return [{**entry, "file_name": file_name} for entry in instances.to_coco(image_id)]
 
 
 def write_part(path: Path, entries: Sequence[Entry], format: ResultsFormat) -> None:
-    """Write a part, whole or not at all. OSError propagates."""
+    """Write a part, whole or not at all. Raises OSError."""
     if format == "jsonl":
         with atomic_writer(path, "w") as stream:
             stream.writelines(json_line(entry) for entry in entries)
@@ -32,7 +32,7 @@ def write_part(path: Path, entries: Sequence[Entry], format: ResultsFormat) -> N
 
 
 def read_part(path: Path, format: ResultsFormat) -> Iterator[Entry]:
-    """The entries of a part. Raises ConfigError where it is missing or damaged."""
+    """Yield the entries of a part. Raises ConfigError if it is missing or damaged."""
     try:
         if format == "jsonl":
             with path.open(encoding="utf-8") as stream:
@@ -46,12 +46,12 @@ def read_part(path: Path, format: ResultsFormat) -> Iterator[Entry]:
 
 
 def json_line(entry: Entry) -> str:
-    """An entry as one line."""
+    """Return an entry as one line."""
     return json.dumps(entry, ensure_ascii=False) + "\n"
 
 
 def check_format(format: ResultsFormat) -> None:
-    """Raise ConfigError where the format needs a package that is missing."""
+    """Raise ConfigError if the format needs a missing package."""
     if format == "parquet":
         _pyarrow()
 
@@ -86,7 +86,7 @@ def _flat(entry: Entry) -> Entry:
 
 
 def _nested(row: Entry) -> Entry:
-    """The entry of a row, its keys in the order of JSON lines."""
+    """Return the entry of a row, with its keys in the order of JSON lines."""
     segmentation = {"size": [row["height"], row["width"]], "counts": row["counts"]}
     names = ("image_id", "category_id", "segmentation", "score", "bbox", "file_name")
     return {name: segmentation if name == "segmentation" else row[name] for name in names}

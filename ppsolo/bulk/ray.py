@@ -1,4 +1,4 @@
-"""Prediction inside Ray Data: a class for `map_batches`, one predictor for each actor."""
+"""Prediction inside Ray Data: a class for `map_batches`, with one predictor per actor."""
 
 import json
 import os
@@ -11,11 +11,11 @@ from ppsolo.errors import ConfigError, ImageError
 
 
 class BatchPredictor:
-    """Predicts on the rows of a batch; made once in every actor.
+    """Predicts on the rows of a batch; each actor makes one.
 
-    Rows have the column "path", a picture's path, or "image", a uint8 [H, W, 3] RGB array. The answer has the columns
-    "instances", JSON text of a list of COCO results, and "error", "" or why a picture could not be read. Columns of the
-    batch stay, but for "image".
+    Rows have the column "path", a picture's path, or "image", a uint8 [H, W, 3] RGB array. The result has the columns
+    "instances", JSON text of a list of COCO results, and "error", "" or the reason why a picture could not be read.
+    Other columns of the batch are kept, except "image".
 
     Example, with two actors of one core each:
 
@@ -45,7 +45,7 @@ class BatchPredictor:
             self._predictor = Predictor.from_pretrained(os.fspath(model), threads=threads, keep_memory=False)
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
-        """batch: columns as numpy arrays, as Ray Data gives them."""
+        """batch: columns as numpy arrays, from Ray Data."""
         names = batch.get("path", batch.get("image"))
         if names is None:
             raise ConfigError(f"a batch has the columns {', '.join(batch)}: name one of them path or image")

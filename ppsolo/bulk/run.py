@@ -1,4 +1,4 @@
-"""A bulk run: a list of pictures is predicted on part by part, and goes on where it ended."""
+"""A bulk run: predicts on a list of pictures part by part, and can be resumed."""
 
 import json
 from collections import deque
@@ -18,20 +18,20 @@ from ppsolo.errors import ConfigError, ImageError
 from ppsolo.pipeline import Pipeline
 
 PART_PICTURES = 1000
-MOST_EXAMPLES = 20  # lines about pictures that cannot be read; the others are in files
+MOST_EXAMPLES = 20  # lines about unreadable pictures; all are in the failures files
 ALL = Shard()
 
-# Called with the pictures done by this process; their number is not known.
+# Called with the number of pictures done by this process; the total is not known.
 Callback = Callable[[int, int | None], None]
 
 
 @dataclass
 class BulkSummary:
-    """What a bulk run did in this process.
+    """The result of a bulk run in this process.
 
     Attributes:
-        pictures, instances, failures: done in this call, without what an earlier one had finished.
-        skipped: pictures that an earlier call had finished.
+        pictures, instances, failures: numbers of this call, without the work of earlier calls.
+        skipped: pictures that an earlier call finished.
         stopped: whether it was asked to stop before the end of the list.
         examples: lines about the first pictures that could not be read.
     """
@@ -44,7 +44,7 @@ class BulkSummary:
     examples: list[str] = field(default_factory=list)
 
     def add(self, part: "_PartMaker") -> None:
-        """Take a part into account."""
+        """Add the numbers of a part."""
         self.pictures += part.done
         self.instances += len(part.entries)
         self.failures += len(part.failures)
@@ -65,26 +65,26 @@ def run_bulk(
     stop: Callable[[], bool] = lambda: False,
     progress: Callback | None = None,
 ) -> BulkSummary:
-    """Predict on every picture of a list and write the results in parts; the list is read as it is needed.
+    """Predict on every picture of a list and write the results in parts; the list is read step by step.
 
-    Each part is a file of its own that appears whole. After it, the manifest says that its pictures are done. So a
-    run that is killed loses at most the pictures of one part, and one that is asked to stop loses nothing.
+    Each part is a file that appears whole. Then the manifest records that its pictures are done. So a killed run loses
+    at most the pictures of one part, and a run that is asked to stop loses nothing.
 
     Args:
-        predictor: what answers.
-        paths: the pictures of all shards, in order; the same list whenever the run goes on.
-        output_dir: the parts `part-1of1-000000.jsonl`, ..., the manifest, and `failures-...` for pictures that cannot
-            be read. Several shards may share it.
+        predictor: runs the model.
+        paths: the pictures of all shards, in order; pass the same list to resume.
+        output_dir: for the parts `part-1of1-000000.jsonl`, ..., the manifest, and `failures-...` with the unreadable
+            pictures. Several shards may share it.
         format: "jsonl", a JSON object for each instance, as in `predictions.json`; or "parquet".
         shard: the share of this process.
-        resume: go on with the run in `output_dir`.
-        batch_size: images in one run of the network. With 1, every bit of a result depends on its picture alone.
-        part_pictures: pictures of a part.
+        resume: resume the run in `output_dir`.
+        batch_size: images per run of the network. With 1, every bit of a result depends only on its picture.
+        part_pictures: pictures per part.
         stop: asked after every batch.
-        progress: told of every batch.
+        progress: called after every batch.
 
     Raises:
-        ConfigError: the directory holds another run, or the list is another one than before.
+        ConfigError: the directory has another run, or the list has changed.
     """
     check_format(format)
     _make_directory(output_dir)
@@ -104,18 +104,18 @@ def run_bulk(
 
 
 class _PartMaker:
-    """Makes one part in memory: `done` of its pictures are answered."""
+    """Makes one part in memory. done: number of its predicted pictures."""
 
     def __init__(self, predictor: Pipeline, batch_size: int, stop: Callable[[], bool]):
         self._predictor, self._batch_size, self._stop = predictor, batch_size, stop
-        self.places: list[tuple[int, str]] = []  # taken from the list; some may only have been read ahead
+        self.places: list[tuple[int, str]] = []  # taken from the list; some may not be predicted yet
         self.entries: list[Entry] = []
         self.failures: list[Entry] = []
         self.done = 0
         self.stopped = False
 
     def predict(self, wanted: Iterable[tuple[int, str]]) -> Iterator[int]:
-        """Predict on pictures, given as (place in the list, path); yields how many are done, batch by batch."""
+        """Predict on pictures, given as (place in the list, path); yield the number done after each batch."""
         ends: deque[tuple[int, list[Entry]]] = deque()
 
         def paths() -> Iterator[str]:
@@ -151,7 +151,7 @@ class _PartMaker:
 
 
 def _write(output_dir: Path, manifest: Manifest, part: _PartMaker, *, ended: bool) -> None:
-    """The part first, then the manifest that says so: what a manifest names is there."""
+    """Write the part first, then the manifest: every part in a manifest exists."""
     if part.done:
         name = manifest.part_name()
         write_part(output_dir / name, part.entries, manifest.format)
@@ -166,22 +166,22 @@ def _write(output_dir: Path, manifest: Manifest, part: _PartMaker, *, ended: boo
 
 
 def _own(paths: Iterable[str], shard: Shard) -> Iterator[tuple[int, str]]:
-    """The pictures of a shard, each with its place in the whole list."""
+    """Yield the pictures of a shard, each with its place in the whole list."""
     return ((i, path) for i, path in enumerate(paths) if i % shard.count == shard.index)
 
 
 def _skip(own: Iterator[tuple[int, str]], manifest: Manifest, output_dir: Path) -> None:
-    """Pass over the pictures of finished parts. Raises ConfigError where the list or a part is another one."""
+    """Skip the pictures of finished parts. Raises ConfigError if the list or a part has changed."""
     for part in manifest.parts:
         paths = [path for _, path in islice(own, part.pictures)]
         if paths_digest(paths) != part.paths:
-            raise ConfigError(f"{output_dir}: {part.file} is of other pictures; give the same list, or start anew")
+            raise ConfigError(f"{output_dir}: {part.file} has other pictures; give the same list, or another directory")
         if not (output_dir / part.file).is_file():
-            raise ConfigError(f"{output_dir / part.file} is missing; put it back, or start anew in another directory")
+            raise ConfigError(f"{output_dir / part.file} is missing; put it back, or choose another directory")
 
 
 def _make_directory(path: Path) -> None:
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise ConfigError(f"{path}: cannot be made ({error.strerror}); choose another --output_dir") from None
+        raise ConfigError(f"{path}: cannot be created ({error.strerror}); choose another --output_dir") from None

@@ -1,1 +1,1 @@
-"""The data-set doctor: what would go wrong in training, and which settings would suit the data."""
+"""The data-set doctor: faults that would harm training, and settings that fit the data."""

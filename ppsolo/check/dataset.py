@@ -1,4 +1,4 @@
-"""A check of a data set in COCO's format before training: all faults at once, and grids that fit."""
+"""Checks a COCO data set before training: lists all faults, and suggests grids that fit."""
 
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -34,7 +34,7 @@ from ppsolo.errors import ImageError
 Progress = Callable[[int, int | None], None]
 Ranges = tuple[tuple[float, float], ...]
 
-BOX_SLACK, BOX_IOU = 4, 0.5  # bbox and outline differ if a side is further off, in pixels, and the IoU is less
+BOX_SLACK, BOX_IOU = 4, 0.5  # bbox and outline differ if a side is off by more pixels and the IoU is lower
 
 
 def check_dataset(
@@ -52,26 +52,26 @@ def check_dataset(
     read: ImageReader | None = None,
     progress: Progress | None = None,
 ) -> DataReport:
-    """Read a data set as training would, go on at every fault, and say what was found and what would fit.
+    """Read a data set as training would, but continue after every fault; report faults and settings that fit.
 
-    Of several faults of one annotation the first is listed; of entries with the same id the first is used. Memory
-    holds the annotations, and one image with some of its masks at a time.
+    Of several faults of one annotation, only the first is listed. Of entries with the same id, the first is used.
+    Memory holds the annotations, and one image at a time with some of its masks.
 
     Args:
         annotations, image_dir: COCO's JSON file, and the folder that its file names are relative to.
         short_side, long_side, round_sides, box_convention: the training scale, as for `Resize`.
         num_grids, scale_ranges: of each level, as for `make_targets`.
-        num_classes: the configuration's, if it is to be compared.
-        read: what reads the images; `read_image` if None.
-        images: decode every image; else only see whether the files are there.
-        progress: called with the number of images done, and of all.
+        num_classes: of the configuration, to compare; None: do not compare.
+        read: the function that reads images; `read_image` if None.
+        images: decode every image; if False, only check that the files exist.
+        progress: called with (images done, all images).
 
     Raises:
         DatasetError: the file is not JSON or lacks a list of images, annotations or categories; no such folder.
-        ValueError: grids and scale ranges are not those of the same levels, or a grid is less than 1.
+        ValueError: the numbers of grids and scale ranges differ, or a grid is less than 1.
     """
     if not num_grids or min(num_grids) < 1 or len(num_grids) != len(scale_ranges):
-        raise ValueError(f"grids {num_grids} and scale ranges {scale_ranges}: every level needs one of both")
+        raise ValueError(f"grids {num_grids} and scale ranges {scale_ranges}: give one of each per level")
     records = CheckedRecords(Path(annotations), Path(image_dir), box_convention)
     findings, names = records.findings, records.names
     resize = Resize((short_side,), long_side, round_sides=round_sides, box_convention=box_convention)
@@ -115,7 +115,7 @@ def check_dataset(
 def _read_images(
     records: CheckedRecords, read: ImageReader | None, *, decode: bool
 ) -> Iterator[tuple[ImageRecord, tuple[int, int] | ImageError | None]]:
-    """Each record with the (height, width) of its image file or the reason why it has none; None if not decoded."""
+    """Yield each record with the (height, width) of its image file, or the error; None if it is not decoded."""
     if not decode:
         yield from ((record, None) for record in records)
         return
@@ -127,37 +127,37 @@ def _read_images(
 
 def _check_image(record: ImageRecord, found: tuple[int, int] | ImageError | None, findings: Findings) -> None:
     if isinstance(found, ImageError):
-        if os.path.isfile(record.path):  # else it was counted as missing
+        if os.path.isfile(record.path):  # a missing file was counted before
             findings.add("unreadable-image", record.image_id, f"image {record.image_id}: {found}")
     elif found is not None and found != record.size:
-        sizes = f"{found[0]} x {found[1]} (height x width), listed as {record.size[0]} x {record.size[1]}"
+        sizes = f"{found[0]} x {found[1]} (height x width), but listed as {record.size[0]} x {record.size[1]}"
         findings.add("image-size", record.image_id, f"image {record.image_id}: {record.path} is {sizes}")
 
 
 def _check_categories(
     records: CheckedRecords, names: Mapping[Identity, str], num_classes: int | None, findings: Findings
 ) -> dict[Identity, int]:
-    """-> the number of instances of each category."""
+    """Return the number of instances of each category."""
     counts = dict(zip(names, np.bincount(records.labels(), minlength=len(names)).tolist(), strict=True))
     for identity, count in counts.items():
         if count == 0:
             findings.add("unused-category", identity)
     if num_classes not in (None, len(names)):
-        findings.add("num-classes", detail=f"num_classes is {num_classes}, the file has {len(names)} categories")
+        findings.add("num-classes", detail=f"num_classes is {num_classes}, but the file has {len(names)} categories")
     return counts
 
 
 def _levels_to_try(
     num_grids: Sequence[int], scale_ranges: Sequence[tuple[float, float]], suggested_ranges: Ranges
 ) -> tuple[tuple[int, ...], Ranges]:
-    """Grids and scale ranges of the given levels, then of each suggested range with every choice of a grid."""
+    """Grids and scale ranges of the given levels, followed by each suggested range with each choice of a grid."""
     grids = (*num_grids, *(grid for _ in suggested_ranges for grid in GRID_CHOICES))
     ranges = (*scale_ranges, *(bounds for bounds in suggested_ranges for _ in GRID_CHOICES))
     return grids, ranges
 
 
 def _suggest(fit: GridFit, ranges: Ranges) -> SettingsReport:
-    """fit: its last levels are those of the suggested ranges."""
+    """fit: its last levels belong to the suggested ranges."""
     shape = (len(fit.areas), len(ranges), len(GRID_CHOICES))
     first = -len(ranges) * len(GRID_CHOICES)
     assigned, lost = fit.assigned[:, first:].reshape(shape), fit.lost[:, first:].reshape(shape)
@@ -169,7 +169,7 @@ def _suggest(fit: GridFit, ranges: Ranges) -> SettingsReport:
 def _settings_report(
     assigned: np.ndarray, lost: np.ndarray, num_grids: Sequence[int], scale_ranges: Sequence[tuple[float, float]]
 ) -> SettingsReport:
-    """assigned, lost: bool [n, at least L]; the first L levels are those of the settings."""
+    """assigned, lost: bool [n, at least L]; the first L levels belong to the settings."""
     levels = tuple(
         LevelReport(num_grid, (float(low), float(high)), int(assigned[:, level].sum()), int(lost[:, level].sum()))
         for level, (num_grid, (low, high)) in enumerate(zip(num_grids, scale_ranges, strict=True))
@@ -178,7 +178,7 @@ def _settings_report(
 
 
 def _lost_everywhere(assigned: np.ndarray, lost: np.ndarray, levels: int) -> np.ndarray:
-    """bool [n]: on some of the first levels, and lost on all of these."""
+    """bool [n]: assigned to at least one of the first levels, and lost on all of these."""
     assigned, lost = assigned[:, :levels], lost[:, :levels]
     return assigned.any(axis=1) & (assigned == lost).all(axis=1)
 
@@ -208,7 +208,7 @@ def _check_fit(
 
 
 def _differ(boxes: np.ndarray, drawn: np.ndarray) -> np.ndarray:
-    """bool [n]: boxes, [n, 4] xyxy in pixels, that are not those of the masks."""
+    """bool [n]: whether a box, [n, 4] xyxy in pixels, differs from the box of the mask."""
     overlap = np.minimum(boxes[:, 2:], drawn[:, 2:]) - np.maximum(boxes[:, :2], drawn[:, :2])
     shared = overlap.clip(min=0).prod(axis=1)
     union = (boxes[:, 2:] - boxes[:, :2]).prod(axis=1) + (drawn[:, 2:] - drawn[:, :2]).prod(axis=1) - shared

@@ -1,4 +1,4 @@
-"""How grids fit a data set: which instances a level gets and loses, and the scale ranges and grids that would fit."""
+"""Fit of grids to a data set: instances gained and lost per level, and scale ranges and grids that fit better."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
@@ -14,15 +14,15 @@ from ppsolo.results import rle
 
 GRID_CHOICES = tuple(range(12, 65, 4))
 TOLERATED_LOSS = 0.01  # share of a level's instances
-LOWEST_SIZE, HIGHEST_SIZE = 1.0, 2048.0  # ends of the published scale ranges, in pixels
+LOWEST_SIZE, HIGHEST_SIZE = 1.0, 2048.0  # lower and upper end of the published scale ranges, in pixels
 
 
 @dataclass(frozen=True)
 class GridFit:
-    """How n instances, of one image or of many, fare at the training scale on K levels.
+    """What happens to n instances on K levels at the training scale.
 
-    An instance takes part in a level if its size is in the level's range and its mask is not empty. It is lost
-    there if other instances give all its cells their category.
+    An instance is assigned to a level if its size is in the level's range and its mask is not empty. It is lost
+    there if other instances take all its cells.
 
     Attributes:
         drawn_boxes: int64 [n, 4], xyxy of the mask's pixels before scaling, x2 and y2 excluded; zeros if empty.
@@ -40,7 +40,7 @@ class GridFit:
 
 
 def training_sizes(boxes: np.ndarray, sizes: np.ndarray, resize: Resize) -> np.ndarray:
-    """sqrt(width * height) of the boxes at the training scale, `resize.short_sides[0]`: float32 [n], in pixels.
+    """sqrt(width * height) of the boxes at the training scale `resize.short_sides[0]`: float32 [n], in pixels.
 
     boxes: float32 [n, 4], xyxy in pixels. sizes: int [n, 2], (height, width) of each box's image.
     """
@@ -54,9 +54,9 @@ def training_sizes(boxes: np.ndarray, sizes: np.ndarray, resize: Resize) -> np.n
 def fit_image(
     record: ImageRecord, resize: Resize, *, num_grids: Sequence[int], scale_ranges: Sequence[tuple[float, float]]
 ) -> GridFit:
-    """Put the instances of one image on K grids as `make_targets` does, the image being alone in its batch.
+    """Put the instances of one image on K grids as `make_targets` does, in a batch of this image alone.
 
-    Beside a larger image in the batch it is padded further: its cells are larger then, its collisions more.
+    In a batch with a larger image there is more padding: cells are larger, and collisions more frequent.
     """
     grids = np.array(num_grids, np.int64)
     scales = resize.scales(record.size, resize.short_sides[0])
@@ -66,7 +66,7 @@ def fit_image(
     assigned = levels_of(boxes, scale_ranges) & (scaled.areas > 0)
     padded = padded_shape([scaled.size])
     level, row, cell = claim_cells(boxes, scaled.centres, assigned, padded, grids)
-    # An instance keeps the cells that no later one claims: of several the last is the first from the back.
+    # The last instance that claims a cell keeps it; in reverse order it comes first.
     place = np.cumsum(grids**2)[level] - cell
     _, last = np.unique(place[::-1], return_index=True)
     kept = len(place) - 1 - last
@@ -76,16 +76,16 @@ def fit_image(
 
 
 def join_fits(fits: Sequence[GridFit]) -> GridFit:
-    """The instances of at least one fit, all on the same levels, one after the other."""
+    """Join the instances of at least one fit, all on the same levels."""
     return GridFit(*(np.concatenate([getattr(fit, field.name) for fit in fits]) for field in fields(GridFit)))
 
 
 def suggest_scale_ranges(sizes: np.ndarray, levels: int, *, long_side: int) -> tuple[tuple[float, float], ...]:
-    """Scale ranges that give every level the same share of the instances, with the overlap of the published ones.
+    """Return scale ranges that give every level the same share of the instances and overlap like the published ones.
 
-    The published ranges of 5 levels, (1, 96), (48, 192), .. (384, 2048), cut the sizes at 48, 96, 192, 384, 768
-    into 6 bins; each level holds two neighbouring bins and shares one with each neighbour. Here L levels have
-    L + 1 bins too, cut at the quantiles k / (L + 1), whole pixels and at least 1 pixel apart, so that a level holds
+    The published ranges of 5 levels, (1, 96), (48, 192), .. (384, 2048), cut the sizes at 48, 96, 192, 384, 768 into
+    6 bins. Each level holds two neighbouring bins and shares one with each neighbour. Here L levels have L + 1 bins.
+    The cuts are the quantiles k / (L + 1), rounded to whole pixels and at least 1 pixel apart, so a level holds
     2 / (L + 1) of the instances. The ends are 1 and 2048, or the long side if that is larger.
 
     sizes: [n], n > 0: sqrt(width * height) of the boxes at the training scale.
@@ -98,12 +98,12 @@ def suggest_scale_ranges(sizes: np.ndarray, levels: int, *, long_side: int) -> t
 
 
 def suggest_num_grids(assigned: np.ndarray, lost: np.ndarray) -> tuple[int, ...]:
-    """The smallest grids of GRID_CHOICES that lose at most TOLERATED_LOSS of the instances of their level.
+    """Return the smallest grid of GRID_CHOICES for each level that loses at most TOLERATED_LOSS of its instances.
 
-    A level's grid is such that no larger one loses more than that either; the largest choice if there is none.
-    From the first level to the last, grids do not grow: a smaller one is raised to the grid after it.
+    All larger choices must stay below that loss too. If no choice does, the largest is taken. Grids must not grow
+    from the first level to the last: a smaller one is raised to the next level's grid.
 
-    assigned, lost: bool [n, L, choices], as in `GridFit`, for each level with each choice.
+    assigned, lost: bool [n, L, choices], as in `GridFit`, for each choice on each level.
     """
     enough = lost.sum(axis=0) <= TOLERATED_LOSS * assigned.sum(axis=0)  # [L, choices]
     from_here_on = np.logical_and.accumulate(enough[:, ::-1], axis=1)[:, ::-1]

@@ -1,4 +1,4 @@
-"""The records that training would make of a data set, with everything that was found on the way."""
+"""The records of a data set as training makes them, with everything found on the way."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -14,15 +14,16 @@ from ppsolo.errors import DatasetError
 
 
 class CheckedRecords(Sequence[ImageRecord]):
-    """Every image that has a usable size, by ascending id, with its usable annotations; faults are in `findings`.
+    """Every image with a usable size, sorted by id, with its usable annotations; `findings` has the faults.
 
-    names: the categories by id, in the order of the file. Raises DatasetError: no COCO file, no image folder.
+    names: categories by id, in the order of the file. Raises DatasetError if it is not a COCO file, or the image
+    folder does not exist.
     """
 
     def __init__(self, annotations: Path, image_dir: Path, box_convention: BoxConvention):
         table = open_annotations(annotations)
         if not image_dir.is_dir():
-            raise DatasetError(f"{image_dir}: no such image folder; give the one that 'file_name' is relative to")
+            raise DatasetError(f"{image_dir}: no such image folder: give the one that 'file_name' is relative to")
         self.findings: Findings = table.findings.copy()
         self.names: dict[Identity, str] = dict(zip(table.category_ids, table.category_names, strict=True))
         self._table = table
@@ -66,5 +67,5 @@ class CheckedRecords(Sequence[ImageRecord]):
         return self._table.ids[int(self._rows[row])]
 
     def nothing_to_train(self) -> str:
-        """Why no annotation can be trained on, as training says it."""
+        """Say why no annotation can be used for training, in the words of training."""
         return nothing_to_train(self._table, self.findings)

@@ -1,4 +1,4 @@
-"""The report on a data set: its problems with their remedies, its grid collisions, and settings that fit it."""
+"""The report on a data set: problems with remedies, grid collisions, and settings that fit."""
 
 import json
 from dataclasses import asdict, dataclass
@@ -8,13 +8,13 @@ from ppsolo.data.annotations.findings import DataProblem, Identity
 
 SIZE_QUANTILES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
 SHOWN_DETAILS = 3
-# Warnings about the file itself; the others are about what the settings and the pictures let a model learn.
+# Warnings about the file itself; the other ones are about settings and pictures.
 FAULTS_OF_THE_FILE = ("no-outline", "zero-area", "short-ring", "empty-mask", "box-mismatch")
 
 
 @dataclass(frozen=True)
 class LevelReport:
-    """One level: the instances in its range at the training scale, and how many of them lose all their cells."""
+    """One level: the number of instances in its range at the training scale, and how many of them lose all cells."""
 
     num_grid: int
     scale_range: tuple[float, float]
@@ -24,9 +24,9 @@ class LevelReport:
 
 @dataclass(frozen=True)
 class SettingsReport:
-    """What grids and scale ranges do to a data set.
+    """The effect of grids and scale ranges on a data set.
 
-    lost: the instances that lose all their cells on all their levels.
+    lost: number of instances that lose all their cells on all their levels.
     """
 
     levels: tuple[LevelReport, ...]
@@ -35,16 +35,16 @@ class SettingsReport:
 
 @dataclass(frozen=True)
 class DataReport:
-    """What was found in a data set.
+    """The findings on a data set.
 
     Attributes:
-        annotations, image_dir: what was checked.
+        annotations, image_dir: the checked file and folder.
         training_scale: (short side, long side) in pixels.
-        images, instances, crowds: how many there are without a fault of their own.
-        categories: (id, name, instances), in the order of the file; their number is the `num_classes` to set.
+        images, instances, crowds: their numbers, without faulty ones.
+        categories: (id, name, instances), in the order of the file; set `num_classes` to their number.
         sizes: quantiles SIZE_QUANTILES of sqrt(width * height) at the training scale, in pixels.
-        given: the settings that were asked about.
-        suggested: settings by the rules of `suggest_scale_ranges` and `suggest_num_grids`.
+        given: the effect of the given settings.
+        suggested: settings by the rules of `suggest_scale_ranges` and `suggest_num_grids`, and their effect.
         problems: errors, then warnings, then notes.
         num_classes: of the configuration, None if it was not compared.
 
@@ -71,14 +71,14 @@ class DataReport:
 
     @property
     def faulty(self) -> bool:
-        """Whether the file is to be mended: training would stop, or some of its annotations are of no use."""
+        """Whether to correct the file: training would stop, or some annotations cannot be used."""
         return any(
             problem.severity == "error" or (problem.severity == "warning" and problem.kind in FAULTS_OF_THE_FILE)
             for problem in self.problems
         )
 
     def settings_to_paste(self) -> str:
-        """The suggested settings as YAML for a configuration file, empty where they improve nothing."""
+        """The suggested settings as YAML for a configuration file; empty if they improve nothing."""
         lines = [] if self.num_classes in (None, len(self.categories)) else [f"num_classes: {len(self.categories)}"]
         if self.given is not None and self.suggested is not None and self.suggested.lost < self.given.lost:
             levels = self.suggested.levels
@@ -97,7 +97,7 @@ TO_PASTE = "settings suggested, to paste into the configuration file:"
 
 
 def format_data_report(report: DataReport, *, suggestion: str = TO_PASTE) -> str:
-    """The report as lines of text; of many ids and details only the first are shown.
+    """Format the report as lines of text, with only the first ids and details of each problem.
 
     suggestion: the line above the suggested settings.
     """
@@ -119,7 +119,7 @@ def format_data_report(report: DataReport, *, suggestion: str = TO_PASTE) -> str
         if report.suggested is not None and "num_grids" in settings:
             lines += ["with these:", *_settings_lines(report.suggested, report.instances)]
     elif report.suggested is not None:
-        lines += ["", "no other settings are suggested: none would lose fewer instances"]
+        lines += ["", "no other settings are suggested: none loses fewer instances"]
     for severity in ("error", "warning", "note"):
         problems = [problem for problem in report.problems if problem.severity == severity]
         if problems:
@@ -134,7 +134,7 @@ def _verdict(report: DataReport) -> str:
         return "there are problems"
     if report.ok:
         return "nothing is wrong"
-    return "nothing is wrong with the file; the warnings say what will not be learned"
+    return "the file is correct; the warnings say what the model cannot learn"
 
 
 def _settings_lines(settings: SettingsReport, instances: int) -> list[str]:

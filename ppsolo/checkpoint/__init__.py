@@ -1,1 +1,1 @@
-"""Weights files: where they come from, how they are read, and how they fill a model."""
+"""Weights files: finding, fetching, reading and writing them, and loading them into a model."""

@@ -1,6 +1,6 @@
 """The ImageNet archives of PaddlePaddle 1.x: one raw variable per file, in a tar or in a folder.
 
-The tar is read by own code because `tarfile` takes a damaged header after the first file for the archive's end.
+Own code reads the tar: after the first file, `tarfile` takes a damaged header for the end of the archive.
 """
 
 import os
@@ -17,9 +17,9 @@ TAR_BLOCK = 512
 _MAX_DESCRIPTION = 1024
 _PAX_RECORD = re.compile(rb"([1-9][0-9]{0,5}) ([^=\n]{1,100})=")
 _MAX_EXTENSION = 1 << 16
-_MAX_ENTRIES = 10_000  # a published archive has a few hundred
+_MAX_ENTRIES = 10_000  # published archives have a few hundred
 
-# data types of the variable description, as paddle numbers them
+# Paddle's numbers of data types in a variable's description
 _DTYPES = {
     0: "|b1",
     1: "<i2",
@@ -36,7 +36,7 @@ _DTYPES = {
 
 @dataclass(frozen=True, slots=True)
 class _Member:
-    """One entry of a tar; the source stands at its content. `kind` is the type letter of the tar header."""
+    """One entry of a tar; the source is positioned at its content. `kind`: the type letter of the tar header."""
 
     name: str
     kind: bytes
@@ -48,7 +48,7 @@ class _Member:
 
 
 def is_tar_block(block: bytes) -> bool:
-    """Whether 512 bytes are a tar header: their checksum says so."""
+    """Whether 512 bytes are a tar header, by their checksum."""
     if len(block) != TAR_BLOCK:
         return False
     stored = re.fullmatch(rb" *([0-7]{1,7})[ \0]*", block[148:156])
@@ -56,10 +56,10 @@ def is_tar_block(block: bytes) -> bool:
 
 
 def read_tar(source: Source) -> dict[str, np.ndarray]:
-    """All variables of a tar, in its order; hidden files are passed over, nothing is written to disk.
+    """Return all variables of a tar in its order; hidden files are skipped, nothing is written to disk.
 
-    Files lie at the top or in one folder. Raises CheckpointError for links, devices, sparse files, paths that
-    leave the archive, a name that comes twice, and a file that is no raw variable.
+    Files must be at the top or in one folder. Raises CheckpointError for links, devices, sparse files, paths that leave
+    the archive, duplicate names, and files that are not raw variables.
     """
     weights: dict[str, np.ndarray] = {}
     folders: set[str] = set()
@@ -84,9 +84,9 @@ def read_tar(source: Source) -> dict[str, np.ndarray]:
 
 
 def read_folder(path: str) -> dict[str, np.ndarray]:
-    """All variables of an unpacked archive, by name; hidden files are passed over.
+    """Return all variables of an unpacked archive by name; hidden files are skipped.
 
-    Raises CheckpointError for links, folders, devices and files that are no raw variable.
+    Raises CheckpointError for links, folders, devices, and files that are not raw variables.
     """
     try:
         names = sorted(name for name in os.listdir(path) if not name.startswith("."))
@@ -103,17 +103,17 @@ def read_folder(path: str) -> dict[str, np.ndarray]:
 
 
 def read_variable(source: Source, name: str, size: int) -> np.ndarray:
-    """The raw variable in the next `size` bytes.
+    """Read the raw variable in the next `size` bytes.
 
-    That is u32 version 0, u64 number of sequence levels 0, u32 version 0, i32 n, n bytes of protobuf
-    TensorDesc, then the values.
+    Format: u32 version 0, u64 number of sequence levels 0, u32 version 0, i32 n, n bytes of protobuf TensorDesc, then
+    the values.
     """
     source.require(size)
     start = source.take(20) if size >= 20 else b""
     length = int.from_bytes(start[16:], "little")
     if start[:16] != bytes(16) or not 0 < length <= min(_MAX_DESCRIPTION, size - 20):
         raise source.fail(
-            f"{quoted(name)} is no raw paddle variable; give a folder or .tar with one variable per file, "
+            f"{quoted(name)} is not a raw paddle variable; give a folder or .tar with one variable per file, "
             "or the weights file itself"
         )
     dtype, shape = _description(source, name, source.take(length))
@@ -121,7 +121,7 @@ def read_variable(source: Source, name: str, size: int) -> np.ndarray:
 
 
 def _description(source: Source, name: str, description: bytes) -> tuple[str, tuple[int, ...]]:
-    """Type and shape of a TensorDesc: field 1 is the type, each field 2 one side (or all sides, packed)."""
+    """Read type and shape of a TensorDesc: field 1 is the type, each field 2 is one side, or all sides packed."""
     dtype, shape, rest = -1, [], description
     try:
         while rest:
@@ -140,12 +140,12 @@ def _description(source: Source, name: str, description: bytes) -> tuple[str, tu
     except ValueError as error:
         raise source.damaged(f"the description of {quoted(name)} is not understood ({error})") from None
     if dtype not in _DTYPES:
-        raise source.fail(f"holds {quoted(name)} as type {dtype}, which are no plain numbers; give float32 weights")
+        raise source.fail(f"holds {quoted(name)} as type {dtype}, not as plain numbers; give float32 weights")
     return _DTYPES[dtype], tuple(shape)
 
 
 def _varint(data: bytes) -> tuple[int, bytes]:
-    """The protobuf number at the start of `data`, and what follows it; ValueError if it does not end."""
+    """Split off the protobuf number at the start of `data`; return it and the rest. ValueError if it does not end."""
     value = 0
     for index, byte in enumerate(data[:10]):
         value |= (byte & 0x7F) << (7 * index)
@@ -155,7 +155,7 @@ def _varint(data: bytes) -> tuple[int, bytes]:
 
 
 def _members(source: Source) -> Iterator[_Member]:
-    """The files of a tar; the caller consumes content and padding of each before asking for the next."""
+    """Yield the files of a tar; the caller must read content and padding of each before the next."""
     longer_name, entries = "", 0
     while any(block := source.take(TAR_BLOCK)):
         entries += 1
@@ -195,7 +195,7 @@ def _header(source: Source, block: bytes) -> _Member:
 
 
 def _extension(source: Source, member: _Member) -> str:
-    """The name that an extension header (pax 'x' and 'g', GNU 'L') gives to the next file, or ''."""
+    """Return the name that an extension header (pax 'x' and 'g', GNU 'L') gives to the next file, or ''."""
     if member.size > _MAX_EXTENSION:
         raise source.damaged("a tar extension header is too long")
     content = source.take(member.size)
@@ -218,7 +218,7 @@ def _extension(source: Source, member: _Member) -> str:
 
 
 def _parts(source: Source, name: str) -> list[str]:
-    """The components of a member's path, which stays inside the archive."""
+    """Split a member's path, which must stay inside the archive, into its parts."""
     parts = [part for part in name.split("/") if part not in ("", ".")]
     if name.startswith("/") or ".." in parts or "\0" in name:
         raise source.fail(f"holds the path {quoted(name)}, which leaves the archive; get it from a source you trust")

@@ -1,4 +1,4 @@
-"""The ImageNet backbones that the published systems start from: addresses, files, and the arrays they must hold."""
+"""The published ImageNet backbones: addresses, files, and the arrays that they must hold."""
 
 import re
 from collections.abc import Mapping
@@ -20,10 +20,10 @@ _STORES = {
 }
 _SUFFIXES = {STATIC: ".tar", DYGRAPH: ".pdparams"}
 _PREFIX = "backbone."
-# Arrays of a static system that do not belong to its backbone, and arrays that no ImageNet file has.
+# Arrays of a static system outside of its backbone, and arrays that ImageNet files lack.
 _NOT_BACKBONE = re.compile(r"(fpn|mask_feat_head|bbox_head).*")
 _OFFSETS = re.compile(r".*_conv_offset\..*|.*\.conv_offset\..*")
-# The classifier of an ImageNet network, which a backbone leaves out.
+# The classifier of an ImageNet network; a backbone has none.
 CLASSIFIER = re.compile(r"(backbone\.)?(fc|last_1x1_conv)([_.0-9].*)?")
 
 
@@ -33,7 +33,7 @@ class BackboneEntry:
 
     Attributes:
         name: the published name.
-        systems: for each generation that published the file, the system in `ZOO` with the same backbone.
+        systems: per generation, the system in `ZOO` with this backbone.
         used_for: the shipped configurations that start from it, in words.
     """
 
@@ -42,22 +42,22 @@ class BackboneEntry:
     used_for: str
 
     def generation(self, preferred: Generation) -> Generation:
-        """`preferred` where a file of this generation is published, else the other one."""
+        """Return `preferred` if this generation published a file, else the other one."""
         for published in self.systems:
             if published == preferred:
                 return published
         return next(iter(self.systems))
 
     def file_name(self, generation: Generation) -> str:
-        """The name of the file: an archive of PaddleDetection 0.5, or the weights file of 2.x."""
+        """Return the file's name: an archive of PaddleDetection 0.5, or a weights file of 2.x."""
         return self.name + _SUFFIXES[generation]
 
     def url(self, generation: Generation) -> str:
-        """Where the file of a generation is published."""
+        """Return the published address of a generation's file."""
         return f"{_STORES[generation]}/{self.file_name(generation)}"
 
     def shapes(self, generation: Generation) -> dict[str, tuple[int, ...]]:
-        """Name and shape of every array of the backbone in the file of a generation; names without "backbone."."""
+        """Return name and shape of every backbone array in a generation's file; the names lack "backbone."."""
         manifest = load_manifest(ZOO[self.systems[generation]])
         if generation == DYGRAPH:
             names = {name: name.removeprefix(_PREFIX) for name in manifest if name.startswith(_PREFIX)}
@@ -101,10 +101,10 @@ BACKBONES: Mapping[str, BackboneEntry] = MappingProxyType({entry.name: entry for
 def read_backbone(
     name: str, *, preferred: Generation = DYGRAPH, progress: Progress | None = None
 ) -> tuple[Path, dict[str, np.ndarray]]:
-    """The file of a published backbone, fetched on first use, and its arrays, checked against the manifest.
+    """Return the file of a published backbone and its arrays, checked against the manifest.
 
-    The file of the generation `preferred` is taken. A file of the other generation is taken where it is already here
-    and the preferred one is not, or where only the other generation published one.
+    The file of the generation `preferred` is used, and fetched if necessary. The other generation's file is used if
+    only that file is present, or if only that generation published one.
 
     Args:
         name: a name in `BACKBONES`.
@@ -113,7 +113,7 @@ def read_backbone(
 
     Raises:
         DownloadError: the file cannot be fetched; the message names the place for it.
-        CheckpointError: the file does not hold the arrays of the backbone.
+        CheckpointError: the file does not hold the arrays of this backbone.
     """
     entry = BACKBONES[name]
     generation = entry.generation(preferred)
@@ -128,7 +128,7 @@ def read_backbone(
         arrays = read_checkpoint(path)
         check_backbone(arrays, entry, generation, path.name)
     except CheckpointError:
-        # The checksum of a wrong file is forgotten, so that the right file can take its place.
+        # Delete the checksum of a wrong file, so that the right file can replace it.
         path.with_name(f"{path.name}.sha256").unlink(missing_ok=True)
         raise
     return path, arrays
@@ -137,9 +137,9 @@ def read_backbone(
 def check_backbone(
     arrays: Mapping[str, np.ndarray], entry: BackboneEntry, generation: Generation, file_name: str
 ) -> None:
-    """Raise CheckpointError unless the arrays are those of the published backbone; a classifier may be there too.
+    """Raise CheckpointError unless the arrays are those of the published backbone; a classifier is allowed too.
 
-    Names of 2.x may begin with "backbone.". file_name: what the message calls the file.
+    Names of 2.x may begin with "backbone.". file_name: its name in the message.
     """
     shapes = entry.shapes(generation)
     found = {

@@ -1,4 +1,4 @@
-"""An open weights file whose every read and array is checked against the bytes that are really there."""
+"""An open weights file that checks every read and every array against the bytes that are present."""
 
 import codecs
 import gzip
@@ -16,23 +16,23 @@ from ppsolo.errors import CheckpointError
 
 BFLOAT16 = "bfloat16"
 CUT_OFF = "is cut off or damaged; copy or download it again"
-MAX_RANK = 32  # as many axes as every numpy allows
+MAX_RANK = 32  # most axes that every version of numpy allows
 
-_READ_ERRORS = (OSError, EOFError, zlib.error)  # of a disk or of a damaged gzip
+_READ_ERRORS = (OSError, EOFError, zlib.error)  # errors of a disk or a damaged gzip
 _CHUNK = 1 << 20
 _MAX_SHOWN = 80
-# Aliases and bfloat16 may make the arrays larger than the file; anything beyond this factor is an attack.
+# Aliases and bfloat16 may make arrays larger than the file, but never by more than this factor.
 _MAX_GROWTH = 4
 _INFLATION_ALLOWANCE = 16 << 20
 
 
 def problem(path: str, text: str) -> CheckpointError:
-    """The error `path: text`, on one line whatever names from the file `text` quotes."""
+    """Return the error `path: text` on one line, whatever names `text` quotes."""
     return CheckpointError(f"{path}: {text}")
 
 
 def quoted(name: object) -> str:
-    """A name from the file, quoted and shortened for a message; other values by their type."""
+    """Quote and shorten a name from the file for a message; for other values, name the type."""
     if not isinstance(name, str | int):
         return f"<{type(name).__name__}>"
     if isinstance(name, int) and name.bit_length() > 64:
@@ -42,17 +42,17 @@ def quoted(name: object) -> str:
 
 
 def widen_bfloat16(bits: np.ndarray) -> np.ndarray:
-    """bfloat16 values given as uint16 bit patterns, as float32 of the same shape; exact."""
+    """Convert bfloat16 values, given as uint16 bit patterns, to float32 of the same shape; exact."""
     wide = bits.astype(np.uint32)
     wide <<= 16
     return wide.view(np.float32)
 
 
 class Source:
-    """Forward reading from a stream of at most `size` bytes, with a position that may be set back.
+    """Reads a stream of at most `size` bytes forward; the position can be set back.
 
-    Nothing is allocated for a length that the file claims before it is compared with what can follow, and all
-    arrays together may take four times `size`. `overrun` is the message for a claim beyond `size`.
+    A length that the file claims is compared with the remaining bytes before memory is allocated. All arrays together
+    may take four times `size`. `overrun`: the message for a claim beyond `size`.
     """
 
     def __init__(self, stream: IO[bytes] | gzip.GzipFile, path: str, size: int, overrun: str) -> None:
@@ -69,29 +69,29 @@ class Source:
         return self.size - self.position
 
     def fail(self, text: str) -> CheckpointError:
-        """The error that says `text` about this file."""
+        """Return the error that says `text` about this file."""
         return problem(self.path, text)
 
     def damaged(self, text: str) -> CheckpointError:
-        """The error for content that contradicts itself at the position."""
+        """Return the error for content that contradicts itself at this position."""
         return self.fail(f"is damaged near byte {self.position}: {text}; copy or download it again")
 
     def inflated(self) -> "Source":
-        """The content of this gzip, at most 4 times its size plus 16 MiB: trained weights hardly shrink."""
+        """Return the content of this gzip, at most 4 times its size plus 16 MiB: trained weights hardly compress."""
         return Source(
             gzip.GzipFile(fileobj=self._stream, mode="rb"),
             path=self.path,
             size=_MAX_GROWTH * self.size + _INFLATION_ALLOWANCE,
-            overrun=f"unpacks to over {_MAX_GROWTH} times its size; unpack it and give what is inside",
+            overrun=f"unpacks to over {_MAX_GROWTH} times its size; unpack it and give its content",
         )
 
     def require(self, count: int) -> None:
-        """Refuses the file unless `count` more bytes can follow."""
+        """Raise CheckpointError if fewer than `count` bytes are left."""
         if count > self.left:
             raise self.fail(self._overrun)
 
     def take(self, count: int) -> bytes:
-        """The next `count` bytes."""
+        """Return the next `count` bytes."""
         self.require(count)
         data = self._read(count)
         if len(data) != count:
@@ -100,25 +100,25 @@ class Source:
         return data
 
     def head(self, count: int) -> bytes:
-        """The first `count` bytes, or all if there are fewer; the position is then the start."""
+        """Return the first `count` bytes, or all if there are fewer, and go back to the start."""
         self.seek(0)
         data = self._read(count)
         self.seek(0)
         return data
 
     def drain(self) -> None:
-        """Reads on to the end of the stream, so that a gzip compares its checksum."""
+        """Read to the end of the stream, so that a gzip compares its checksum."""
         while data := self._read(_CHUNK):
             self.require(len(data))
             self.position += len(data)
 
     def skip(self, count: int) -> None:
-        """Moves `count` bytes forward."""
+        """Move `count` bytes forward."""
         self.require(count)
         self.seek(self.position + count)
 
     def seek(self, position: int) -> None:
-        """Sets the position, which lies within the file."""
+        """Set the position within the file."""
         try:
             self._stream.seek(position)
         except _READ_ERRORS as error:
@@ -134,11 +134,10 @@ class Source:
         latin1: bool = False,
         fortran: bool = False,
     ) -> np.ndarray:
-        """The array of `dtype` and `shape` in the next `length` bytes; owned, C-contiguous, native-endian.
+        """Read the array of `dtype` and `shape` from the next `length` bytes; owned, C-contiguous, native-endian.
 
-        `dtype` is a numpy code with byte order such as '<f4', or BFLOAT16, which is widened to float32.
-        With `latin1` the bytes are UTF-8 text whose characters are the values' bytes; with `fortran` the
-        first axis varies fastest.
+        `dtype`: a numpy code with byte order such as '<f4', or BFLOAT16, which becomes float32. `latin1`: the bytes are
+        UTF-8 text whose characters are the bytes of the values. `fortran`: the first axis varies fastest.
         """
         stored = np.dtype("<u2" if dtype == BFLOAT16 else dtype)
         expected = self._byte_count(name, shape, stored.itemsize)
@@ -179,7 +178,7 @@ class Source:
         return math.prod(shape) * itemsize
 
     def _fill(self, target: np.ndarray, length: int, latin1: bool) -> None:
-        """Fills `target` (uint8, one-dimensional) from the next `length` bytes."""
+        """Fill `target` (uint8, one-dimensional) from the next `length` bytes."""
         decoder = codecs.getincrementaldecoder("utf-8")("strict")
         filled = 0
         for count in _chunk_lengths(length):
@@ -210,20 +209,20 @@ def _shape_text(shape: tuple[int, ...]) -> str:
 
 
 def _finished(array: np.ndarray, dtype: str) -> np.ndarray:
-    """`array` as its final, owned, C-contiguous, native-endian self."""
+    """Convert `array` to its final form: owned, C-contiguous, native-endian."""
     if dtype == BFLOAT16:
         array = widen_bfloat16(array)
     elif array.dtype == np.bool_:
-        # a byte above 1 would become a boolean that equals neither value
+        # a byte above 1 would become a boolean that is neither True nor False
         array = np.asarray(array.view(np.uint8) != 0)
     return array.astype(array.dtype.newbyteorder("="), order="C", copy=not array.flags.owndata)
 
 
 @contextmanager
 def open_source(path: str, follow_link: bool) -> Iterator[Source]:
-    """Opens a regular file for checked reading; pipes and devices are refused without being waited for.
+    """Open a regular file for checked reading; pipes and devices are refused at once, without waiting.
 
-    Raises CheckpointError if the file is missing, unreadable, not regular or, with `follow_link` off, a link.
+    Raises CheckpointError if the file is missing, unreadable, not regular, or a link while `follow_link` is False.
     """
     flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
     if not follow_link:

@@ -1,9 +1,9 @@
-"""The downloader of published files: fetches each once and whole, and holds it to its checksum ever after.
+"""Downloads published files: fetches each file once and whole, and checks it against its checksum from then on.
 
-Files beside a destination NAME:
+Files next to a destination NAME:
     NAME.sha256      the checksum, recorded when NAME was first seen; `sha256sum -c` reads it
-    NAME.part        the bytes of a transfer that was cut, to be resumed
-    NAME.part.json   which version of the remote file those bytes belong to
+    NAME.part        the bytes of an interrupted transfer, to be resumed
+    NAME.part.json   the version of the remote file that these bytes belong to
     NAME.lock        held by the process that downloads
 """
 
@@ -28,11 +28,11 @@ from ppsolo.checkpoint.zoo import zoo_entry
 from ppsolo.errors import DownloadError, UnavailableError
 
 Progress = Callable[[int, int | None], None]
-"""Called as progress(done, total) in bytes; total is None where the server does not tell the size."""
+"""Called as progress(done, total) in bytes; total is None if the server does not state the size."""
 
 _CHUNK = 1 << 16
 _LEAST_RATE = 1024  # bytes a second: the largest published file would take three days
-_MOST_BYTES = 1 << 30  # of a file; the largest published one has 282 MB
+_MOST_BYTES = 1 << 30  # largest accepted file; the largest published one has 282 MB
 _PAGE_TYPES = ("text/html", "application/xhtml+xml")
 _PAGE_STARTS = (b"<!doctype html", b"<html")
 
@@ -40,16 +40,16 @@ logger = logging.getLogger(__name__)
 
 
 class _Cut(Exception):
-    """A transfer failed in a way that another attempt may mend."""
+    """A transfer failed in a way that another attempt may fix."""
 
 
 class _Refusal(Exception):
-    """The server's answer is final, and not the file."""
+    """The server gave a final answer other than the file."""
 
 
 @dataclasses.dataclass(frozen=True)
 class _Version:
-    """Which remote file some bytes belong to: its address, its validators as sent, its size in bytes."""
+    """The version of a remote file: its address, its validators as sent, its size in bytes."""
 
     url: str
     etag: str | None
@@ -57,19 +57,19 @@ class _Version:
     size: int | None
 
     def validator(self) -> str | None:
-        """What If-Range may say of it: a strong ETag, else the date (RFC 9110, section 13.1.5)."""
+        """The value for If-Range: a strong ETag, else the date (RFC 9110, section 13.1.5)."""
         return self.etag if self.etag and not self.etag.startswith("W/") else self.modified
 
 
 def fetch_published(
     name: str, directory: str | pathlib.Path | None = None, *, progress: Progress | None = None
 ) -> pathlib.Path:
-    """The local file of the published checkpoint `name`, downloaded unless it is already there.
+    """Return the local file of the published checkpoint `name`; download it if it is missing.
 
     Args:
         name: A name in `ppsolo.checkpoint.zoo.ZOO`.
-        directory: Where NAME.pdparams is looked for and lands; `weights_directory()` if None.
-        progress: Called with the bytes so far and in all; never called for a file that is already there.
+        directory: The folder of NAME.pdparams; `weights_directory()` if None.
+        progress: Called with (bytes so far, all bytes); not called for a file that is present.
 
     Raises:
         ConfigError: No published checkpoint has this name.
@@ -81,9 +81,9 @@ def fetch_published(
 
 
 def weights_directory() -> pathlib.Path:
-    """Where published files land when nobody says otherwise.
+    """Return the default folder of published files.
 
-    The first of: the environment's PPSOLO_WEIGHTS; ./weights where the current directory is a checkout of
+    It is the first of: PPSOLO_WEIGHTS in the environment; ./weights if the current directory is a checkout of
     ppsolo; ppsolo/weights under XDG_CACHE_HOME (if absolute); ~/.cache/ppsolo/weights.
     """
     try:
@@ -109,27 +109,28 @@ def download(
     sha256: str | None = None,
     remedy: str = "",
 ) -> pathlib.Path:
-    """The file at `destination`, fetched from `url` unless it is already there; its absolute path.
+    """Fetch `url` to `destination` unless the file is already there; return its absolute path.
 
-    Nothing incomplete ever stands at `destination`. A cut transfer is resumed, also by a later call, if the
-    server still has the same version of the file. Of several processes one downloads, the others wait for it.
-    The SHA-256 is recorded in NAME.sha256 when the file is first seen, whoever put it there, then enforced.
+    An incomplete file never stands at `destination`. An interrupted transfer is resumed, also by a later call, if the
+    server still has the same version of the file. Of several processes one downloads, and the others wait for it.
+    The SHA-256 is recorded in NAME.sha256 when the file is first seen, even if another program put it there, and
+    enforced from then on.
 
     Args:
         url: An http or https address.
-        destination: The file to end up with; missing folders are made.
-        progress: Called with the bytes so far and in all.
-        timeout: Seconds allowed for connecting, for each wait without a byte, and for every 1024 bytes a second:
-            what drips more slowly is given up, and kept for another call.
-        attempts: Failures in a row, none of which brought new bytes, before giving up.
+        destination: The file to write; missing folders are created.
+        progress: Called with (bytes so far, all bytes).
+        timeout: Seconds to connect, to wait for the next byte, and for every 1024 bytes a second. A slower transfer
+            is given up; its bytes are kept for another call.
+        attempts: Number of failures in a row without new bytes before giving up.
         backoff: Seconds before the second attempt; doubled before each further one.
-        sha256: The checksum that the file must have, in hexadecimal; None: the one that is recorded.
-        remedy: What else a user can do where the file cannot be fetched; the end of the error.
+        sha256: The required checksum, in hexadecimal; None: the recorded one.
+        remedy: Another way out for the user if the file cannot be fetched; ends the error message.
 
     Raises:
         UnavailableError: The address cannot be fetched.
-        DownloadError: What arrives or what is there is no file or not the recorded one, or the disk refuses.
-            One line with the remedy.
+        DownloadError: The file is not a file, does not have the required checksum, or cannot be written. One line
+            with the remedy.
     """
     _check_address(url)
     destination = pathlib.Path(os.path.abspath(pathlib.Path(destination).expanduser()))
@@ -155,7 +156,7 @@ def _fetch(
     sha256: str | None,
     remedy: str,
 ) -> None:
-    """Bring the whole file to `destination`; the caller holds the lock."""
+    """Fetch the whole file to `destination`; the caller holds the lock."""
     logger.info("downloading %s to %s", url, destination)
     part = _beside(destination, ".part")
     by_hand = f"put the file by hand at {destination}" + (f", {remedy}" if remedy else "")
@@ -200,7 +201,7 @@ def _transfer_with_retries(
 
 
 def _transfer(url: str, part: pathlib.Path, timeout: float) -> Generator[tuple[int, int | None], None, None]:
-    """Extend or begin `part` over one connection until it is whole; yields (bytes so far, bytes in all)."""
+    """Start or extend `part` over one connection until it is whole; yield (bytes so far, all bytes)."""
     offset, earlier = _resume_point(url, part)
     if earlier is not None and offset == earlier.size:
         return
@@ -213,7 +214,7 @@ def _transfer(url: str, part: pathlib.Path, timeout: float) -> Generator[tuple[i
         if response.status == 206 and earlier is not None:
             if not _continues(response, offset, earlier):
                 _discard(part)
-                raise _Cut("the file there changed in the meantime")
+                raise _Cut("the file on the server changed meanwhile")
             done, version, mode = offset, earlier, "ab"
         elif response.status == 200:
             sent = response.headers
@@ -221,7 +222,7 @@ def _transfer(url: str, part: pathlib.Path, timeout: float) -> Generator[tuple[i
         else:
             raise _Refusal(f"it answered {response.status} {response.reason}")
         with _file_errors(part), open(part, mode, opener=_no_link) as file:
-            if version is not earlier:  # the old bytes are gone: only now may the note tell of new ones
+            if version is not earlier:  # the old bytes are gone: only now may the note describe new ones
                 with open(_beside(part, ".json"), "w", encoding="utf-8", opener=_no_link) as note:
                     json.dump(dataclasses.asdict(version), note)
             for chunk in _chunks(response, length, timeout):
@@ -246,7 +247,7 @@ def _answer(request: urllib.request.Request, part: pathlib.Path, timeout: float)
         error.close()
         if error.code == 416 and request.has_header("Range"):
             _discard(part)
-            raise _Cut("the file there is no longer the one that was begun") from error
+            raise _Cut("the file on the server changed since the transfer began") from error
         answer = f"it answered {error.code} {_one_line(error.reason)}"
         if error.code in (408, 429) or error.code >= 500:
             raise _Cut(answer) from error
@@ -260,7 +261,7 @@ def _answer(request: urllib.request.Request, part: pathlib.Path, timeout: float)
 
 
 class _SafeRedirects(urllib.request.HTTPRedirectHandler):
-    """Follows redirects, but only to http and https, and never from https down to http."""
+    """Follows redirects only to http and https, and never from https to http."""
 
     def redirect_request(self, req, fp, code, msg, headers, newurl):
         scheme = urllib.parse.urlsplit(newurl).scheme
@@ -271,17 +272,17 @@ class _SafeRedirects(urllib.request.HTTPRedirectHandler):
 
 
 def _body_length(response: http.client.HTTPResponse) -> int | None:
-    """Bytes that the answer announces, or None for a chunked one, which marks its own end."""
+    """Return the number of bytes that the answer announces; None for a chunked answer, which marks its own end."""
     headers = response.headers
     if headers.get_content_type() in _PAGE_TYPES:
         raise _Refusal("it sent a web page instead of a file")
     if headers.get("Content-Encoding", "identity").lower() != "identity":
-        raise _Refusal(f"it sent the file encoded as {headers['Content-Encoding']}, which nobody asked for")
+        raise _Refusal(f"it sent the file encoded as {headers['Content-Encoding']}, which ppsolo did not ask for")
     if headers.get("Transfer-Encoding", "").lower() == "chunked":
         return None
     stated = headers.get("Content-Length", "")
     if not re.fullmatch("[0-9]{1,18}", stated):
-        raise _Refusal("it does not say how long the file is, so that a cut would go unnoticed")
+        raise _Refusal("it does not state the file's length, so an interruption would go unnoticed")
     if int(stated) == 0:
         raise _Refusal("it sent an empty file")
     if int(stated) > _MOST_BYTES:
@@ -290,14 +291,14 @@ def _body_length(response: http.client.HTTPResponse) -> int | None:
 
 
 def _too_large(amount: str) -> str:
-    return f"it sends {amount} than the {_MOST_BYTES >> 20} MiB that a published file may have"
+    return f"it sends {amount} than the limit of {_MOST_BYTES >> 20} MiB for a published file"
 
 
 def _continues(response: http.client.HTTPResponse, offset: int, earlier: _Version) -> bool:
     """Whether a partial answer extends the `offset` bytes of `earlier`.
 
-    Asked because some servers honour Range but not If-Range, and would send the tail of a changed file. A
-    partial answer need not repeat the date (RFC 9110, section 15.3.7).
+    Some servers support Range but not If-Range, and would send the tail of a changed file. A partial answer need not
+    repeat the date (RFC 9110, section 15.3.7).
     """
     sent = response.headers
     place = re.fullmatch(r"bytes ([0-9]{1,18})-[0-9]+/([0-9]{1,18})", sent.get("Content-Range", ""))
@@ -310,7 +311,7 @@ def _continues(response: http.client.HTTPResponse, offset: int, earlier: _Versio
 
 
 def _chunks(response: http.client.HTTPResponse, length: int | None, timeout: float) -> Iterator[bytes]:
-    """The body as it comes. Only the time spent waiting for it counts towards the least rate."""
+    """Yield the body as it arrives. Only waiting time counts for the minimum rate."""
     remaining, waited, received = length, 0.0, 0
     while remaining is None or remaining > 0:
         started = time.monotonic()
@@ -331,7 +332,7 @@ def _chunks(response: http.client.HTTPResponse, length: int | None, timeout: flo
 
 
 def _resume_point(url: str, part: pathlib.Path) -> tuple[int, _Version | None]:
-    """How many bytes of `part` can be built upon, and of which version; (0, None) to begin anew."""
+    """Return how many bytes of `part` can be kept, and of which version; (0, None) to start again."""
     size = _size(part)
     try:
         note = json.loads(_beside(part, ".json").read_text(encoding="utf-8"))
@@ -344,7 +345,7 @@ def _resume_point(url: str, part: pathlib.Path) -> tuple[int, _Version | None]:
 
 
 def _accept(path: pathlib.Path, destination: pathlib.Path, subject: str, sha256: str | None = None) -> None:
-    """Hold the file at `path` to `sha256` and to the checksum recorded for `destination`; record a new one."""
+    """Check the file at `path` against `sha256` and the checksum recorded for `destination`; record a new one."""
     digest = hashlib.sha256()
     with _file_errors(path), open(path, "rb") as file:
         start = file.read(_CHUNK)
@@ -358,7 +359,7 @@ def _accept(path: pathlib.Path, destination: pathlib.Path, subject: str, sha256:
         raise DownloadError(f"{subject} is a web page, not weights: put the real file at {destination}")
     if sha256 is not None and sha256.lower() != digest.hexdigest():
         raise DownloadError(
-            f"{subject} has the SHA-256 {digest.hexdigest()}, you gave {sha256.lower()}: check the address and the "
+            f"{subject} has the SHA-256 {digest.hexdigest()}, but you gave {sha256.lower()}: check the address and the "
             "checksum"
         )
     record = _beside(destination, ".sha256")
@@ -378,17 +379,17 @@ def _recorded(record: pathlib.Path) -> str | None:
             return None
         words = record.read_bytes().split()
     if not words or not re.fullmatch(b"[0-9a-fA-F]{64}", words[0]):
-        raise DownloadError(f"{record} holds no SHA-256: delete it to record the file's checksum anew")
+        raise DownloadError(f"{record} holds no SHA-256: delete it to record the file's checksum again")
     return words[0].decode("ascii").lower()
 
 
 def _record(record: pathlib.Path, line: str) -> None:
-    """Write the record in one step, so that nobody reads half of it; a read-only folder is only a warning."""
+    """Write the record in one step, so that readers never see half of it; in a read-only folder, only warn."""
     try:
         with atomic_writer(record, "w") as stream:
             stream.write(line)
     except OSError as error:
-        logger.warning("%s cannot be written, so the file goes unchecked: %s", record, _one_line(error))
+        logger.warning("%s cannot be written, so the file is not checked: %s", record, _one_line(error))
 
 
 def _check_address(url: str) -> None:
@@ -406,7 +407,7 @@ def _beside(path: pathlib.Path, suffix: str) -> pathlib.Path:
 
 
 def _no_link(path: str, flags: int) -> int:
-    """Opens a file for `open`; OSError for a link, through which a stranger could have another file written."""
+    """Open a file for `open`; OSError for a link, because it could lead to a file of someone else."""
     return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0), 0o666)
 
 
@@ -422,13 +423,13 @@ def _discard(part: pathlib.Path) -> None:
 
 @contextlib.contextmanager
 def _file_errors(path: pathlib.Path) -> Iterator[None]:
-    """Turn what the disk refuses into one line."""
+    """Turn errors of the disk into one line."""
     try:
         yield
     except OSError as error:
         why = _one_line(error)
         raise DownloadError(
-            f"cannot use {path}: {why}; mend that, or set PPSOLO_WEIGHTS to another directory"
+            f"cannot use {path}: {why}; solve that, or set PPSOLO_WEIGHTS to another directory"
         ) from None
 
 

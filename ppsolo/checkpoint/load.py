@@ -1,4 +1,4 @@
-"""Strict loading of a checkpoint into a model, and the way back."""
+"""Loads a checkpoint into a model strictly, and saves a model's weights."""
 
 import os
 from collections.abc import Iterable, Mapping
@@ -24,10 +24,10 @@ CLASS_LAYER = ("head.category.weight", "head.category.bias")
 
 @dataclass(frozen=True)
 class LoadReport:
-    """What a load did. loaded and total count the arrays of the file, second names of an array included.
+    """The result of `load_weights`. loaded, total: arrays of the file, second names of an array included.
 
-    generation: "static-0.5", "dygraph-2.x" or "ppsolo". skipped: the file's names that were left out on
-    request, because they are for another number of classes.
+    generation: "static-0.5", "dygraph-2.x" or "ppsolo". skipped: names in the file that were left out on request,
+    because they are for another number of classes.
     """
 
     file: str
@@ -39,20 +39,20 @@ class LoadReport:
     def __str__(self) -> str:
         text = f"{self.loaded} of {self.total} arrays of {self.file} loaded ({self.generation})"
         if self.skipped:
-            text += f"; the class layer starts anew, the file's is for other classes: {', '.join(self.skipped)}"
+            text += f"; the class layer is new, because the file's is for other classes: {', '.join(self.skipped)}"
         if self.file.endswith(".pdema"):
-            text += "; where the run averaged its weights, .pdema holds the raw ones and .pdparams the averaged ones"
+            text += "; if the run averaged its weights, .pdema holds the raw ones and .pdparams the averaged ones"
         return text
 
 
 def load_weights(model: nn.Layer, file: str | os.PathLike[str], *, allow_other_classes: bool = False) -> LoadReport:
     """Load a checkpoint of either published generation, or one of ppsolo's own, into a SOLOv2 model.
 
-    file: what `read_checkpoint` reads. Nothing is changed unless everything fits: every array of the file has
-    its place in the model and the reverse, with the same shape, floating-point and finite.
-    allow_other_classes: leave the class layer as it is where the file's has another number of classes.
-    Raises CheckpointError naming what is missing, unexpected, wrongly shaped, not finite, or stored twice
-    with different values.
+    file: see `read_checkpoint`. The model changes only if everything fits: file and model have the same arrays, with
+    the same shapes, and all values are floating-point and finite.
+    allow_other_classes: keep the model's class layer if the file's has another number of classes.
+    Raises CheckpointError that names what is missing, unexpected, wrongly shaped, not finite, or stored twice with
+    different values.
     """
     return load_arrays(model, read_checkpoint(file), file_name=Path(file).name, allow_other_classes=allow_other_classes)
 
@@ -60,11 +60,11 @@ def load_weights(model: nn.Layer, file: str | os.PathLike[str], *, allow_other_c
 def load_arrays(
     model: nn.Layer, arrays: Mapping[str, np.ndarray], *, file_name: str, allow_other_classes: bool = False
 ) -> LoadReport:
-    """`load_weights` for arrays that are read already; `file_name` is what errors call them."""
+    """`load_weights` for arrays that are already read; file_name: their name in errors."""
     generation = generation_of(arrays)
     if generation is None:
         raise CheckpointError(
-            f"{file_name}: its names are those of no SOLOv2 that ppsolo knows (the first is "
+            f"{file_name}: its array names belong to no SOLOv2 known to ppsolo (the first is "
             f"'{next(iter(arrays), '')}'); give a SOLOv2 checkpoint of PaddleDetection 0.5, 2.x or ppsolo"
         )
     state = model.state_dict()
@@ -81,7 +81,7 @@ def load_arrays(
         if name in CLASS_LAYER and len(expected) == len(found) and expected[1:] == found[1:]:
             skipped.add(published)
         else:
-            wrong.append(f"{published} is {list(found)}, the model has {list(expected)}")
+            wrong.append(f"{published} is {list(found)}, but the model has {list(expected)}")
     if wrong:
         raise CheckpointError(f"{file_name} does not fit the model: {first_few(wrong)}")
     if skipped and len({arrays[names[name]].shape[0] for name in CLASS_LAYER}) > 1:
@@ -89,8 +89,8 @@ def load_arrays(
     if skipped and not allow_other_classes:
         classes = arrays[names[CLASS_LAYER[1]]].shape[0]
         raise CheckpointError(
-            f"{file_name} has {classes} classes, the model {state[CLASS_LAYER[1]].shape[0]}: set num_classes to "
-            "the file's, or start a new class layer (allow_other_classes=True; training does so by itself)"
+            f"{file_name} has {classes} classes, but the model {state[CLASS_LAYER[1]].shape[0]}: set num_classes to "
+            "the file's, or start a new class layer (allow_other_classes=True; training does so automatically)"
         )
     _check_values(arrays, aliases, file_name)
 
@@ -103,9 +103,9 @@ def load_arrays(
 
 @dataclass(frozen=True)
 class BackboneReport:
-    """What `load_backbone` did. loaded, total: arrays of the backbone in the file.
+    """The result of `load_backbone`. loaded, total: arrays of the backbone in the file.
 
-    ignored: the file's classifier. untouched: offset convolutions of the model, which stay as built.
+    ignored: the file's classifier. untouched: offset convolutions of the model, which keep their initial values.
     """
 
     file: str
@@ -119,7 +119,7 @@ class BackboneReport:
         if self.ignored:
             text += f"; ignored its classifier: {first_few(list(self.ignored))}"
         if self.untouched:
-            text += f"; not in it, so new: {first_few(list(self.untouched))}"
+            text += f"; not in it, so initialised: {first_few(list(self.untouched))}"
         return text
 
 
@@ -130,17 +130,17 @@ def load_backbone(
     preferred: Generation = DYGRAPH,
     progress: Progress | None = None,
 ) -> BackboneReport:
-    """Load ImageNet weights into the backbone of a SOLOv2 model, and leave everything else as it is.
+    """Load ImageNet weights into the backbone of a SOLOv2 model; the rest of the model does not change.
 
-    The file's classifier is ignored, and deformable convolutions may lack their offset part. Otherwise nothing is
-    changed unless every array of the backbone is there, nothing more, of the same shape and finite.
+    The file's classifier is ignored, and deformable convolutions may lack their offset part. Otherwise the model
+    changes only if the file holds exactly the arrays of the backbone, with the same shapes and finite values.
 
     Args:
         model: a SOLOv2 model.
-        source: a name in `BACKBONES`, fetched on first use, or what `find_weights` finds. Names of the arrays are those
-            of either published generation (2.x with or without "backbone." before them) or of ppsolo.
-        preferred: the generation whose file is fetched where both published one.
-        progress: called with (bytes so far, bytes in all or None) while a file is fetched.
+        source: a name in `BACKBONES`, fetched on first use, or a source for `find_weights`. Array names may be those
+            of either published generation (2.x with or without "backbone.") or of ppsolo.
+        preferred: the generation whose file to fetch if both published one.
+        progress: called with (bytes so far, all bytes or None) while a file is fetched.
 
     Raises CheckpointError, DownloadError.
     """
@@ -154,10 +154,10 @@ def load_backbone(
 
 
 def load_backbone_arrays(model: nn.Layer, arrays: Mapping[str, np.ndarray], *, file_name: str) -> BackboneReport:
-    """`load_backbone` for arrays that are read already; `file_name` is what errors call them."""
+    """`load_backbone` for arrays that are already read; file_name: their name in errors."""
     if generation_of(arrays) is not None:
         raise CheckpointError(
-            f"{file_name} holds a whole SOLOv2 system, not a backbone: give it as weights={file_name} in place of "
+            f"{file_name} holds a whole SOLOv2 system, not a backbone: give it as weights={file_name} instead of "
             "pretrained_backbone"
         )
     state = model.state_dict()
@@ -169,7 +169,7 @@ def load_backbone_arrays(model: nn.Layer, arrays: Mapping[str, np.ndarray], *, f
     faults = [f"missing {theirs}" for theirs in names.values() if theirs not in arrays]
     faults += [f"unexpected {name}" for name in arrays if name not in expected and name not in ignored]
     faults += [
-        f"{theirs} is {list(arrays[theirs].shape)}, the model has {list(state[name].shape)}"
+        f"{theirs} is {list(arrays[theirs].shape)}, but the model has {list(state[name].shape)}"
         for name, theirs in names.items()
         if theirs in arrays and arrays[theirs].shape != tuple(state[name].shape)
     ]
@@ -190,11 +190,11 @@ def load_pretrained(
     allow_other_classes: bool = False,
     progress: Progress | None = None,
 ) -> LoadReport:
-    """`load_weights` from a published checkpoint by name, checked against its manifest, or from a file.
+    """`load_weights` from a published checkpoint, checked against its manifest, or from a file.
 
-    source: a name in `ZOO`, or what `find_weights` finds: a file, its stem, or an https address.
-    progress: called with (bytes so far, bytes in all or None) while a published file is fetched.
-    Raises CheckpointError, DownloadError; ConfigError for a name that is none, with the nearest.
+    source: a name in `ZOO`, or a source for `find_weights`: a file, its stem, or an https address.
+    progress: called with (bytes so far, all bytes or None) while a published file is fetched.
+    Raises CheckpointError, DownloadError; ConfigError for an unknown name, with the nearest one.
     """
     name = os.fspath(source)
     if name not in ZOO:
@@ -205,10 +205,9 @@ def load_pretrained(
 
 
 def read_published(name: str, *, progress: Progress | None = None) -> tuple[Path, dict[str, np.ndarray]]:
-    """The file of a published checkpoint, fetched on first use, and its arrays, checked against the manifest.
+    """Return the file of a published checkpoint, fetched on first use, and its arrays, checked against the manifest.
 
-    A file that is not what it should be is refused with CheckpointError, and its checksum forgotten, so that the
-    right one can take its place.
+    Raises CheckpointError for a wrong file, and deletes its checksum, so that the right file can replace it.
     """
     path = fetch_published(name, progress=progress)
     try:
@@ -221,18 +220,18 @@ def read_published(name: str, *, progress: Progress | None = None) -> tuple[Path
 
 
 def save_weights(model: nn.Layer, file: str | os.PathLike[str], *, generation: str = NATIVE) -> None:
-    """Write a model's weights, atomically, as `.pdparams` or `.safetensors` (by suffix).
+    """Write a model's weights, whole or not at all, as `.pdparams` or `.safetensors` (by suffix).
 
-    generation: "ppsolo" for this package's names, "dygraph-2.x" for names that PaddleDetection 2.x loads: its
-    second names are written too, and zero biases where its deformable convolutions have one and ours do not.
-    Raises CheckpointError where 2.x has no such layer (MobileNetV3).
+    generation: "ppsolo" for ppsolo's names, "dygraph-2.x" for names that PaddleDetection 2.x loads. The latter also
+    writes its second names, and zero biases for deformable convolutions that have no bias here. Raises CheckpointError
+    if 2.x has no such layer (MobileNetV3).
     """
     state = {name: tensor.numpy() for name, tensor in model.state_dict().items()}
     if generation == NATIVE:
         write_checkpoint(state, file)
         return
     if generation != DYGRAPH:
-        raise ValueError(f"generation is {generation!r}, choose {NATIVE!r} or {DYGRAPH!r}")
+        raise ValueError(f"generation is {generation!r}: choose {NATIVE!r} or {DYGRAPH!r}")
     arrays = {}
     for name, published in _names_in_file(state, DYGRAPH, Path(file).name).items():
         arrays[published] = state[name]
@@ -244,7 +243,7 @@ def save_weights(model: nn.Layer, file: str | os.PathLike[str], *, generation: s
 
 
 def _names_in_file(names: Iterable[str], generation: str, file_name: str) -> dict[str, str]:
-    """ppsolo's names -> what a file of `generation` calls them."""
+    """Map ppsolo's names to the names in a file of `generation`."""
     if generation == NATIVE:
         return {name: name for name in names}
     try:
@@ -257,7 +256,7 @@ def _names_in_file(names: Iterable[str], generation: str, file_name: str) -> dic
 
 
 def _backbone_names(state: Iterable[str], arrays: Iterable[str], file_name: str) -> dict[str, str]:
-    """ppsolo's names of the backbone -> what the file calls them; the generation with most names in it wins."""
+    """Map ppsolo's names of the backbone to the file's names, in the generation that matches most names."""
     found = set(arrays)
     candidates = []
     for generation in (NATIVE, STATIC, DYGRAPH):

@@ -1,4 +1,4 @@
-"""A lock between processes: a file that one at a time can hold, freed by the system when that one ends."""
+"""A lock between processes: a file that one process at a time can hold; the system frees it when that process ends."""
 
 import contextlib
 import errno
@@ -20,7 +20,7 @@ if sys.platform == "win32":
     import msvcrt
 
     def _take(descriptor: int, path: pathlib.Path) -> bool:
-        """Take the lock if it is free; Windows removes no open file, so it is taken on `path` itself."""
+        """Take the lock if it is free. It is on `path` itself, because Windows does not remove an open file."""
         try:
             msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
         except PermissionError:
@@ -31,7 +31,7 @@ else:
     import fcntl
 
     def _take(descriptor: int, path: pathlib.Path) -> bool:
-        """Take the lock if it is free, and tell whether `path` still is the file that it was taken on."""
+        """Take the lock if it is free; return whether `path` is still the same file."""
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             return os.path.samestat(os.fstat(descriptor), os.stat(path))
@@ -40,7 +40,7 @@ else:
 
 
 class _Descriptor:
-    """The open lock file; a process that is forked off closes its copy, so that it does not hold the lock too."""
+    """The open lock file; a forked process closes its copy, so that it does not hold the lock too."""
 
     def __init__(self, number: int):
         self.number = number
@@ -52,13 +52,13 @@ class _Descriptor:
 
 @contextlib.contextmanager
 def sole_holder(path: pathlib.Path, *, patience: float = math.inf) -> Iterator[None]:
-    """Hold the lock file `path` during the block, waiting as long as another process or thread holds it.
+    """Hold the lock file `path` during the block; wait while another process or thread holds it.
 
-    A file left by a killed process holds nobody up: the system's lock on it counts, not that it exists.
+    A file left by a killed process does not block: the system's lock counts, not the file.
 
     Raises:
         BlockingIOError: Another process or thread still holds it after `patience` seconds.
-        OSError: The file cannot be made, or its file system knows no locks.
+        OSError: The file cannot be created, or its file system has no locks.
     """
     descriptor = _try_to_hold(path)
     if descriptor is None:
@@ -73,14 +73,14 @@ def sole_holder(path: pathlib.Path, *, patience: float = math.inf) -> Iterator[N
     try:
         yield
     finally:
-        # Removed before it is released: who then gets the lock of the removed file notices, and opens anew.
+        # Remove the file before the release: the next holder notices the removal, and opens a new file.
         with contextlib.suppress(OSError):
             path.unlink()
         held.close()
 
 
 def _try_to_hold(path: pathlib.Path) -> int | None:
-    # Through a link, a stranger could have another file opened: it is refused.
+    # Refuse a link, because it could lead to a file of someone else.
     descriptor = os.open(path, os.O_CREAT | os.O_RDWR | getattr(os, "O_NOFOLLOW", 0), 0o666)
     held = False
     try:

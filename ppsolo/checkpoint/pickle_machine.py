@@ -1,8 +1,8 @@
-"""A pickle machine that knows arrays and plain containers only, and runs, imports and allocates nothing else.
+"""An interpreter for pickles that knows only arrays and plain containers; it runs, imports and allocates nothing else.
 
-Python's own unpickler calls what the file names. This one interprets the few instructions that checkpoints
-need: a named function is a constant of `Callee`, calling it builds an inert record, and the bytes of an array
-stay in the file until its type, shape and length have been checked against one another.
+Python's unpickler calls the functions that the file names. This one interprets the few instructions that checkpoints
+need. A function name becomes a constant of `Callee`, and a call becomes an inert record. The bytes of an array stay in
+the file until its type, shape and length have been checked against each other.
 """
 
 import pickletools
@@ -15,7 +15,7 @@ from ppsolo.checkpoint.pickle_records import Callee, PickledArray, PickledType, 
 from ppsolo.errors import CheckpointError
 
 MOST_NUMBER_KEYS = 1000
-_MAX_STEPS = 200_000  # an array takes about 25 instructions: room for 8 000 arrays
+_MAX_STEPS = 200_000  # an array takes about 25 instructions: enough for 8 000 arrays
 _MAX_TEXT = 4096  # a longer text is the content of an array and stays in the file
 _MAX_GLOBAL = 256
 _LATIN1 = ("latin1", "latin-1", "latin_1", "iso-8859-1")
@@ -38,11 +38,10 @@ _GLOBALS = {
 
 
 def read_pickle(source: Source) -> object:
-    """The object of a pickle of protocol 2 to 5 that reaches from the position to the end of the file.
+    """Read a pickle of protocol 2 to 5 from the position to the end of the file.
 
-    It consists of dicts (keys are texts or numbers, none twice), lists, tuples, numbers, texts, None and the
-    records of `pickled`. Raises CheckpointError for everything else; nothing that the file names is imported
-    or called.
+    The result consists of dicts (keys are unique texts or numbers), lists, tuples, numbers, texts, None and the records
+    of `pickle_records`. Raises CheckpointError for everything else; nothing that the file names is imported or called.
     """
     return _Machine(source).run()
 
@@ -66,7 +65,7 @@ class _Machine:
                 raise self._unknown(code)
             step(self)
         raise self.source.fail(
-            f"has more than {_MAX_STEPS} pickle instructions, more than weights need; save the weights alone"
+            f"has more than {_MAX_STEPS} pickle instructions, more than weights need; save only the weights"
         )
 
     def push(self, value: object) -> None:
@@ -88,7 +87,7 @@ class _Machine:
         return items
 
     def number(self, layout: str) -> int:
-        """The next number of the file, in a layout of `struct`."""
+        """Read the next number, in a layout of `struct`."""
         return struct.unpack(layout, self.source.take(struct.calcsize(layout)))[0]
 
     def _result(self) -> object:
@@ -100,7 +99,7 @@ class _Machine:
 
     def _unknown(self, code: bytes) -> CheckpointError:
         if code not in _NAMES:
-            return self.source.damaged(f"{code.hex()} is no pickle instruction")
+            return self.source.damaged(f"{code.hex()} is not a pickle instruction")
         return _forbidden(self, f"uses the pickle instruction {_NAMES[code]}")
 
 
@@ -137,7 +136,7 @@ def _span(machine: _Machine, layout: str, is_text: bool) -> Span:
 
 
 def _text(machine: _Machine, layout: str, encoding: str) -> None:
-    """Text, or a byte string of Python 2, which may be either a text or the content of an array."""
+    """Read a text, or a byte string of Python 2, which may be a text or the content of an array."""
     span = _span(machine, layout, is_text=encoding == "utf-8")
     if span.length > _MAX_TEXT:
         machine.source.skip(span.length)
@@ -178,7 +177,7 @@ def _tuple_to_mark(machine: _Machine) -> None:
 def _extend(machine: _Machine, items: list[object]) -> None:
     target = machine.top()
     if not isinstance(target, list):
-        raise machine.source.damaged("items are appended to something that is no list")
+        raise machine.source.damaged("items are appended to something that is not a list")
     target.extend(items)
 
 
@@ -193,11 +192,11 @@ def _appends(machine: _Machine) -> None:
 def _update(machine: _Machine, items: list[object]) -> None:
     target = machine.top()
     if not isinstance(target, dict) or len(items) % 2:
-        raise machine.source.damaged("keys and values are stored into something that is no dict")
+        raise machine.source.damaged("keys and values are stored into something that is not a dict")
     for key, value in zip(items[::2], items[1::2], strict=True):
-        # Whole numbers are few where they occur; many could be chosen so that a dict slows to a crawl.
+        # Real files have few integer keys; many chosen ones could make a dict very slow.
         if not isinstance(key, str) and not (isinstance(key, int) and len(target) < MOST_NUMBER_KEYS):
-            raise machine.source.damaged("a key is no text")
+            raise machine.source.damaged("a key is not a text")
         if key in target:
             raise machine.source.fail(f"holds the key {quoted(key)} twice; save it again")
         target[key] = value
@@ -241,7 +240,7 @@ def _frame(machine: _Machine) -> None:
         raise machine.source.damaged("a frame reaches beyond the end of the file")
 
 
-# Named functions, and the records that calling them builds
+# Named functions, and the records that calls of them build
 
 
 def _global_line(machine: _Machine) -> str:
@@ -265,7 +264,7 @@ def _stack_global(machine: _Machine) -> None:
 
 def _push_global(machine: _Machine, module: object, name: object) -> None:
     if not isinstance(module, str) or not isinstance(name, str):
-        raise machine.source.damaged("the name of a function is no text")
+        raise machine.source.damaged("the name of a function is not a text")
     callee = _GLOBALS.get((module, name))
     if callee is None:
         if module == "torch" or module.startswith("torch."):
@@ -277,7 +276,7 @@ def _push_global(machine: _Machine, module: object, name: object) -> None:
 def _reduce(machine: _Machine) -> None:
     arguments, callee = machine.pop(), machine.pop()
     if not isinstance(callee, Callee) or not isinstance(arguments, tuple):
-        raise _forbidden(machine, "calls something that is no function")
+        raise _forbidden(machine, "calls something that is not a function")
     machine.push(_called(machine, callee, arguments))
 
 

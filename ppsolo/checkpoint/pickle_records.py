@@ -1,4 +1,4 @@
-"""What a pickle says about its arrays, before anything of it is believed."""
+"""The description of arrays in a pickle, before it is checked."""
 
 from dataclasses import dataclass
 from enum import Enum, auto
@@ -7,14 +7,14 @@ import numpy as np
 
 from ppsolo.checkpoint.checked_file import BFLOAT16, Source, quoted
 
-# numpy codes of plain numbers; paddle saves bfloat16 as uint16, and nothing else
+# numpy codes of plain numbers; paddle uses uint16 only for bfloat16
 _CODES = {code: code for code in ("f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "u4", "u8", "b1")}
 _CODES["u2"] = BFLOAT16
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Span:
-    """A byte string still in the file: `length` bytes from `start`, which spell it in UTF-8 if `is_text`."""
+    """A byte string still in the file: `length` bytes from `start`; UTF-8 text if `is_text`."""
 
     start: int
     length: int
@@ -22,7 +22,7 @@ class Span:
 
 
 class Text(str):
-    """A short text together with where it stands, because a text may be the content of an array."""
+    """A short text with its position in the file, because it may be the content of an array."""
 
     __slots__ = ("span",)
 
@@ -31,7 +31,7 @@ class Text(str):
 
 @dataclass(slots=True, eq=False)
 class PickledType:
-    """A numpy dtype as the file describes it: a code such as 'f4', a byte order, whether it has no fields."""
+    """A numpy dtype in the file: a code such as 'f4', a byte order, and whether it has no fields."""
 
     code: str
     order: str = ""
@@ -40,7 +40,7 @@ class PickledType:
 
 @dataclass(slots=True, eq=False)
 class PickledArray:
-    """A numpy array as the file describes it, unchecked; all None until it has been described."""
+    """A numpy array in the file, unchecked; all fields are None until it is described."""
 
     kind: object = None
     shape: object = None
@@ -62,9 +62,9 @@ class Callee(Enum):
 
 
 def load_array(source: Source, name: str, pickled: PickledArray) -> np.ndarray:
-    """The array that `pickled` describes, with bfloat16 as float32.
+    """Read the array that `pickled` describes; bfloat16 becomes float32.
 
-    Raises CheckpointError if type, shape and bytes do not fit one another.
+    Raises CheckpointError if type, shape and bytes do not fit together.
     """
     kind, shape, data = pickled.kind, pickled.shape, pickled.data
     if not isinstance(kind, PickledType) or not isinstance(shape, tuple):
@@ -72,7 +72,7 @@ def load_array(source: Source, name: str, pickled: PickledArray) -> np.ndarray:
     code = _CODES.get(kind.code, "")
     if not code or not kind.is_plain or kind.order not in (("<",) if code == BFLOAT16 else ("<", ">", "|")):
         raise source.fail(
-            f"holds {quoted(name)} as dtype {quoted(kind.order + kind.code)}, which are no plain numbers; "
+            f"holds {quoted(name)} as dtype {quoted(kind.order + kind.code)}, not as plain numbers; "
             "save it as an array of numbers, such as float32"
         )
     span = data.span if isinstance(data, Text) else data

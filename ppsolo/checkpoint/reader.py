@@ -1,4 +1,4 @@
-"""Weights files of PaddlePaddle and safetensors, as names and arrays; no code is run from a file."""
+"""Reads weights files of PaddlePaddle and safetensors as names and arrays; no code of a file is run."""
 
 import math
 import os
@@ -13,18 +13,18 @@ from ppsolo.checkpoint.pickle_records import PickledArray, Span, Text, load_arra
 from ppsolo.checkpoint.safetensors import read_safetensors
 
 NAME_TABLE = "StructuredToParameterName@@"
-MOST_TABLES = 100  # entries of a file that nests its weights, as in {'model': weights, 'epoch': 3}
+MOST_TABLES = 100  # most entries of a file with nested weights, as in {'model': weights, 'epoch': 3}
 SLICE_TABLE = "UnpackBigParamInfor@@"
 
 _KNOWN = "ppsolo reads PaddlePaddle .pdparams, .safetensors and the ImageNet .tar archives"
 
-# how files that hold no weights of ours begin, and what to say of them
+# first bytes of files that ppsolo does not read, and the message for each
 _FOREIGN = (
     (rb"PK[\x03\x05]", f"looks like a PyTorch or zip file; {_KNOWN}"),
     (rb"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19", f"looks like a PyTorch file; {_KNOWN}"),
     (
         rb"\x1f\x8b|BZh|\xfd7zXZ|\x28\xb5\x2f\xfd|7z\xbc\xaf",
-        "is compressed; unpack it and give what is inside",
+        "is compressed; unpack it and give its content",
     ),
     (rb"\x89HDF", f"looks like a Keras or HDF5 file; {_KNOWN}"),
     (rb"\x93NUMPY", f"looks like a single numpy array; {_KNOWN}"),
@@ -41,7 +41,7 @@ _FOREIGN = (
     ),
     (
         rb"\n[\x80-\xff]{0,9}[\0-\x7f]\x08\0\x10\xff{9}\x01",
-        "is a program without weights (.pdmodel); give the .pdparams file that was saved beside it",
+        "is a program without weights (.pdmodel); give the .pdparams file that was saved with it",
     ),
     (
         rb"\(d|\}q|ccollections\n",
@@ -67,16 +67,16 @@ _KINDS = {
 
 
 def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
-    """The arrays of a weights file by name, in file order (of a folder: sorted), owned and C-contiguous.
+    """Return the arrays of a weights file by name, in file order (of a folder: sorted), owned and C-contiguous.
 
-    The content decides, not the suffix: a paddle pickle of protocol 2 to 5 (static graph or dygraph, plain or
-    as the only weights of an outer dict), safetensors, or an archive with one raw variable per file (.tar,
-    .tar.gz, or its folder). Paddle's own entries are removed, its slices of big arrays joined and its
-    (name, array) pairs unwrapped. dtypes are kept, in native byte order, but bfloat16 becomes float32:
-    safetensors marks it, paddle stores it as uint16, for which it has no other use.
+    The content decides, not the suffix. It may be a paddle pickle of protocol 2 to 5 (static graph or dygraph; plain,
+    or the only weights in an outer dict), safetensors, or an archive with one raw variable per file (.tar, .tar.gz, or
+    its folder). Paddle's own entries are removed, its slices of large arrays joined, its (name, array) pairs
+    unwrapped. dtypes are kept, in native byte order, except that bfloat16 becomes float32: safetensors marks it;
+    paddle stores it as uint16, and uses uint16 for nothing else.
 
     Nothing that the file names is run, and memory stays below a small multiple of the file's size. Raises
-    CheckpointError, one line with the path and the remedy, for every file that is not wholly understood.
+    CheckpointError, one line with the path and the remedy, unless the whole file is understood.
     """
     label = os.fsdecode(path)
     try:
@@ -87,7 +87,7 @@ def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
         raise problem(label, "holds no arrays; give a file with weights")
     for name in weights:
         if not name or not name.isprintable():
-            raise problem(label, f"holds an array under {quoted(name)}, which is no printable name; rename it")
+            raise problem(label, f"holds an array under {quoted(name)}, which is not a printable name; rename it")
     return weights
 
 
@@ -109,11 +109,11 @@ def _read_file(path: str) -> dict[str, np.ndarray]:
                 raise source.fail(text)
         if head[0] == 0x80:
             return _weights_of(source, read_pickle(source))
-        raise source.fail(f"is no weights file (it begins with {head[:8].hex(' ')}); {_KNOWN}")
+        raise source.fail(f"is not a weights file (it begins with {head[:8].hex(' ')}); {_KNOWN}")
 
 
 def _weights_of(source: Source, root: object) -> dict[str, np.ndarray]:
-    """The arrays of an unpickled checkpoint by name, without paddle's own entries."""
+    """Return the arrays of an unpickled checkpoint by name, without paddle's own entries."""
     table = _weights_table(source, root)
     slices = table.get(SLICE_TABLE, {})
     weights = {}
@@ -121,21 +121,21 @@ def _weights_of(source: Source, root: object) -> dict[str, np.ndarray]:
         if name in (NAME_TABLE, SLICE_TABLE):
             continue
         if not isinstance(name, str):
-            raise source.fail(f"holds the key {quoted(name)}, which is no name; save a dict of names and arrays")
+            raise source.fail(f"holds the key {quoted(name)}, which is not a name; save a dict of names and arrays")
         if _OPTIMIZER.fullmatch(name):
             raise source.fail(
                 f"holds the state of an optimizer ({quoted(name)}), as .pdopt files do; "
-                "give the .pdparams file that was saved beside it, with the weights alone"
+                "give the .pdparams file that was saved with it, which holds only weights"
             )
         pickled = _pickled_array(value)
         if pickled is None:
-            raise source.fail(f"holds {_kind(value)} under {quoted(name)}, not an array; save the weights alone")
+            raise source.fail(f"holds {_kind(value)} under {quoted(name)}, not an array; save only the weights")
         weights[str(name)] = load_array(source, name, pickled)
     return _joined(source, weights, slices)
 
 
 def _weights_table(source: Source, root: object) -> dict[object, object]:
-    """`root`, or the only dict of weights in it, as in {'model': weights, 'optimizer': ..., 'epoch': 3}."""
+    """Return `root`, or the only dict of weights in it, as in {'model': weights, 'optimizer': ..., 'epoch': 3}."""
     if not isinstance(root, dict):
         raise source.fail(f"holds {_kind(root)}, not a dict of names and arrays; save layer.state_dict()")
     if _holds_arrays(root):
@@ -146,12 +146,12 @@ def _weights_table(source: Source, root: object) -> dict[object, object]:
     tables = {key: value for key, value in inner.items() if not _is_optimizer(value)} or inner
     if len(tables) > 1:
         names = ", ".join(quoted(key) for key in list(tables)[:5])
-        raise source.fail(f"holds several dicts of arrays ({names}); save the one with the weights alone")
+        raise source.fail(f"holds several dicts of arrays ({names}); save only the one with the weights")
     return next(iter(tables.values()), root)
 
 
 def _pickled_array(value: object) -> PickledArray | None:
-    """The array of a dict's value, which may be wrapped as (name, array); None for other values."""
+    """Return the array in a dict's value, which may be a pair (name, array); None for other values."""
     if isinstance(value, tuple) and len(value) == 2 and isinstance(value[0], str):
         value = value[1]
     return value if isinstance(value, PickledArray) else None
@@ -170,9 +170,9 @@ def _kind(value: object) -> str:
 
 
 def _joined(source: Source, weights: dict[str, np.ndarray], slices: object) -> dict[str, np.ndarray]:
-    """`weights` with the slices joined that paddle cuts arrays of a gigabyte into under protocols 2 and 3.
+    """Join slices in `weights`: under protocols 2 and 3, paddle cuts arrays of a gigabyte into slices.
 
-    `slices` maps a name to {'OriginShape': shape, 'slices': names of the flat pieces}; the whole takes the
+    `slices` maps a name to {'OriginShape': shape, 'slices': names of the flat pieces}. The joined array takes the
     place of its first piece.
     """
     if not isinstance(slices, dict):
@@ -197,7 +197,7 @@ def _joined(source: Source, weights: dict[str, np.ndarray], slices: object) -> d
 
 
 def _whole(source: Source, name: str, parts: list[np.ndarray | None], shape: tuple[object, ...]) -> np.ndarray:
-    """The array of `shape` whose flat content is `parts`, one after the other."""
+    """Join the flat pieces `parts` into an array of `shape`."""
     sides = [side for side in shape if type(side) is int and side > 0]
     flat = [part for part in parts if part is not None and part.ndim == 1 and part.dtype.kind == "f"]
     total = sum(part.size for part in flat)

@@ -1,4 +1,4 @@
-"""The safetensors format: 8 bytes of header length, a JSON header, then the arrays side by side."""
+"""The safetensors format: 8 bytes of header length, a JSON header, then the arrays one after another."""
 
 import json
 
@@ -22,13 +22,13 @@ DTYPES = {
     "F64": "<f8",
 }
 
-_MAX_HEADER = 1 << 20  # 10 000 arrays; parsed JSON may take 25 times this
+_MAX_HEADER = 1 << 20  # enough for 10 000 arrays; parsed JSON may take 25 times this
 
 
 def read_safetensors(source: Source) -> dict[str, np.ndarray]:
-    """All arrays of the file in the order of its header; BF16 comes as float32, `__metadata__` is left out.
+    """Return all arrays of the file in header order; BF16 becomes float32, `__metadata__` is left out.
 
-    Raises CheckpointError unless the arrays fill the file without gap or overlap, as the format demands.
+    Raises CheckpointError unless the arrays fill the file without gap or overlap, as the format requires.
     """
     length = int.from_bytes(source.take(8), "little")
     if length > _MAX_HEADER:
@@ -64,7 +64,7 @@ def _parsed(source: Source, header: bytes) -> dict[str, object]:
 
 
 def _entry(source: Source, name: str, entry: object) -> tuple[str, tuple[int, ...], int, int]:
-    """dtype, shape, begin and end of one array; the offsets count from the end of the header."""
+    """Return dtype, shape, begin and end of one array; offsets count from the end of the header."""
     match entry:
         case {
             "dtype": str() as kind,
@@ -82,7 +82,7 @@ def _entry(source: Source, name: str, entry: object) -> tuple[str, tuple[int, ..
 
 
 def _check_layout(source: Source, ranges: list[tuple[int, int]]) -> None:
-    """`ranges` (sorted) cover the rest of the file, each byte once."""
+    """Check that `ranges` (sorted) cover every byte of the rest of the file exactly once."""
     position = 0
     for begin, end in ranges:
         if begin != position:
@@ -90,6 +90,6 @@ def _check_layout(source: Source, ranges: list[tuple[int, int]]) -> None:
         position = end
     if position != source.left:
         raise source.fail(
-            f"promises {position} bytes of arrays and has {source.left}: it is cut off or damaged; "
+            f"announces {position} bytes of arrays but has {source.left}: it is cut off or damaged; "
             "copy or download it again"
         )

@@ -1,4 +1,4 @@
-"""The place of a weights file: a path, a stem without its suffix, or an https address."""
+"""Finds a weights file by a path, a stem without suffix, or an https address."""
 
 import os
 import re
@@ -15,32 +15,32 @@ _CHECKSUM = re.compile(r"sha256=([0-9a-fA-F]{64})")
 
 
 def is_address(source: str) -> bool:
-    """Whether `source` is an address on a network, not a path."""
+    """Whether `source` is a network address and not a path."""
     return re.match(r"[a-zA-Z][a-zA-Z0-9+.-]+://", source) is not None
 
 
 def with_checksum(source: str, sha256: str) -> str:
-    """The https address `source` with the checksum that its file must have. Raises ConfigError."""
+    """Add the required checksum of the file to the https address `source`. Raises ConfigError."""
     if not is_address(source):
-        raise ConfigError(f"--sha256 is for weights from an https address, {source} is none")
+        raise ConfigError(f"--sha256 is for weights from an https address, not for {source}")
     if not _CHECKSUM.fullmatch(f"sha256={sha256}"):
         raise ConfigError(f"--sha256 {sha256}: give 64 hexadecimal digits, as sha256sum prints them")
     return f"{source.partition('#')[0]}#sha256={sha256.lower()}"
 
 
 def find_weights(source: str | os.PathLike[str], *, progress: Progress | None = None) -> Path:
-    """The weights file that `source` names; one from an address is fetched on first use.
+    """Return the weights file that `source` names; an address is fetched on first use.
 
     Args:
-        source: a file or a folder of variables; a stem, as `output/mine/best` for `output/mine/best.pdparams`; or an
-            https address, which may end in `#sha256=...`. A fetched file lies in the folder of weights, under the name
-            of its server, and its checksum is recorded there.
-        progress: called with (bytes so far, bytes in all or None) while a file is fetched.
+        source: a file or a folder of variables; a stem, such as `output/mine/best` for `output/mine/best.pdparams`; or
+            an https address, which may end with `#sha256=...`. A fetched file lies in the folder of weights, under the
+            name of its server; its checksum is recorded there.
+        progress: called with (bytes so far, all bytes or None) while a file is fetched.
 
     Raises:
         CheckpointError: there is no such file.
-        ConfigError: a single word that is no published name; the nearest name is in the message.
-        DownloadError: the address cannot be fetched, or is no https address.
+        ConfigError: a single word that is not a published name; the message has the nearest name.
+        DownloadError: the address cannot be fetched, or does not begin with https.
     """
     name = os.fspath(source)
     if is_address(name):
@@ -51,7 +51,7 @@ def find_weights(source: str | os.PathLike[str], *, progress: Progress | None = 
         if os.path.isfile(name + suffix):
             return Path(name + suffix)
     if os.path.basename(name) == name and not Path(name).suffix:
-        zoo_entry(name)  # raises, with the nearest published name
+        zoo_entry(name)  # raises ConfigError with the nearest published name
     tried = "" if Path(name).suffix in SUFFIXES else f" (nor {Path(name).name}.pdparams)"
     raise CheckpointError(
         f"{name}: no such file{tried}; give a checkpoint file, its stem, an https address or a published name"
@@ -59,7 +59,7 @@ def find_weights(source: str | os.PathLike[str], *, progress: Progress | None = 
 
 
 def published_name(address: str) -> str | None:
-    """The name in `ZOO` of the checkpoint at a published address; None for other addresses."""
+    """Return the name in `ZOO` of the checkpoint at a published address; None for other addresses."""
     return next((entry.name for entry in ZOO.values() if entry.url == address), None)
 
 
@@ -71,14 +71,14 @@ def _fetched(address: str, progress: Progress | None) -> Path:
     try:
         parts = urllib.parse.urlsplit(url)
     except ValueError:
-        raise DownloadError(f"{url} is no address; give one that begins with https://") from None
+        raise DownloadError(f"{url} is not a valid address; give one that begins with https://") from None
     if parts.scheme not in _SCHEMES:
         raise DownloadError(
             f"{url}: weights are fetched over https only; give an https address, or fetch them yourself"
         )
     if parts.query or parts.username:
         raise DownloadError(f"{parts.hostname}: an address with a query or a user is not kept; fetch the file yourself")
-    # The path of the address becomes folders, so that two files of one name do not meet.
+    # The path of the address becomes folders, so that files of the same name do not collide.
     folders = [re.sub(r"[^A-Za-z0-9._-]", "_", part) for part in (parts.netloc, *parts.path.split("/"))]
     folders = [part for part in folders if part.strip(".")]
     if len(folders) < 2:

@@ -1,4 +1,4 @@
-"""Weights written as .pdparams or .safetensors: the same bytes for the same weights, all or nothing."""
+"""Writes weights as .pdparams or .safetensors: the same weights give the same bytes, whole or not at all."""
 
 import json
 import os
@@ -15,19 +15,19 @@ from ppsolo.checkpoint.safetensors import DTYPES
 
 _SAFETENSORS_KINDS = {np.dtype(code): kind for kind, code in DTYPES.items() if code != BFLOAT16}
 _MAX_NAME = 1000
-# paddle would take uint16 for bfloat16, and has no uint32 and uint64
+# paddle takes uint16 for bfloat16, and lacks uint32 and uint64
 _PADDLE_DTYPES = [np.dtype(code) for code in ("f4", "f2", "f8", "i8", "i4", "i2", "i1", "u1", "b1")]
 
 
 def write_checkpoint(weights: Mapping[str, np.ndarray], path: str | os.PathLike[str]) -> None:
-    """Writes names and arrays in their order, by suffix: .pdparams or .safetensors.
+    """Write names and arrays in their order, by suffix: .pdparams or .safetensors.
 
-    A .pdparams file is a pickle (protocol 4) of a plain dict of C-ordered little-endian arrays; paddle.load
-    and PaddleDetection 2.x read it under every numpy, whichever wrote it. The file appears whole or not at
-    all: it is written beside its place, flushed to the disk, then renamed over what was there.
+    A .pdparams file is a pickle (protocol 4) of a plain dict of C-ordered little-endian arrays. paddle.load and
+    PaddleDetection 2.x read it with every numpy version. The file appears whole or not at all: it is written next to
+    its place, flushed to the disk, then renamed.
 
-    Raises CheckpointError for another suffix, no weights, a name that is no printable text or one of paddle's
-    own entries, a value that is no array of plain numbers, a folder that is missing, full or write-protected.
+    Raises CheckpointError for another suffix, no weights, a name that is not printable or is an entry of paddle, a
+    value that is not an array of plain numbers, or a folder that is missing, full or write-protected.
     """
     label = os.fsdecode(path)
     suffix = os.path.splitext(label)[1]
@@ -63,8 +63,8 @@ def _write_data(array: np.ndarray, stream: BinaryIO) -> None:
         stream.write(_little_endian(array).reshape(-1).view(np.uint8).data)
 
 
-# The pickle is written instruction by instruction: pickle.dump would name numpy's modules as the running
-# numpy calls them, and numpy 1 does not know the names of numpy 2.
+# The pickle is written instruction by instruction: pickle.dump would store the module names of the running numpy, and
+# numpy 1 does not know those of numpy 2.
 
 
 def _write_pickle(weights: Mapping[str, np.ndarray], stream: BinaryIO) -> None:
@@ -116,7 +116,7 @@ def _write_safetensors(weights: Mapping[str, np.ndarray], stream: BinaryIO) -> N
 
 
 def _replace(path: str, write: Callable[[BinaryIO], None]) -> None:
-    """Lets `write` fill a new file beside `path` and puts it in place once it is on the disk."""
+    """Let `write` fill a new file next to `path`; put it in place once it is on the disk."""
     try:
         with atomic_writer(path, "wb") as stream:
             write(stream)

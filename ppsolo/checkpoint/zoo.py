@@ -29,14 +29,14 @@ class ZooEntry:
 
     Attributes:
         name: The published name; the file is called `name + ".pdparams"`.
-        generation: Which PaddleDetection wrote the file.
-        url: Where the file is published.
+        generation: The PaddleDetection that wrote the file.
+        url: The published address.
         config: Stem of the file in configs/ that builds its network.
-        num_classes: Classes that it knows (COCO's 80), without a background.
-        mask_ap: Published mask AP on COCO val2017 in percent, IoU 0.50 to 0.95; None where none is published.
-        latency_ms: Published milliseconds per image; None where none is published.
-        latency_device: What `latency_ms` was measured on; None without a latency.
-        source: The page that gives the address and the figures, and how it gives them.
+        num_classes: Number of its classes (COCO's 80), without background.
+        mask_ap: Published mask AP on COCO val2017 in percent, IoU 0.50 to 0.95; None if not published.
+        latency_ms: Published milliseconds per image; None if not published.
+        latency_device: The device of `latency_ms`; None without a latency.
+        source: The page with the address and the figures, and the form of the figures there.
         manifest: File in ppsolo/checkpoint/manifests/ that lists its arrays.
     """
 
@@ -99,7 +99,7 @@ ZOO: Mapping[str, ZooEntry] = MappingProxyType({entry.name: entry for entry in _
 
 
 def zoo_entry(name: str) -> ZooEntry:
-    """The published checkpoint called `name`; ConfigError with the nearest name where there is none."""
+    """Return the published checkpoint called `name`. Raises ConfigError with the nearest name if there is none."""
     if name in ZOO:
         return ZOO[name]
     nearest = difflib.get_close_matches(name, ZOO, n=1, cutoff=0.0)[0]
@@ -107,37 +107,37 @@ def zoo_entry(name: str) -> ZooEntry:
 
 
 def load_manifest(entry: ZooEntry) -> dict[str, tuple[int, ...]]:
-    """Name and shape of every array in the published file, second names (`load_aliases`) included."""
+    """Return name and shape of every array in the published file, second names (`load_aliases`) included."""
     return {name: tuple(shape) for name, shape in _read_manifest(entry)["shapes"].items()}
 
 
 def load_aliases(entry: ZooEntry) -> dict[str, str]:
-    """Second name -> first name of each tensor that the file holds twice; empty for the static generation."""
+    """Return second name -> first name of each array that the file holds twice; empty for the static generation."""
     return dict(_read_manifest(entry)["alias_of"])
 
 
 def check_manifest(weights: Mapping[str, np.ndarray], entry: ZooEntry, file_name: str) -> None:
-    """Refuse `weights` unless they are, by name and shape, what `entry` was published with.
+    """Raise CheckpointError unless names and shapes of `weights` are those of `entry`.
 
-    The second name of a tensor may be absent; where both names are there, they must hold the same values.
+    The second name of an array may be missing. If both names exist, they must hold the same values.
 
     Args:
-        weights: The arrays of a file, by the names that the file gives them.
-        entry: The published checkpoint that the file is said to be.
-        file_name: What the message calls the file.
+        weights: The arrays of a file, by their names in the file.
+        entry: The published checkpoint that the file should be.
+        file_name: The file's name in the message.
 
-    Raises:
-        CheckpointError: One line that counts and names what is missing, unexpected, of a wrong shape or at
-            odds with its second name, and says which published checkpoint the arrays are those of, if any.
+        Raises:
+        CheckpointError: One line that counts and names missing, unexpected and wrongly shaped arrays, and arrays
+            that differ from their second name. It names the published checkpoint that fits, if any.
     """
     faults = _faults(weights, entry)
     if not faults:
         return
     fitting = [other.name for other in ZOO.values() if not _faults(weights, other)]
     remedy = (
-        f"its arrays are those of {' or '.join(fitting)}"
+        f"its arrays fit {' or '.join(fitting)}"
         if fitting
-        else "fetch the file again, or name the checkpoint that it really is"
+        else "fetch the file again, or give the name of the checkpoint that it is"
     )
     raise CheckpointError(f"{file_name} is not {entry.name}: {'; '.join(faults)}; {remedy}")
 

@@ -1,1 +1,1 @@
-"""Images, annotations and training samples: everything between the disk and the model."""
+"""Images, annotations and training samples."""

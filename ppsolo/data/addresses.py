@@ -1,4 +1,4 @@
-"""Pictures at http(s) addresses: fetched on request, within limits of size and time."""
+"""Fetches pictures from http(s) addresses, within limits of size and time."""
 
 import http.client
 import socket
@@ -16,7 +16,7 @@ from ppsolo.errors import ImageError
 
 MAX_BYTES = 2**26  # 64 MiB
 MAX_PIXELS = 2**28
-_PIECE = 2**16  # bytes read at a time, between two looks at the clock
+_PIECE = 2**16  # bytes read between two checks of the time
 
 
 def fetch_image(
@@ -26,7 +26,7 @@ def fetch_image(
     timeout: float = 30.0,
     settings: PixelSettings = DEFAULT_SETTINGS,
 ) -> np.ndarray:
-    """The picture at an http(s) address as uint8 [H, W, 3] RGB, as `ppsolo.read_image` gives that of a file.
+    """Fetch the picture at an http(s) address as uint8 [H, W, 3] RGB, decoded like `ppsolo.read_image`.
 
     This is the only function of ppsolo that fetches a picture over the network.
 
@@ -37,7 +37,7 @@ def fetch_image(
         settings: see `ppsolo.read_image`.
 
     Raises:
-        ImageError: the address cannot be reached, answers with an error, too much or too slowly, or holds no picture.
+        ImageError: the address is unreachable, too slow, or answers with an error, too many bytes, or no picture.
 
     Example:
         >>> image = fetch_image("https://example.org/street.jpg")  # doctest: +SKIP
@@ -50,7 +50,7 @@ def fetch_image(
 
 
 def fetch_bytes(address: str, *, max_bytes: int = MAX_BYTES, timeout: float = 30.0) -> bytes:
-    """The content at an http(s) address. Raises ImageError as `fetch_image`."""
+    """Fetch the content at an http(s) address. Raises ImageError like `fetch_image`."""
     deadline = time.monotonic() + timeout
     too_slow = ImageError(f"{address}: no complete answer within {timeout:g} seconds")
     pieces, size = [], 0
@@ -76,7 +76,7 @@ def fetch_bytes(address: str, *, max_bytes: int = MAX_BYTES, timeout: float = 30
 
 
 def content_type(address: str, *, timeout: float = 30.0) -> str:
-    """The media type that an http(s) address states, such as "image/jpeg". Raises ImageError as `fetch_image`."""
+    """Return the media type of an http(s) address, such as "image/jpeg". Raises ImageError like `fetch_image`."""
     try:
         with _open(address, timeout) as response:
             return response.headers.get_content_type()
@@ -96,7 +96,7 @@ class _HttpOnly(urllib.request.HTTPRedirectHandler):
         headers: http.client.HTTPMessage,
         newurl: str,
     ) -> urllib.request.Request | None:
-        """As in urllib; other schemes are refused."""
+        """Follow a redirection as urllib does; refuse other schemes."""
         if urlsplit(newurl).scheme not in ("http", "https"):
             raise ValueError(f"it redirects to {newurl}, which is neither http nor https")
         return super().redirect_request(req, fp, code, msg, headers, newurl)

@@ -1,4 +1,4 @@
-"""Random changes of a training sample: colour, crop, size, flip and turn, each decided first and then applied."""
+"""Random changes of a training sample: colour, crop, size, flip and turn; each is drawn first and then applied."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -20,19 +20,19 @@ CROP_ATTEMPTS = 50
 
 
 class Transform(Protocol):
-    """A change of a sample, in two steps, so that a decision can be recorded and applied again."""
+    """A change of a sample in two steps, so that a decision can be recorded and applied again."""
 
     def decide(self, sample: TrainingSample, rng: np.random.Generator) -> Any:
-        """Draw everything random; looks at the geometry of the sample only."""
+        """Draw all random numbers; use only the geometry of the sample."""
         ...
 
     def apply(self, sample: TrainingSample, decision: Any) -> TrainingSample:
-        """Carry out a decision; nothing random."""
+        """Apply a decision without random numbers."""
         ...
 
 
 def augment(sample: TrainingSample, transforms: Sequence[Transform], rng: np.random.Generator) -> TrainingSample:
-    """The sample after all transforms in order; `rng` is the only source of randomness."""
+    """Apply all transforms in order; `rng` is the only source of random numbers."""
     for transform in transforms:
         sample = transform.apply(sample, transform.decide(sample, rng))
     return sample
@@ -42,15 +42,15 @@ def augment(sample: TrainingSample, transforms: Sequence[Transform], rng: np.ran
 class ColorDistort:
     """Brightness, contrast, saturation and hue in random order, each with probability 1/2.
 
-    arithmetic: "hsv" works in 8 bits (2.x recipe): blends towards black, mean grey and own grey, clipped and
-        truncated, and turns the hue in HSV. "yiq" works in unclipped float32 (0.5 recipe): adds the
+    arithmetic: "hsv" computes in 8 bits (2.x recipe): it blends towards black, mean grey and own grey, clips,
+        truncates, and turns the hue in HSV. "yiq" computes in float32 without clipping (0.5 recipe): it adds the
         brightness, scales the contrast, blends towards own grey, and turns the hue in YIQ.
     """
 
     arithmetic: Literal["hsv", "yiq"]
 
     def decide(self, sample: TrainingSample, rng: np.random.Generator) -> tuple[tuple[Adjustment, float], ...]:
-        """The adjustments in order, with factors in 0.5 .. 1.5; for hue an angle in -18 .. 18."""
+        """Return the adjustments in order, with factors in 0.5 .. 1.5; for hue an angle in -18 .. 18."""
         chosen = []
         for index in rng.permutation(len(ADJUSTMENTS)):
             if rng.uniform(0.0, 1.0) >= 0.5:
@@ -60,7 +60,7 @@ class ColorDistort:
         return tuple(chosen)
 
     def apply(self, sample: TrainingSample, decision: tuple[tuple[Adjustment, float], ...]) -> TrainingSample:
-        """-> image float32; with "yiq" and no adjustment it stays uint8. "hsv" takes uint8 images only."""
+        """Return a float32 image; with "yiq" and no adjustment it stays uint8. "hsv" takes only uint8 images."""
         return self._ended(self._adjusted(sample, decision))
 
     def apply_cropped(
@@ -69,10 +69,10 @@ class ColorDistort:
         decision: tuple[tuple[Adjustment, float], ...],
         crop: Callable[[TrainingSample], TrainingSample],
     ) -> TrainingSample:
-        """The same as `crop(self.apply(sample, decision))`, with less work on pixels that are cut off.
+        """Compute `crop(self.apply(sample, decision))` with less work on pixels that are cut off.
 
-        In 8 bits all adjustments look at one pixel at a time, but for the contrast, which needs the mean of all. In
-        float32 the last bit depends on where in a row of the image a pixel stands: there nothing is spared.
+        In 8 bits, each adjustment except contrast uses one pixel at a time; contrast needs the mean of all. In
+        float32, the last bit depends on the position of a pixel in its row, so no work can be saved.
         """
         names = [name for name, _ in decision]
         whole = names.index("contrast") + 1 if "contrast" in names else 0
@@ -93,16 +93,16 @@ class ColorDistort:
 
 @dataclass(frozen=True)
 class RandomCrop:
-    """Cut out a random window that overlaps some box by a random IoU at least, and holds some box's centre.
+    """Crop to a random window that has at least a random IoU with some box and contains some box's centre.
 
-    The least IoU is one of `thresholds` or "no crop", in random order; 50 windows are tried for each.
-    Instances are kept when their box's centre lies inside; boxes are cut to the window, not fitted to masks.
+    The least IoU is one of `thresholds` or "no crop", in random order; each gets 50 tries. An instance is kept if the
+    centre of its box is inside. Boxes are cut to the window, not fitted to masks.
 
-    drop_empty_masks: also leave out instances without a pixel in the window, and do not crop at all if none
-        would stay (0.5 recipe, which looked at cut polygons instead of pixels). The 2.x recipe keeps them.
+    drop_empty_masks: also drop instances without a pixel in the window, and do not crop if no instance would be left
+        (0.5 recipe, which used cut polygons instead of pixels). The 2.x recipe keeps them.
     thresholds: least IoU of the window with the best box.
-    scales, aspect_ratios: the window's sides are those of the image times scale / sqrt(aspect) (height) and
-        scale * sqrt(aspect) (width).
+    scales, aspect_ratios: height and width of the window are those of the image, times scale / sqrt(aspect) and
+        scale * sqrt(aspect).
     """
 
     drop_empty_masks: bool
@@ -111,7 +111,7 @@ class RandomCrop:
     aspect_ratios: tuple[float, float] = (0.5, 2.0)
 
     def decide(self, sample: TrainingSample, rng: np.random.Generator) -> Window | None:
-        """-> (left, top, right, bottom) in pixels, right and bottom excluded, or None: no crop."""
+        """Return (left, top, right, bottom) in pixels, right and bottom excluded, or None for no crop."""
         if len(sample.boxes) == 0:
             return None
         for index in rng.permutation(len(self.thresholds) + 1):
@@ -158,7 +158,7 @@ class RandomCrop:
 
 @dataclass(frozen=True)
 class DistortAndCrop:
-    """`ColorDistort`, then `RandomCrop`: the same random numbers and the same sample, in less time."""
+    """`ColorDistort`, then `RandomCrop`: equal random numbers and an equal sample, in less time."""
 
     color: ColorDistort
     crop: RandomCrop
@@ -166,7 +166,7 @@ class DistortAndCrop:
     def decide(
         self, sample: TrainingSample, rng: np.random.Generator
     ) -> tuple[tuple[tuple[Adjustment, float], ...], Window | None]:
-        """The decisions of both."""
+        """Return the decisions of both."""
         return self.color.decide(sample, rng), self.crop.decide(sample, rng)
 
     def apply(
@@ -178,12 +178,12 @@ class DistortAndCrop:
 
 @dataclass(frozen=True)
 class Resize:
-    """Scale so that the shorter side is one of `short_sides`, unless the longer one would exceed `long_side`.
+    """Scale the shorter side to one of `short_sides`, or less if the longer side would exceed `long_side`.
 
-    Images bilinear (uint8 stays uint8), masks nearest, boxes scaled and cut to the image.
+    Images are scaled bilinearly (uint8 stays uint8), masks by nearest neighbour; boxes are scaled and cut to the image.
 
     short_sides, long_side: pixels.
-    round_sides: round the scaled sides and use each side's own ratio (2.x), else one exact ratio (0.5).
+    round_sides: round the scaled sides and use each side's own ratio (2.x), or use one exact ratio (0.5).
     box_convention: boxes are cut to 0 .. width ("exclusive", 2.x) or 0 .. width - 1 ("inclusive", 0.5).
     """
 
@@ -193,7 +193,7 @@ class Resize:
     box_convention: BoxConvention
 
     def decide(self, sample: TrainingSample, rng: np.random.Generator) -> int:
-        """The short side; nothing is drawn where there is no choice."""
+        """Return the short side; a single choice needs no random number."""
         if len(self.short_sides) == 1:
             return self.short_sides[0]
         return self.short_sides[int(rng.integers(0, len(self.short_sides)))]
@@ -208,17 +208,17 @@ class Resize:
         return replace(sample, image=image, boxes=boxes, masks=masks)
 
     def scales(self, size: tuple[int, int], short_side: int) -> tuple[float, float]:
-        """(vertical, horizontal) ratio for an image of `size` (height, width); no side becomes less than 1."""
+        """Return the (vertical, horizontal) ratio for an image of `size` (height, width); sides stay at least 1."""
         ratios = scale_ratios(size, short_side, self.long_side, round_sides=self.round_sides)
         return max(ratios[0], 1 / size[0]), max(ratios[1], 1 / size[1])
 
     def scale_boxes(self, boxes: np.ndarray, size: ArrayLike, scales: ArrayLike) -> np.ndarray:
-        """Boxes float32 [n, 4] xyxy, scaled and cut to the image.
+        """Scale boxes, float32 [n, 4] xyxy, and cut them to the image.
 
-        size: (height, width) of the image before scaling. scales: as `scales` gives them. Both may be [n, 2].
+        size: (height, width) of the image before scaling. scales: from `scales`. Both may be [n, 2].
         """
         factors = np.asarray(scales, np.float64)[..., ::-1]
-        # With one exact ratio, the width that boxes are cut to is the unrounded one.
+        # With one exact ratio, boxes are cut to the unrounded width.
         sides = np.asarray(size)[..., ::-1] * factors
         last = np.concatenate([sides, sides], axis=-1) - (self.box_convention == "inclusive")
         scaled = boxes * np.concatenate([factors, factors], axis=-1).astype(np.float32)
@@ -227,7 +227,7 @@ class Resize:
 
 @dataclass(frozen=True)
 class RandomFlip:
-    """Mirror left and right with probability 1/2.
+    """Mirror the image horizontally with probability 1/2.
 
     box_convention: x becomes width - x ("exclusive", 2.x) or width - 1 - x ("inclusive", 0.5).
     """
@@ -251,15 +251,15 @@ class RandomFlip:
 
 @dataclass(frozen=True)
 class RandomTurn:
-    """Turn by 0, 90, 180 or 270 degrees, counter-clockwise, each with probability 1/4.
+    """Turn the image by 0, 90, 180 or 270 degrees counter-clockwise, each with probability 1/4.
 
-    box_convention: as in `RandomFlip`.
+    box_convention: see `RandomFlip`.
     """
 
     box_convention: BoxConvention
 
     def decide(self, sample: TrainingSample, rng: np.random.Generator) -> int:
-        """The number of quarter turns."""
+        """Return the number of quarter turns."""
         return int(rng.integers(0, 4))
 
     def apply(self, sample: TrainingSample, decision: int) -> TrainingSample:
@@ -292,7 +292,7 @@ class Normalize:
         return replace(sample, image=image)
 
     def fill(self, normalized: np.ndarray, image: np.ndarray) -> None:
-        """Write what becomes of `image`, [h, w, 3], to `normalized`, float32 [3, h, w]."""
+        """Normalise `image`, [h, w, 3], into `normalized`, float32 [3, h, w]."""
         tables = np.empty((3, 256), np.float32)
         for table, mean, std in zip(tables, self.mean, self.std, strict=True):
             _normalize(np.arange(256, dtype=np.float32), mean, std, table, np.empty(256))
@@ -308,9 +308,9 @@ class Normalize:
 
 
 def _normalize(values: np.ndarray, mean: float, std: float, result: np.ndarray, exact: np.ndarray) -> None:
-    """Float32 `values` to float32 `result`; `exact` is room for as many float64.
+    """Normalise float32 `values` into float32 `result`; `exact` is a buffer of as many float64.
 
-    Each step is computed in float64, with the mean and std unrounded, and stored as float32.
+    Each step is computed in float64, with unrounded mean and std, and stored as float32.
     """
     np.multiply(values, np.float32(1 / 255), out=result)
     np.subtract(result, mean, out=exact, dtype=np.float64)
@@ -330,14 +330,14 @@ def box_ious(boxes: np.ndarray, window: Window) -> np.ndarray:
 
 
 def _cut_boxes(boxes: np.ndarray, window: Window) -> np.ndarray:
-    """Boxes cut to the window, in its coordinates; a box outside has right < left or bottom < top."""
+    """Cut boxes to the window, in its coordinates; a box outside gets right < left or bottom < top."""
     crop = np.array(window, np.float32)
     corners = np.maximum(boxes[:, :2], crop[:2]), np.minimum(boxes[:, 2:], crop[2:])
     return np.concatenate(corners, axis=1) - np.tile(crop[:2], 2)
 
 
 def _centred_in(boxes: np.ndarray, window: Window) -> np.ndarray:
-    """bool [n]: the box's centre lies in the window, and something of the box is left in it."""
+    """bool [n]: the box's centre lies in the window, and part of the box is left in it."""
     crop = np.array(window, np.float32)
     centres = (boxes[:, :2] + boxes[:, 2:]) / 2
     cut = _cut_boxes(boxes, window)

@@ -1,4 +1,4 @@
-"""Class names and category ids: COCO's 80, or numbered ones."""
+"""Class names and category ids: COCO's 80, or numbered classes."""
 
 COCO_CLASSES: tuple[tuple[int, str], ...] = (
     (1, "person"),
@@ -85,14 +85,14 @@ COCO_CLASSES: tuple[tuple[int, str], ...] = (
 
 
 def default_class_names(num_classes: int) -> tuple[str, ...]:
-    """COCO's names for 80 classes, "class 0", "class 1", ... for any other number."""
+    """Return COCO's names for 80 classes; "class 0", "class 1", ... for other numbers."""
     if num_classes == len(COCO_CLASSES):
         return tuple(name for _, name in COCO_CLASSES)
     return tuple(f"class {label}" for label in range(num_classes))
 
 
 def default_category_ids(num_classes: int) -> tuple[int, ...]:
-    """COCO's ids (1 to 90, with gaps) for 80 classes, 1..n for any other number."""
+    """Return COCO's ids (1 to 90, with gaps) for 80 classes; 1..n for other numbers."""
     if num_classes == len(COCO_CLASSES):
         return tuple(category for category, _ in COCO_CLASSES)
     return tuple(range(1, num_classes + 1))

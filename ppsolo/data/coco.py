@@ -1,4 +1,4 @@
-"""Instance annotations in COCO's format as image records to train on."""
+"""Instance annotations in COCO's format, as image records for training."""
 
 import hashlib
 import logging
@@ -23,13 +23,13 @@ __all__ = ["CocoDataset", "ImageRecord", "Outline", "decode_mask", "load_sample"
 logger = logging.getLogger(__name__)
 
 MIN_BOX_SIDE = 1e-5
-# Said by the count of what is left out, or for the report of check-data only.
+# Not logged here: `CocoDataset` counts these, or only the report of check-data needs them.
 _NOT_LOGGED = ("crowd", "empty-image")
 
 
 @dataclass(frozen=True)
 class ImageRecord:
-    """One image of an annotation file: n instances to train on, and the regions that only evaluation knows.
+    """One image of an annotation file: n instances for training, and crowd regions for evaluation.
 
     Attributes:
         image_id: as in the file.
@@ -39,7 +39,7 @@ class ImageRecord:
         labels: int64 [n], the category's position in the file.
         outlines: n outlines; `decode_mask` draws one.
         annotation_ids: n ids, as in the file.
-        crowds: the outlines of the annotations marked `iscrowd` or `ignore`.
+        crowds: outlines of the annotations marked `iscrowd` or `ignore`.
     """
 
     image_id: Identity
@@ -53,22 +53,22 @@ class ImageRecord:
 
 
 class CocoDataset(Sequence[ImageRecord]):
-    """The images of an annotation file as `ImageRecord`s, by ascending id; no pixel is read yet.
+    """The images of an annotation file as `ImageRecord`s, sorted by id; no pixels are read.
 
-    Records are made when they are asked for, from arrays that all processes of the machine share where the file is
-    large: see `ppsolo.data.annotations.cache`.
+    Records are created on access. For a large file, all processes of the machine share the underlying arrays: see
+    `ppsolo.data.annotations.cache`.
 
     box_convention: "exclusive": x2 = x + width, rounded to 3 digits (2.x); "inclusive": x2 = x + width - 1, cut
         to 0 .. image width - 1 (0.5).
-    keep_empty: keep the images without an instance to train on.
+    keep_empty: keep images without an instance for training.
 
-    Annotations without an outline, and annotations whose area or box is not above zero, are left out with a warning.
-    A missing `iscrowd` counts as 0, a missing `area` as above zero; a missing `bbox` is taken from the outline.
+    Annotations without an outline, and annotations with an area or box of zero, are left out with a warning. A missing
+    `iscrowd` counts as 0, a missing `area` as above zero. A missing `bbox` is computed from the outline.
 
     category_ids, class_names: one per label, in the order of the file.
 
-    Raises DatasetError, naming the annotation or the image: unreadable file, unknown category, outline that is broken
-    or not finite, image file that does not exist, nothing left.
+    Raises DatasetError that names the annotation or image: unreadable file, unknown category, broken outline, outline
+    that is not finite, missing image file, or no instance left.
     """
 
     def __init__(
@@ -105,7 +105,7 @@ class CocoDataset(Sequence[ImageRecord]):
         return image_record(self._table, image, self._trained, self._files[image], self._box_convention)
 
     def digest(self) -> str:
-        """SHA-256 over the ids and sizes of all records: two data sets that differ in these have other digests."""
+        """Return a SHA-256 over the ids and sizes of all records."""
         found = hashlib.sha256()
         table = self._table
         for image in self._images.tolist():
@@ -118,7 +118,7 @@ class CocoDataset(Sequence[ImageRecord]):
 def image_record(
     table: Annotations, image: int, trained: np.ndarray, path: Path, box_convention: BoxConvention
 ) -> ImageRecord:
-    """The record of an image by its index. trained: bool [M], as `training_rows`."""
+    """Return the record of an image by its index. trained: bool [M], from `training_rows`."""
     first, last = table.offsets[image : image + 2].tolist()
     rows = first + np.flatnonzero(trained[first:last])
     forgiven = first + np.flatnonzero(table.crowd[first:last] | table.ignored[first:last])
@@ -154,7 +154,7 @@ def training_boxes(table: Annotations, rows: np.ndarray, box_convention: BoxConv
 
 
 def training_rows(table: Annotations, box_convention: BoxConvention) -> np.ndarray:
-    """bool [M]: the annotations to train on: with an outline, no crowd, area and box above zero."""
+    """bool [M]: annotations for training: with an outline, no crowd, area and box above zero."""
     usable = table.outlined & ~table.crowd & ~table.ignored & ~(table.areas <= 0)
     left, top, width, height = table.boxes.T
     if box_convention == "exclusive":
@@ -177,7 +177,7 @@ def training_rows(table: Annotations, box_convention: BoxConvention) -> np.ndarr
 
 
 def corners(box: Sequence[float], size: tuple[int, int], box_convention: BoxConvention) -> list[float]:
-    """[x, y, width, height] in an image of `size` (height, width) as [x1, y1, x2, y2]."""
+    """Convert [x, y, width, height] in an image of `size` (height, width) to [x1, y1, x2, y2]."""
     x, y, width, height = box
     if box_convention == "exclusive":
         return [round(value, 3) for value in (x, y, x + width, y + height)]
@@ -188,7 +188,7 @@ def corners(box: Sequence[float], size: tuple[int, int], box_convention: BoxConv
 
 
 def surrounding_box(outline: Outline) -> list[float]:
-    """[x, y, width, height] around an outline."""
+    """Return [x, y, width, height] around an outline."""
     if not isinstance(outline, tuple):
         return rle.mask_boxes_xywh([outline])[0].tolist()
     x, y = np.concatenate(outline).reshape(-1, 2).T
@@ -196,7 +196,7 @@ def surrounding_box(outline: Outline) -> list[float]:
 
 
 def log_findings(findings: Findings, source: str, *, annotations: int) -> None:
-    """A line in the log for each kind of what was left out or read though it was unusual, with its count."""
+    """Log a line with a count for each kind of annotation that was left out or needed a special rule."""
     for problem in findings.problems(instances=annotations):
         if problem.severity != "error" and problem.kind not in _NOT_LOGGED:
             logger.warning("%s: %s: %s (%s)", source, problem.kind, problem.line, problem.where())
@@ -207,8 +207,8 @@ def _log_crowds(findings: Findings, source: str, *, annotations: int) -> None:
     if crowds:
         logger.log(
             logging.WARNING if crowds > MANY_CROWDS * annotations else logging.INFO,
-            "%s: crowd: %d of %d annotations are marked 'iscrowd' or 'ignore' and are not trained on, as CVAT marks "
-            "brush masks; 'iscrowd': 0 makes instances of them",
+            "%s: crowd: %d of %d annotations are marked 'iscrowd' or 'ignore' and are not used in training, as CVAT "
+            "marks brush masks; set 'iscrowd' to 0 to use them as instances",
             source,
             crowds,
             annotations,
@@ -216,26 +216,26 @@ def _log_crowds(findings: Findings, source: str, *, annotations: int) -> None:
 
 
 def nothing_to_train(table: Annotations, findings: Findings) -> str:
-    """Why no annotation can be trained on, and what to do."""
+    """Say why no annotation can be used for training, and what to do."""
     crowds, boxes = len(findings.ids("crowd")), len(findings.ids("no-outline"))
-    text = "no image has an instance to train on; annotate some"
+    text = "no image has an instance to train on: annotate some"
     if crowds and crowds == len(table):
         return (
             f"no image has an instance to train on: all {crowds} annotations are marked 'iscrowd' or 'ignore', as CVAT "
-            "marks brush masks; set 'iscrowd' to 0 to make instances of them"
+            "marks brush masks; set 'iscrowd' to 0 to use them as instances"
         )
     if boxes:
         return (
-            f"no image has an instance to train on: {boxes} annotations have no outline, which SOLOv2 learns from; "
-            "add a 'segmentation' to them"
+            f"no image has an instance to train on: {boxes} annotations have no outline, but SOLOv2 learns from "
+            "outlines; add a 'segmentation' to them"
         )
     return text
 
 
 def load_sample(record: ImageRecord, read: ImageReader | None = None) -> TrainingSample:
-    """Read the image, by `read_image` or what is given, and draw the masks at its size.
+    """Read the image and draw the masks at its size. read: the function that reads; default: `read_image`.
 
-    Raises ImageError for an unreadable image, DatasetError for one of another size than its annotations.
+    Raises ImageError for an unreadable image, DatasetError if image and annotations have different sizes.
     """
     try:
         image = (read or read_image)(record.path)
@@ -246,8 +246,8 @@ def load_sample(record: ImageRecord, read: ImageReader | None = None) -> Trainin
     size = (image.shape[0], image.shape[1])
     if size != record.size:
         raise DatasetError(
-            f"image {record.image_id}: {record.path} is {size[0]} x {size[1]} (height x width), its annotations are "
-            f"for {record.size[0]} x {record.size[1]}; correct the annotation file or the image's rotation"
+            f"image {record.image_id}: {record.path} is {size[0]} x {size[1]} (height x width), but its annotations "
+            f"are for {record.size[0]} x {record.size[1]}; correct the annotation file or the image's rotation"
         )
     return TrainingSample(
         image=image,
@@ -260,5 +260,5 @@ def load_sample(record: ImageRecord, read: ImageReader | None = None) -> Trainin
 
 
 def decode_mask(outline: Outline, size: tuple[int, int]) -> np.ndarray:
-    """The pixels of an outline, as pycocotools draws them: uint8 [height, width], 0 or 1."""
+    """Draw an outline as pycocotools does: uint8 [height, width], 0 or 1."""
     return rle.decode_masks(rle.draw_outlines([outline], size), size)[0]

@@ -1,4 +1,4 @@
-"""Videos through PyAV, where it is installed: codecs that OpenCV lacks, and whether a video is damaged."""
+"""Videos with PyAV, if installed: it has codecs that OpenCV lacks, and finds damage."""
 
 import importlib
 from collections.abc import Iterator
@@ -13,7 +13,7 @@ REMEDY = "pip install 'ppsolo[video]' (PyAV), or convert it: ffmpeg -i VIDEO -c:
 
 
 def load_pyav() -> ModuleType | None:
-    """The package `av`, None where it is not installed."""
+    """Return the package `av`; None if it is not installed."""
     try:
         return importlib.import_module("av")
     except ImportError:
@@ -21,10 +21,10 @@ def load_pyav() -> ModuleType | None:
 
 
 class PyavCapture:
-    """Reads a video's frames by PyAV, with the few methods of `cv2.VideoCapture` that `VideoFrames` calls."""
+    """Reads a video's frames with PyAV; has the methods of `cv2.VideoCapture` that `VideoFrames` needs."""
 
     def __init__(self, av: ModuleType, path: Path):
-        """Raises ValueError where the file holds no video that PyAV can decode."""
+        """Raises ValueError if the file has no video that PyAV can decode."""
         self._error: type[Exception] = av.FFmpegError
         self._frames: Iterator[Any] | None = None
         try:
@@ -44,7 +44,7 @@ class PyavCapture:
         return self._frames is not None
 
     def get(self, name: int) -> float:
-        """Rate, count of frames, or time of the last frame in milliseconds; 0 for other properties."""
+        """Return rate, number of frames, or time of the last frame in milliseconds; 0 for other properties."""
         if name == cv2.CAP_PROP_FPS:
             return float(self._stream.average_rate or 0)
         if name == cv2.CAP_PROP_FRAME_COUNT:
@@ -52,7 +52,7 @@ class PyavCapture:
         return self._time * 1000 if name == cv2.CAP_PROP_POS_MSEC else 0.0
 
     def read(self) -> tuple[bool, np.ndarray | None]:
-        """(True, uint8 [H, W, 3] BGR upright), or (False, None) at the end. Raises ValueError for damage."""
+        """Return (True, uint8 [H, W, 3] BGR upright), or (False, None) at the end. Raises ValueError for damage."""
         try:
             frame = next(self._frames, None) if self._frames is not None else None
         except self._error as error:
@@ -70,7 +70,7 @@ class PyavCapture:
 
 
 def codec_name(path: Path, fourcc: int) -> str | None:
-    """The codec of a video's pictures as PyAV names it, or by its four letters, None where nobody knows."""
+    """Return PyAV's name of a video's codec, or else its four letters; None if unknown."""
     av = load_pyav()
     if av is not None:
         try:
@@ -84,7 +84,7 @@ def codec_name(path: Path, fourcc: int) -> str | None:
 
 
 def decoding_error(path: Path) -> str | None:
-    """The first error that PyAV meets in decoding all of a video; None for none, or where PyAV is not installed."""
+    """Decode a whole video with PyAV and return its first error; None if there is none or PyAV is not installed."""
     av = load_pyav()
     if av is None:
         return None
@@ -95,7 +95,7 @@ def decoding_error(path: Path) -> str | None:
             found = _first_error(av, path)
     finally:
         av.logging.set_level(level)
-    # Readers of Matroska say this in their log only.
+    # For Matroska, FFmpeg reports this only in its log.
     early = any("ended prematurely" in line[2] for line in lines)
     return found or ("the file ends too early" if early else None)
 
@@ -104,7 +104,7 @@ def _first_error(av: ModuleType, path: Path) -> str | None:
     try:
         with av.open(f"file:{path.absolute()}") as container:
             stream = container.streams.video[0]
-            # FFmpeg's own threads would wait for Python's lock to log an error, and whoever closes the file for them.
+            # No FFmpeg threads: they wait for Python's lock to log an error, and closing the file waits for them.
             stream.thread_type = "NONE"
             for packet in container.demux(stream):
                 if packet.is_corrupt:

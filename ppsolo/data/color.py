@@ -1,4 +1,4 @@
-"""The arithmetic of colour changes, to the bit that of the published recipes: in 8 bits and in float32."""
+"""The arithmetic of colour changes, equal to the published recipes to the last bit: in 8 bits and in float32."""
 
 import functools
 from collections.abc import Callable
@@ -9,11 +9,11 @@ import numpy as np
 
 Adjustment = Literal["brightness", "contrast", "saturation", "hue"]
 
-STRIP_ROWS = 32  # of an image at a time, so that what is between stays in the cache
+STRIP_ROWS = 32  # rows at a time, so that intermediate results stay in the cache
 
 
 def adjust_in_8_bits(image: np.ndarray, name: Adjustment, amount: float) -> np.ndarray:
-    """uint8 [h, w, 3] RGB -> the same, in the arithmetic of Pillow's ImageEnhance and HSV conversion."""
+    """Adjust uint8 [h, w, 3] RGB with the arithmetic of Pillow's ImageEnhance and HSV conversion."""
     if name == "hue":
         return _turn_hsv_hue(image, amount)
     if name == "saturation":
@@ -23,7 +23,7 @@ def adjust_in_8_bits(image: np.ndarray, name: Adjustment, amount: float) -> np.n
 
 
 def adjust_in_float(image: np.ndarray, name: Adjustment, amount: float) -> np.ndarray:
-    """uint8 or float32 [h, w, 3] RGB -> float32, not clipped. The hue turns by `amount` half circles."""
+    """Adjust uint8 or float32 [h, w, 3] RGB in float32, without clipping. The hue turns by `amount` half circles."""
     if name == "brightness":
         return np.add(image, np.float32(amount), dtype=np.float32)
     if name == "contrast":
@@ -54,7 +54,7 @@ def _blend(base: np.ndarray | np.uint8, image: np.ndarray, factor: float) -> np.
 
 
 def _turn_hsv_hue(image: np.ndarray, amount: float) -> np.ndarray:
-    """Add `amount` to the hue, 0 .. 255 for the full circle: truncated to a whole number, then modulo 256."""
+    """Add `amount` to the hue (0 .. 255 is the full circle), truncate to an integer, and take it modulo 256."""
     turned = np.trunc(np.arange(256) + amount).astype(np.int64) % 256
     hues, parts, kept = _hue_tables()
     hues = turned.astype(np.uint8).take(hues)
@@ -62,7 +62,7 @@ def _turn_hsv_hue(image: np.ndarray, amount: float) -> np.ndarray:
 
 
 def _by_strips(change: Callable[[np.ndarray], np.ndarray], image: np.ndarray) -> np.ndarray:
-    """`change` of a uint8 [h, w, 3] image, which looks at one pixel at a time."""
+    """Apply `change`, which uses one pixel at a time, to a uint8 [h, w, 3] image in strips."""
     result = np.empty_like(image)
     for top in range(0, len(image), STRIP_ROWS):
         strip = slice(top, top + STRIP_ROWS)
@@ -71,13 +71,13 @@ def _by_strips(change: Callable[[np.ndarray], np.ndarray], image: np.ndarray) ->
 
 
 def _rgb_of_hues(image: np.ndarray, hues: np.ndarray, parts: np.ndarray, kept: np.ndarray) -> np.ndarray:
-    """uint8 RGB [h, w, 3] with other hues, the same value and saturation; the tables are those of `_hue_tables`."""
+    """uint8 RGB [h, w, 3] with other hues but the same value and saturation; for the tables see `_hue_tables`."""
     red, green, blue = (np.asarray(channel, np.uint8) for channel in cv2.split(image))
     value = np.maximum(np.maximum(red, green), blue)
     least = np.minimum(np.minimum(red, green), blue)
     middle = red ^ green ^ blue ^ value ^ least
     chroma = value - least
-    # Which channel is the largest (red goes before green, green before blue), and whether the one before is the least.
+    # The largest channel (of equal ones: red, then green), and whether the channel before it is the smallest.
     sector = (least == green) + np.uint8(4)
     cv2.copyTo((least == red) + np.uint8(2), (green == value).view(np.uint8), sector)
     cv2.copyTo((least == blue).view(np.uint8), (red == value).view(np.uint8), sector)
@@ -93,7 +93,7 @@ def _rgb_of_hues(image: np.ndarray, hues: np.ndarray, parts: np.ndarray, kept: n
 
 
 def _index(*digits: np.ndarray) -> np.ndarray:
-    """int64 positions in a table of 256 x 256 x ... from uint8 digits, the first one largest."""
+    """int64 positions in a table of 256 x 256 x ... from uint8 digits, the most significant first."""
     index = digits[0].astype(np.int64)
     for digit in digits[1:]:
         index <<= 8
@@ -103,10 +103,10 @@ def _index(*digits: np.ndarray) -> np.ndarray:
 
 @functools.cache
 def _grey_share() -> np.ndarray:
-    """uint8 [2, 65536] by 256 chroma + value: the saturation, truncated, and the least channel that it stands for."""
+    """uint8 [2, 65536], indexed by 256 chroma + value: truncated saturation, and the smallest channel that it means."""
     chroma, value = np.arange(256)[:, None], np.arange(256)
     saturation = (chroma / np.maximum(value, 1).astype(np.float32)).astype(np.float64) * 255.0
-    saturation = np.minimum(saturation, 255.0).astype(np.uint8)  # there is no chroma above the value
+    saturation = np.minimum(saturation, 255.0).astype(np.uint8)  # the chroma never exceeds the value
     share = (np.arange(256) / 255.0).astype(np.float32).astype(np.float64)
     least = (value * (1.0 - share[saturation]) + 0.5).astype(np.uint8)
     return np.stack([saturation, least]).reshape(2, -1)
@@ -114,16 +114,16 @@ def _grey_share() -> np.ndarray:
 
 @functools.cache
 def _hue_tables() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """What stands for a hue, and what a hue means.
+    """Return the tables from channels to hues and from hues to channels.
 
     hues: uint8 [6, 256, 256]. parts: uint8 [3, 256]. kept: float64 [65536].
-    `hues[2 largest + before, chroma, value - middle]` is the hue, truncated: largest is 0, 1 or 2 for red, green or
-        blue, before is 1 where the channel before the largest in the circle is the least, else 0.
-    `parts[channel, hue]` tells whether the channel is the largest (0), the middle (1) or the least (2).
-    `kept[256 hue + saturation]` times the value is the middle one.
+    `hues[2 largest + before, chroma, value - middle]` is the truncated hue. largest: 0, 1 or 2 for red, green or blue.
+        before: 1 if the channel before the largest one in the circle is the smallest, else 0.
+    `parts[channel, hue]`: the channel is the largest (0), the middle (1) or the smallest (2).
+    `kept[256 hue + saturation]` times the value is the middle channel.
     """
-    # Distances from the largest channel in units of the chroma; grey has distances 0, hence hue 0. float64 steps kept
-    # as float32, as in the recordings.
+    # Distances from the largest channel in units of the chroma; grey has distances 0, hence hue 0. float64 steps are
+    # stored as float32, as in the recordings.
     chroma = np.arange(256)[:, None]
     unit = np.maximum(chroma, 1).astype(np.float32)
     to_middle = (np.arange(256, dtype=np.uint8) / unit).astype(np.float64)

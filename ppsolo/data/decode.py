@@ -1,4 +1,4 @@
-"""The bytes of a picture file become uint8 RGB pixels, or are refused with a reason."""
+"""Decodes the bytes of a picture file to uint8 RGB pixels, or refuses them with a reason."""
 
 import importlib
 import io
@@ -22,12 +22,12 @@ _HEIC_REMEDY = "pip install 'ppsolo[images]' (pillow-heif)"
 
 
 def decode_image(data: bytes, *, max_pixels: int, settings: PixelSettings = DEFAULT_SETTINGS) -> np.ndarray:
-    """The bytes of a picture file -> uint8 [H, W, 3] RGB, as `read_image` gives them.
+    """Decode the bytes of a picture file to uint8 [H, W, 3] RGB, like `read_image`.
 
-    The size that the file states is checked before a pixel is decoded.
+    The size in the header is checked before any pixel is decoded.
 
     Raises:
-        ImageError: more than `max_pixels` pixels, damage, or an unknown format; the file's name is not in it.
+        ImageError: more than `max_pixels` pixels, damage, or an unknown format; the message lacks the file's name.
     """
     image, notes = decode_with_notes(data, max_pixels=max_pixels, settings=settings)
     for note in notes:
@@ -36,7 +36,7 @@ def decode_image(data: bytes, *, max_pixels: int, settings: PixelSettings = DEFA
 
 
 def decode_with_notes(data: bytes, *, max_pixels: int, settings: PixelSettings) -> tuple[np.ndarray, list[str]]:
-    """As `decode_image`, with lines about what the user should know: pages left out, few levels used."""
+    """Like `decode_image`, plus lines for the user: pages left out, few levels used."""
     known = format_of(data)
     if known.check is not None:
         known.check(data, max_pixels)
@@ -61,7 +61,7 @@ def decode_with_notes(data: bytes, *, max_pixels: int, settings: PixelSettings) 
 
 
 def _orientation(data: bytes, name: str) -> int:
-    """Found by us: OpenCV 4.11 overlooks it in WebP and after another segment of a JPEG, OpenCV 5 does not."""
+    """Read the orientation ourselves: OpenCV 4.11 misses it in WebP and in some JPEGs, OpenCV 5 does not."""
     if name == "JPEG":
         return exif.jpeg_orientation(data)
     if name == "PNG":
@@ -85,7 +85,7 @@ def _by_opencv(data: bytes, name: str, max_pixels: int) -> Samples:
 
 
 def _by_pillow(data: bytes, name: str, max_pixels: int) -> tuple[Samples, list[str]]:
-    """The first frame, upright, without its opacity."""
+    """Decode the first frame, upright, without opacity."""
     try:
         pillow = importlib.import_module("PIL.Image")
         turn = importlib.import_module("PIL.ImageOps").exif_transpose
@@ -103,7 +103,7 @@ def _by_pillow(data: bytes, name: str, max_pixels: int) -> tuple[Samples, list[s
             return Samples(np.array(turn(opened).convert("RGB")), 255), notes
     except ImageError:
         raise
-    except Exception as error:  # a decoder's exceptions on damaged files are of any kind
+    except Exception as error:  # for a damaged file, a decoder may raise anything
         if name == "PNG":
             raise ImageError(
                 f"an animated PNG that Pillow cannot decode ({_said(error)}): save one frame as an image"
@@ -130,7 +130,7 @@ def _by_pillow_heif(data: bytes, max_pixels: int) -> Samples:
         return Samples(np.array(opened.to_pillow().convert("RGB")), 255)
     except ImageError:
         raise
-    except Exception as error:  # as above
+    except Exception as error:  # for a damaged file, a decoder may raise anything
         raise ImageError(f"pillow-heif cannot decode this HEIC: it is damaged or cut short ({_said(error)})") from None
 
 

@@ -1,10 +1,10 @@
-"""EXIF orientation: found in JPEG, PNG and WebP files, and undone."""
+"""Finds the EXIF orientation in JPEG, PNG and WebP files, and undoes it."""
 
 import numpy as np
 
 
 def jpeg_orientation(data: bytes) -> int:
-    """1..8 of the first EXIF segment before the first scan, wherever it stands among the others; 1 without one."""
+    """1..8 from the first EXIF segment before the first scan; 1 without one."""
     at = 2
     while at + 4 <= len(data) and data[at] == 0xFF:
         marker = data[at + 1]
@@ -21,7 +21,7 @@ def jpeg_orientation(data: bytes) -> int:
 
 
 def png_orientation(data: bytes) -> int:
-    """1..8 of the chunk eXIf; 1 without one."""
+    """1..8 from the chunk eXIf; 1 without one."""
     at = 8
     while at + 8 <= len(data):
         size = int.from_bytes(data[at : at + 4], "big")
@@ -32,8 +32,8 @@ def png_orientation(data: bytes) -> int:
 
 
 def webp_orientation(data: bytes) -> int:
-    """1..8 of the chunk EXIF; 1 without one."""
-    if data[12:16] != b"VP8X":  # only the extended layout holds EXIF
+    """1..8 from the chunk EXIF; 1 without one."""
+    if data[12:16] != b"VP8X":  # only the extended layout has EXIF
         return 1
     at = 12
     while at + 8 <= len(data):
@@ -45,7 +45,7 @@ def webp_orientation(data: bytes) -> int:
 
 
 def tiff_orientation(tiff: bytes) -> int:
-    """1..8 of the first directory of a TIFF structure, which EXIF is; 1 where it states none."""
+    """1..8 from the first directory of a TIFF structure, the form of EXIF; 1 if there is none."""
     if tiff[:4] not in (b"II*\0", b"MM\0*"):
         return 1
     order = "little" if tiff[:2] == b"II" else "big"

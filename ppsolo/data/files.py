@@ -1,4 +1,4 @@
-"""Picture files: found in folders and by patterns, numbered, and what is left out is named."""
+"""Finds and numbers picture files in folders and by patterns, and names the files left out."""
 
 import glob
 import itertools
@@ -22,12 +22,12 @@ VIDEO_SUFFIXES = (
     *(".mp4", ".m4v", ".mov", ".qt", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".mpe", ".m2v", ".vob", ".ts", ".mts"),
     *(".m2ts", ".wmv", ".asf", ".flv", ".f4v", ".3gp", ".3g2", ".ogv", ".mxf", ".mjpg", ".mjpeg", ".y4m", ".gif"),
 )
-# Annotations and notes that lie beside pictures: nobody expects them to be predicted on.
+# Annotations and notes that often lie next to pictures: skipped, not reported one by one.
 COMPANION_SUFFIXES = (".json", ".jsonl", ".xml", ".txt", ".csv", ".yml", ".yaml", ".md", ".html", ".db", ".ini")
 
 
 def regular_file(path: Path) -> os.stat_result:
-    """The `stat` of a readable regular file; ImageError for others: a pipe or a device may block for ever."""
+    """Return `stat` of a readable regular file; ImageError for others: a pipe or a device may block forever."""
     try:
         found = path.stat()
     except FileNotFoundError:
@@ -46,10 +46,10 @@ def regular_file(path: Path) -> os.stat_result:
 
 
 class Found(NamedTuple):
-    """What a folder or a pattern holds.
+    """The content of a folder or of a pattern.
 
-    images: each once, in natural order. left_out: a line for each visible file that is no picture, with the reason.
-    notes: a line that counts what is expected beside pictures: annotation and text files, and folders inside a folder.
+    images: each once, in natural order. left_out: a line for each visible file that is not a picture, with the reason.
+    notes: lines that count the usual companions of pictures: annotation and text files, and inner folders.
     """
 
     images: list[Path]
@@ -58,11 +58,11 @@ class Found(NamedTuple):
 
 
 def find_images(pattern_or_path: str | os.PathLike) -> Found:
-    """The images that a file, a directory or a pattern (`*`, `?`, `[a-z]`; `**` for any depth) names.
+    """Find the images that a file, a directory or a pattern (`*`, `?`, `[a-z]`; `**` for any depth) names.
 
-    What exists under that very name is taken literally, a file whatever its suffix. In a directory and among the
-    files that a pattern matches, a picture is a file with a suffix in IMAGE_SUFFIXES (in any case), or with the first
-    bytes of a format that can be read. Hidden files, folders inside and files in COMPANION_SUFFIXES are passed over.
+    An existing file with exactly this name is used as it is, with any suffix. In a directory or a pattern, a picture
+    is a file with a suffix in IMAGE_SUFFIXES (in any case), or with the first bytes of a readable format. Hidden
+    files, inner folders and files in COMPANION_SUFFIXES are skipped.
 
     Raises:
         ImageError: there is no such file or directory, or no picture.
@@ -83,12 +83,12 @@ def find_images(pattern_or_path: str | os.PathLike) -> Found:
 
 
 def list_images(directory: str | os.PathLike) -> list[Path]:
-    """The images of a directory, as `find_images` gives them. Raises ImageError where there is none."""
+    """Return the images of a directory, see `find_images`. Raises ImageError if there are none."""
     return _found_in(directory).images
 
 
 def expand_images(pattern_or_path: str | os.PathLike) -> list[Path]:
-    """The images of `find_images`, without what was left out."""
+    """Return the images of `find_images`, without the files left out."""
     return find_images(pattern_or_path).images
 
 
@@ -104,7 +104,7 @@ def _found_in(directory: str | os.PathLike) -> Found:
     folders = sum(path.is_dir() and not path.name.startswith(".") for path in paths)
     if folders:
         inside = (
-            f"{directory}: {counted(folders, 'folder')} inside not looked into; '{Path(directory, '**')}' names all"
+            f"{directory}: {counted(folders, 'folder')} inside not searched; '{Path(directory, '**')}' includes them"
         )
         found = found._replace(notes=(*found.notes, inside))
     return found
@@ -128,7 +128,7 @@ def _sorted_out(paths: Iterable[Path], where: str) -> Found:
     if not companions:
         return Found(images, left_out)
     kinds = ", ".join(f"{number} {suffix}" for suffix, number in sorted(companions.items()))
-    passed = f"{where}: {counted(companions.total(), 'annotation or text file')} passed over ({kinds})"
+    passed = f"{where}: {counted(companions.total(), 'annotation or text file')} skipped ({kinds})"
     return Found(images, left_out, (passed,))
 
 
@@ -141,26 +141,26 @@ def _first_bytes(path: Path) -> bytes:
 
 
 def _natural_key(path: Path) -> tuple[list[str | int], str]:
-    """Numbers compare as numbers, letters without case; what is then equal, by the exact name."""
+    """Compare numbers as numbers and letters without case; equal names by their exact text."""
     parts = re.split(r"([0-9]+)", str(path).casefold())
     return [int(part) if index % 2 else part for index, part in enumerate(parts)], str(path)
 
 
 def image_id_of(path: str | os.PathLike, running: int) -> int:
-    """The image id that a file name states, else `running`.
+    """Return the image id in a file name, or `running` if there is none.
 
-    It states one if the stem is a number, with or without COCO's prefix: `000000252219.jpg` is 252219,
-    `COCO_val2014_000000000042.jpg` is 42. Numbers from 2**63 on are not taken: ids are kept as int64.
+    The stem must be a number, with or without COCO's prefix: `000000252219.jpg` is 252219,
+    `COCO_val2014_000000000042.jpg` is 42. Numbers from 2**63 on do not count, because ids are int64.
     """
     stated = re.fullmatch(r"(?:COCO_\w+_)?([0-9]+)", Path(path).stem)
     return int(stated[1]) if stated and int(stated[1]) < 2**63 else running
 
 
 def image_ids(paths: Sequence[str | os.PathLike]) -> list[int]:
-    """A different image id for each path, in order.
+    """Give each path a different image id, in order.
 
-    The first path to state a number (`image_id_of`) has it. Every other, without a number or with one that is
-    taken, gets the smallest number from 0 on that no path states and no earlier path got.
+    The first path with a number (`image_id_of`) gets this number. Every other path gets the smallest unused number,
+    from 0 on, that is not in any path.
     """
     stated = [image_id_of(path, -1) for path in paths]
     running = itertools.filterfalse(set(stated).__contains__, itertools.count())

@@ -1,16 +1,17 @@
-"""The sizes of images on their way into the network: scale ratios and padded sides."""
+"""Image sizes on the way into the network: scale ratios and padded sides."""
 
 import numpy as np
 
-DIVISOR = 32  # of the sides of a batch: the coarsest stride of the backbone
+DIVISOR = 32  # divides the sides of a batch: the coarsest stride of the backbone
 
 
 def scale_ratios(size: tuple[int, int], short_side: int, long_side: int, *, round_sides: bool) -> tuple[float, float]:
-    """(vertical, horizontal) ratio that scales an image of `size` (height, width) in pixels.
+    """Return the (vertical, horizontal) ratio that scales an image of `size` (height, width) in pixels.
 
-    The shorter side becomes short_side, unless the longer one would exceed long_side.
+    The shorter side becomes short_side, or less if the longer side would exceed long_side.
 
-    round_sides: round the scaled sides, at least to 1, and give each its own ratio (2.x); else one exact ratio (0.5).
+    round_sides: round the scaled sides, at least to 1, and give each its own ratio (2.x); else use one exact ratio
+    (0.5).
 
     >>> scale_ratios((480, 640), 800, 1333, round_sides=True)
     (1.6666666666666667, 1.6671875)
@@ -29,7 +30,7 @@ def scale_ratios(size: tuple[int, int], short_side: int, long_side: int, *, roun
 
 
 def round_up(side: int, divisor: int = DIVISOR) -> int:
-    """The smallest multiple of `divisor` from `side` up.
+    """Return the smallest multiple of `divisor` that is at least `side`.
 
     >>> round_up(800), round_up(801)
     (800, 832)
@@ -38,5 +39,5 @@ def round_up(side: int, divisor: int = DIVISOR) -> int:
 
 
 def padded_shape(sizes: list[tuple[int, int]]) -> tuple[int, int]:
-    """(height, width) of a batch of images of these sizes: the largest sides, rounded up."""
+    """Return (height, width) of a batch of images of these sizes: the largest sides, rounded up."""
     return round_up(max(height for height, _ in sizes)), round_up(max(width for _, width in sizes))

@@ -1,4 +1,4 @@
-"""Headers of picture files: which format it is, how large the picture is, and whether the file is whole."""
+"""Headers of picture files: the format, the size, and whether the file is complete."""
 
 import re
 import zlib
@@ -7,14 +7,14 @@ from typing import NamedTuple
 
 from ppsolo.errors import ImageError
 
-MOST_SCANS = 100  # of a progressive JPEG; ten are usual, and each costs a pass over all pixels
+MOST_SCANS = 100  # scans of a progressive JPEG; ten are usual, and each costs a pass over all pixels
 
 
 class Format(NamedTuple):
     """A format of picture files.
 
-    name: as people call it. magic: its first bytes. check: refuses too many pixels, and a file that is cut short,
-    before a decoder sees it (None: the decoder does both).
+    name: for messages. magic: its first bytes. check: refuses too many pixels and truncated files before the decoder
+    runs (None: the decoder does both).
     """
 
     name: str
@@ -23,7 +23,7 @@ class Format(NamedTuple):
 
 
 def format_of(data: bytes) -> Format:
-    """The format that the first bytes name. Raises ImageError for others."""
+    """Return the format with these first bytes. Raises ImageError for unknown ones."""
     for known in FORMATS:
         if known.magic.match(data):
             return known
@@ -32,26 +32,26 @@ def format_of(data: bytes) -> Format:
 
 
 def is_picture(head: bytes) -> bool:
-    """Whether a file that begins with these bytes (32 are enough) is a picture of a format that can be read."""
+    """Whether these bytes (32 are enough) begin a picture in a readable format."""
     return any(known.magic.match(head) for known in FORMATS)
 
 
 def check_size(height: int, width: int, max_pixels: int) -> None:
-    """Raise ImageError for more than `max_pixels` pixels, or for none."""
+    """Raise ImageError for more than `max_pixels` pixels, or for no pixels."""
     if height < 1 or width < 1:
         raise ImageError(f"it states {height} x {width} pixels: it is damaged")
     if height * width > max_pixels:
         raise ImageError(f"{height} x {width} pixels are too many (at most {max_pixels}): cut up or shrink")
 
 
-# A marker that opens a segment or ends the file (ITU-T T.81, table B.1): not stuffing (FF00), filling (FFFF),
-# TEM (FF01) or a restart (FFD0..FFD7), which stand among compressed data.
+# A marker that opens a segment or ends the file (ITU-T T.81, table B.1). Not stuffing (FF00), fill bytes (FFFF), TEM
+# (FF01) or restarts (FFD0..FFD7), which occur inside compressed data.
 _JPEG_MARKER = re.compile(rb"\xff[\x02-\xcf\xd8-\xfe]")
 _JPEG_FRAME_MARKERS = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 
 
 def check_jpeg(data: bytes, max_pixels: int) -> None:
-    """Walk the segments (ITU-T T.81, annex B) to the end-of-image marker, which a file cut short lacks."""
+    """Walk the segments (ITU-T T.81, annex B) to the end-of-image marker; a truncated file lacks it."""
     at, scans = 2, 0
     while found := _JPEG_MARKER.search(data, at):
         at = found.end()
@@ -71,7 +71,7 @@ def check_jpeg(data: bytes, max_pixels: int) -> None:
 
 
 def is_animated_png(data: bytes) -> bool:
-    """Whether a PNG holds the chunk acTL, fcTL or fdAT of an animation."""
+    """Whether a PNG has the chunk acTL, fcTL or fdAT of an animation."""
     at = 8
     while at + 8 <= len(data):
         if data[at + 4 : at + 8] in (b"acTL", b"fcTL", b"fdAT"):
@@ -81,7 +81,7 @@ def is_animated_png(data: bytes) -> bool:
 
 
 def _check_png(data: bytes, max_pixels: int) -> None:
-    """Walk the chunks (PNG specification, chunk layout) to IEND and sum each one."""
+    """Walk the chunks (PNG specification, chunk layout) to IEND and check the checksum of each."""
     if data[12:16] == b"IHDR" and len(data) >= 24:
         check_size(int.from_bytes(data[20:24], "big"), int.from_bytes(data[16:20], "big"), max_pixels)
     view = memoryview(data)
@@ -103,7 +103,7 @@ def _check_webp(data: bytes, max_pixels: int) -> None:
     if len(data) < expected or len(data) < 30:
         raise ImageError(f"the WebP is cut short: {len(data)} bytes of {max(expected, 30)}")
     at = 12
-    while at + 18 <= len(data):  # every frame, not the canvas alone
+    while at + 18 <= len(data):  # check every frame, not only the canvas
         kind, start = data[at : at + 4], at + 8
         if kind in (b"VP8X", b"ANMF"):
             first = start + (4 if kind == b"VP8X" else 6)
@@ -123,7 +123,7 @@ def _check_webp(data: bytes, max_pixels: int) -> None:
 
 
 def _check_bmp(data: bytes, max_pixels: int) -> None:
-    """Windows headers hold sizes of 32 bits, the first one of OS/2 (12 bytes long) of 16."""
+    """Windows headers have 32-bit sizes; the first header of OS/2 (12 bytes long) has 16-bit sizes."""
     if int.from_bytes(data[14:18], "little") == 12:
         width, height = (int.from_bytes(data[at : at + 2], "little") for at in (18, 20))
     else:
@@ -144,7 +144,7 @@ def _check_gif(data: bytes, max_pixels: int) -> None:
 
 
 def check_jpeg2000(data: bytes, max_pixels: int) -> None:
-    """The size of every codestream in the file: its marker SIZ follows its start (ISO 15444-1, A.5.1)."""
+    """Check the size of every codestream in the file: the marker SIZ follows its start (ISO 15444-1, A.5.1)."""
     found = list(re.finditer(rb"\xff\x4f\xff\x51", data))
     if not found:
         raise ImageError("the JPEG 2000 is damaged: it holds no picture")
@@ -156,10 +156,10 @@ def check_jpeg2000(data: bytes, max_pixels: int) -> None:
 
 
 def _check_heif(data: bytes, max_pixels: int) -> None:
-    """The sizes of all pictures in an AVIF or HEIC file: its boxes `ispe` (ISO 23008-12, 6.5.3)."""
+    """Check the sizes of all pictures in an AVIF or HEIC file: its boxes `ispe` (ISO 23008-12, 6.5.3)."""
     found = list(re.finditer(rb"ispe", data))
     if not found:
-        raise ImageError("it holds no size of a picture: it is damaged or cut short")
+        raise ImageError("it states no picture size: it is damaged or cut short")
     for start in found:
         width, height = (int.from_bytes(data[start.end() + at : start.end() + at + 4], "big") for at in (4, 8))
         check_size(height, width, max_pixels)

@@ -1,4 +1,4 @@
-"""Pictures: read from whatever people pass into uint8 RGB arrays, and written."""
+"""Reads pictures of every kind into uint8 RGB arrays, and writes them."""
 
 import logging
 import os
@@ -40,7 +40,7 @@ MAX_FILE_BYTES = 2**31 - 1  # OpenCV counts the bytes of a file in 32 bits
 
 
 class PilImage(Protocol):
-    """A picture of Pillow (`PIL.Image.Image`)."""
+    """A Pillow picture (`PIL.Image.Image`)."""
 
     mode: str
     size: tuple[int, int]
@@ -59,26 +59,26 @@ SourceType = TypeVar("SourceType", bound=Source)
 
 
 def read_image(source: Source, *, settings: PixelSettings = DEFAULT_SETTINGS) -> np.ndarray:
-    """A picture as uint8 [H, W, 3], RGB, 0..255, C-contiguous.
+    """Read a picture as uint8 [H, W, 3], RGB, 0..255, C-contiguous.
 
-    A file is known by its content, not by its suffix: JPEG, PNG, WebP, BMP, TIFF, PNM, GIF, JPEG 2000, AVIF, HEIC.
-    It is turned upright where EXIF says so. docs/pictures.md says which package reads which format.
+    The content decides the format, not the suffix: JPEG, PNG, WebP, BMP, TIFF, PNM, GIF, JPEG 2000, AVIF, HEIC. The
+    EXIF orientation is applied. docs/pictures.md lists the package for each format.
 
     - Grey and palette become RGB. CMYK in a JPEG is read as Adobe writes it, inverted, without a colour profile.
-    - More than 8 bits become 8 by `settings.value_range`; 16 bits by default as v / 257, rounded.
-    - Opacity is dropped and the colour kept as stored; TIFF alone gives colour times opacity, as if on black.
-    - Of an animation the first frame is read, of a stack of pages `settings.page`.
-    - A file that is cut short is refused, and so is a PNG with a wrong checksum. Damage inside the data of a JPEG is
-      noticed only where it leaves an impossible marker.
+    - More than 8 bits become 8 by `settings.value_range`; by default, 16 bits become v / 257, rounded.
+    - Opacity is dropped and the stored colour kept; only TIFF gives colour times opacity, as on a black background.
+    - Of an animation, the first frame is read; of several pages, `settings.page`.
+    - A truncated file is refused, and so is a PNG with a wrong checksum. Damage in the compressed data of a JPEG is
+      found only if it leaves an impossible marker.
 
     Args:
         source: a path; the bytes of a file, or an open binary file; a uint8 [H, W, 3] RGB array, which is returned
-            itself if it is C-contiguous; a picture of Pillow; a uint8 tensor of torch or Paddle, [3, H, W] or
-            [H, W, 3]. An array in BGR, as OpenCV reads, cannot be told from RGB: convert it first.
-        settings: how more than 8 bits, several pages and several channels are read.
+            unchanged if it is C-contiguous; a Pillow picture; a uint8 tensor of torch or Paddle, [3, H, W] or
+            [H, W, 3]. BGR arrays, as OpenCV reads them, look like RGB: convert them first.
+        settings: how to read more than 8 bits, several pages and several channels.
 
     Raises:
-        ImageError: one line that says what is refused and why.
+        ImageError: one line with the problem and the reason.
 
     Example:
         >>> import numpy
@@ -92,7 +92,7 @@ def read_image(source: Source, *, settings: PixelSettings = DEFAULT_SETTINGS) ->
 
 
 def is_source(value: object) -> TypeGuard[Source]:
-    """Whether `read_image` takes a value as one picture, not as a list of pictures."""
+    """Whether `read_image` takes a value as one picture and not as a list of pictures."""
     return isinstance(value, str | os.PathLike | np.ndarray | bytes | bytearray | memoryview) or any(
         (callable(getattr(value, "read", None)), _is_pil(value), _is_tensor(value))
     )
@@ -100,7 +100,7 @@ def is_source(value: object) -> TypeGuard[Source]:
 
 @dataclass
 class ImageReader:
-    """Reads pictures of at most `max_pixels` with fixed settings, and gives each kind of note once.
+    """Reads pictures of at most `max_pixels` with fixed settings, and logs each kind of note once.
 
     Example:
         >>> reader = ImageReader(PixelSettings(value_range=(0, 4095)))
@@ -112,13 +112,13 @@ class ImageReader:
     _told: set[str] = field(default_factory=set, repr=False, compare=False)
 
     def __call__(self, source: Source) -> np.ndarray:
-        """As `read_image`. Further pictures with a note like an earlier one are read without a line."""
+        """Read a picture like `read_image`. A note is logged only for the first picture of its kind."""
         image, notes = _read(source, self.settings, self.max_pixels)
         for note in notes:
             kind = "".join(letter for letter in note if not letter.isdigit())
             if kind not in self._told:
                 self._told.add(kind)
-                logger.warning("%s: %s; other pictures like it are not named", _name(source), note)
+                logger.warning("%s: %s; further pictures of this kind are not named", _name(source), note)
         return image
 
 
@@ -158,7 +158,12 @@ def _read_path(source: str | os.PathLike, settings: PixelSettings, max_pixels: i
         raise ImageError(f"{path}: the file is empty (0 bytes)")
     try:
         with path.open("rb") as stream:
-            if stream.read(4)[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):  # a stack may be larger than memory
+            if stream.read(4)[:4] in (
+                b"II*\0",
+                b"MM\0*",
+                b"II+\0",
+                b"MM\0+",
+            ):  # may be larger than memory
                 from ppsolo.data.tiff import decode_tiff
 
                 stream.seek(0)
@@ -176,14 +181,14 @@ def _read_path(source: str | os.PathLike, settings: PixelSettings, max_pixels: i
 
 
 def _name(source: Source) -> str:
-    """What a message calls the source."""
+    """Return the source's name in messages."""
     if isinstance(source, str | os.PathLike):
         return os.fspath(source) if isinstance(os.fspath(source), str) else repr(source)
     return str(getattr(source, "name", None) or getattr(source, "filename", None) or "a picture")
 
 
 def _is_pil(value: object) -> TypeGuard[PilImage]:
-    module = sys.modules.get("PIL.Image")  # who has such a picture has imported it
+    module = sys.modules.get("PIL.Image")  # it must be imported if such a picture exists
     return module is not None and isinstance(value, module.Image)
 
 
@@ -194,7 +199,7 @@ def _is_tensor(value: object) -> TypeGuard[Tensor]:
 
 
 def _from_pil(picture: PilImage, settings: PixelSettings) -> tuple[np.ndarray, list[str]]:
-    """Upright, as the same file would be read."""
+    """Convert to samples, upright, like the same file."""
     check_size(picture.size[1], picture.size[0], MAX_PIXELS)
     image: Any = picture
     orientation = image.getexif().get(0x0112, 1)
@@ -202,7 +207,7 @@ def _from_pil(picture: PilImage, settings: PixelSettings) -> tuple[np.ndarray, l
         values = np.asarray(image)
         kind = np.dtype(np.uint16) if image.mode.startswith("I;") else values.dtype
         top = {"u": 65535, "i": 2**31 - 1}.get(kind.kind)
-        if image.mode == "I" and values.min() >= 0 and values.max() <= 65535:  # how old Pillows read 16 bits
+        if image.mode == "I" and values.min() >= 0 and values.max() <= 65535:  # 16 bits in old versions of Pillow
             kind, top = np.dtype(np.uint16), 65535
         image, notes = to_rgb(Samples(values.astype(kind), top, "grey"), settings)
     else:
@@ -211,7 +216,7 @@ def _from_pil(picture: PilImage, settings: PixelSettings) -> tuple[np.ndarray, l
 
 
 def _from_tensor(tensor: Tensor) -> np.ndarray:
-    """Channels first or last."""
+    """Convert a tensor with channels first or last."""
     values: Any = tensor
     values = values.detach().cpu() if hasattr(values, "detach") else values
     array = np.asarray(values.numpy())
@@ -221,7 +226,7 @@ def _from_tensor(tensor: Tensor) -> np.ndarray:
 
 
 def checked_array(image: np.ndarray) -> np.ndarray:
-    """The array itself, or a copy if it is not C-contiguous; ImageError if it is not uint8 [H, W, 3]."""
+    """Return the array itself, or a copy if it is not C-contiguous; ImageError if it is not uint8 [H, W, 3]."""
     if image.dtype == np.uint8 and image.ndim == 3 and image.shape[2] == 3 and image.size > 0:
         check_size(image.shape[0], image.shape[1], MAX_PIXELS)
         return np.ascontiguousarray(image)
@@ -250,16 +255,16 @@ def read_ahead(
     read: Callable[[SourceType], np.ndarray] | None = None,
     threads: int = 1,
 ) -> Generator[tuple[SourceType, np.ndarray | ImageError], None, None]:
-    """Yield (source, its picture or the ImageError that it raised) in the order of `sources`.
+    """Yield (source, its picture or ImageError) in the order of `sources`.
 
-    Background threads read at most `depth` (>= 1) images ahead of the one that was yielded last, so at most
-    depth + 1 are held. Closing the generator ends the threads. Other exceptions are raised here.
+    Background threads read at most `depth` (>= 1) images ahead of the last yielded one, so at most depth + 1 images
+    are in memory. Closing the generator ends the threads. Other exceptions are raised here.
 
     Args:
-        sources: what to read.
-        depth: how many images are read ahead.
-        read: what reads one; `read_image` by default.
-        threads: how many images are read at once.
+        sources: the sources to read.
+        depth: number of images to read ahead.
+        read: the function that reads one; default: `read_image`.
+        threads: number of images to read at the same time.
     """
     if depth < 1:
         raise ValueError(f"depth must be at least 1, got {depth}")
@@ -286,14 +291,14 @@ def _image_or_error(source: SourceType, read: Callable[[SourceType], np.ndarray]
     try:
         return read(source)
     except ImageError as error:
-        return ImageError(str(error))  # without its traceback, which holds the bytes of the file
+        return ImageError(str(error))  # drop the traceback, because it keeps the file's bytes in memory
 
 
 def write_image(path: str | os.PathLike, image: np.ndarray) -> None:
     """Write uint8 [H, W, 3] RGB as .png or as .jpg / .jpeg (quality 95), by suffix.
 
-    The file appears complete or not at all. Raises ImageError for another suffix or array, or where it cannot
-    be written.
+    The file appears whole or not at all. Raises ImageError for another suffix or array, or if the file cannot be
+    written.
     """
     path = Path(path)
     if path.suffix.lower() not in (".png", ".jpg", ".jpeg"):

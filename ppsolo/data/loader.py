@@ -1,6 +1,6 @@
-"""The training loader: batches that depend on the seed alone, made here or in worker processes."""
+"""The training loader: batches that depend only on the seed, made in this process or in workers."""
 
-# Not paddle.io.DataLoader: reading needs no Paddle, and there a worker's error becomes a text with a traceback.
+# Not paddle.io.DataLoader: it needs Paddle, and turns a worker's error into a text with a traceback.
 
 import gc
 import mmap
@@ -29,10 +29,10 @@ TASKS_PER_WORKER = 2
 
 
 class TrainingBatch(NamedTuple):
-    """B images and what they teach.
+    """A batch of B images with their targets.
 
-    images: float32 [B, 3, H, W], normalised, padded with zeros at the right and the bottom to the largest of the
-    batch and to multiples of 32. image_ids: B ids, as in the annotation file. targets: made at H x W.
+    images: float32 [B, 3, H, W], normalised, padded with zeros at the right and the bottom to the largest image of the
+    batch and to multiples of 32. image_ids: B ids, as in the annotation file. targets: for H x W.
     """
 
     images: np.ndarray
@@ -42,11 +42,11 @@ class TrainingBatch(NamedTuple):
 
 @dataclass(frozen=True)
 class BatchMaker:
-    """Image records and everything that turns some of them into a batch.
+    """Makes batches from image records.
 
     records: the data set. transforms, normalize: applied to each sample, in this order.
     num_grids, scale_ranges, sampling_radius: see `make_targets`.
-    largest_side: no sample is larger after the transforms, in pixels.
+    largest_side: limit of a sample's sides after the transforms, in pixels.
     read: reads the pictures; `read_image` if None.
     """
 
@@ -61,7 +61,7 @@ class BatchMaker:
     read: ImageReader | None = None
 
     def __call__(self, epoch: int, indices: Sequence[int]) -> TrainingBatch:
-        """The batch of these records; every sample's randomness comes from (seed, epoch, index) alone."""
+        """Make the batch of these records; the random numbers of a sample depend only on (seed, epoch, index)."""
         samples = [self._sample(epoch, int(index)) for index in indices]
         size = padded_size(samples)
         images = np.zeros((len(samples), 3, *size), np.float32)
@@ -70,7 +70,7 @@ class BatchMaker:
         return TrainingBatch(images, tuple(sample.image_id for sample in samples), self.targets(samples, size))
 
     def targets(self, samples: Sequence[TrainingSample], size: tuple[int, int]) -> BatchTargets:
-        """The targets of samples that share a batch of this padded (height, width)."""
+        """Make the targets of samples in a batch of this padded (height, width)."""
         return collate_targets(
             [
                 make_targets(
@@ -87,19 +87,19 @@ class BatchMaker:
         )
 
     def _sample(self, epoch: int, index: int) -> TrainingSample:
-        # One more than the index: for numpy (seed, epoch, 0) is the same as (seed, epoch), which gives the order.
+        # index + 1: numpy treats (seed, epoch, 0) as (seed, epoch), which already draws the order.
         rng = np.random.default_rng((self.seed, epoch, index + 1))
         return augment(load_sample(self.records[index], self.read), self.transforms, rng)
 
 
 class TrainingLoader:
-    """Epochs of batches in an order, and with contents, that depend on the seed and the epoch alone.
+    """Epochs of batches; order and content depend only on the seed and the epoch.
 
-    All processes together go through the records once an epoch, in random order; what does not fill a batch for
-    each of them is left out, another part every epoch.
+    In each epoch all processes together go once through the records, in random order. Records that do not fill a batch
+    for every process are left out; each epoch leaves out others.
 
-    make_batch: what makes one. batch_size: images in a batch. rank, world_size: this process's number, and how
-    many share every step. num_workers: processes that make batches, 0 for this one; without `fork` always 0.
+    make_batch: makes the batches. batch_size: images per batch. rank, world_size: this process's number, and the number
+    of processes in a step. num_workers: processes that make batches, 0: this process; always 0 without `fork`.
     """
 
     def __init__(
@@ -113,21 +113,21 @@ class TrainingLoader:
         self.batches_per_epoch = len(make_batch.records) // together
         if self.batches_per_epoch == 0:
             raise DatasetError(
-                f"the data set has {len(make_batch.records)} images, one step takes {together} "
+                f"the data set has {len(make_batch.records)} images, but one step takes {together} "
                 f"({batch_size} in each of {world_size} processes): lower train.batch_size"
             )
         can_fork = "fork" in multiprocessing.get_all_start_methods()
         self._workers = _Workers(make_batch, num_workers, batch_size) if num_workers and can_fork else None
 
     def epoch(self, epoch: int, *, start: int = 0, stop: int | None = None) -> Generator[TrainingBatch, None, None]:
-        """The batches `start` to `stop` (not included; None: to the end) of this process in an epoch."""
+        """Yield this process's batches from `start` to `stop` (excluded; None: to the end) in an epoch."""
         tasks = [(epoch, indices) for indices in self.order(epoch)[start:stop]]
         if self._workers is not None:
             return self._workers.results(tasks)
         return (self.make_batch(number, indices) for number, indices in tasks)
 
     def order(self, epoch: int) -> np.ndarray:
-        """int64 [batches, batch_size]: the records that this process takes."""
+        """Return the records of this process: int64 [batches, batch_size]."""
         order = np.random.default_rng((self.make_batch.seed, epoch)).permutation(len(self.make_batch.records))
         used = order[: self.batches_per_epoch * self.batch_size * self.world_size]
         return used.reshape(-1, self.world_size, self.batch_size)[:, self.rank]
@@ -139,9 +139,9 @@ class TrainingLoader:
 
 
 class _Workers:
-    """Processes that make batches: batch i comes from worker i modulo their number, so the order is fixed.
+    """Processes that make batches. Worker i modulo their number makes batch i, so the order is fixed.
 
-    Images come through memory that was shared before the fork, everything else through a pipe.
+    Images come through memory that is shared before the fork, everything else through a pipe.
     """
 
     def __init__(self, make_batch: BatchMaker, count: int, batch_size: int):
@@ -152,7 +152,7 @@ class _Workers:
         self._workers: list[_Worker] = []
 
     def results(self, tasks: Sequence[tuple[int, np.ndarray]]) -> Generator[TrainingBatch, None, None]:
-        """The batches of the tasks, in their order. Raises what a worker raised."""
+        """Yield the batches of the tasks, in their order. Raises the exceptions of workers."""
         if not self._workers:
             self._workers = _start_workers(self._make_batch, self._count, self._slot_bytes)
         waiting: deque[_Worker] = deque()
@@ -166,7 +166,7 @@ class _Workers:
             while waiting:
                 yield waiting.popleft().receive()
         finally:
-            if waiting:  # what is still on its way must not be taken for a later epoch's
+            if waiting:  # batches still in the pipe must not reach a later epoch
                 self.close()
 
     def close(self) -> None:
@@ -176,7 +176,7 @@ class _Workers:
 
 
 class _Worker:
-    """One process with its pipe, and slots of shared memory that it fills in turn."""
+    """One process with a pipe, and slots of shared memory that it fills in turn."""
 
     def __init__(self, make_batch: BatchMaker, slot_bytes: int):
         context = multiprocessing.get_context("fork")
@@ -224,10 +224,10 @@ class _Worker:
 
 
 def _start_workers(make_batch: BatchMaker, count: int, slot_bytes: int) -> list[_Worker]:
-    # OpenCV's threads do not survive a fork: without them before it, none are missed after it.
+    # OpenCV's threads do not survive a fork, so switch them off before it.
     threads = cv2.getNumThreads()
     cv2.setNumThreads(0)
-    # No worker collects an object from before the fork: to free a GPU's tensor would end it.
+    # Workers must not collect objects from before the fork: freeing a GPU's tensor would kill them.
     gc.freeze()
     try:
         return [_Worker(make_batch, slot_bytes) for _ in range(count)]
@@ -237,9 +237,9 @@ def _start_workers(make_batch: BatchMaker, count: int, slot_bytes: int) -> list[
 
 
 def _serve(make_batch: BatchMaker, theirs: Connection, mine: Connection, slots: Sequence[mmap.mmap]) -> None:
-    """The life of a worker: until the training process closes its end, or is gone."""
+    """Run in a worker until the training process closes its end of the pipe, or is gone."""
     theirs.close()
-    # Signals to the training process's group are not for its workers: the training process ends them.
+    # Ignore signals to the process group: the training process ends its workers.
     os.setpgid(0, 0)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
@@ -266,5 +266,5 @@ def _serve(make_batch: BatchMaker, theirs: Connection, mine: Connection, slots: 
 
 
 def padded_size(samples: Sequence[TrainingSample]) -> tuple[int, int]:
-    """(height, width) of a batch of the samples: the largest of them, and a multiple of 32."""
+    """Return (height, width) of a batch of the samples: the largest sides, rounded up to multiples of 32."""
     return padded_shape([sample.size for sample in samples])

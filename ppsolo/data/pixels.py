@@ -1,4 +1,4 @@
-"""Pixels: samples of any depth and number of channels become uint8 RGB."""
+"""Converts samples of any depth and number of channels to uint8 RGB."""
 
 import math
 from dataclasses import dataclass
@@ -10,21 +10,21 @@ from ppsolo.errors import ImageError
 
 ValueRange = Literal["dtype", "auto"] | tuple[float | str, ...]
 
-FEW_LEVELS = 64  # of the 256 levels of the result; a picture that uses fewer gets a note
-_ROWS = 256  # converted at a time, so that little memory is needed beside the picture
+FEW_LEVELS = 64  # a picture that uses fewer of the 256 levels gets a note
+_ROWS = 256  # rows converted at a time, to save memory
 
 
 @dataclass(frozen=True)
 class PixelSettings:
-    """How pictures that hold more than 8-bit RGB are read; 8-bit grey and RGB pictures need none of this.
+    """Settings for pictures with more than 8-bit RGB; 8-bit grey and RGB pictures need none.
 
     Attributes:
-        value_range: which values become 0 and 255 in a picture of more than 8 bits. "dtype": the whole range of the
-            type (0..65535, or 0..maxval where the file states one); float must lie in 0..1. "auto": the smallest and
-            the largest value of each picture. (low, high): these values; ("1%", "99%"): these percentiles of each
-            picture. Values outside are clipped.
-        page: which page of a stack, from 0. None takes the first and notes that there are more.
-        channels: which channels become red, green and blue, from 0: one (grey), two (blue is 0) or three. Empty takes
+        value_range: the values that become 0 and 255 in a picture of more than 8 bits. "dtype": the whole range of
+            the type (0..65535, or 0..maxval if the file states it); floats must lie in 0..1. "auto": the smallest
+            and the largest value of each picture. (low, high): these values; ("1%", "99%"): these percentiles of
+            each picture. Values outside are clipped.
+        page: the page of a stack, from 0. None reads the first page and notes that there are more.
+        channels: the channels that become red, green and blue, from 0: one (grey), two (blue is 0) or three. Empty:
             grey or the first three.
     """
 
@@ -33,7 +33,7 @@ class PixelSettings:
     channels: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
-        """Raise ImageError for settings that mean nothing."""
+        """Raise ImageError for invalid settings."""
         if isinstance(self.value_range, str):
             if self.value_range not in ("dtype", "auto"):
                 raise ImageError(f"value_range is {self.value_range!r}: {_RANGE_HELP}")
@@ -44,7 +44,7 @@ class PixelSettings:
             if not low[0] < high[0] or low[1] != high[1] or (low[1] and not 0 <= low[0] < high[0] <= 100):
                 raise ImageError(f"value_range is {list(self.value_range)}: {_RANGE_HELP}")
         if self.page is not None and self.page < 0:
-            raise ImageError(f"page is {self.page}, pages count from 0")
+            raise ImageError(f"page is {self.page}, but pages count from 0")
         if len(self.channels) > 3 or any(channel < 0 for channel in self.channels):
             raise ImageError(f"channels is {list(self.channels)}: give one, two or three numbers from 0")
 
@@ -54,13 +54,13 @@ _RANGE_HELP = "give dtype, auto, [low, high] with low below high, or percentiles
 
 @dataclass
 class Samples:
-    """The samples of one picture as its file holds them.
+    """The samples of one picture as stored in its file.
 
     Attributes:
         values: [H, W] grey or [H, W, C], unsigned, signed or float.
         top: the value of full brightness, None for float.
-        names: what the channels are: "grey", "rgb", or "bands" where nobody says.
-        notes: lines for the user about what was left out or looks wrong.
+        names: the meaning of the channels: "grey", "rgb", or "bands" if unknown.
+        notes: lines for the user about parts left out or suspicious values.
     """
 
     values: np.ndarray
@@ -69,7 +69,7 @@ class Samples:
 
 
 def to_rgb(samples: Samples, settings: PixelSettings) -> tuple[np.ndarray, list[str]]:
-    """uint8 [H, W, 3] RGB, C-contiguous, and lines about what the user should know. Raises ImageError."""
+    """Return uint8 [H, W, 3] RGB, C-contiguous, and lines for the user. Raises ImageError."""
     chosen, notes = _choose_channels(samples, settings.channels)
     levels, more = _to_levels(chosen, samples.top, settings.value_range)
     if levels.ndim == 2:
@@ -82,12 +82,12 @@ def to_rgb(samples: Samples, settings: PixelSettings) -> tuple[np.ndarray, list[
 
 
 def _choose_channels(samples: Samples, channels: tuple[int, ...]) -> tuple[np.ndarray, list[str]]:
-    """[H, W] or [H, W, 1..3]: the channels asked for, or what a picture of this kind shows."""
+    """Return [H, W] or [H, W, 1..3]: the wanted channels, or the usual ones for this kind of picture."""
     values = samples.values
     count = 1 if values.ndim == 2 else values.shape[2]
     if channels:
         if max(channels) >= count:
-            raise ImageError(f"it has {count} channels, channel {max(channels)} is asked for; they count from 0")
+            raise ImageError(f"it has {count} channels, but no channel {max(channels)}; they count from 0")
         planes = values[:, :, None] if values.ndim == 2 else values
         return planes[:, :, list(channels)], []
     if count in (1, 3):
@@ -100,10 +100,10 @@ def _choose_channels(samples: Samples, channels: tuple[int, ...]) -> tuple[np.nd
 
 def _to_levels(values: np.ndarray, top: int | None, value_range: ValueRange) -> tuple[np.ndarray, list[str]]:
     if values.dtype.kind not in "buif":
-        raise ImageError(f"its values are of the type {values.dtype}, which is no grey level or colour")
+        raise ImageError(f"its values are of the type {values.dtype}, which is neither grey nor colour")
     if values.dtype == np.uint8 and top == 255:
         return values, []
-    if top is not None and top <= 255:  # at most 8 bits: the range is what the file says
+    if top is not None and top <= 255:  # at most 8 bits: use the range of the file
         return _scale(values, 0, top), []
     low, high = _limits(values, top, value_range)
     levels = _scale(values, low, high)
@@ -111,7 +111,7 @@ def _to_levels(values: np.ndarray, top: int | None, value_range: ValueRange) -> 
 
 
 def _limits(values: np.ndarray, top: int | None, value_range: ValueRange) -> tuple[float, float]:
-    """The values that become 0 and 255."""
+    """Return the values that become 0 and 255."""
     if value_range == "dtype":
         if top is not None:
             return (float(np.iinfo(values.dtype).min) if values.dtype.kind == "i" else 0.0), float(top)
@@ -142,7 +142,7 @@ def _extremes(values: np.ndarray) -> tuple[float, float]:
 
 
 def _scale(values: np.ndarray, low: float, high: float) -> np.ndarray:
-    """uint8 of the same shape: low becomes 0, high 255, rounded and clipped; not a number becomes 0."""
+    """uint8 of the same shape: low becomes 0, high becomes 255, rounded and clipped; NaN becomes 0."""
     if high <= low:
         return np.zeros(values.shape, np.uint8)
     if values.dtype in (np.uint8, np.uint16):
@@ -158,7 +158,7 @@ def _scale(values: np.ndarray, low: float, high: float) -> np.ndarray:
 
 
 def _few_levels(values: np.ndarray, top: int | None) -> list[str]:
-    """A note for data of 12 bits in a file of 16, which would be nearly black."""
+    """Return a note for data of 12 bits in a file of 16; the picture would be almost black."""
     if top is None or values.size == 0:
         return []
     low, high = int(values.min()), int(values.max())
@@ -175,7 +175,7 @@ def _few_levels(values: np.ndarray, top: int | None) -> list[str]:
 
 
 def _bound(value: float | str) -> tuple[float, bool]:
-    """(number, whether it is a percentile)."""
+    """Return (number, whether it is a percentile)."""
     text = str(value)
     try:
         number = float(text.removesuffix("%"))

@@ -1,4 +1,4 @@
-"""PNM pictures (PBM, PGM, PPM; text and binary): read with the largest value that their header states."""
+"""Reads PNM pictures (PBM, PGM, PPM; text and binary), scaled by the largest value in their header."""
 
 import re
 import warnings
@@ -9,16 +9,16 @@ from ppsolo.data.pixels import Samples
 from ppsolo.errors import ImageError
 
 _SPACE = rb"(?:\s|#[^\n]*\n)+"
-_MOST_DIGITS = 10  # of a number in the header: enough for every size that is not refused
+_MOST_DIGITS = 10  # digits of a number in the header; enough for every accepted size
 
 
 def read_size(data: bytes) -> tuple[int, int]:
-    """(height, width) of the header. Raises ImageError where it has none."""
+    """Return (height, width) from the header. Raises ImageError if there is none."""
     return _header(data)[1:3]
 
 
 def decode_pnm(data: bytes) -> Samples:
-    """The samples, [H, W] or [H, W, 3]; values above the header's largest are taken for it. Raises ImageError."""
+    """Return the samples, [H, W] or [H, W, 3], clipped to the header's largest value. Raises ImageError."""
     kind, height, width, top, start = _header(data)
     channels = 3 if kind in (3, 6) else 1
     count = height * width * channels
@@ -40,7 +40,7 @@ def decode_pnm(data: bytes) -> Samples:
 
 
 def _header(data: bytes) -> tuple[int, int, int, int, int]:
-    """(kind 1..6, height, width, largest value, position of the first sample)."""
+    """Return (kind 1..6, height, width, largest value, position of the first sample)."""
     numbers = 2 if data[1:2] in (b"1", b"4") else 3
     number = rb"(\d{1,%d})" % _MOST_DIGITS
     found = re.match(rb"P([1-6])" + (_SPACE + number) * numbers + rb"\s", data)
@@ -54,7 +54,7 @@ def _header(data: bytes) -> tuple[int, int, int, int, int]:
 
 
 def _bits(data: bytes, start: int, height: int, width: int) -> np.ndarray:
-    """Of a binary PBM: 1 is black."""
+    """Read the bits of a binary PBM; 1 is black."""
     row = (width + 7) // 8
     if len(data) - start < row * height:
         raise ImageError(f"cannot decode this PNM: it is cut short: {len(data) - start} bytes of {row * height}")
@@ -63,7 +63,7 @@ def _bits(data: bytes, start: int, height: int, width: int) -> np.ndarray:
 
 
 def _numbers(text: bytes, kind: int, count: int) -> np.ndarray:
-    """Of a text file; in PBM digits may touch, and 1 is black."""
+    """Read the numbers of a text file; in PBM, digits may touch, and 1 is black."""
     text = re.sub(rb"#[^\n]*\n?", b" ", text)
     if kind == 1:
         digits = np.frombuffer(text, np.uint8)
@@ -71,7 +71,7 @@ def _numbers(text: bytes, kind: int, count: int) -> np.ndarray:
         values = ord("1") - digits
     else:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", DeprecationWarning)  # numpy's word for text that is no number
+            warnings.simplefilter("ignore", DeprecationWarning)  # numpy warns so about text that is not a number
             values = np.fromstring(text.decode("latin-1"), np.int64, count, sep=" ")
         if values.size and values.min() < 0:
             raise ImageError("cannot decode this PNM: a value is below zero")

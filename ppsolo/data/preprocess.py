@@ -1,4 +1,4 @@
-"""The way of one image into the network: resize, normalise, pad, and the sizes that undo it."""
+"""Preprocessing: resize, normalise, pad; and the sizes that undo it."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -10,9 +10,9 @@ from ppsolo.data.geometry import round_up, scale_ratios
 
 
 class ImageSize(NamedTuple):
-    """(height, width) of one image on its way: as read, scaled, and padded for the network.
+    """(height, width) of one image: original, resized, and padded for the network.
 
-    `resized` is the part of the padded input that masks are cut to before they go back to `original`.
+    Masks of the padded input are cropped to `resized` before they are scaled to `original`.
     """
 
     original: tuple[int, int]
@@ -21,15 +21,15 @@ class ImageSize(NamedTuple):
 
 
 class Preprocess:
-    """uint8 RGB image -> network input, exactly as the published systems prepare theirs.
+    """uint8 RGB image -> network input, prepared exactly as in the published systems.
 
-    short_side, long_side: the image is scaled, up or down, so that its shorter side is short_side unless
-        its longer one would exceed long_side. Bilinear, no antialiasing.
-    mean, std: per RGB channel, of values in [0, 1].
+    short_side, long_side: the shorter side is scaled, up or down, to short_side, or less if the longer side would
+        exceed long_side. Bilinear, no antialiasing.
+    mean, std: per RGB channel, for values in [0, 1].
     normalize_first: normalise, then resize in floating point; else resize in 8 bits, then normalise.
-    round_sides: round the scaled sides first and use each side's own ratio; else use one exact ratio and
-        truncate when masks are cut.
-    divisor: sides are padded, at the right and the bottom with zeros, to multiples of it.
+    round_sides: round the scaled sides first and use each side's own ratio; else use one exact ratio, and truncate
+        sizes when masks are cropped.
+    divisor: sides are padded to multiples of it, with zeros at the right and the bottom.
     """
 
     def __init__(
@@ -64,12 +64,12 @@ class Preprocess:
         return chw, ImageSize(original, resized, (chw.shape[1], chw.shape[2]))
 
     def _fill(self, planes: np.ndarray, image: np.ndarray, ratios: tuple[float, float]) -> None:
-        """The image, resized and normalised, into float32 [3, H, W]; by channels, the same but for rounding."""
+        """Resize and normalise the image into float32 [3, H, W]; channel by channel, equal up to rounding."""
         if self.normalize_first and min(ratios) >= 1.0:
             for plane, levels, channel in zip(planes, self._normalized_levels, cv2.split(image), strict=True):
                 _resize(cv2.LUT(channel, levels), ratios, plane)
         elif self.normalize_first:
-            # The other order is the same but for rounding, and here it has fewer pixels to normalise.
+            # The other order is equal up to rounding, and here has fewer pixels to normalise.
             for plane, channel in zip(planes, cv2.split(image), strict=True):
                 _resize(channel.astype(np.float32), ratios, plane)
             self._normalize(planes)
@@ -79,16 +79,16 @@ class Preprocess:
                 cv2.LUT(channel, levels, dst=plane)
 
     def _geometry(self, height: int, width: int) -> tuple[tuple[float, float], tuple[int, int]]:
-        """-> ((vertical ratio, horizontal ratio), resized)."""
+        """Return ((vertical ratio, horizontal ratio), resized)."""
         ratios = scale_ratios((height, width), self.short_side, self.long_side, round_sides=self.round_sides)
         if self.round_sides:
             return ratios, (round(ratios[0] * height), round(ratios[1] * width))
-        # The published code kept these products as float32 and truncated them later.
+        # The published code stored these products as float32 and truncated them later.
         resized = (max(1, int(np.float32(ratios[0] * height))), max(1, int(np.float32(ratios[1] * width))))
         return ratios, resized
 
     def _normalize(self, planes: np.ndarray) -> None:
-        """float32 [3, ...], from 0 to 255, in place."""
+        """Normalise float32 [3, ...] with values from 0 to 255, in place."""
         for plane, mean, std in zip(planes, self.mean, self.std, strict=True):
             plane *= np.float32(1.0 / 255.0)
             plane -= mean
@@ -96,9 +96,9 @@ class Preprocess:
 
 
 def _resize(image: np.ndarray, ratios: tuple[float, float], out: np.ndarray | None = None) -> np.ndarray:
-    """out: what to write to, of the size that the image gets."""
+    """Resize an image. out: the array to write to, of the resulting size."""
     rows, columns = (round(side * ratio) for side, ratio in zip(image.shape[:2], ratios, strict=True))
     if rows and columns:
-        # The ratios themselves, not those of the rounded sides, place the samples.
+        # The exact ratios place the samples, not the ratios of the rounded sides.
         return cv2.resize(image, None, out, fx=ratios[1], fy=ratios[0], interpolation=cv2.INTER_LINEAR)
     return cv2.resize(image, (max(columns, 1), max(rows, 1)), out, interpolation=cv2.INTER_LINEAR)

@@ -10,7 +10,7 @@ BoxConvention = Literal["exclusive", "inclusive"]
 
 @dataclass(frozen=True)
 class TrainingSample:
-    """One image with its n instances; arrays are not written to once they are in a sample.
+    """One image with its n instances; its arrays must not be changed.
 
     Attributes:
         image: uint8 or float32 [h, w, 3], RGB in 0 .. 255; after `Normalize` float32 [3, h, w].
@@ -30,5 +30,5 @@ class TrainingSample:
 
     @property
     def size(self) -> tuple[int, int]:
-        """(height, width) of the image as it is now."""
+        """(height, width) of the current image."""
         return self.masks.shape[1], self.masks.shape[2]

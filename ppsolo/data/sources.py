@@ -1,4 +1,4 @@
-"""Sources of pictures: what a path, a pattern, a list, a camera or an address names."""
+"""Finds the pictures or the video that a path, pattern, list, camera or address names."""
 
 import os
 from collections.abc import Iterable
@@ -18,7 +18,7 @@ _PICTURES = ("http", "https")
 
 
 class Picture(NamedTuple):
-    """One picture: its file; or the bytes that were fetched, and a name to call them by."""
+    """One picture: its file, or its fetched bytes and a name."""
 
     path: Path
     content: bytes | None = None
@@ -26,12 +26,12 @@ class Picture(NamedTuple):
 
 @dataclass(frozen=True)
 class Pictures:
-    """Pictures to be read one by one.
+    """Pictures to read one by one.
 
     Attributes:
         items: the pictures.
-        left_out: a line for each file that is no picture, with the reason.
-        notes: lines on what is expected beside pictures, and was passed over.
+        left_out: a line for each file that is not a picture, with the reason.
+        notes: lines about skipped companions of pictures, such as annotation files.
     """
 
     items: tuple[Picture, ...]
@@ -41,11 +41,11 @@ class Pictures:
 
 @dataclass(frozen=True)
 class Video:
-    """A video to be read frame by frame.
+    """A video to read frame by frame.
 
     Attributes:
-        source: what `VideoFrames` opens: a file, the number of a camera, or an address.
-        name: what its results and its drawing are called.
+        source: for `VideoFrames`: a file, the number of a camera, or an address.
+        name: the name of its results and its drawing.
     """
 
     source: Path | int | str
@@ -56,17 +56,17 @@ FoundSource: TypeAlias = Pictures | Video
 
 
 def find_source(text: str, *, lines: Iterable[str] = (), network: bool = False) -> FoundSource:
-    """What a user means by the text.
+    """Return the pictures or the video that a text names.
 
     Args:
-        text: a file, a folder or a pattern of pictures; a video; a file in LIST_SUFFIXES with a path on each line,
-            relative to its folder; "-" for paths in `lines`; the number of a camera; an rtsp:// or http(s):// address
-            of a stream, a video or a picture.
-        lines: paths, one each, for the text "-".
+        text: a file, a folder or a pattern of pictures; a video; a file in LIST_SUFFIXES with one path per line,
+            relative to its folder; "-" for the paths in `lines`; the number of a camera; an rtsp:// or http(s)://
+            address of a stream, a video or a picture.
+        lines: paths, for the text "-".
         network: whether addresses are allowed.
 
     Raises:
-        ImageError: there is nothing of the kind, or an address is not allowed.
+        ImageError: nothing has this name, or addresses are not allowed.
 
     Example:
         >>> find_source("0")
@@ -103,24 +103,24 @@ def _lines_of(path: Path) -> list[str]:
 
 
 def _listed(lines: Iterable[str], folder: Path, name: str) -> Pictures:
-    """The pictures of a list: empty lines and those that begin with # are comments; a path counts once."""
+    """Return the pictures of a list. Empty lines and lines that begin with # are ignored; a path counts once."""
     texts = [line.strip() for line in lines]
     paths = dict.fromkeys(folder / text for text in texts if text and not text.startswith("#"))
     if not paths:
-        raise ImageError(f"{name}: there is no path in it, expected one on each line")
+        raise ImageError(f"{name}: it has no paths; write one per line")
     videos = [path for path in paths if is_video(path) and path.suffix.lower() not in IMAGE_SUFFIXES]
     left_out = tuple(f"{path}: left out, a video; give it by itself: --source {path}" for path in videos)
     items = tuple(Picture(path) for path in paths if path not in set(videos))
     if not items:
-        raise ImageError(f"{name}: it lists videos only; give one at a time")
+        raise ImageError(f"{name}: it lists only videos; give one at a time")
     return Pictures(items, left_out)
 
 
 def _remote(address: str, scheme: str, network: bool) -> FoundSource:
     if scheme not in _STREAMS + _PICTURES:
-        raise ImageError(f"{address}: {scheme}:// is not read; http, https and {', '.join(_STREAMS)} are")
+        raise ImageError(f"{address}: {scheme}:// is not supported; use http, https, {', '.join(_STREAMS)}")
     if not network:
-        raise ImageError(f"{address}: nothing is fetched over the network unless --allow_network is given")
+        raise ImageError(f"{address}: add --allow_network to fetch over the network")
     path = PurePosixPath(unquote(urlsplit(address).path))
     name = "".join(letter if letter.isalnum() or letter in "-_." else "_" for letter in path.name).lstrip(".")
     suffix = path.suffix.lower()

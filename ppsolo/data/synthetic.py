@@ -1,4 +1,4 @@
-"""A drawn data set in COCO's format: overlapping textured shapes, some crowds and tiny objects, exact visible masks."""
+"""Draws a data set in COCO's format: overlapping textured shapes, some crowds and tiny objects, exact masks."""
 
 import json
 import os
@@ -17,24 +17,24 @@ from ppsolo.results.rle import encode_mask, mask_areas, mask_boxes, run_lengths
 
 CLASS_NAMES = ("circle", "rectangle", "triangle")
 CATEGORY_IDS = (1, 2, 3)
-HUES = (15, 75, 135)  # middle of each class's hues, of 180: orange, green, blue
+HUES = (15, 75, 135)  # middle hue of each class, out of 180: orange, green, blue
 HUE_SPREAD = 28  # to either side
 
-SHAPES = (2, 6)  # per scene, both included
-RADII = (0.16, 0.28)  # of shapes, in shorter sides of the image
+SHAPES = (2, 6)  # per scene, limits included
+RADII = (0.16, 0.28)  # radii of shapes, as shares of the image's shorter side
 TINY_RADIUS = 0.03
-TINY_SHARE = 0.05  # of the shapes
-CROWD_SHARE = 0.1  # of the scenes
-LEAST_VISIBLE = 0.6  # of a shape, under those painted later
-PLACEMENTS = 20  # tried before a shape is given up
+TINY_SHARE = 0.05  # share of the shapes
+CROWD_SHARE = 0.1  # share of the scenes
+LEAST_VISIBLE = 0.6  # visible share of a shape, under shapes painted later
+PLACEMENTS = 20  # tries before a shape is given up
 SUBPIXELS = 4
 
 
 class Scene(NamedTuple):
-    """A picture and the n objects seen in it, those farther back first.
+    """A picture and its n visible objects, farthest first.
 
-    image: uint8 [H, W, 3], RGB. masks: bool [n, H, W], the visible pixels, of which each belongs to one object at
-    most. labels: int64 [n], index in CLASS_NAMES. crowds: bool [n], whether the mask covers many objects.
+    image: uint8 [H, W, 3], RGB. masks: bool [n, H, W], visible pixels; a pixel belongs to at most one object.
+    labels: int64 [n], index in CLASS_NAMES. crowds: bool [n], whether the mask covers many objects.
     """
 
     image: np.ndarray
@@ -53,12 +53,12 @@ class DrawnSplit(NamedTuple):
 def draw_dataset(
     directory: str | os.PathLike, *, train: int, val: int, size: tuple[int, int] = (128, 160), seed: int = 0
 ) -> tuple[DrawnSplit, DrawnSplit]:
-    """Draw `train` and `val` scenes; the same seed draws the same files, scene by scene, whatever the numbers.
+    """Draw `train` and `val` scenes. The same seed draws the same scenes, for any numbers of scenes.
 
-    Writes DIRECTORY/train/000001.png .. and DIRECTORY/instances_train.json, and the same for val. Files appear whole;
-    an annotation file after its images. Instances are polygons that give exactly their masks, crowds run lengths.
+    Writes DIRECTORY/train/000001.png .. and DIRECTORY/instances_train.json, and the same for val. Files appear whole,
+    an annotation file after its images. Instances are polygons that give exactly their masks; crowds are run lengths.
 
-    Raises DatasetError or ImageError if something cannot be written.
+    Raises DatasetError or ImageError if a file cannot be written.
     """
     return (
         _draw_split(Path(directory), "train", train, size, (seed, 0)),
@@ -67,14 +67,15 @@ def draw_dataset(
 
 
 def draw_scene(rng: np.random.Generator, size: tuple[int, int]) -> Scene:
-    """2 to 6 shapes of random place, size, turn, colours and texture, on a textured ground; fewer if there is no room.
+    """Draw 2 to 6 shapes with random place, size, turn, colours and texture on a textured ground; fewer without room.
 
-    Each class has its outline and a third of all hues, so that a small network can tell classes apart in minutes;
-    textures are the same for all. A shape hides what was painted before it, but never more than two fifths
-    of another shape. One shape in twenty is tiny. One scene in ten has a crowd, small shapes of one class scattered at
-    the very back, of which more may be hidden.
+    Each class has its own outline and a third of all hues, so that a small network learns the classes in minutes;
+    textures are the same for all. A shape hides parts of earlier ones, but at most two fifths of a shape. One shape in
+    twenty is tiny. One scene in ten has a crowd at the very back: small shapes of one class, which may be hidden
+    further.
 
-    rng: the only source of randomness. size: (height, width) in pixels, from about 64 on to look like anything.
+    rng: the only source of random numbers. size: (height, width) in pixels; below about 64, shapes cannot be
+    recognised.
     """
     layers = _arrange(rng, size)
     canvas = _ground(rng, size)
@@ -92,7 +93,7 @@ def draw_scene(rng: np.random.Generator, size: tuple[int, int]) -> Scene:
 
 
 def visible_masks(masks: np.ndarray) -> np.ndarray:
-    """What is seen of masks painted one after the other: bool [n, H, W] -> the same without what later ones cover."""
+    """Remove pixels covered by later masks from masks painted one after another: bool [n, H, W] -> the same shape."""
     visible = masks.copy()
     covered = np.zeros(masks.shape[1:], bool)
     for index in reversed(range(len(masks))):
@@ -109,7 +110,7 @@ class _Layer(NamedTuple):
 
 
 def _arrange(rng: np.random.Generator, size: tuple[int, int]) -> list[_Layer]:
-    """The layers of a scene, the farthest first."""
+    """Arrange the layers of a scene, the farthest first."""
     layers = [_crowd(rng, size)] if rng.uniform() < CROWD_SHARE else []
     for _ in range(rng.integers(SHAPES[0], SHAPES[1] + 1)):
         label = int(rng.integers(len(CLASS_NAMES)))
@@ -145,7 +146,7 @@ def _outline(rng: np.random.Generator, label: int, radius: float) -> np.ndarray:
     if name == "circle":
         angles = np.linspace(0.0, 2 * np.pi, 48, endpoint=False)
     elif name == "rectangle":
-        half = rng.uniform(0.5, 0.8)  # of the angle between the diagonals
+        half = rng.uniform(0.5, 0.8)  # half of the angle between the diagonals
         angles = np.array([half, np.pi - half, np.pi + half, -half])
     else:
         angles = 2 * np.pi * (np.arange(3) + rng.uniform(-0.08, 0.08, 3)) / 3
@@ -164,7 +165,7 @@ def _layer(outlines: Sequence[np.ndarray], size: tuple[int, int], label: int, *,
 
 
 def _paint(canvas: np.ndarray, layer: _Layer, rng: np.random.Generator) -> np.ndarray:
-    """The canvas, float32 [3, H, W], with a textured layer and its soft shadow on it."""
+    """Paint a textured layer with a soft shadow on the canvas, float32 [3, H, W]."""
     coverage = layer.coverage
     away = 0.02 * min(coverage.shape)
     move = np.array([[1, 0, away], [0, 1, away]], np.float32)
@@ -178,7 +179,7 @@ def _paint(canvas: np.ndarray, layer: _Layer, rng: np.random.Generator) -> np.nd
 
 
 def _colors(rng: np.random.Generator, label: int) -> tuple[np.ndarray, np.ndarray]:
-    """Two vivid colours of a texture, a light one and a darker one of nearly the same hue: float32 [3, 1, 1]."""
+    """Two vivid colours for a texture, a light one and a darker one of nearly the same hue: float32 [3, 1, 1]."""
     hue, turn = HUES[label] + rng.uniform(-HUE_SPREAD, HUE_SPREAD), rng.uniform(-15, 15)
     value = rng.uniform(190, 255)
     hsv = [[hue, rng.uniform(130, 230), value], [hue + turn, rng.uniform(150, 255), value * rng.uniform(0.6, 0.85)]]
@@ -203,7 +204,7 @@ def _pattern(rng: np.random.Generator, size: tuple[int, ...]) -> np.ndarray:
 
 
 def _ground(rng: np.random.Generator, size: tuple[int, int]) -> np.ndarray:
-    """A dull cloudy ground with a weave and a slope of light: float32 [3, H, W], 0 .. 255."""
+    """A dull cloudy ground with a weave and a gradient of light: float32 [3, H, W], 0 .. 255."""
     base = rng.uniform(90, 170) + rng.uniform(-22, 22, (3, 1, 1))
     clouds = np.stack([_mottle(rng, size, cells=4) for _ in range(3)]) - 0.5
     fine = _mottle(rng, size, cells=int(rng.integers(16, 40))) - 0.5
@@ -220,7 +221,7 @@ def _mottle(rng: np.random.Generator, size: tuple[int, ...], *, cells: int) -> n
 
 
 def _ramp(rng: np.random.Generator, size: tuple[int, ...]) -> np.ndarray:
-    """A slope in a random direction: float32 [H, W], 0 .. 1."""
+    """A gradient in a random direction: float32 [H, W], 0 .. 1."""
     angle = rng.uniform(0.0, 2 * np.pi)
     y, x = np.linspace(-1, 1, size[0])[:, None], np.linspace(-1, 1, size[1])
     return (0.5 + (np.sin(angle) * y + np.cos(angle) * x) / 2**1.5).astype(np.float32)
@@ -231,7 +232,7 @@ def _draw_split(directory: Path, name: str, scenes: int, size: tuple[int, int], 
     try:
         split.image_dir.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise DatasetError(f"{split.image_dir}: cannot be made ({error.strerror}); choose another folder") from None
+        raise DatasetError(f"{split.image_dir}: cannot be created ({error.strerror}); choose another folder") from None
     images, annotations = [], []
     for image_id in range(1, scenes + 1):
         scene = draw_scene(np.random.default_rng((*seed, image_id)), size)

@@ -1,4 +1,4 @@
-"""The training targets: which grid cell answers for which instance, and each instance's mask at stride 4."""
+"""The training targets: the grid cells of each instance, and its mask at stride 4."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,17 +14,17 @@ SAMPLING_RADIUS = 0.2
 class SampleTargets:
     """The targets of one image on L levels; level l has a grid of S_l x S_l cells, numbered row by row.
 
-    The p positives are sorted by level, then instance, then cell: cell `cell_index[i]` has to draw
+    The p positives are sorted by level, then instance, then cell: cell `cell_index[i]` must predict
     `masks[mask_index[i]]`. A cell shared by k instances occurs k times among the positives.
 
     Attributes:
         category_labels: L arrays int64 [S_l * S_l]; 0 is background, class c is c + 1.
-        masks: uint8 [m, H / 4, W / 4], 0 or 1; every instance that is used on some level, once. A tiny one can
-            have vanished at stride 4: its mask is then all 0.
+        masks: uint8 [m, H / 4, W / 4], 0 or 1; every instance on at least one level, once. The mask of a tiny instance
+            may be all 0 at stride 4.
         mask_index: int64 [p], row in `masks`.
         cell_index: int64 [p], 0 .. S_l^2 - 1, within the level of the positive.
         level_offsets: int64 [L + 1]; the positives of level l are `level_offsets[l]:level_offsets[l + 1]`.
-        num_positive_cells: distinct cells that are positive, over all levels.
+        num_positive_cells: number of distinct positive cells, over all levels.
     """
 
     category_labels: tuple[np.ndarray, ...]
@@ -70,20 +70,20 @@ def make_targets(
 ) -> SampleTargets:
     """Assign the instances of one image to grid cells (SOLO, arXiv 1912.04488, section 3.3.1; as in SOLOv2).
 
-    An instance belongs to every level whose range holds sqrt(width * height) of its box, both ends included.
-    There it takes the cell of its mask's centre of mass and those neighbours (3 x 3 at most) that the box,
-    shrunk to `sampling_radius` of its sides and moved to that centre, reaches. Where two instances meet in a
-    cell, the later one gives the category; the masks of both stay. Instances with an empty mask or outside
-    all ranges are left out.
+    An instance belongs to every level whose range contains sqrt(width * height) of its box, limits included. On such a
+    level, the box is shrunk to `sampling_radius` of its sides and moved to the mask's centre of mass. The instance
+    takes the cell of that centre, and the neighbouring cells (3 x 3 at most) that the shrunk box touches. In a cell
+    with several instances, the last one gives the category; all masks stay. Instances with an empty mask, or outside
+    of all ranges, are left out.
 
     Args:
-        boxes: float [n, 4], xyxy in pixels of the resized image. Width is x2 - x1 in every box convention.
+        boxes: float [n, 4], xyxy in pixels of the resized image. The width is x2 - x1 in every box convention.
         labels: int [n], classes from 0.
-        masks: uint8 [n, h, w], 0 or 1, at the resized size; h, w may be smaller than the padded size.
+        masks: uint8 [n, h, w], 0 or 1, at the resized size; h and w may be smaller than the padded size.
         padded_size: (height, width) of the padded batch, multiples of 4.
         num_grids: S_l of each level.
         scale_ranges: (lowest, highest) object size of each level, in pixels.
-        sampling_radius: share of the box sides that is positive; 0.2 in the paper.
+        sampling_radius: share of the box's sides that is positive; 0.2 in the paper.
 
     Raises:
         ValueError: the arrays do not fit each other or the padded size.
@@ -96,7 +96,7 @@ def make_targets(
 
     first_cell = _offsets(grids**2)
     category_labels = np.zeros(first_cell[-1], np.int64)
-    # The last instance in a cell is the first one from the back.
+    # In reverse order, the last instance in a cell comes first.
     distinct, last = np.unique((first_cell[level] + cell)[::-1], return_index=True)
     category_labels[distinct] = labels[used][row[::-1][last]] + 1
     return SampleTargets(
@@ -175,7 +175,7 @@ def collate_targets(samples: Sequence[SampleTargets]) -> BatchTargets:
 
 
 def positive_counts(targets: BatchTargets) -> tuple[int, int]:
-    """What the losses of a batch are divided by: positives with a mask that is not empty, and distinct cells."""
+    """Return the divisors of a batch's losses: positives with a non-empty mask, and distinct cells."""
     drawn = np.asarray(targets.masks.any(axis=(1, 2)))
     return int(drawn[targets.mask_index].sum()), int(targets.num_positive_cells.sum())
 
@@ -192,13 +192,13 @@ def _check_shapes(boxes, labels, masks, padded_size, num_grids, scale_ranges) ->
     if masks.shape[1] > padded_size[0] or masks.shape[2] > padded_size[1]:
         raise ValueError(f"masks {masks.shape} are larger than the padded size {tuple(padded_size)}")
     if not num_grids or len(num_grids) != len(scale_ranges):
-        raise ValueError(f"{len(num_grids)} grids and {len(scale_ranges)} scale ranges; each level needs one of both")
+        raise ValueError(f"{len(num_grids)} grids but {len(scale_ranges)} scale ranges; give one of each per level")
 
 
 def _measure(
     masks: np.ndarray, chosen: np.ndarray, padded_size: tuple[int, int]
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The chosen masks that are not empty: their indices, centres of mass and masks at stride 4.
+    """Measure the chosen masks that are not empty: indices, centres of mass, and masks at stride 4.
 
     Returns int64 [m]; float64 [m, 2], (y, x) in pixel indices; uint8 [m, H / 4, W / 4].
     """
@@ -211,7 +211,7 @@ def _measure(
         if columns == 0:
             continue
         inside = mask[top : top + rows, left : left + columns]
-        # Sums of 0 and 1 and of their coordinates are whole numbers: exact in float64, whatever their order.
+        # Sums of 0, 1 and coordinates are integers: exact in float64 in any order.
         moments = cv2.moments(inside)
         area = moments["m00"]
         centres.append(((moments["m01"] + top * area) / area, (moments["m10"] + left * area) / area))
@@ -224,11 +224,11 @@ def _measure(
 
 
 def quarter(mask: np.ndarray) -> np.ndarray:
-    """The mask at stride 4: uint8 [ceil(h / 4), ceil(w / 4)], 1 where 2 or more of a block's 4 middle pixels are 1.
+    """Return the mask at stride 4: 1 where at least 2 of the 4 middle pixels of a 4 x 4 block are 1.
 
-    This is what bilinear interpolation of a uint8 mask by exactly 1/4 gives. Pixels beyond the mask are 0.
+    Bilinear interpolation of a uint8 mask by exactly 1/4 gives the same. Pixels beyond the mask are 0.
 
-    mask: uint8 [h, w], 0 or 1.
+    mask: uint8 [h, w], 0 or 1. Returns uint8 [ceil(h / 4), ceil(w / 4)].
     """
     small = np.zeros((-(-mask.shape[0] // MASK_STRIDE), -(-mask.shape[1] // MASK_STRIDE)), np.uint8)
     for row, column in ((1, 1), (1, 2), (2, 1), (2, 2)):
@@ -240,11 +240,11 @@ def quarter(mask: np.ndarray) -> np.ndarray:
 def _cells(
     centres: np.ndarray, half_extents: np.ndarray, padded_size: tuple[int, int], num_grids: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The cells of k (instance, level) pairs: pair int64 [p], ascending, and cell int64 [p], row by row.
+    """Return the cells of k (instance, level) pairs: pair int64 [p], ascending, and cell int64 [p], row by row.
 
     centres, half_extents: float [k, 2], (y, x) in pixels; num_grids: int64 [k].
     """
-    # Floor division by 1 / S, not multiplication by S: the two differ where a quotient falls on an edge.
+    # Floor division by 1 / S, not multiplication by S: they differ if a quotient is exactly on an edge.
     cell_side = 1.0 / num_grids[:, None]
     middle, low, high = (
         np.floor_divide(position / np.array(padded_size), cell_side)

@@ -1,4 +1,4 @@
-"""TIFF pictures of any depth and layout: read by tifffile, the plain ones by OpenCV where that is missing."""
+"""Reads TIFF pictures of any depth and layout with tifffile; without it, OpenCV reads plain ones."""
 
 import importlib
 import io
@@ -19,9 +19,9 @@ if TYPE_CHECKING:
     from tifffile import TiffFile, TiffPage, TiffPageSeries
 
 REMEDY = "pip install 'ppsolo[images]' (tifffile and imagecodecs)"
-_BYTES_PER_PIXEL = 8  # that may be decoded, for the largest number of pixels
+_BYTES_PER_PIXEL = 8  # decoded bytes allowed per pixel, at the largest number of pixels
 
-# Compressions whose decoders write to a place of known size. Others have sizes of their own, believed by nobody here.
+# Compressions whose decoders write into a buffer of known size. Other formats state sizes of their own.
 _PLAIN = frozenset({1, 2, 3, 4, 5, 8, 32773, 32946, 34925, 50000})
 _JPEG, _JPEG_2000 = frozenset({7}), frozenset({33003, 33004, 33005, 34712})
 _ALPHA_ASSOCIATED, _ALPHA = 1, 2
@@ -32,22 +32,22 @@ _KNOWN_COLOURS = frozenset({_MIN_IS_WHITE, _GREY, _RGB, _PALETTE, _SEPARATED, _Y
 
 
 def decode_tiff(stream: BinaryIO, *, max_pixels: int, settings: PixelSettings) -> tuple[Samples, int, list[str]]:
-    """The samples of a page, its EXIF orientation 1..8, and lines for the user.
+    """Decode a page; return its samples, its EXIF orientation 1..8, and lines for the user.
 
-    Raises ImageError: too many pixels or bytes, damage, no such page, or a kind that no installed reader knows.
+    Raises ImageError: too many pixels or bytes, damage, no such page, or a kind without an installed reader.
     """
     try:
         tifffile = importlib.import_module("tifffile")
     except ModuleNotFoundError:
         return _decode_plain(stream.read(), max_pixels, settings)
-    logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # damage is said once, by us
+    logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # ppsolo reports damage itself, once
     try:
         return _decode(tifffile, stream, max_pixels, settings)
     except ImageError:
         raise
-    except Exception as error:  # a parser's exceptions on damaged files are of any kind
+    except Exception as error:  # for a damaged file, a parser may raise anything
         if "imagecodecs" in str(error):
-            raise ImageError(f"this TIFF takes {REMEDY}") from None
+            raise ImageError(f"this TIFF needs {REMEDY}") from None
         reason = f"{type(error).__name__}: {error}"[:200]
         raise ImageError(f"tifffile cannot decode this TIFF, it is damaged, cut short or unusual ({reason})") from None
 
@@ -59,11 +59,11 @@ def _decode(
     with tifffile.TiffFile(stream, _multifile=False) as tif:
         series = [one for one in tif.series if not one.keyframe.subfiletype & (_REDUCED | _MASK)] or tif.series[:1]
         if not series:
-            raise ImageError("tifffile cannot decode this TIFF: it holds no picture; it is damaged or cut short")
+            raise ImageError("tifffile cannot decode this TIFF: it has no picture, or is damaged or cut short")
         counts = [math.prod(_outer(one).values()) for one in series]
         wanted = settings.page or 0
         if wanted >= sum(counts):
-            raise ImageError(f"the TIFF has {sum(counts)} pages, page {wanted} is asked for; they count from 0")
+            raise ImageError(f"the TIFF has {sum(counts)} pages, but preprocess.page is {wanted}; pages count from 0")
         if sum(counts) > 1 and settings.page is None:
             notes.append(f"it has {sum(counts)} pages, the first is read; preprocess.page chooses another")
         which = 0
@@ -81,12 +81,12 @@ def _decode(
 
 
 def _outer(series: "TiffPageSeries") -> dict[str, int]:
-    """The axes of a series that neither a picture nor its channels have, with their lengths: time, depth, ..."""
+    """Return the axes of a series that are neither picture nor channel axes, with their lengths: time, depth, ..."""
     return {axis: size for axis, size in zip(series.axes, series.shape, strict=True) if axis not in "YXSC"}
 
 
 def check_directory(tif: "TiffFile", page: "TiffPage") -> None:
-    """Refuse a file that ends within the directory of a page, or within a value that it points to."""
+    """Raise ImageError if the file ends within the directory of a page, or within a value of it."""
     kind, stream = tif.tiff, tif.filehandle
     order: Literal["little", "big"] = "little" if tif.byteorder == "<" else "big"
     stream.seek(page.offset)
@@ -104,7 +104,7 @@ def check_directory(tif: "TiffFile", page: "TiffPage") -> None:
 
 
 def check_page(page: "TiffPage", max_pixels: int) -> None:
-    """Refuse what would take too much memory, before a sample is decoded."""
+    """Raise ImageError for a page that needs too much memory, before it is decoded."""
     check_size(page.imagelength, page.imagewidth, max_pixels)
     if page.dtype is None:
         raise ImageError(f"the TIFF holds samples of {page.bitspersample} bits of an unusual kind")
@@ -117,7 +117,7 @@ def check_page(page: "TiffPage", max_pixels: int) -> None:
     limit = _BYTES_PER_PIXEL * max_pixels
     sizes = (page.shape, page.chunks)
     if max(math.prod(size) for size in sizes) * page.dtype.itemsize > limit:
-        raise ImageError(f"the TIFF decodes to more than {limit} bytes: cut up, shrink or save fewer channels")
+        raise ImageError(f"the TIFF decodes to more than {limit} bytes: cut it up, shrink it or save fewer channels")
     compression = int(page.compression)
     if compression not in _PLAIN | _JPEG | _JPEG_2000:
         name = getattr(page.compression, "name", compression)
@@ -125,7 +125,7 @@ def check_page(page: "TiffPage", max_pixels: int) -> None:
 
 
 def _read(tif: "TiffFile", series: "TiffPageSeries", wanted: int, max_pixels: int) -> np.ndarray:
-    """[H, W] or [H, W, C] of one page of a series, the channels of all axes together."""
+    """Return [H, W] or [H, W, C] of one page of a series, with the channels of all axes."""
     outer = _outer(series)
     place = dict(zip(outer, np.unravel_index(wanted, tuple(outer.values()) or (1,)), strict=False))
     axes = series.axes
@@ -140,7 +140,7 @@ def _read(tif: "TiffFile", series: "TiffPageSeries", wanted: int, max_pixels: in
     planes = []
     channels = math.prod(len(step) for step in steps)
     if channels * math.prod(series.keyframe.shape) * series.dtype.itemsize > _BYTES_PER_PIXEL * max_pixels:
-        raise ImageError(f"the TIFF has {channels} channels, which are too many bytes: save fewer")
+        raise ImageError(f"the TIFF has {channels} channels, too many bytes: save fewer")
     for indices in itertools.product(*steps):
         flat = int(np.ravel_multi_index(indices, shape)) if shape else 0
         plane = _plane(tif, series, flat, pages=math.prod(shape), shape=series.shape[inner:])
@@ -151,9 +151,9 @@ def _read(tif: "TiffFile", series: "TiffPageSeries", wanted: int, max_pixels: in
 
 
 def _plane(tif: "TiffFile", series: "TiffPageSeries", flat: int, *, pages: int, shape: tuple[int, ...]) -> np.ndarray:
-    """The samples of what `flat` counts along the leading axes, of the shape of the other axes."""
+    """Return the samples at position `flat` of the leading axes, with the shape of the other axes."""
     size = tif.filehandle.size
-    if series.dataoffset is not None:  # the pages lie one after the other
+    if series.dataoffset is not None:  # the pages are stored one after another
         dtype = series.dtype.newbyteorder(tif.byteorder)
         count = math.prod(shape)
         start = series.dataoffset + flat * count * dtype.itemsize
@@ -166,7 +166,7 @@ def _plane(tif: "TiffFile", series: "TiffPageSeries", flat: int, *, pages: int, 
         raise ImageError(f"the TIFF has an unusual order of pages ({series.axes}): save it as one page each")
     page: Any = series.pages[flat]
     if page is None:
-        raise ImageError("this page of the TIFF lies in another file, or nowhere")
+        raise ImageError("this page of the TIFF is in another file, or missing")
     for start, length in zip(page.dataoffsets, page.databytecounts, strict=True):
         if start + length > size:
             raise ImageError(f"tifffile cannot decode this TIFF: it is cut short, {size} bytes")
@@ -175,7 +175,7 @@ def _plane(tif: "TiffFile", series: "TiffPageSeries", flat: int, *, pages: int, 
 
 
 def check_segments(tif: "TiffFile", page: Any) -> None:
-    """Look into JPEG and JPEG 2000 segments, whose headers have sizes of their own."""
+    """Check JPEG and JPEG 2000 segments, whose headers state sizes of their own."""
     compression, largest = int(page.keyframe.compression), 4 * math.prod(page.keyframe.chunks[:2])
     if compression in _PLAIN:
         return
@@ -186,7 +186,7 @@ def check_segments(tif: "TiffFile", page: Any) -> None:
 
 
 def _rows_columns_channels(plane: np.ndarray, axes: str, place: dict[str, Any]) -> np.ndarray:
-    """[H, W] or [H, W, C] of an array with these axes; along others than Y, X, S and C one is chosen."""
+    """Return [H, W] or [H, W, C] of an array with these axes; other axes than Y, X, S and C are indexed by `place`."""
     for axis in [axis for axis in axes if axis not in "YXSC"]:
         plane = np.take(plane, int(place[axis]), axis=axes.index(axis))
         axes = axes.replace(axis, "")
@@ -196,7 +196,7 @@ def _rows_columns_channels(plane: np.ndarray, axes: str, place: dict[str, Any]) 
 
 
 def colours(values: np.ndarray, page: Any, *, keep_all: bool) -> Samples:
-    """Grey or colour of the samples: palettes looked up, ink turned to light, opacity applied unless `keep_all`."""
+    """Convert samples to grey or colour: look up palettes, turn ink to light, apply opacity unless `keep_all`."""
     if values.dtype == bool:
         values = values.astype(np.uint8)
     bits = int(page.bitspersample)
@@ -221,18 +221,18 @@ def colours(values: np.ndarray, page: Any, *, keep_all: bool) -> Samples:
         return Samples(values, top, names)
     kinds = [kind for kind in extra if kind in (_ALPHA_ASSOCIATED, _ALPHA)]
     if len(kinds) != len(extra) or colour not in (1, 3):
-        return Samples(values, top, names)  # bands that nobody calls opacity
+        return Samples(values, top, names)  # extra bands, none marked as opacity
     shown = values[:, :, :colour]
-    if kinds == [_ALPHA] and top is not None:  # as if on black, as libtiff does
+    if kinds == [_ALPHA] and top is not None:  # on black, like libtiff
         shown = np.rint(shown * (values[:, :, colour:].astype(np.float32) / top)).astype(values.dtype)
     return Samples(shown[:, :, 0] if colour == 1 else shown, top, "grey" if colour == 1 else "rgb")
 
 
 def _decode_plain(data: bytes, max_pixels: int, settings: PixelSettings) -> tuple[Samples, int, list[str]]:
-    """By OpenCV: what its reader gets right, others are refused with the remedy."""
+    """Decode with OpenCV if it reads this kind correctly; otherwise raise ImageError with the remedy."""
     tags = _plain_tags(data, max_pixels)
     if settings.page:
-        raise ImageError(f"a page of a TIFF is chosen by tifffile: {REMEDY}")
+        raise ImageError(f"to choose a page of a TIFF needs {REMEDY}")
     deep = tags[258][0] == 16
     flags = cv2.IMREAD_UNCHANGED if deep else cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
     try:
@@ -251,7 +251,7 @@ def _decode_plain(data: bytes, max_pixels: int, settings: PixelSettings) -> tupl
 
 
 def _plain_tags(data: bytes, max_pixels: int) -> dict[int, list[int]]:
-    """The tags of the first page that decide whether OpenCV reads it rightly. ImageError where it does not."""
+    """Return the tags of the first page; ImageError if OpenCV would read it wrongly."""
     order = "little" if data[:2] == b"II" else "big"
 
     def number(position: int, width: int) -> int:
@@ -285,13 +285,13 @@ def _plain_tags(data: bytes, max_pixels: int) -> dict[int, list[int]]:
         and samples in (1, 3, 4)
         and (samples < 4 or (colour == _RGB and extra in ([_ALPHA_ASSOCIATED], [_ALPHA]) and set(tags[258]) == {8}))
         and (colour in (_GREY, _RGB) or (colour in (_MIN_IS_WHITE, _PALETTE, _YCBCR) and tags[258][0] <= 8))
-        and not (colour == _GREY and samples > 1)  # OpenCV takes the colours for each other
+        and not (colour == _GREY and samples > 1)  # OpenCV exchanges the colours
     )
     if not right:
-        raise ImageError(f"this kind of TIFF takes {REMEDY}")
+        raise ImageError(f"this kind of TIFF needs {REMEDY}")
     return tags
 
 
 def as_stream(data: bytes) -> BinaryIO:
-    """The bytes as a file."""
+    """Return the bytes as a file object."""
     return io.BytesIO(data)

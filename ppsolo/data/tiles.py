@@ -1,4 +1,4 @@
-"""Tiles of a large picture: how large they are, and where they lie."""
+"""Tiles of a large picture: their size and their places."""
 
 from typing import NamedTuple
 
@@ -9,15 +9,15 @@ DEFAULT_OVERLAP = 128  # or half a tile where that is less
 
 
 class Tiling(NamedTuple):
-    """Squares of `size` pixels, each of which shares `overlap` pixels with its neighbours."""
+    """Square tiles of `size` pixels; neighbours share `overlap` pixels."""
 
     size: int
     overlap: int
 
     def places(self, picture: tuple[int, int]) -> list[tuple[int, int, int, int]]:
-        """The tiles of a picture of (height, width), row by row: top, left, bottom, right.
+        """Return the tiles of a picture of (height, width), row by row: top, left, bottom, right.
 
-        Every tile is a full square, so the last ones overlap more; a side shorter than a tile has one tile.
+        Every tile is a full square, so the last ones overlap more. A side shorter than a tile has one tile.
 
         >>> Tiling(100, 20).places((90, 200))
         [(0, 0, 90, 100), (0, 80, 90, 180), (0, 100, 90, 200)]
@@ -35,9 +35,9 @@ class Tiling(NamedTuple):
 
 
 def checked_tiling(tile: int | None, overlap: int | None = None) -> Tiling | None:
-    """The tiling of options; None without tiles. overlap: None for the default.
+    """Return the tiling for these options; None without tiles. overlap: None for the default.
 
-    Raises ConfigError for sizes that make no tiles, and for an overlap without tiles.
+    Raises ConfigError for impossible sizes, and for an overlap without tiles.
     """
     if tile is None:
         if overlap is not None:

@@ -1,4 +1,4 @@
-"""Videos and live streams: read and written frame by frame as uint8 RGB arrays, or refused with a reason."""
+"""Reads and writes videos and live streams frame by frame as uint8 RGB arrays, or refuses them with a reason."""
 
 import itertools
 import math
@@ -20,12 +20,12 @@ from ppsolo.errors import ImageError
 __all__ = ["VIDEO_SUFFIXES", "Frame", "VideoFrames", "VideoWriter", "is_video"]
 
 Capture = cv2.VideoCapture | PyavCapture
-_SAMPLE = 64  # frames whose distances say how fast a drawn video has to be
-_LARGEST_TIME_BASE = 65535  # of MPEG-4 part 2, in ticks per second
+_SAMPLE = 64  # frames that determine the rate of a drawn video
+_LARGEST_TIME_BASE = 65535  # limit of MPEG-4 part 2, in ticks per second
 
 
 class Frame(NamedTuple):
-    """A frame of a video: its number from 0, its time in seconds after the first, and uint8 [H, W, 3] RGB."""
+    """A frame: its number from 0, its time in seconds after the first frame, and uint8 [H, W, 3] RGB."""
 
     number: int
     time: float
@@ -33,7 +33,7 @@ class Frame(NamedTuple):
 
 
 def is_video(path: str | os.PathLike) -> bool:
-    """Whether the suffix is one of VIDEO_SUFFIXES, in any case; the file need not exist."""
+    """Whether the suffix is in VIDEO_SUFFIXES, in any case; the file need not exist."""
     return Path(path).suffix.lower() in VIDEO_SUFFIXES
 
 
@@ -45,21 +45,18 @@ def _check_name(path: Path) -> None:
 
 
 class VideoFrames:
-    """Reads the frames of a video file or a live stream once, each when it is asked for.
+    """Reads the frames of a video file or a live stream, one at a time, once.
 
-    Iterate for the images, uint8 [H, W, 3] RGB, or call `read` for images with their numbers and times. Frames are
-    turned upright where the file says so.
+    Iterate for the images, uint8 [H, W, 3] RGB, or call `read` for images with numbers and times. Frames are turned
+    upright if the file says so. Close it, or use it in a `with`.
 
     Attributes:
         size: (height, width) of all frames.
-        fps: frames per second as the container states them, None where it does not; times come from the frames.
-        frame_count: frames that the container counts, None where it does not. Cuts and pauses make it too large.
-        damage: None, or one line that says what is wrong, once the last frame has been read. Frames that are
-            missing are damage only where PyAV (`ppsolo[video]`) finds an error in decoding. Damage that a codec
-            conceals is not noticed.
-        note: None, or one line about frames that the container counts and nobody could read.
-
-    Close it, or use it in a `with`.
+        fps: frames per second in the container, or None; times come from the frames.
+        frame_count: number of frames in the container, or None. Cuts and pauses make it too large.
+        damage: None, or a line about the damage, once the last frame was read. Missing frames are damage only if PyAV
+            (`ppsolo[video]`) finds an error. Damage that a codec conceals is not noticed.
+        note: None, or a line about frames that the container counts but that could not be read.
 
     Example:
         >>> with VideoFrames("missing.mp4") as video:  # doctest: +SKIP
@@ -68,15 +65,15 @@ class VideoFrames:
     """
 
     def __init__(self, source: str | os.PathLike | int, *, timeout: float = 10.0, reconnect: int = 0):
-        """Open a video.
+        """Open a video or a stream.
 
         Args:
             source: a file, the number of a camera, or the address of a stream (rtsp://, http://, ...).
             timeout: seconds to wait for a stream to open, and for each of its frames.
-            reconnect: how often in a row a stream that breaks off is opened anew, after 1, 2, 4, ... seconds.
+            reconnect: how many times in a row to open a broken stream again, after 1, 2, 4, ... seconds.
 
         Raises:
-            ImageError: the source cannot be opened, or holds no frame that can be decoded.
+            ImageError: the source cannot be opened, or has no frame that can be decoded.
         """
         self._name = str(source)
         self._path = None if isinstance(source, int) or "://" in self._name else Path(source)
@@ -99,20 +96,20 @@ class VideoFrames:
 
     @property
     def live(self) -> bool:
-        """Whether this is a camera or a stream, which need not end."""
+        """Whether this is a camera or a stream, which may never end."""
         return self._path is None
 
     def read(self) -> Frame | None:
-        """The next frame, None at the end."""
+        """Return the next frame, None at the end."""
         image, self._first = self._first, None
         if image is None and self._capture.isOpened():
             image = self._decode()
             if image is None and self.live and self.damage is None:
-                image = self._decode_anew()
+                image = self._decode_again()
             if image is None:
                 self._compare_count()
             elif image.shape[:2] != self.size:
-                self.damage = f"{self._name}: frame {self._frames_read} has another size than those before it"
+                self.damage = f"{self._name}: frame {self._frames_read} has another size than the frames before it"
                 image = None
         if image is None:
             self.close()
@@ -122,9 +119,9 @@ class VideoFrames:
         return Frame(self._frames_read - 1, self._time, image)
 
     def drawing_rate(self) -> float:
-        """Constant frames per second at which a copy of this video shows nearly all of its frames in time.
+        """Constant frames per second for a copy of this video that shows nearly all frames at the right time.
 
-        From the distances between the first frames; the container's own rate where these agree with it.
+        It is derived from the times of the first frames; the container's rate is used if they agree with it.
         """
         stated = self.fps if self.fps is not None and 1 <= self.fps <= 240 else 25.0
         if self._path is None or isinstance(self._capture, PyavCapture):
@@ -137,7 +134,7 @@ class VideoFrames:
         distances = sorted(after - before for before, after in itertools.pairwise(times) if after > before)
         if not distances:
             return stated
-        rate = 1 / distances[len(distances) // 4]  # a lower quartile: few frames are nearer to each other
+        rate = 1 / distances[len(distances) // 4]  # the lower quartile: few frames are closer together
         if abs(rate - stated) < 0.02 * stated or abs(1 / statistics.fmean(distances) - stated) < 0.02 * stated:
             return stated
         return min(max(rate, 1.0), 120.0)
@@ -146,7 +143,7 @@ class VideoFrames:
         if self._path is not None:
             regular_file(self._path)
             _check_name(self._path)
-            return cv2.VideoCapture(str(self._path.absolute()))  # FFmpeg takes "a:b.mp4" for an address
+            return cv2.VideoCapture(str(self._path.absolute()))  # FFmpeg would take "a:b.mp4" for an address
         if isinstance(self._source, int):
             return cv2.VideoCapture(self._source)
         milliseconds = round(self._timeout * 1000)
@@ -158,18 +155,18 @@ class VideoFrames:
         return value if math.isfinite(value) and value > 0 else None
 
     def _decode(self) -> np.ndarray | None:
-        """The next image; None at the end, and where the decoder gives up."""
+        """Return the next image; None at the end, or if the decoder gives up."""
         try:
             decoded, frame = self._capture.read()
             return cv2.cvtColor(frame, cv2.COLOR_BGR2RGB, dst=frame) if decoded and frame is not None else None
         except cv2.error as error:
             self.damage = f"{self._name}: OpenCV cannot decode a frame ({error.err})"
-        except ValueError as error:  # of PyAV
+        except ValueError as error:  # from PyAV
             self.damage = f"{self._name}: PyAV cannot decode a frame ({error})"
         return None
 
     def _decode_by_pyav(self, path: Path) -> np.ndarray | None:
-        """The first image by PyAV, for codecs that OpenCV lacks."""
+        """Decode the first image with PyAV, for codecs that OpenCV lacks."""
         av = load_pyav()
         if av is None:
             return None
@@ -185,8 +182,8 @@ class VideoFrames:
         first, self.damage = self._decode(), None
         return first
 
-    def _decode_anew(self) -> np.ndarray | None:
-        """The next image of a stream that broke off, after opening it again; None where that fails."""
+    def _decode_again(self) -> np.ndarray | None:
+        """Open a broken stream again and return its next image; None if that fails."""
         for attempt in range(self._reconnect):
             self._capture.release()
             time.sleep(min(2**attempt, 30))
@@ -202,7 +199,7 @@ class VideoFrames:
         return None
 
     def _position(self) -> float:
-        """Seconds of the last frame as the decoder states them."""
+        """Seconds of the last frame according to the decoder."""
         position = self._capture.get(cv2.CAP_PROP_POS_MSEC) / 1000
         return position if math.isfinite(position) else 0.0
 
@@ -210,7 +207,7 @@ class VideoFrames:
         return 1 / self.fps if self.fps else 0.04
 
     def _time_of_frame(self) -> float:
-        """Seconds after the first frame; where the decoder states none, one distance more than before."""
+        """Seconds after the first frame; if the decoder states no time, one distance more than the frame before."""
         if self._frames_read == 0:
             self._start = -self._position()
             return 0.0
@@ -218,7 +215,7 @@ class VideoFrames:
         return stated if stated > self._time else self._time + self._distance()
 
     def _compare_count(self) -> None:
-        """At the end: are frames missing because of an error?"""
+        """At the end, find out whether frames are missing because of an error."""
         if self.damage is not None or self._path is None or self._frames_read >= (self.frame_count or 0):
             return
         found = f"{self._frames_read} of {self.frame_count} frames could be read"
@@ -227,13 +224,13 @@ class VideoFrames:
         elif load_pyav() is None:
             self.note = (
                 f"{self._name}: {self._frames_read} frames read, its container counts {self.frame_count}; "
-                "pip install 'ppsolo[video]' tells why"
+                "pip install 'ppsolo[video]' to learn why"
             )
 
     def _reason(self) -> str:
-        """Why there is no frame."""
+        """Say why there is no frame."""
         if isinstance(self._source, int):
-            return "no such camera, or it is used by another program"
+            return "no such camera, or another program uses it"
         if self._path is None:
             return f"the stream cannot be opened, or gave no frame within {self._timeout:g} seconds"
         codec = codec_name(self._path, self._fourcc)
@@ -251,7 +248,7 @@ class VideoFrames:
         return frame.image
 
     def close(self) -> None:
-        """End reading; further reads give None."""
+        """Stop reading; further reads return None."""
         self._first = None
         self._capture.release()
 
@@ -265,7 +262,7 @@ class VideoFrames:
 
 
 def _writable_rate(fps: float) -> float:
-    """The nearest rate whose ticks per second MPEG-4 can store: 66.667 becomes 66.67."""
+    """Return the nearest rate whose ticks per second MPEG-4 can store: 66.667 becomes 66.67."""
     for digits in (3, 2, 1, 0):
         if round(fps, digits) * 10**digits <= _LARGEST_TIME_BASE:
             return round(fps, digits)
@@ -275,10 +272,10 @@ def _writable_rate(fps: float) -> float:
 class VideoWriter:
     """Writes frames of one size, uint8 [H, W, 3] RGB, to an .mp4 file (MPEG-4 part 2, `mp4v`).
 
-    `size` is (height, width), at least 2 x 2. The codec has even sizes only: of an odd one the last row or column is
-    lost. `fps` is frames per second, rounded to what the codec can store. The file appears under its name, complete,
-    when `close` or the `with` ends well; after an exception in the `with`, not at all. Raises ImageError if it
-    cannot be written.
+    `size` is (height, width), at least 2 x 2. The codec has only even sizes: an odd size loses its last row or column.
+    `fps`: frames per second, rounded to a rate that the codec can store. The file appears whole when `close` or the
+    `with` block succeeds; after an exception in the block it does not appear. Raises ImageError if it cannot be
+    written.
     """
 
     def __init__(self, path: str | os.PathLike, *, fps: float, size: tuple[int, int]):
@@ -290,7 +287,7 @@ class VideoWriter:
             raise ImageError(f"{path}: videos are written as .mp4, not as {self._path.suffix!r}")
         _check_name(self._path.absolute())
         if not os.access(self._path.parent, os.W_OK | os.X_OK):
-            raise ImageError(f"{path}: its directory does not exist or cannot be written to")
+            raise ImageError(f"{path}: its directory does not exist or is not writable")
         self._temporary = temporary_name(self._path.absolute(), suffix=self._path.suffix)
         fourcc = cv2.VideoWriter.fourcc(*"mp4v")
         self._writer = cv2.VideoWriter(str(self._temporary), fourcc, self.fps, (width, height))
@@ -300,19 +297,19 @@ class VideoWriter:
             raise ImageError(f"{path}: OpenCV cannot write mp4v of {asked} (at least 2 x 2; FFmpeg is needed)")
 
     def write(self, image: np.ndarray) -> None:
-        """Append a frame. Raises ImageError for one of another size, or once the video is closed."""
+        """Append a frame. Raises ImageError if it has another size, or if the video is closed."""
         frame = checked_array(image)
         if frame.shape[:2] != self._size:
             raise ImageError(f"{self._path}: a frame of {frame.shape[:2]} pixels, expected {self._size}")
         if not self._writer.isOpened():
-            raise ImageError(f"{self._path}: the video is closed already")
+            raise ImageError(f"{self._path}: the video is already closed")
         self._writer.write(cv2.cvtColor(frame, cv2.COLOR_RGB2BGR))
         self._frames_written += 1
 
     def write_at(self, image: np.ndarray, seconds: float) -> None:
-        """Append a frame that is shown from `seconds` after the first: the one before is repeated until then.
+        """Append a frame shown from `seconds` after the first frame; repeat the frame before it until then.
 
-        A frame for the same tick as the one before is left out.
+        A frame at the same tick as the one before is dropped.
         """
         place = round(seconds * self.fps)
         while self._last is not None and self._frames_written < place:
@@ -322,7 +319,7 @@ class VideoWriter:
         self._last = image
 
     def close(self) -> None:
-        """Finish the file, count its frames and give it its name; does nothing the second time."""
+        """Finish the file, count its frames and give it its name; a second call does nothing."""
         if not self._writer.isOpened():
             return
         self._writer.release()
@@ -341,7 +338,7 @@ class VideoWriter:
             raise ImageError(f"{self._path}: cannot be written ({error.strerror})") from None
 
     def discard(self) -> None:
-        """Give up what was written so far; an earlier file of that name stays."""
+        """Delete the unfinished file; an earlier file of this name stays."""
         self._writer.release()
         discard(self._temporary)
 

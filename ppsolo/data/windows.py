@@ -1,4 +1,4 @@
-"""Windows of a large picture: the part that is asked for, read alone where the file allows it."""
+"""Windows of a large picture: reads only the wanted part if the file allows it."""
 
 import contextlib
 import importlib
@@ -18,19 +18,19 @@ from ppsolo.data.pixels import PixelSettings, to_rgb
 from ppsolo.data.tiff import check_directory, check_page, check_segments, colours
 from ppsolo.errors import ImageError
 
-MAX_WINDOWED_PIXELS = 2**31 - 1  # run lengths count pixels in 32 bits
-_MAX_SEGMENT_BYTES = 2**26  # a strip or tile of a file that is decoded as a whole
-_CACHE_BYTES = 2**27  # decoded strips and tiles that are kept for the next windows
+MAX_WINDOWED_PIXELS = 2**31 - 1  # run lengths are 32-bit numbers
+_MAX_SEGMENT_BYTES = 2**26  # limit of a strip or tile, which is decoded as a whole
+_CACHE_BYTES = 2**27  # decoded strips and tiles kept for the next windows
 _CONTIGUOUS = 1  # PlanarConfiguration
 
 
 class Windows(Protocol):
-    """A picture that gives parts of itself. size: (height, width) in pixels."""
+    """A picture that can be read in parts. size: (height, width) in pixels."""
 
     size: tuple[int, int]
 
     def read(self, top: int, left: int, bottom: int, right: int) -> np.ndarray:
-        """uint8 [bottom - top, right - left, 3] RGB. Raises ImageError where this part is damaged."""
+        """Return uint8 [bottom - top, right - left, 3] RGB. Raises ImageError if this part is damaged."""
         ...
 
 
@@ -48,10 +48,10 @@ class ArrayWindows:
 
 
 class TiffWindows:
-    """Windows of a TIFF whose strips or tiles can be decoded one by one, by tifffile."""
+    """Windows of a TIFF whose strips or tiles tifffile decodes one by one."""
 
     def __init__(self, page: Any, settings: PixelSettings):
-        """page: of tifffile, checked by `_windowed_page`."""
+        """page: from tifffile, checked by `_windowed_page`."""
         self.size = (int(page.imagelength), int(page.imagewidth))
         self._page, self._settings = page, settings
         self._chunk = (int(page.chunks[0]), int(page.chunks[1]))
@@ -85,13 +85,13 @@ class TiffWindows:
         page = self._page
         offset, length = page.dataoffsets[index], page.databytecounts[index]
         shape = (*self._chunk, *page.chunks[2:])
-        if length == 0:  # a tile that the file leaves out
+        if length == 0:  # a tile that the file omits
             segment = np.full(shape, page.nodata, page.dtype)
         else:
             page.parent.filehandle.seek(offset)
             try:
                 decoded, _, kept = page.decode(page.parent.filehandle.read(length), index, jpegtables=page.jpegtables)
-            except Exception as error:  # a parser's exceptions on damaged files are of any kind
+            except Exception as error:  # for a damaged file, a parser may raise anything
                 raise ImageError(f"strip or tile {index} of the TIFF is damaged ({type(error).__name__})") from None
             segment = decoded[0, : kept[1], : kept[2]]
             segment = segment[:, :, 0] if segment.shape[2] == 1 else segment
@@ -104,12 +104,12 @@ class TiffWindows:
 
 @contextlib.contextmanager
 def open_windows(source: Source, *, settings: PixelSettings = DEFAULT_SETTINGS) -> Iterator[Windows]:
-    """The windows of a picture. A TIFF file in strips or tiles is read part by part; any other is read whole.
+    """Yield the windows of a picture. A TIFF in strips or tiles is read part by part, any other file as a whole.
 
-    A TIFF is read part by part where tifffile is installed, its pixels lie upright, and `settings.value_range` does
-    not depend on the whole picture. Then it may have up to 2**31 - 1 pixels.
+    For this, tifffile must be installed, the pixels must be stored upright, and `settings.value_range` must not depend
+    on the whole picture. The TIFF may have up to 2**31 - 1 pixels.
 
-    Raises ImageError, as `ppsolo.read_image`.
+    Raises ImageError like `ppsolo.read_image`.
     """
     if isinstance(source, str | os.PathLike) and not str(source).lower().startswith(("http://", "https://")):
         path = Path(source)
@@ -123,7 +123,7 @@ def open_windows(source: Source, *, settings: PixelSettings = DEFAULT_SETTINGS) 
 
 
 def _windowed_page(path: Path, settings: PixelSettings, stack: contextlib.ExitStack) -> Any:
-    """The only page of a TIFF that can be read part by part, its file left open; None for any other file."""
+    """Return the only page of a TIFF that can be read part by part, with its file open; None for other files."""
     fixed = settings.value_range == "dtype" or all(isinstance(bound, float | int) for bound in settings.value_range)
     if not fixed or settings.page or not _is_tiff(path):
         return None
@@ -142,7 +142,7 @@ def _windowed_page(path: Path, settings: PixelSettings, stack: contextlib.ExitSt
             or len(page.dataoffsets) != math.prod(page.chunked)
         ):
             return None
-    except Exception:  # not for us: the reader of whole pictures says what is wrong
+    except Exception:  # the reader of whole pictures will report the fault
         return None
     check_directory(tif, page)
     check_page(page, MAX_WINDOWED_PIXELS)

@@ -1,4 +1,4 @@
-"""Exported models: static graphs that answer without ppsolo's model code, and the service that answers over HTTP."""
+"""Exported models: static graphs that predict without ppsolo's model code."""
 
 import importlib
 from typing import TYPE_CHECKING, Any
@@ -10,7 +10,7 @@ __all__ = ["ExportedPredictor", "load"]
 
 
 def __getattr__(name: str) -> Any:
-    """What needs Paddle is imported when it is first asked for: the service looks at its options before."""
+    """Import the names that need Paddle only when they are used: the service reads its options first."""
     if name not in __all__:
         raise AttributeError(f"module 'ppsolo.deploy' has no attribute '{name}'")
     return getattr(importlib.import_module("ppsolo.deploy.runtime"), name)

@@ -1,4 +1,4 @@
-"""The device that an export runs on: "cpu", "gpu" or, by its number, "gpu:1"."""
+"""The device of an export: "cpu", "gpu" or a numbered GPU, "gpu:1"."""
 
 import re
 from typing import Literal, NamedTuple
@@ -7,14 +7,14 @@ from ppsolo.errors import ExportError
 
 
 class DeviceChoice(NamedTuple):
-    """A device: its kind, and the number of the GPU as CUDA_VISIBLE_DEVICES counts them, 0 for a CPU."""
+    """A device: its kind, and the number of the GPU as CUDA_VISIBLE_DEVICES counts them; 0 for a CPU."""
 
     kind: Literal["cpu", "gpu"]
     number: int
 
 
 def parse_device(device: str) -> DeviceChoice:
-    """The device of a name. Raises ExportError for another name than "cpu", "gpu" and "gpu:N".
+    """Parse the name of a device. Raises ExportError for a name other than "cpu", "gpu" and "gpu:N".
 
     >>> parse_device("gpu:1")
     DeviceChoice(kind='gpu', number=1)
@@ -23,5 +23,5 @@ def parse_device(device: str) -> DeviceChoice:
         return DeviceChoice("cpu", 0)
     match = re.fullmatch(r"gpu(?::(\d+))?", device)
     if match is None:
-        raise ExportError(f"device is {device!r}, choose 'cpu', 'gpu' or the number of a GPU, as in 'gpu:1'")
+        raise ExportError(f"device is {device!r}: choose 'cpu', 'gpu' or the number of a GPU, as in 'gpu:1'")
     return DeviceChoice("gpu", int(match[1] or 0))

@@ -1,4 +1,4 @@
-"""An export's directory: infer_cfg.yml and the model's files, written whole or not at all, checked when read."""
+"""The directory of an export: infer_cfg.yml and the model's files, written whole or not at all, checked on reading."""
 
 import contextlib
 import hashlib
@@ -23,12 +23,12 @@ Graph = Literal["whole", "network"]
 Device = Literal["cpu", "gpu"]
 
 CONFIG_FILE = "infer_cfg.yml"
-PADDLEX_STEM = "inference"  # of the files that PaddleX reads
+PADDLEX_STEM = "inference"  # stem of the files that PaddleX reads
 PADDLEX_CONFIG = f"{PADDLEX_STEM}.yml"
 TRITON_CONFIG = "config.pbtxt"
-TRITON_ONNX = "1/model.onnx"  # of version 1
-LAYOUT = 1  # of the block `ppsolo`; a reader refuses others
-# By format, the sets of files of which one must be there: of Paddle 3 and 2, each alone and for PaddleX, and of ONNX.
+TRITON_ONNX = "1/model.onnx"  # in the folder of version 1
+LAYOUT = 1  # version of the block `ppsolo`; other versions are refused
+# Per format, the sets of files; one set must exist. Paddle 3 and Paddle 2, each alone and with PaddleX's files; ONNX.
 MODEL_FILES: Mapping[str, tuple[frozenset[str], ...]] = {
     "paddle": tuple(
         frozenset({program, weights})
@@ -39,14 +39,14 @@ MODEL_FILES: Mapping[str, tuple[frozenset[str], ...]] = {
     "openvino": (frozenset({"model.xml", "model.bin"}),),
 }
 _MOST_CONFIG_BYTES = 16 << 20
-_ANSWERING_KEYS = {"name", "num_classes", "model", "preprocess", "postprocess"}  # of a configuration
+_ANSWERING_KEYS = {"name", "num_classes", "model", "preprocess", "postprocess"}  # keys of a configuration
 _LONGEST_SIDE, _MOST_IMAGES = 1 << 16, 1 << 16
 _CHUNK = 1 << 20
 
 
 @dataclass(frozen=True)
 class TensorInfo:
-    """One input or output of the graph. shape: sides in words where they are open, such as "N" and "H / 4"."""
+    """One input or output of the graph. shape: integers, or words such as "N" and "H / 4" for open sides."""
 
     name: str
     dtype: str
@@ -56,12 +56,12 @@ class TensorInfo:
 
 @dataclass(frozen=True)
 class ExportInfo:
-    """What a directory says of itself.
+    """The description in an export's directory.
 
-    config: the resolved configuration. input_shape: N, 3, H, W with -1 for open sides. checkpoint: "file" and
-    "sha256", none where the weights came from no file. ppsolo, paddle: versions that wrote it. verified: what
-    verification found, in words; None where it was left out. files: name -> SHA-256. device: the one that the graph is
-    written for; None in older exports.
+    config: the resolved configuration. input_shape: N, 3, H, W, with -1 for open sides. checkpoint: "file" and
+    "sha256"; empty if the weights came from no file. ppsolo, paddle: the versions that wrote it. verified: the result
+    of the verification, in words; None if there was none. files: name -> SHA-256. device: the device that the graph
+    was written for; None in older exports.
     """
 
     format: Format
@@ -79,14 +79,14 @@ class ExportInfo:
 
 
 class _Dumper(yaml.SafeDumper):
-    """YAML without aliases, which readers of configurations refuse."""
+    """Writes YAML without aliases, because readers of configurations refuse these."""
 
     def ignore_aliases(self, data: Any) -> bool:
         return True
 
 
 def write_info(directory: Path, info: ExportInfo) -> None:
-    """Write infer_cfg.yml: what PaddleDetection's deploy tools read, and the block `ppsolo` that ours read."""
+    """Write infer_cfg.yml: keys for PaddleDetection's deploy tools, and the block `ppsolo` for ppsolo."""
     block = {
         **asdict(info),
         "layout": LAYOUT,
@@ -103,31 +103,31 @@ def write_info(directory: Path, info: ExportInfo) -> None:
 
 
 def read_info(directory: str | os.PathLike[str]) -> ExportInfo:
-    """What an export's infer_cfg.yml says; its files are not looked at. ExportError names what is wrong."""
+    """Read infer_cfg.yml of an export, without its other files. Raises ExportError that names the fault."""
     path = find_export(directory) / CONFIG_FILE
     if not Path(directory).is_dir():
-        raise ExportError(f"{directory}: no such directory; give one that `ppsolo export` wrote")
+        raise ExportError(f"{directory}: no such directory: give a directory that `ppsolo export` wrote")
     try:
         if path.stat().st_size > _MOST_CONFIG_BYTES:
-            raise ExportError(f"{path} is too large to be an export's; export again")
+            raise ExportError(f"{path} is too large for the description of an export: export again")
         tree = parse_yaml(path.read_text(encoding="utf-8"), str(path))
     except FileNotFoundError:
         raise ExportError(f"{path} is missing: give a directory that `ppsolo export` wrote") from None
     except (OSError, UnicodeDecodeError, ConfigError) as error:
-        raise ExportError(f"{path} cannot be read ({error}); export again") from None
+        raise ExportError(f"{path} cannot be read ({error}): export again") from None
     block = tree.pop("ppsolo", None) if isinstance(tree, dict) else None
     if not isinstance(block, dict) or "sha256" not in block or not _has_text_keys(block):
-        raise ExportError(f"{path} is of another program: it has no block 'ppsolo'; export with `ppsolo export`")
+        raise ExportError(f"{path} has no block 'ppsolo', another program wrote it: export with `ppsolo export`")
     if block.pop("sha256") != _digest(block):
         raise ExportError(f"{path} was cut off or changed after the export: its block 'ppsolo' has another sha256")
     layout = block.pop("layout", None)
     if not _is_whole(layout) or layout != LAYOUT:
-        raise ExportError(f"{path} is of another version of ppsolo; export again")
+        raise ExportError(f"another version of ppsolo wrote {path}: export again")
     return _info_of(block, path)
 
 
 def find_export(directory: str | os.PathLike[str]) -> Path:
-    """The directory itself, or the only export in it where it is a model repository of Triton."""
+    """Return the directory itself, or the only export in it if it is a model repository of Triton."""
     place = Path(directory)
     if (place / CONFIG_FILE).is_file():
         return place
@@ -135,7 +135,7 @@ def find_export(directory: str | os.PathLike[str]) -> Path:
     return models[0] if len(models) == 1 else place
 
 
-# Whoever knows SHA-256 can write a block whose checksum fits: each value is checked all the same.
+# A correct checksum does not prove who wrote the block, so each value is checked too.
 _CHECKS: Mapping[str, Callable[[Any], bool]] = {
     "format": lambda value: value in get_args(Format),
     "graph": lambda value: value in get_args(Graph),
@@ -154,21 +154,21 @@ _MAY_BE_MISSING = {"device"}  # from exports of earlier versions
 
 
 def _info_of(block: dict[str, Any], path: Path) -> ExportInfo:
-    """The checked content of the block `ppsolo`. Raises ExportError that names the first wrong key."""
+    """Check the block `ppsolo` and return its content. Raises ExportError that names the first wrong key."""
     if unknown := sorted(block.keys() - _CHECKS.keys()):
-        raise ExportError(f"{path}: its block 'ppsolo' has an unknown key '{unknown[0]}'; export again")
+        raise ExportError(f"{path}: its block 'ppsolo' has an unknown key '{unknown[0]}': export again")
     for key, check in _CHECKS.items():
         if key not in block and key in _MAY_BE_MISSING:
             continue
         if key not in block or not check(block[key]):
-            wrong = "is not what an export says" if key in block else "is missing"
-            raise ExportError(f"{path}: '{key}' of its block 'ppsolo' {wrong}; export again")
+            wrong = "is not a value of an export" if key in block else "is missing"
+            raise ExportError(f"{path}: '{key}' of its block 'ppsolo' {wrong}: export again")
     if not any(names <= block["files"].keys() for names in MODEL_FILES[block["format"]]):
-        raise ExportError(f"{path}: its block 'ppsolo' names no checksum of the model's file; export again")
+        raise ExportError(f"{path}: its block 'ppsolo' has no checksum of the model's file: export again")
     try:
         config = config_from_dict(block["config"], str(path))
     except ConfigError as error:
-        raise ExportError(f"{error}; it is of another version of ppsolo, export again") from None
+        raise ExportError(f"{error}; another version of ppsolo wrote it: export again") from None
     tensors = {
         key: tuple(TensorInfo(**{**tensor, "shape": tuple(tensor["shape"])}) for tensor in block[key])
         for key in ("inputs", "outputs")
@@ -187,7 +187,7 @@ def _is_whole(value: Any) -> bool:
 
 
 def _is_input_shape(value: Any) -> bool:
-    """Whether it is N, 3, H, W, each but the 3 either -1 or fixed, H and W multiples of 32."""
+    """Whether it is N, 3, H, W; N, H and W may be -1, and H and W must be multiples of 32."""
     if not isinstance(value, list) or len(value) != 4 or not all(map(_is_whole, value)):
         return False
     size, channels, *sides = value
@@ -212,7 +212,7 @@ def _is_text_by_text(value: Any) -> bool:
 
 
 def _are_files(value: Any) -> bool:
-    """Whether it maps names of files in the directory itself, or in its version 1, to SHA-256 sums."""
+    """Whether it maps names of files, in the directory or in its folder of version 1, to SHA-256 sums."""
     return _is_text_by_text(value) and all(
         re.fullmatch(r"(1/)?[A-Za-z0-9_-][A-Za-z0-9_. -]*", name)
         and name != CONFIG_FILE
@@ -222,17 +222,17 @@ def _are_files(value: Any) -> bool:
 
 
 def check_files(directory: str | os.PathLike[str], info: ExportInfo) -> None:
-    """Compare every file of the model with its checksum; ExportError names one that is missing or differs."""
+    """Compare every file of the model with its checksum. Raises ExportError that names a missing or changed file."""
     for name, expected in info.files.items():
         path = Path(directory) / name
         if not path.is_file():
-            raise ExportError(f"{path} is missing; export again, or copy the whole directory")
+            raise ExportError(f"{path} is missing: export again, or copy the whole directory")
         if file_sha256(path) != expected:
-            raise ExportError(f"{path} was cut off or changed after the export: its sha256 is not the recorded one")
+            raise ExportError(f"{path} was cut off or changed after the export: its sha256 differs")
 
 
 def file_sha256(path: Path) -> str:
-    """The SHA-256 of a file's content, in hexadecimal. OSError propagates."""
+    """Return the SHA-256 of a file's content, in hexadecimal. Raises OSError."""
     digest = hashlib.sha256()
     with path.open("rb") as stream:
         while chunk := stream.read(_CHUNK):
@@ -241,16 +241,16 @@ def file_sha256(path: Path) -> str:
 
 
 def checksums(directory: Path) -> dict[str, str]:
-    """name -> SHA-256 of every file of a directory but infer_cfg.yml; names may lead into folders."""
+    """Return name -> SHA-256 of every file in a directory except infer_cfg.yml; names may include folders."""
     files = (path for path in sorted(directory.rglob("*")) if path.is_file() and path != directory / CONFIG_FILE)
     return {path.relative_to(directory).as_posix(): file_sha256(path) for path in files}
 
 
 @contextlib.contextmanager
 def new_directory(path: Path) -> Iterator[Path]:
-    """Yields an empty hidden directory beside `path` that takes its place when the `with` ends well, else vanishes.
+    """Yield an empty hidden directory next to `path`. It replaces `path` if the block succeeds, else it is removed.
 
-    An export of ours that stands at `path` is replaced in one step; see `check_place` for what is refused.
+    An export of ppsolo at `path` is replaced in one step; see `check_place` for what is refused.
     """
     check_place(path)
     with contextlib.ExitStack() as stack:
@@ -258,32 +258,32 @@ def new_directory(path: Path) -> Iterator[Path]:
             path.parent.mkdir(parents=True, exist_ok=True)
             temporary = stack.enter_context(scratch_folder(path.absolute()))
         except OSError as error:
-            raise ExportError(f"{path} cannot be made ({error.strerror}); choose another folder") from None
+            raise ExportError(f"{path} cannot be created ({error.strerror}): choose another folder") from None
         try:
             yield temporary
             check_place(path)
             put_folder_in_place(temporary, path.absolute())
         except OSError as error:
-            if error.errno is None:  # Paddle's own, of a GPU for instance
+            if error.errno is None:  # an error of Paddle itself, for example about a GPU
                 raise
             raise ExportError(f"{path} cannot be written ({error.strerror or error})") from None
 
 
 def check_place(path: Path) -> None:
-    """ExportError unless nothing is at `path`, or an empty directory, or an export of ours and nothing else."""
+    """Raise ExportError unless `path` does not exist, is empty, or holds an export of ppsolo and nothing else."""
     if not os.path.lexists(path):
         return
     if path.is_symlink() or not path.is_dir():
-        raise ExportError(f"{path} is there already and no export of ppsolo's; choose another --output_dir")
+        raise ExportError(f"{path} exists and is not an export of ppsolo: choose another --output_dir")
     names = {entry.name for entry in path.iterdir()}
     if not names:
         return
     try:
         info = read_info(path)
     except ExportError:
-        raise ExportError(f"{path} holds something else than an export; choose another --output_dir") from None
+        raise ExportError(f"{path} holds other things than an export: choose another --output_dir") from None
     if foreign := sorted(names - {CONFIG_FILE, *(file.split("/")[0] for file in info.files)}):
-        raise ExportError(f"{path} holds {foreign[0]} besides an export; choose another --output_dir")
+        raise ExportError(f"{path} holds {foreign[0]} besides an export: choose another --output_dir")
 
 
 def _plain(fact: TensorInfo) -> dict[str, Any]:
@@ -295,14 +295,14 @@ def _digest(block: Mapping[str, Any]) -> str:
 
 
 def write_paddlex_config(directory: Path, config: Config, shape: Sequence[int]) -> None:
-    """Write inference.yml: the keys of PaddleX's predictor of instance segmentation for SOLOv2."""
+    """Write inference.yml: the keys that PaddleX's predictor for instance segmentation needs for SOLOv2."""
     content = {"Global": {"model_name": "SOLOv2"}, **_for_deploy_tools(config, shape)}
     with (directory / PADDLEX_CONFIG).open("w", encoding="utf-8") as stream:
         yaml.dump(content, stream, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=1000)
 
 
 def _for_deploy_tools(config: Config, shape: Sequence[int]) -> dict[str, Any]:
-    """The keys that PaddleDetection's deploy tools read, in its order and with its names for our steps."""
+    """Return the keys for PaddleDetection's deploy tools, in their order, with their names for the steps."""
     preprocess = config.preprocess
     resize = {
         "type": "Resize",

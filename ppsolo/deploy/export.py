@@ -1,4 +1,4 @@
-"""Export: a model written for Paddle Inference or as ONNX into a directory that says what it is and was verified."""
+"""Export: writes a model for Paddle Inference or as ONNX into a directory with its description, and verifies it."""
 
 import dataclasses
 import os
@@ -51,7 +51,7 @@ CARD = "model_card.md"
 OPEN_SHAPE = (-1, 3, -1, -1)
 PADDLEDETECTION_INPUTS = (
     TensorInfo("im_shape", "float32", (1, 2), "height and width of the image after the resize"),
-    TensorInfo("scale_factor", "float32", (1, 2), "by which height and width were scaled"),
+    TensorInfo("scale_factor", "float32", (1, 2), "scale factors of height and width"),
 )
 PADDLEDETECTION_OUTPUTS = (
     TensorInfo("segm", "uint8", ("M", "height", "width"), "masks at the size of the original image"),
@@ -60,11 +60,11 @@ PADDLEDETECTION_OUTPUTS = (
     TensorInfo("score", "float32", ("M",), "best first"),
     TensorInfo("masks", "float32", ("M", "H / 4", "W / 4"), "probabilities on the padded input, at stride 4"),
 )
-DIVISOR = 32  # of the sides of a prepared image
+DIVISOR = 32  # divides the sides of a prepared image
 
 
 class Export(NamedTuple):
-    """What was written. verification: None where it was left out."""
+    """The result of an export. verification: None if there was none."""
 
     directory: Path
     info: ExportInfo
@@ -90,34 +90,34 @@ def export_model(
     model_card: Path | None = None,
     verify_export: bool = True,
 ) -> Export:
-    """Write `model`, which is left as it is, into `directory`.
+    """Write `model` into `directory`; the model itself is not changed.
 
     Args:
-        model: built from `config` and loaded.
-        directory: appears whole or not at all; an export that stands there is replaced, anything else refused.
-        format: "paddle" for Paddle Inference (of this version of Paddle and later ones), "onnx" for onnxruntime.
+        model: built from `config`, with its weights.
+        directory: appears whole or not at all. An export in this place is replaced; anything else is refused.
+        format: "paddle" for Paddle Inference (of this version of Paddle or a later one), "onnx" for onnxruntime.
         graph: "whole", images to instances, or "network", images to raw predictions.
         input_shape: N, 3, H, W of the prepared images; -1 leaves a side open.
-        device: "cpu" or "gpu", whose fastest operators the graph is to have; it runs on both.
+        device: "cpu" or "gpu": the graph has the fastest operators for it, and runs on both.
         layout: "ppsolo"; "paddledetection" for its deploy tools or "paddlex" for its `create_model`: a whole Paddle
-            graph for one image at a time, whose masks have the size of the image; or "triton": `directory` is a model
-            repository, in which a whole ONNX graph gets a folder with the name of the configuration.
+            graph for one image at a time, with masks of the image's size; or "triton": `directory` becomes a model
+            repository with a whole ONNX graph, in a folder named like the configuration.
         checkpoint: "file" and "sha256" of the weights, to be recorded.
-        model_card: a file that the export carries along.
-        verify_export: compare with the model; an export that is beyond its bounds is not kept.
+        model_card: a file to copy into the export.
+        verify_export: compare the export with the model; an export beyond the bounds is removed.
 
     Raises:
-        ExportError: the shape or the place is refused, or the export is not to be trusted.
+        ExportError: the shape or the place is refused, or the verification failed.
     """
     shape = _checked_shape(input_shape)
     directory = Path(directory)
     if layout in ("paddledetection", "paddlex"):
         if (format, graph) != ("paddle", "whole"):
-            raise ExportError(f"--layout {layout} takes a whole Paddle graph: leave --format and --graph out")
+            raise ExportError(f"--layout {layout} needs a whole Paddle graph: omit --format and --graph")
         shape = (1, *shape[1:])
     elif layout == "triton":
         if graph != "whole":
-            raise ExportError("--layout triton takes a whole ONNX graph: leave --graph out")
+            raise ExportError("--layout triton needs a whole ONNX graph: omit --graph")
         format, directory = "onnx", directory / triton_name(config.name)
     model.eval()
     with new_directory(directory) as place:
@@ -143,26 +143,26 @@ def export_model(
         if verify_export:
             verification = _verify(model, info, device, place)
             if not verification.trusted:
-                raise ExportError(f"the export is not to be trusted and was not kept: {verification}")
+                raise ExportError(f"the export failed its verification and was not kept: {verification}")
             info = dataclasses.replace(info, verified=str(verification))
             write_info(place, info)
     return Export(directory, info, verification)
 
 
 def card_of(weights: str | os.PathLike[str]) -> Path | None:
-    """The model card that training wrote beside the weights."""
+    """Return the model card that training wrote next to the weights."""
     card = Path(weights).parent / CARD
     return card if Path(weights).is_file() and card.is_file() else None
 
 
 def checkpoint_facts(weights: str) -> dict[str, str]:
-    """ "file" and "sha256" of a checkpoint: a file, or a published name whose file has been fetched."""
+    """ "file" and "sha256" of a checkpoint: a file, or a published name whose file was fetched."""
     path = fetch_published(weights) if weights in ZOO else find_weights(weights)
     return {"file": path.name, "sha256": file_sha256(path)}
 
 
 def _verify(model: SOLOv2, info: ExportInfo, device: Device, place: Path) -> Verification:
-    """Compare the export in `place` with the model. A whole graph has no outputs for its heads: they get a graph."""
+    """Compare the export in `place` with the model. The heads of a whole graph get a graph of their own."""
     config, shape = info.config, info.input_shape
     here = verification_device(device, info.format)
     with tempfile.TemporaryDirectory(prefix="ppsolo-") as scratch:
@@ -195,7 +195,7 @@ def _write(
     layout: Layout,
     name: str,
 ) -> None:
-    """The files of a model in its layout; `name` is what Triton calls it."""
+    """Write the files of a model in its layout; `name` is its name in Triton."""
     if layout == "triton":
         (place / TRITON_ONNX).parent.mkdir()
         _write_onnx(model, config, graph, shape, device, place / TRITON_ONNX)
@@ -219,7 +219,7 @@ def _write_paddle(
     *,
     layout: Layout = "ppsolo",
 ) -> None:
-    """model.json (Paddle 3) or model.pdmodel (Paddle 2), and model.pdiparams; for PaddleX the stem is inference."""
+    """Write model.json (Paddle 3) or model.pdmodel (Paddle 2), and model.pdiparams; for PaddleX, inference.*."""
     folded = fold_norms(model)
     if device == "cpu" and PADDLE_3:
         adapt_to_cpu(folded)
@@ -236,13 +236,13 @@ def _write_paddle(
     layer.eval()
     stem = PADDLEX_STEM if layout == "paddlex" else "model"
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of what tracing does not need
+        warnings.simplefilter("ignore")  # warnings about details that tracing does not need
         paddle.jit.save(paddle.jit.to_static(layer, input_spec=spec, full_graph=True), str(place / stem))
-    (place / f"{stem}.pdiparams.info").unlink(missing_ok=True)  # names of parameters, which only training needs
+    (place / f"{stem}.pdiparams.info").unlink(missing_ok=True)  # parameter names, for training only
 
 
 def _write_for_paddlex(model: SOLOv2, config: Config, shape: Sequence[int], device: Device, place: Path) -> None:
-    """inference.* for PaddleX, and for ppsolo, which resizes masks by itself, model.* with the same weights."""
+    """Write inference.* for PaddleX, and model.* with the same weights for ppsolo, which resizes masks itself."""
     _write_paddle(model, config, "whole", shape, device, place)
     _write_paddle(model, config, "whole", shape, device, place, layout="paddlex")
     ours, theirs = (place / f"{stem}.pdiparams" for stem in ("model", PADDLEX_STEM))
@@ -268,27 +268,27 @@ def _write_onnx(model: SOLOv2, config: Config, graph: Graph, shape: Sequence[int
 def _checked_shape(shape: Sequence[int]) -> tuple[int, int, int, int]:
     given = " ".join(map(str, shape))
     if len(shape) != 4 or shape[1] != 3:
-        raise ExportError(f"--input_shape {given}: give N 3 H W, with -1 for what is to stay open")
+        raise ExportError(f"--input_shape {given}: give N 3 H W, with -1 for open sides")
     if any(side != -1 and side < 1 for side in shape):
-        raise ExportError(f"--input_shape {given}: sides are -1 or at least 1")
+        raise ExportError(f"--input_shape {given}: sides must be -1 or at least 1")
     if any(side > 0 and side % DIVISOR for side in shape[2:]):
-        raise ExportError(f"--input_shape {given}: H and W are multiples of {DIVISOR}, or -1")
+        raise ExportError(f"--input_shape {given}: H and W must be multiples of {DIVISOR}, or -1")
     return (shape[0], shape[1], shape[2], shape[3])
 
 
 def input_info(shape: Sequence[int]) -> TensorInfo:
-    """The input, prepared images of this shape; -1 is an open side."""
+    """Describe the input: prepared images of this shape; -1 is an open side."""
     names = ("N", "3", "H", "W")
     sides = tuple(side if side > 0 else name for side, name in zip(shape, names, strict=True))
     return TensorInfo("image", "float32", sides, "prepared RGB images, H and W multiples of 32")
 
 
 def output_infos(config: Config, graph: Graph) -> tuple[TensorInfo, ...]:
-    """The outputs in the order of the graph; engines know them by their position."""
+    """Describe the outputs in the order of the graph; engines find them by position."""
     features = config.model.mask_feature_head.out_channels
     if graph == "whole":
         return (
-            TensorInfo("scores", "float32", ("M",), "of all instances, image by image, best first within an image"),
+            TensorInfo("scores", "float32", ("M",), "scores of all instances, image by image, the best first"),
             TensorInfo("labels", "int64", ("M",), "classes, counted from 0"),
             TensorInfo("masks", "float32", ("M", "H / 4", "W / 4"), "probabilities on the padded input, at stride 4"),
             TensorInfo("counts", "int64", ("N",), "instances of each image, their sum is M; -1: output not finite"),
@@ -302,5 +302,7 @@ def output_infos(config: Config, graph: Graph) -> tuple[TensorInfo, ...]:
         TensorInfo(f"kernels{level}", "float32", ("N", features, grid, grid), "a 1x1 mask kernel for every cell")
         for level, grid in enumerate(config.model.head.num_grids)
     ]
-    masks = TensorInfo("mask_features", "float32", ("N", features, "H / 4", "W / 4"), "what kernels are applied to")
+    masks = TensorInfo(
+        "mask_features", "float32", ("N", features, "H / 4", "W / 4"), "features that kernels are applied to"
+    )
     return (*logits, *kernels, masks)

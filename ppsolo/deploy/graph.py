@@ -1,4 +1,4 @@
-"""What is exported: the network with its norms folded, alone or with postprocessing, as one layer that traces."""
+"""The layers to export: the network with folded norms, alone or with postprocessing."""
 
 import copy
 from typing import cast
@@ -12,14 +12,13 @@ from ppsolo.models.layers import ConvNorm
 from ppsolo.models.postprocess import SOLOv2Postprocess
 from ppsolo.models.solov2 import SOLOv2
 
-PADDLE_3 = hasattr(paddle.inference.Config, "enable_new_ir")  # its static graphs are other ones than before
+PADDLE_3 = hasattr(paddle.inference.Config, "enable_new_ir")  # its static graphs have a new format
 
 
 class WholeGraph(nn.Layer):
     """Prepared images float32 [N, 3, H, W] -> the four arrays of `Detections`.
 
-    Where the network's output is not finite, which no image may cause, every count is -1: then nothing that was
-    found can be used.
+    If the network's output is not finite, which no image should cause, every count is -1 and the result is unusable.
     """
 
     def __init__(self, model: SOLOv2, postprocess: SOLOv2Postprocess):
@@ -30,7 +29,7 @@ class WholeGraph(nn.Layer):
     def forward(self, image: paddle.Tensor) -> tuple[paddle.Tensor, ...]:
         return self._detect(image)
 
-    @paddle.jit.not_to_static  # there is nothing to rewrite in what is called: tracing alone is several times faster
+    @paddle.jit.not_to_static  # tracing alone is enough, and several times faster than rewriting the code
     def _detect(self, image: paddle.Tensor) -> tuple[paddle.Tensor, ...]:
         raw = self.model(image)
         found = self.postprocess(raw)
@@ -56,7 +55,7 @@ class NetworkGraph(nn.Layer):
 
 
 def fold_norms(model: SOLOv2) -> SOLOv2:
-    """A copy in eval mode whose batch norms are part of the convolutions before them: the same but for rounding."""
+    """Copy the model in eval mode, with batch norms folded into the convolutions before them: equal up to rounding."""
     folded = copy.deepcopy(model)
     folded.eval()
     for block in folded.sublayers():
@@ -66,10 +65,11 @@ def fold_norms(model: SOLOv2) -> SOLOv2:
 
 
 def adapt_to_cpu(folded: SOLOv2) -> None:
-    """Have each convolution of a folded model computed by what is fastest in Paddle 3's inference on a CPU, in place.
+    """Make each convolution of a folded model the fastest one for Paddle 3's inference on a CPU, in place.
 
-    Deformable ones gather. Plain ones get a bias, of zeros where they have none: only those that have one go to oneDNN.
-    In Paddle 2 the latter do so anyway, and gathering graphs load for a minute and keep all that they gather.
+    Deformable convolutions gather. Plain ones without bias get a zero bias, because oneDNN takes only convolutions with
+    bias. Not for Paddle 2: there oneDNN takes all plain convolutions, and gathering graphs load for a minute and keep
+    all gathered values.
     """
     for block in folded.sublayers():
         if isinstance(block, DeformableConv):
@@ -79,7 +79,7 @@ def adapt_to_cpu(folded: SOLOv2) -> None:
 
 
 def folded_batch_norm(norm: nn.Layer) -> tuple[np.ndarray, np.ndarray]:
-    """What a batch norm with its running statistics does to each channel: (scale, shift), float64 [C]."""
+    """Return (scale, shift), float64 [C], that a batch norm with its running statistics applies to each channel."""
     mean, variance, weight, bias = (
         cast(paddle.Tensor, tensor).numpy().astype(np.float64)
         for tensor in (norm._mean, norm._variance, norm.weight, norm.bias)

@@ -1,4 +1,4 @@
-"""Engines over onnxruntime: a graph that `ppsolo.deploy.onnx` wrote, on a CPU or a GPU."""
+"""Engines with onnxruntime for graphs of `ppsolo.deploy.onnx`, on a CPU or a GPU."""
 
 import os
 from collections.abc import Sequence
@@ -18,9 +18,9 @@ GPU_PACKAGE = "pip uninstall onnxruntime, then pip install 'ppsolo[onnx-gpu]' (d
 
 
 class OnnxSession:
-    """A graph in onnxruntime: image batch in, the graph's outputs out.
+    """A graph in onnxruntime: takes an image batch, returns the graph's outputs.
 
-    description: the runtime, its version, device, precision and threads, in one line.
+    description: runtime, version, device, precision and threads, in one line.
     """
 
     def __init__(
@@ -40,8 +40,8 @@ class OnnxSession:
             device: "cpu", "gpu" or the number of a GPU, as in "gpu:1".
             precision: "fp32"; or "fp16" on a GPU: the network computes in float16, postprocessing in float32.
             threads: CPU threads for one batch. Default: all cores of the process.
-            keep_memory: keep freed memory for the next batch, in an arena and in the process. It is a tenth faster,
-                but with images of many sizes the memory grows and is not given back, on a GPU too.
+            keep_memory: keep freed memory for the next batch, in an arena and in the process. This is a tenth
+                faster, but with images of many sizes the memory grows and is never returned, on a GPU too.
 
         Raises ExportError: onnxruntime is missing, cannot use the device, or cannot load the model.
         """
@@ -51,17 +51,17 @@ class OnnxSession:
             raise ExportError("this needs the package onnxruntime: pip install 'ppsolo[onnx]'") from None
         chosen = parse_device(device)
         if chosen.kind == "gpu" and CUDA not in onnxruntime.get_available_providers():
-            raise ExportError(f"this onnxruntime has no CUDA: {GPU_PACKAGE}, or take device='cpu'")
+            raise ExportError(f"this onnxruntime has no CUDA: {GPU_PACKAGE}, or use device='cpu'")
         if precision not in ("fp32", "fp16"):
-            raise ExportError(f"onnxruntime computes in fp32 or fp16, not {precision}")
+            raise ExportError(f"onnxruntime computes in fp32 or fp16, not in {precision}")
         if precision == "fp16" and chosen.kind != "gpu":
-            raise ExportError("fp16 runs on a GPU: add device='gpu', or take precision='fp32'")
+            raise ExportError("fp16 runs on a GPU: add device='gpu', or use precision='fp32'")
         threads = threads or available_cores()
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         options.log_severity_level = 3
         options.enable_cpu_mem_arena = keep_memory
-        # Otherwise its threads keep asking for work after a run, and take the cores from others.
+        # Otherwise its threads spin after a run and block the cores for others.
         options.add_session_config_entry("session.force_spinning_stop", "1")
         if keep_memory:
             keep_freed_memory()
@@ -70,15 +70,15 @@ class OnnxSession:
         if precision == "fp16":
             source = half_precision(model)
         if chosen.kind == "gpu":
-            onnxruntime.preload_dlls()  # CUDA and cuDNN from NVIDIA's packages, where they are installed
+            onnxruntime.preload_dlls()  # CUDA and cuDNN from NVIDIA's packages, if installed
         try:
             self._session = onnxruntime.InferenceSession(source, options, providers=[_provider(chosen, keep_memory)])
-        except Exception as error:  # onnxruntime's errors have no base class of their own
+        except Exception as error:  # onnxruntime's errors have no common base class
             raise ExportError(f"{name} cannot be loaded by onnxruntime {onnxruntime.__version__}: {error}") from error
         if chosen.kind == "gpu" and CUDA not in self._session.get_providers():
             raise ExportError(
                 f"onnxruntime {onnxruntime.__version__} cannot load CUDA or cuDNN and would compute on the CPU: "
-                "pip install 'ppsolo[onnx-gpu]' and see docs/gpu.md for the versions, or take device='cpu'"
+                "pip install 'ppsolo[onnx-gpu]' and see docs/gpu.md for the versions, or use device='cpu'"
             )
         missing = set(outputs) - {output.name for output in self._session.get_outputs()}
         if missing or [value.name for value in self._session.get_inputs()] != ["image"]:
@@ -93,23 +93,23 @@ class OnnxSession:
     def __call__(self, images: np.ndarray) -> list[np.ndarray]:
         """images: float32 [N, 3, H, W], preprocessed, H and W multiples of 32 -> the outputs in order.
 
-        Raises PredictionError where onnxruntime fails, for lack of memory for instance.
+        Raises PredictionError if onnxruntime fails, for example for lack of memory.
         """
         try:
             outputs = self._session.run(self._outputs, {"image": images}, self._run_options)
-        except Exception as error:  # onnxruntime's errors have no base class of their own
+        except Exception as error:  # onnxruntime's errors have no common base class
             raise PredictionError(f"onnxruntime failed on a batch of shape {list(images.shape)}: {error}") from error
         return [np.asarray(output) for output in outputs]
 
 
 def _provider(device: DeviceChoice, keep_memory: bool) -> tuple[str, dict[str, Any]]:
-    """The execution provider of a device, with its options."""
+    """Return the execution provider of a device, with its options."""
     if device.kind == "cpu":
         return CPU, {}
     options = {
         "device_id": str(device.number),
-        "use_tf32": "0",  # TF32 keeps 11 of 24 bits
-        # An exhaustive search for the best convolution would start again with every size of image.
+        "use_tf32": "0",  # TF32 keeps only 11 of 24 bits
+        # An exhaustive search for the best convolution would run again for every image size.
         "cudnn_conv_algo_search": "HEURISTIC",
     }
     if not keep_memory:
@@ -118,7 +118,7 @@ def _provider(device: DeviceChoice, keep_memory: bool) -> tuple[str, dict[str, A
 
 
 class OnnxEngine:
-    """The whole model, postprocessing included. description: see `OnnxSession`."""
+    """The whole model with postprocessing. description: see `OnnxSession`."""
 
     def __init__(
         self,
@@ -129,7 +129,7 @@ class OnnxEngine:
         threads: int | None = None,
         keep_memory: bool = True,
     ):
-        """The arguments and errors of `OnnxSession`."""
+        """Arguments and errors are those of `OnnxSession`."""
         self._session = OnnxSession(
             model, OUTPUTS, device=device, precision=precision, threads=threads, keep_memory=keep_memory
         )
@@ -138,6 +138,6 @@ class OnnxEngine:
     def run(self, images: np.ndarray) -> DetectionArrays:
         """images: float32 [N, 3, H, W], preprocessed, H and W multiples of 32 -> their instances.
 
-        Every count is -1 where the network's output is not finite.
+        Every count is -1 if the network's output is not finite.
         """
         return DetectionArrays(*self._session(images))

@@ -1,4 +1,4 @@
-"""Networks in OpenVINO: a graph of the network alone, written by `onnx_graph`, on a CPU in float32 or bfloat16."""
+"""Networks in OpenVINO: a graph of the network alone, on a CPU, in float32, bfloat16 or int8."""
 
 import io
 import os
@@ -16,9 +16,9 @@ PRECISIONS = {"fp32": "f32", "bf16": "bf16"}
 
 
 class OpenVinoSession:
-    """A graph in OpenVINO: image batch in, the graph's outputs out. One batch at a time; others wait.
+    """A graph in OpenVINO: takes an image batch, returns the graph's outputs. Batches run one at a time.
 
-    description: the runtime, its version, device, precision and threads, in one line.
+    description: runtime, version, device, precision and threads, in one line.
     """
 
     def __init__(
@@ -30,18 +30,18 @@ class OpenVinoSession:
         threads: int | None = None,
         quantized: bool = False,
     ):
-        """Load a model of which `outputs` are all that there is.
+        """Load a model with exactly these outputs.
 
         Args:
             model: the file, or its content.
-            precision: "fp32", or "bf16", in which products of bfloat16 are summed up in float32.
-            quantized: whether the file holds a network in int8; then `precision` is that of the other layers.
-            threads: CPU threads; what OMP_NUM_THREADS says, else all cores that the process may use, if None.
+            precision: "fp32" or "bf16"; in the latter, products of bfloat16 are summed up in float32.
+            quantized: whether the file holds a network in int8; `precision` is then that of the other layers.
+            threads: CPU threads; None: the value of OMP_NUM_THREADS, or else all cores of the process.
 
-        Raises ExportError: OpenVINO is missing or cannot compute in this precision, or this is no such model.
+        Raises ExportError if OpenVINO is missing, lacks this precision, or cannot load the model.
         """
         if precision not in PRECISIONS:
-            raise ExportError(f"OpenVINO computes in {' or '.join(PRECISIONS)} here, not {precision}")
+            raise ExportError(f"OpenVINO computes in {' or '.join(PRECISIONS)} here, not in {precision}")
         if precision == "bf16":
             require_bfloat16()
         try:
@@ -60,12 +60,12 @@ class OpenVinoSession:
             graph = read_graph(model)
             names = [output.any_name for output in graph.outputs]
             if names != list(outputs) or [value.any_name for value in graph.inputs] != ["image"]:
-                raise ExportError(f"{name} is no network of ppsolo: its outputs are {', '.join(names)}")
+                raise ExportError(f"{name} is not a network of ppsolo: its outputs are {', '.join(names)}")
             self._request = core.compile_model(graph, "CPU", settings).create_infer_request()
         except RuntimeError as error:
             raise ExportError(f"{name} cannot be loaded by OpenVINO {openvino.__version__}: {error}") from error
         self._outputs = range(len(names))
-        self._lock = threading.Lock()  # a request holds the outputs of one batch
+        self._lock = threading.Lock()  # a request stores the outputs of one batch
         version = openvino.__version__.partition("-")[0]
         stated = f"int8 and {precision}" if quantized else precision
         self.description = f"OpenVINO {version}, cpu, {stated}, {threads_in_words(threads)}"
@@ -78,7 +78,7 @@ class OpenVinoSession:
 
 
 def read_graph(model: str | os.PathLike[str] | bytes) -> Any:
-    """The graph of a file or of its content, as OpenVINO holds it. Raises RuntimeError, as OpenVINO does."""
+    """Read a graph from a file or its content. Raises OpenVINO's RuntimeError."""
     import openvino
     from openvino.frontend import ConversionExtension
 
@@ -88,7 +88,7 @@ def read_graph(model: str | os.PathLike[str] | bytes) -> Any:
 
 
 def _deformable_conv(node: Any) -> list[Any]:
-    """ONNX's DeformConv as `onnx_layers` writes it (one group, no dilation), which OpenVINO's reader does not know."""
+    """Translate ONNX's DeformConv (one group, no dilation), which OpenVINO's reader lacks."""
     from openvino import opset8
 
     x, weight, displacement, bias, modulation = (node.get_input(index) for index in range(5))
@@ -103,7 +103,7 @@ def _deformable_conv(node: Any) -> list[Any]:
         end,
         [1, 1],
         modulation,
-        bilinear_interpolation_pad=True,  # points beyond the edge count as zeros, each by its share
+        bilinear_interpolation_pad=True,  # pixels beyond the edge count as zeros
     )
     if bias.get_node().get_type_name() == "NullNode":
         return convolved.outputs()

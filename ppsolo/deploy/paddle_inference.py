@@ -1,4 +1,4 @@
-"""Engines over Paddle Inference: a graph that `paddle.jit` wrote, on a CPU or a GPU."""
+"""Engines with Paddle Inference for graphs of `paddle.jit`, on a CPU or a GPU."""
 
 import tempfile
 import threading
@@ -20,9 +20,9 @@ from ppsolo.results.postprocess import DetectionArrays
 
 PRECISIONS = ("fp32", "fp16", "bf16")
 MODEL_FILES = ("model.json", "model.pdmodel")  # of Paddle 3 and 2
-WEIGHTS_FILES = ("model.pdiparams", "inference.pdiparams")  # the latter where PaddleX reads them too
-# Operators with floating-point values in the postprocessing, by their names in Paddle 2 and in Paddle 3. They stay in
-# float32 under fp16: float16 rounds scores to 11 bits and overflows at areas of 65,504 pixels.
+WEIGHTS_FILES = ("model.pdiparams", "inference.pdiparams")  # the second name if PaddleX reads them too
+# Operators of the postprocessing with floating-point values, by their names in Paddle 2 and Paddle 3. Under fp16 they
+# stay float32: float16 rounds scores to 11 bits and overflows at areas of 65,504 pixels.
 _IN_BOTH = (
     "cast",
     "clip",
@@ -54,13 +54,13 @@ FLOAT32_OPS = frozenset(_IN_BOTH + _COMPARISONS + _ARITHMETIC_2 + _REDUCTIONS_2 
 _GPU_POOL_MB = 500
 _TENSORRT_WORKSPACE = 1 << 30
 _ONEDNN_OPERATORS = {"conv2d", "depthwise_conv2d", "elementwise_add", "relu", "hard_swish"}  # in Paddle 2
-_ONEDNN_SHAPES = 1  # whose compiled kernels are kept: half a gigabyte each, and a tenth of a run to make again
+_ONEDNN_SHAPES = 1  # shapes with cached kernels: 0.5 GB each; compiling again takes a tenth of a run
 
 
 class PaddleSession:
-    """A graph in Paddle Inference: image batch in, the graph's outputs out, in its order.
+    """A graph in Paddle Inference: takes an image batch, returns the graph's outputs in its order.
 
-    description: the runtime, its version, device, precision and threads, in one line.
+    description: runtime, version, device, precision and threads, in one line.
     """
 
     def __init__(
@@ -74,27 +74,27 @@ class PaddleSession:
         tensorrt: bool = False,
         tensorrt_shapes: Sequence[tuple[int, int, int]] = (),
     ):
-        """Load model.json or model.pdmodel, with model.pdiparams, of a directory.
+        """Load model.json or model.pdmodel with model.pdiparams from a directory.
 
-        Arguments are as for `ppsolo.deploy.load`. Raises ExportError: what is asked for cannot be had here.
+        Arguments: see `ppsolo.deploy.load`. Raises ExportError if the request cannot be met on this machine.
         """
         _check_request(device, precision, onednn, tensorrt)
         on_cpu = parse_device(device).kind == "cpu"
         program = next((directory / name for name in MODEL_FILES if (directory / name).is_file()), None)
         if program is None:
-            raise ExportError(f"{directory} holds no {' or '.join(MODEL_FILES)}; export again")
+            raise ExportError(f"{directory} holds no {' or '.join(MODEL_FILES)}: export again")
         new_program = program.suffix == ".json"
         if onednn is None:
             onednn = precision == "bf16" or (on_cpu and new_program == PADDLE_3)
         if onednn and PADDLE_3 and not new_program:
             raise ExportError(
-                f"{program}: Paddle 3 fails on it with oneDNN: take fp32 and leave onednn out, or export with Paddle 3"
+                f"{program}: with oneDNN, Paddle 3 fails on this file: use fp32 without onednn, or export with Paddle 3"
             )
         if new_program and not PADDLE_3:
-            raise ExportError(f"{program} needs Paddle 3, this is {PADDLE_VERSION}: export it with this Paddle")
+            raise ExportError(f"{program} needs Paddle 3, but this is {PADDLE_VERSION}: export again with this version")
         if tensorrt and new_program:
-            raise ExportError(f"{program}: TensorRT takes a model.pdmodel only: export with Paddle 2.6")
-        self._lock = threading.Lock()  # a predictor serves one batch at a time
+            raise ExportError(f"{program}: TensorRT needs a model.pdmodel: export with Paddle 2.6")
+        self._lock = threading.Lock()  # a predictor runs one batch at a time
         self._scratch = tempfile.TemporaryDirectory(prefix="ppsolo-")
         if on_cpu:
             keep_freed_memory()
@@ -122,7 +122,7 @@ class PaddleSession:
     def __call__(self, images: np.ndarray) -> list[np.ndarray]:
         """images: float32 [N, 3, H, W], preprocessed, H and W multiples of 32 -> the outputs in order.
 
-        Raises PredictionError where Paddle fails, for lack of memory for instance.
+        Raises PredictionError if Paddle fails, for example for lack of memory.
         """
         with self._lock:
             return _run(self._predictor, images)
@@ -131,27 +131,27 @@ class PaddleSession:
         weights = [file for name in WEIGHTS_FILES if (file := program.with_name(name)).is_file()]
         config = inference.Config(str(program), str(weights[0] if weights else program.with_name(WEIGHTS_FILES[0])))
         config.disable_glog_info()
-        config.enable_memory_optim(False)  # it fails in 3.3, and saves little where most sides are open
+        config.enable_memory_optim(False)  # it fails in 3.3, and saves little with open sides
         kind, number = parse_device(device)
         if kind == "gpu":
             half = inference.PrecisionType.Half if precision == "fp16" else inference.PrecisionType.Float32
             config.enable_use_gpu(_GPU_POOL_MB, number, half)
             if precision == "fp16":
-                # Paddle 3 asks for both forms of a name.
+                # Paddle 3 looks for both forms of a name.
                 config.exp_disable_mixed_precision_ops({*FLOAT32_OPS, *(f"pd_op.{name}" for name in FLOAT32_OPS)})
             return config
         config.disable_gpu()
-        config.delete_pass("transfer_layout_pass")  # of Paddle 3: it transposes twice for a pooling that is slower then
+        config.delete_pass("transfer_layout_pass")  # of Paddle 3: its two transposes slow a pooling down
         config.set_cpu_math_library_num_threads(threads)
         if onednn:
             config.enable_mkldnn()
             config.set_mkldnn_cache_capacity(_ONEDNN_SHAPES)
             if PADDLE_3:
-                # It would hand bilinear resizing to oneDNN, whose kernel cannot read the scale; fused convolutions
-                # are placed by passes of their own.
+                # It would use oneDNN for bilinear resizing, whose kernel cannot read the scale. Other passes place
+                # the fused convolutions.
                 config.delete_pass("onednn_placement_pass")
             else:
-                # Convolutions and what goes with them alone: oneDNN's nearest neighbours are other ones than Paddle's.
+                # Only convolutions and their companions: oneDNN rounds nearest neighbours unlike Paddle.
                 config.set_mkldnn_op(_ONEDNN_OPERATORS)
                 for name in config.pass_builder().all_passes():
                     if ("mkldnn" in name or "onednn" in name) and "conv" not in name and "placement" not in name:
@@ -164,7 +164,7 @@ class PaddleSession:
 
     @staticmethod
     def _collect_ranges(config: inference.Config, file: str, shapes: Sequence[tuple[int, int, int]]) -> None:
-        """Run a batch of every shape, (N, H, W), so that TensorRT knows between what each tensor's sides lie."""
+        """Run a batch of every shape, (N, H, W), so that TensorRT learns the range of each tensor's sides."""
         config.collect_shape_range_info(file)
         predictor = inference.create_predictor(config)
         random = np.random.default_rng(0)
@@ -173,12 +173,12 @@ class PaddleSession:
 
 
 def postprocess_outputs(program: Path) -> list[str]:
-    """Names of the tensors that the postprocessing of a model.pdmodel computes; none in a graph of the network."""
-    # `paddle.static.Program` reads it in static mode only, which belongs to the whole process.
+    """Return the names of the tensors that a model.pdmodel's postprocessing computes; empty without postprocessing."""
+    # `paddle.static.Program` reads it only in static mode, which is global for the process.
     description = paddle.base.core.ProgramDesc(program.read_bytes())
     block = description.block(0)
     operators = [block.op(index) for index in range(block.op_size())]
-    # A whole graph asks whether the outputs of its network are finite, and nothing else.
+    # In a whole graph, isfinite is applied to the network's outputs and to nothing else.
     known = {name for op in operators if op.type() == "isfinite_v2" for name in op.input_arg_names()}
     outputs: list[str] = []
     for op in operators:
@@ -189,7 +189,7 @@ def postprocess_outputs(program: Path) -> list[str]:
 
 
 class PaddleEngine:
-    """The whole model, postprocessing included. description: see `PaddleSession`."""
+    """The whole model with postprocessing. description: see `PaddleSession`."""
 
     def __init__(self, session: PaddleSession):
         self._session = session
@@ -205,7 +205,7 @@ class PaddleEngine:
 
 
 def _run(predictor: inference.Predictor, images: np.ndarray) -> list[np.ndarray]:
-    # Of a graph for PaddleDetection's tools, masks at the size of the image are not used: they get one cell.
+    # ppsolo does not use the full-size masks of a graph for PaddleDetection: give them one cell.
     one = np.ones((1, 2), np.float32)
     given = {"image": images, "im_shape": one, "scale_factor": one}
     for name in predictor.get_input_names():
@@ -214,7 +214,7 @@ def _run(predictor: inference.Predictor, images: np.ndarray) -> list[np.ndarray]
         handle.copy_from_cpu(np.ascontiguousarray(given[name], np.float32))
     try:
         predictor.run()
-    except Exception as error:  # Paddle raises what its C++ side says, of many kinds
+    except Exception as error:  # Paddle raises many kinds of errors from C++
         reason = str(error).rpartition("Error Message Summary:")[2]
         raise PredictionError(f"Paddle Inference failed on a batch of shape {list(images.shape)}: {reason}") from error
     return [predictor.get_output_handle(name).copy_to_cpu() for name in predictor.get_output_names()]
@@ -223,29 +223,29 @@ def _run(predictor: inference.Predictor, images: np.ndarray) -> list[np.ndarray]
 def _create(config: inference.Config, program: Path) -> inference.Predictor:
     try:
         predictor = inference.create_predictor(config)
-    except Exception as error:  # Paddle raises what its C++ side says, of many kinds
+    except Exception as error:  # Paddle raises many kinds of errors from C++
         raise ExportError(f"{program} cannot be loaded by Paddle {PADDLE_VERSION}: {error}") from None
     if predictor.get_input_names() != ["image"] and sorted(predictor.get_input_names()) != sorted(INPUTS):
-        raise ExportError(f"{program} is a foreign graph: its inputs are {predictor.get_input_names()}, not 'image'")
+        raise ExportError(f"{program} is not ppsolo's: its inputs are {predictor.get_input_names()}, not 'image'")
     return predictor
 
 
 def _check_request(device: str, precision: str, onednn: bool | None, tensorrt: bool) -> None:
     kind, number = parse_device(device)
     if precision not in PRECISIONS:
-        raise ExportError(f"precision is {precision!r}, choose one of {', '.join(PRECISIONS)}")
+        raise ExportError(f"precision is {precision!r}: choose one of {', '.join(PRECISIONS)}")
     if kind == "gpu" and not paddle.device.is_compiled_with_cuda():
-        raise ExportError("this Paddle has no CUDA: install paddlepaddle-gpu, or take device='cpu'")
+        raise ExportError("this Paddle has no CUDA: install paddlepaddle-gpu, or use device='cpu'")
     if kind == "gpu" and number >= paddle.device.cuda.device_count():
         raise ExportError(
-            f"device is {device!r}, this process sees {paddle.device.cuda.device_count()} GPUs: take another number, "
-            "set CUDA_VISIBLE_DEVICES, or take device='cpu'"
+            f"device is {device!r}, but this process sees {paddle.device.cuda.device_count()} GPUs: use another "
+            "number, set CUDA_VISIBLE_DEVICES, or use device='cpu'"
         )
     if tensorrt and kind != "gpu":
         raise ExportError("TensorRT runs on a GPU: add device='gpu'")
     if precision == "fp16" and kind != "gpu":
-        raise ExportError("fp16 runs on a GPU: add device='gpu', or take precision='fp32'")
+        raise ExportError("fp16 runs on a GPU: add device='gpu', or use precision='fp32'")
     if precision == "bf16":
         if kind != "cpu" or onednn is False:
-            raise ExportError("bf16 runs on a CPU through oneDNN: take device='cpu', onednn=True")
+            raise ExportError("bf16 runs on a CPU through oneDNN: use device='cpu', onednn=True")
         require_bfloat16()

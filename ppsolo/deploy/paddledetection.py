@@ -1,4 +1,4 @@
-"""The graphs that PaddleDetection's deploy tools and PaddleX run: their names, and masks at the size of the image."""
+"""Graphs for PaddleDetection's deploy tools and PaddleX: their names, and masks at the image's size."""
 
 import paddle
 import paddle.nn.functional as F
@@ -7,19 +7,19 @@ from paddle import nn
 from ppsolo.models.postprocess import SOLOv2Postprocess
 from ppsolo.models.solov2 import SOLOv2
 
-STRIDE = 4  # of the masks that postprocessing gives
+STRIDE = 4  # stride of the masks from postprocessing
 INPUTS = ("image", "im_shape", "scale_factor")
 OUTPUTS = ("segm", "bbox_num", "label", "score", "masks")
 PADDLEX_OUTPUTS = ("bbox_num", "label", "score", "segm")
 
 
 class PaddleDetectionGraph(nn.Layer):
-    """One prepared image, its resized size and its scale -> instances with masks at the size of the original image.
+    """One prepared image, its resized size and its scale -> instances with masks at the original size.
 
     image: float32 [1, 3, H, W]. im_shape: float32 [1, 2], height and width after the resize. scale_factor: float32
-    [1, 2], by which height and width were scaled.
-    Outputs, in the order that its deploy tools read: segm uint8 [M, height, width]; bbox_num int32 [1], M; label int64
-    [M]; score float32 [M]. A fifth output is for ppsolo, which resizes masks by itself: probabilities at stride 4,
+    [1, 2], the scale factors of height and width.
+    Outputs, in the order of the deploy tools: segm uint8 [M, height, width]; bbox_num int32 [1], M; label int64
+    [M]; score float32 [M]. A fifth output is for ppsolo, which resizes masks itself: probabilities at stride 4,
     float32 [M, H / 4, W / 4].
     """
 
@@ -41,7 +41,7 @@ class PaddleDetectionGraph(nn.Layer):
         found = self.postprocess(self.model(image))
         resized = im_shape[0].round().astype("int32")
         original = (im_shape[0] / scale_factor[0]).round().astype("int32")
-        # A row of zeros goes through the resize with the masks, which may be none.
+        # A row of zeros is resized too, because there may be no masks.
         rows, columns = paddle.shape(found.masks)[1], paddle.shape(found.masks)[2]
         none = paddle.zeros(paddle.stack([paddle.ones_like(rows), rows, columns]), found.masks.dtype)
         masks = paddle.concat([found.masks, none]).unsqueeze(0)
@@ -54,7 +54,7 @@ class PaddleDetectionGraph(nn.Layer):
 
 
 class PaddleXGraph(PaddleDetectionGraph):
-    """The same inputs; the four outputs that PaddleX reads, in its order: bbox_num, label, score, segm."""
+    """The same inputs, and the four outputs of PaddleX in its order: bbox_num, label, score, segm."""
 
     def forward(
         self, image: paddle.Tensor, im_shape: paddle.Tensor, scale_factor: paddle.Tensor

@@ -1,4 +1,4 @@
-"""Quantization: a network in int8 for OpenVINO, calibrated on pictures, that states what it costs."""
+"""Quantization: a network in int8 for OpenVINO, calibrated on pictures, with its loss of accuracy measured."""
 
 import contextlib
 import io
@@ -28,11 +28,11 @@ from ppsolo.version import __version__
 
 TABLE_FILE = "quantization.json"
 MAX_DROP = 0.005
-COMPARED = 8  # prepared images on which heads are compared
-# What stays in float from the start: the first convolution, whose input has three channels; group norms, whose sums
+COMPARED = 8  # prepared images to compare heads on
+# Layers that always stay in float: the first convolution, whose input has three channels; group norms, whose sums
 # are convolutions in the graph; the gates of squeeze-and-excitation, which cost nothing.
 FIRST = (r"backbone\.stem(\.0)?\.conv.*", r".*\.norm\..*", r".*squeeze_excite.*")
-# What else stays in float, step by step, where average precision falls too far.
+# More layers to keep in float, step by step, if average precision falls too far.
 LADDER = (
     ("the first layer and all norms", ()),
     (
@@ -49,21 +49,21 @@ LADDER = (
     ("and the towers of the SOLOv2 head", (r"head\..*",)),
 )
 
-# Called with a predictor; its mask AP, in [0, 1].
+# Called with a predictor; returns its mask AP, in [0, 1].
 Measure = Callable[[Pipeline], float]
 
 
 class Attempt(NamedTuple):
-    """One way to quantize. kept: what stayed in float, in words. mask_ap: None where it was not measured."""
+    """One way to quantize. kept: the layers in float, in words. mask_ap: None if it was not measured."""
 
     kept: str
     mask_ap: float | None
 
 
 class Quantized(NamedTuple):
-    """What was written.
+    """The result of a quantization.
 
-    table: what quantization.json holds: "mask_ap_fp32" and "mask_ap_int8" (None where not measured), "drop",
+    table: the content of quantization.json: "mask_ap_fp32" and "mask_ap_int8" (None if not measured), "drop",
     "max_drop", "kept_in_float", "attempts", "heads" (relative differences of each output), "calibration_images".
     """
 
@@ -87,23 +87,23 @@ def quantize_model(
 ) -> Quantized:
     """Write the network of `model` in int8 into `directory`, for OpenVINO on a CPU.
 
-    Weights and activations of convolutions become int8 by NNCF's post-training quantization. Where mask AP falls by
-    more than `max_drop`, more layers stay in float, step by step (LADDER).
+    NNCF's post-training quantization makes weights and activations of convolutions int8. If mask AP falls by more
+    than `max_drop`, more layers stay in float, step by step (LADDER).
 
     Args:
-        model: built from `config` and loaded.
-        directory: appears whole or not at all; an export that stands there is replaced, anything else refused.
+        model: built from `config`, with its weights.
+        directory: appears whole or not at all. An export in this place is replaced; anything else is refused.
         images: prepared images for calibration, float32 [3, H, W], H and W multiples of 32.
-        measure: the mask AP of a predictor on the user's data; None where there are no annotations.
-        max_drop: how far mask AP may fall.
+        measure: returns the mask AP of a predictor on the user's data; None without annotations.
+        max_drop: largest accepted loss of mask AP.
         checkpoint: "file" and "sha256" of the weights, to be recorded.
 
-    Raises ExportError: nncf or openvino is missing, or mask AP falls too far in every attempt.
+    Raises ExportError if nncf or openvino is missing, or mask AP falls too far in every attempt.
     """
     if not images:
-        raise ExportError("calibration needs pictures: give a folder or annotations that have some")
+        raise ExportError("calibration needs pictures: give a folder or annotations with pictures")
     if not 0 <= max_drop <= 1:
-        raise ExportError(f"--max_drop is {max_drop}, give a number from 0 to 1")
+        raise ExportError(f"--max_drop is {max_drop}: give a number from 0 to 1")
     model.eval()
     content = build_onnx(model).SerializeToString()
     threads = default_threads()
@@ -123,7 +123,7 @@ def quantize_model(
             tried = ", ".join(f"{attempt.mask_ap:.4f}" for attempt in attempts)
             raise ExportError(
                 f"in int8 the mask AP falls from {before:.4f} to {tried} at best, by more than --max_drop {max_drop}: "
-                "nothing was written; calibrate on more pictures, raise --max_drop, or take bf16"
+                "nothing was written; calibrate on more pictures, raise --max_drop, or use bf16"
             )
         table = {
             "mask_ap_fp32": before,
@@ -142,7 +142,7 @@ def quantize_model(
 
 
 def _quantized_graphs(content: bytes, images: Sequence[np.ndarray]) -> Iterator[tuple[str, Any]]:
-    """(what stays in float, the graph in int8), with more in float from one to the next."""
+    """Yield (layers in float, the graph in int8), each time with more layers in float."""
     try:
         import nncf
     except ImportError as error:
@@ -178,7 +178,7 @@ def _predictor(info: ExportInfo, session: OpenVinoSession) -> ExportedPredictor:
 def _compare_heads(
     exact: OpenVinoSession, other: OpenVinoSession, images: Sequence[np.ndarray]
 ) -> dict[str, dict[str, float]]:
-    """For each output: "largest" difference, of the largest magnitude, and "mean" difference, of the spread."""
+    """Return for each output the "largest" and the "mean" difference, as shares of its magnitude and its spread."""
     found: dict[str, dict[str, float]] = {}
     pairs = [(exact(image[None]), other(image[None])) for image in images]
     for index, name in enumerate(RAW_OUTPUTS):
@@ -196,7 +196,7 @@ def _in_words(table: dict[str, Any]) -> str:
     heads = max(head["mean"] for head in table["heads"].values())
     text = f"int8, {table['kept_in_float']} in float; heads differ by up to {heads:.1%} of their spread; "
     if table["drop"] is None:
-        return text + "mask AP was not measured, since no annotations were given"
+        return text + "mask AP was not measured: no annotations were given"
     return (
         text + f"mask AP {table['mask_ap_fp32']:.4f} in fp32, {table['mask_ap_int8']:.4f} in int8 "
         f"(it may fall by {table['max_drop']:g})"

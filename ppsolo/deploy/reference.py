@@ -1,4 +1,4 @@
-"""The model that an export is compared with: on the export's device, in full precision."""
+"""The reference model for verification: on the export's device, in full precision."""
 
 import copy
 import importlib.util
@@ -13,9 +13,9 @@ from ppsolo.models.tf32 import tf32
 
 
 def verification_device(device: Device, format: Format) -> Device:
-    """Where an export for `device` is verified: on a GPU where it is for one and its runtime has one, else on the CPU.
+    """Return the device on which to verify an export: the GPU if the export is for it and its runtime has it, else CPU.
 
-    A model on a GPU and an export on a CPU differ by more than rounding where the GPU takes TF32.
+    A model on a GPU and an export on a CPU differ by more than rounding if the GPU uses TF32.
     """
     if device == "cpu" or not paddle.device.is_compiled_with_cuda() or paddle.device.cuda.device_count() == 0:
         return "cpu"
@@ -32,7 +32,7 @@ def _onnxruntime_has_cuda() -> bool:
 
 @contextmanager
 def computing_on(device: Device) -> Iterator[None]:
-    """Inside the `with` block, Paddle makes tensors on the device and takes no TF32; afterwards it is as before."""
+    """Inside the block, Paddle creates tensors on the device and avoids TF32; then the old state returns."""
     before = paddle.device.get_device()
     try:
         if before.partition(":")[0] != device:
@@ -45,7 +45,7 @@ def computing_on(device: Device) -> Iterator[None]:
 
 
 def model_on(device: Device, model: SOLOv2) -> SOLOv2:
-    """The model itself if its weights are on the device, else a copy there; call it within `computing_on`."""
+    """Return the model itself if its weights are on the device, else a copy there; call it within `computing_on`."""
     places = [parameter.place for parameter in model.parameters()]
     if all(place.is_gpu_place() == (device == "gpu") for place in places):
         return model

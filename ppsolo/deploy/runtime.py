@@ -1,4 +1,4 @@
-"""The exported model as a predictor: `load` a directory, then images in, instances out."""
+"""An exported model as a predictor: `load` a directory, then pass images and get instances."""
 
 import logging
 import os
@@ -20,12 +20,12 @@ logger = logging.getLogger(__name__)
 
 ONNX_FILE = "model.onnx"
 OPENVINO_FILE = "model.xml"  # its weights are in model.bin
-# (N, H, W) that TensorRT is prepared for where the export leaves them open.
+# (N, H, W) that TensorRT is prepared for if the export leaves them open.
 TENSORRT_SHAPES = ((1, 64, 64), (1, 800, 1344), (1, 1344, 800), (4, 1344, 1344))
 
 
 class Engine(Protocol):
-    """What runs an export. description: which runtime, version, device, precision and threads, in one line."""
+    """Runs an export. description: runtime, version, device, precision and threads, in one line."""
 
     description: str
 
@@ -35,17 +35,17 @@ class Engine(Protocol):
 
 
 class Session(Protocol):
-    """What runs a graph of the network alone. description: see `Engine`."""
+    """Runs a graph of the network alone. description: see `Engine`."""
 
     description: str
 
     def __call__(self, images: np.ndarray) -> list[np.ndarray]:
-        """images: as for `Engine` -> the arrays of `RawArrays`, flat."""
+        """images: see `Engine` -> the arrays of `RawArrays`, flat."""
         ...
 
 
 class NetworkEngine:
-    """A network without postprocessing, which is done here, on the CPU. description: see `Engine`."""
+    """A network without postprocessing, followed by postprocessing in numpy. description: see `Engine`."""
 
     def __init__(self, session: Session, postprocess: NumpyPostprocess):
         self._session = session
@@ -53,33 +53,33 @@ class NetworkEngine:
         self.description = f"{session.description}; postprocessing in numpy"
 
     def run(self, images: np.ndarray) -> DetectionArrays:
-        """As of `Engine`; raises PredictionError where the network's output is not finite."""
+        """See `Engine`; raises PredictionError if the network's output is not finite."""
         *heads, features = self._session(images)
         return self._postprocess(RawArrays(heads[:LEVELS], heads[LEVELS:], features))
 
 
 class ExportedPredictor(Pipeline):
-    """An exported model with the face of `ppsolo.Predictor`.
+    """An exported model with the interface of `ppsolo.Predictor`.
 
     Attributes:
-        config: the resolved configuration that it was exported with.
+        config: the resolved configuration of the exported model.
         class_names, category_ids: one per label.
-        info: what the export says of itself.
-        description: which runtime, version, device, precision and threads, in one line.
+        info: the description in the export's directory.
+        description: runtime, version, device, precision and threads, in one line.
     """
 
     def __init__(self, info: ExportInfo, engine: Engine):
-        """info and engine of one directory; `load` puts them together."""
+        """info and engine: of the same directory; `load` creates both."""
         verified = f"verified, {info.verified}" if info.verified else "not verified"
         super().__init__(info.config, description=engine.description, origin=f"an export; {verified}")
         self.info = info
         self._engine = engine
 
     def detect(self, batch: np.ndarray) -> DetectionArrays:
-        """What the graph finds in prepared images, float32 [N, 3, H, W].
+        """Return the detections of the graph in prepared images, float32 [N, 3, H, W].
 
-        Where sides of the export are fixed, images are padded with zeros up to them, and batches cut and filled.
-        Raises PredictionError where the network's output is not finite or an image is larger than the export's.
+        If the export has fixed sides, images are padded with zeros, and batches are split and filled up.
+        Raises PredictionError if the network's output is not finite or an image is larger than the export allows.
         """
         size, _, height, width = self.info.input_shape
         if size < 0:
@@ -88,7 +88,7 @@ class ExportedPredictor(Pipeline):
         return DetectionArrays(*(np.concatenate(arrays) for arrays in zip(*parts, strict=True)))
 
     def _run_filled(self, batch: np.ndarray, size: int) -> DetectionArrays:
-        """The instances of at most `size` images by a graph that takes exactly so many."""
+        """Run at most `size` images through a graph that takes exactly `size`."""
         _, _, height, width = self.info.input_shape
         filling = np.zeros((size - len(batch), *batch.shape[1:]), np.float32)
         found = self._run(pad_batch(np.concatenate([batch, filling]), height, width))
@@ -99,7 +99,7 @@ class ExportedPredictor(Pipeline):
     def _run(self, batch: np.ndarray) -> DetectionArrays:
         found = self._engine.run(batch)
         if (found.counts < 0).any():
-            raise PredictionError("the network's output is not finite: check its weights, or take precision='fp32'")
+            raise PredictionError("the network's output is not finite: check its weights, or use precision='fp32'")
         return found
 
 
@@ -115,28 +115,29 @@ def load(
     tensorrt: bool = False,
     tensorrt_shapes: Sequence[tuple[int, int, int]] = TENSORRT_SHAPES,
 ) -> ExportedPredictor:
-    """The model in a directory that `ppsolo export` wrote, checked against its checksums.
+    """Load a model from a directory of `ppsolo export`; check it against its checksums.
 
-    A whole graph answers by itself. A graph of the network alone is followed by `NumpyPostprocess` on the CPU.
+    A whole graph includes postprocessing. A graph of the network alone is followed by `NumpyPostprocess` on the CPU.
 
     Args:
-        directory: with infer_cfg.yml and the model's files; or a model repository of Triton that holds one export.
-        engine: the runtime; by default "paddle" or, for an ONNX model, "onnxruntime" and for bf16 "openvino". The
-            latter takes a model of the network alone, on a CPU (`pip install 'ppsolo[openvino]'`), in int8 too.
+        directory: holds infer_cfg.yml and the model's files; or is a model repository of Triton with one export.
+        engine: the runtime. Default: "paddle" for a Paddle model, "onnxruntime" for an ONNX model, "openvino" for
+            bf16. OpenVINO needs a model of the network alone, on a CPU (`pip install 'ppsolo[openvino]'`); it may be
+            in int8.
         device: "cpu", "gpu" or the number of a GPU, as in "gpu:1".
-        precision: fp16 takes a GPU, bf16 a CPU that has it, and OpenVINO or Paddle Inference with oneDNN. Both
-            change results beyond rounding.
-        threads: of the CPU; what OMP_NUM_THREADS says, else all cores that the process may use, if None.
-        keep_memory: let onnxruntime keep what it frees for the next image: a tenth faster, but for images of many
-            sizes the process grows. Paddle Inference always has what it frees kept, which makes it up to twice as fast.
-        onednn: oneDNN kernels, of Paddle Inference on a CPU. If None, they are used unless Paddle 3 runs a
-            model.pdmodel, on which it fails with them; bf16 always needs them. They take ResNet-50 at 800 x 1216 to
-            0.6 of its time.
-        tensorrt: of Paddle Inference on a GPU, for a model.pdmodel. Building takes minutes.
-        tensorrt_shapes: (N, H, W) of batches, small and large, between which TensorRT is to work.
+        precision: fp16 needs a GPU. bf16 needs a CPU with bf16, and OpenVINO or Paddle Inference with oneDNN. Both
+            change results by more than rounding.
+        threads: CPU threads; None: the value of OMP_NUM_THREADS, or else all cores of the process.
+        keep_memory: let onnxruntime keep freed memory for the next image. This is a tenth faster, but with images of
+            many sizes the process grows. Paddle Inference always keeps freed memory, which makes it up to twice as
+            fast.
+        onednn: use oneDNN kernels, in Paddle Inference on a CPU. None: use them, unless Paddle 3 runs a model.pdmodel
+            (it would fail); bf16 always needs them. With oneDNN, ResNet-50 at 800 x 1216 takes 0.6 of the time.
+        tensorrt: use TensorRT, in Paddle Inference on a GPU with a model.pdmodel. Building takes minutes.
+        tensorrt_shapes: (N, H, W) of the smallest and largest batches for TensorRT.
 
     Raises:
-        ExportError: a file is missing, cut off, changed or foreign, or what is asked for cannot be had here.
+        ExportError: a file is missing, cut off, changed or not ppsolo's, or the request cannot be met on this machine.
     """
     directory = find_export(directory)
     info = read_info(directory)
@@ -145,10 +146,10 @@ def load(
     runtime = engine or runtimes[precision == "bf16" and info.format == "onnx"]
     if runtime not in runtimes:
         raise ExportError(
-            f"{directory} holds a model for the engine {' or '.join(runtimes)}, not {engine}; export another"
+            f"{directory} holds a model for the engine {' or '.join(runtimes)}, not for {engine}: export another"
         )
     kind = parse_device(device).kind
-    if info.verified is not None and info.device not in (None, kind):  # verification itself may use the other device
+    if info.verified is not None and info.device not in (None, kind):  # verification may use the other device
         logger.warning(
             "%s was exported for a %s and may be slow on this %s: export with --device %s",
             directory,
@@ -158,13 +159,13 @@ def load(
         )
     threads = threads if threads is not None else default_threads()
     if threads < 1:
-        raise ExportError(f"threads is {threads}, give at least 1")
+        raise ExportError(f"threads is {threads}: give at least 1")
     host = build_numpy_postprocess(info.config, threads=threads) if info.graph == "network" else None
     if runtime != "paddle" and (onednn or tensorrt):
-        raise ExportError("oneDNN and TensorRT are options of a Paddle export: leave them out")
+        raise ExportError("oneDNN and TensorRT are options for a Paddle export: omit them")
     if runtime == "openvino":
         if host is None or kind != "cpu":
-            raise ExportError("OpenVINO takes a network (--graph network) on a CPU; export one, or take onnxruntime")
+            raise ExportError("OpenVINO needs a network (--graph network) on a CPU: export one, or use onnxruntime")
         from ppsolo.deploy.openvino_runtime import OpenVinoSession
 
         quantized = info.format == "openvino"
@@ -199,7 +200,7 @@ def load(
 
 
 def _with_fixed_sides(shape: tuple[int, int, int], input_shape: tuple[int, int, int, int]) -> tuple[int, int, int]:
-    """(N, H, W) with the sides that an export fixes in place of those given."""
+    """Replace sides of (N, H, W) by those that the export fixes."""
     size, _, height, width = input_shape
     batch, rows, columns = shape
     return (
@@ -210,7 +211,7 @@ def _with_fixed_sides(shape: tuple[int, int, int], input_shape: tuple[int, int, 
 
 
 def pad_batch(batch: np.ndarray, height: int, width: int) -> np.ndarray:
-    """The batch with zeros at its right and lower edge, up to the sides that are not -1."""
+    """Pad the batch with zeros at its right and lower edge, up to the sides that are not -1."""
     extra = [max(0, fixed - side) for fixed, side in zip((height, width), batch.shape[2:], strict=True)]
     for fixed, side in zip((height, width), batch.shape[2:], strict=True):
         if fixed > 0 and side > fixed:

@@ -1,4 +1,4 @@
-"""The configuration of a model for NVIDIA Triton, which runs exported ONNX graphs by its onnxruntime backend."""
+"""The configuration of a model for NVIDIA Triton, which runs exported ONNX graphs with its onnxruntime backend."""
 
 import re
 from collections.abc import Sequence
@@ -9,12 +9,12 @@ _TYPES = {"float32": "TYPE_FP32", "int64": "TYPE_INT64"}
 
 
 def triton_name(name: str) -> str:
-    """A configuration's name as the name of a model and its folder."""
+    """Turn a configuration's name into the name of a model and its folder."""
     return re.sub(r"[^A-Za-z0-9_.-]", "_", name).lstrip(".") or "ppsolo"
 
 
 def triton_config(name: str, shape: Sequence[int], inputs: Sequence[TensorInfo], outputs: Sequence[TensorInfo]) -> str:
-    """The text of config.pbtxt: dimensions are whole, batch included, since instances of a batch follow each other.
+    """Return the text of config.pbtxt. Dimensions include the batch, because instances of a batch are concatenated.
 
     name: of the model's folder. shape: of the only input, -1 for open sides.
     """

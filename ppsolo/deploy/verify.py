@@ -1,4 +1,4 @@
-"""Verification of an export: what it computes beside what the model in Python computes, on drawn scenes."""
+"""Verification of an export: its results compared with those of the model in Python, on drawn scenes."""
 
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
@@ -16,14 +16,14 @@ from ppsolo.models.postprocess import SOLOv2Postprocess
 from ppsolo.models.solov2 import RawPredictions, SOLOv2
 from ppsolo.results.postprocess import DetectionArrays
 
-# Two runtimes that are right differ by rounding: about 1e-5 of a head's scale. Beyond these an export is wrong.
-HEADS_BOUND = 2e-4  # of the largest magnitude of the head
+# Two correct runtimes differ by rounding: about 1e-5 of a head's scale. Beyond these bounds, an export is wrong.
+HEADS_BOUND = 2e-4  # as a share of the largest magnitude of the head
 SCORES_BOUND = 1e-4
-PIXELS_BOUND = 1e-4  # of all pixels of all masks
+PIXELS_BOUND = 1e-4  # as a share of all pixels of all masks
 NUDGES = 8
 ULP = float(np.finfo(np.float32).eps)
-# Scenes (height, width) per batch; None is an image with nothing in it, grey with a little noise, since in a flat one
-# rounding decides which of equal cells is best. Small: each is computed several times.
+# Scenes (height, width) per batch. None is an empty image: grey with a little noise, because in a flat image rounding
+# decides which of equal cells is best. Scenes are small: each is computed several times.
 SCENES: tuple[tuple[tuple[int, int] | None, ...], ...] = (
     ((240, 320),),
     ((240, 320),) * 4,
@@ -39,13 +39,13 @@ Detect = Callable[[np.ndarray], DetectionArrays]
 
 
 class Verification(NamedTuple):
-    """How far an export is from its model.
+    """Differences between an export and its model.
 
-    images, instances: what was compared. heads: largest difference, of the scale of the head. scores: largest
-    difference. pixels: share of all mask pixels (at stride 4) that differ. lost, added: instances that only the
-    model or only the export has. rounding: images in which that is due to rounding alone, where two cells are as good
-    as equal, say; there the instances are compared with those of the exported heads, but for instances that come or
-    go when these heads move by a unit in their last place.
+    images, instances: numbers compared. heads: largest difference, as a share of the head's scale. scores: largest
+    difference. pixels: share of all mask pixels (at stride 4) that differ. lost, added: instances that only the model
+    or only the export has. rounding: number of images where rounding alone decides, for example between two nearly
+    equal cells. There, the export is compared with postprocessing of its own heads; instances that appear or vanish
+    when these heads move by a unit in the last place do not count.
     """
 
     images: int
@@ -59,7 +59,7 @@ class Verification(NamedTuple):
 
     @property
     def trusted(self) -> bool:
-        """Whether everything is within its bound; a figure that is no number is not."""
+        """Whether every figure is within its bound; NaN is not."""
         within = self.heads <= HEADS_BOUND and self.scores <= SCORES_BOUND and self.pixels <= PIXELS_BOUND
         return within and self.lost == 0 and self.added == 0
 
@@ -69,14 +69,14 @@ class Verification(NamedTuple):
             f"(bound {HEADS_BOUND:.0e}), scores by {self.scores:.1e} (bound {SCORES_BOUND:.0e}), {self.pixels:.1e} of "
             f"all mask pixels (bound {PIXELS_BOUND:.0e}); {self.lost} instances lost, {self.added} added, "
             f"rounding decided in {self.rounding} images"
-            + ("" if self.instances else "; nothing was found, so that postprocessing was hardly tried")
+            + ("" if self.instances else "; nothing was found, so postprocessing was hardly tested")
         )
 
 
 def verify(model: SOLOv2, config: Config, input_shape: Sequence[int], *, heads: Heads, detect: Detect) -> Verification:
-    """Compare an export's network (`heads`) and its whole (`detect`) with the model, batch by batch.
+    """Compare an export's network (`heads`) and its complete result (`detect`) with the model, batch by batch.
 
-    input_shape: N, 3, H, W of the export, -1 for open sides. Scenes are drawn from a fixed seed.
+    input_shape: N, 3, H, W of the export, -1 for open sides. Scenes are drawn with a fixed seed.
     heads: prepared images -> the arrays of `RawPredictions`, flat. detect: prepared images -> instances.
     """
     postprocess = build_postprocess(config)
@@ -115,10 +115,11 @@ def verify(model: SOLOv2, config: Config, input_shape: Sequence[int], *, heads: 
 def match(
     one: DetectionArrays, other: DetectionArrays, postprocess: SOLOv2Postprocess
 ) -> tuple[list[tuple[int, int]], list[int], list[int]]:
-    """Pairs of instances of one image that are the same, and what is left of either side.
+    """Match the instances of one image: return the pairs, and the unmatched instances of either side.
 
-    The same: of one label, scores within the bound, and of those the nearest mask. What rounding may decide is not
-    left over: an instance whose score is that of the threshold or, where the most are kept, that of the last.
+    A pair has the same label, and scores within the bound; among several, the nearest mask wins. Instances that
+    rounding may decide are not reported as unmatched: their score equals the threshold, or the lowest kept score if
+    `max_instances` are kept.
     """
     free = set(range(len(other.scores)))
     pairs, lost = [], []
@@ -141,7 +142,7 @@ def _clear(left: list[int], scores: np.ndarray, postprocess: SOLOv2Postprocess) 
 
 
 def _nudged(heads: Sequence[paddle.Tensor], index: int) -> Iterator[list[paddle.Tensor]]:
-    """The heads of one image of a batch, each number moved by up to a unit in its last place, NUDGES times."""
+    """Yield the heads of one image NUDGES times, each number moved by up to one unit in its last place."""
     rng = np.random.default_rng(index)
     arrays = [head.numpy()[index : index + 1] for head in heads]
     for _ in range(NUDGES):
@@ -151,7 +152,7 @@ def _nudged(heads: Sequence[paddle.Tensor], index: int) -> Iterator[list[paddle.
 
 
 def _holds(answer: DetectionArrays, one: DetectionArrays, index: int, postprocess: SOLOv2Postprocess) -> bool:
-    """Whether an answer has instance `index` of another."""
+    """Whether an answer contains instance `index` of another one."""
     return index not in match(one, answer, postprocess)[1]
 
 
@@ -173,7 +174,7 @@ def _found(postprocess: SOLOv2Postprocess, raw: RawPredictions) -> DetectionArra
 
 
 def _relative(one: paddle.Tensor, other: paddle.Tensor) -> float:
-    """The largest difference of two tensors, of the largest magnitude of the second; not a number if one has such."""
+    """The largest difference of two tensors as a share of the second one's largest magnitude; NaN if either has NaN."""
     if one.shape != other.shape:
         return float("inf")
     expected = other.numpy()
@@ -181,12 +182,12 @@ def _relative(one: paddle.Tensor, other: paddle.Tensor) -> float:
 
 
 def _worst(*values: float) -> float:
-    """The largest, or not a number if one is none."""
+    """The largest value, or NaN if one is NaN."""
     return float(np.max(values))
 
 
 def _batches(config: Config, input_shape: Sequence[int]) -> Iterator[np.ndarray]:
-    """Prepared batches that the export takes: float32 [N, 3, H, W]."""
+    """Yield prepared batches that fit the export: float32 [N, 3, H, W]."""
     size, _, height, width = input_shape
     fixed = [side for side in (height, width) if side > 0]
     smaller = dataclasses.replace(

@@ -1,4 +1,4 @@
-"""Average precision and recall over the matches of all images, by pycocotools' own arithmetic."""
+"""Average precision and recall over the matches of all images, computed by pycocotools."""
 
 import contextlib
 import io
@@ -15,10 +15,10 @@ from ppsolo.evaluation.matching import unpack
 
 @dataclass(frozen=True)
 class Accumulation:
-    """pycocotools' arrays, -1 where there is nothing to find, and its summary.
+    """The arrays and the summary of pycocotools; -1 where there is nothing to find.
 
-    precision: float64 [T, R, K, A, M] by IoU threshold, recall, category, area range, detections per image.
-    recall: float64 [T, K, A, M]. stats: the twelve numbers.
+    precision: float64 [T, R, K, A, M]: IoU threshold, recall, category, area range, detections per image.
+    recall: float64 [T, K, A, M]. stats: the twelve numbers of COCO.
     """
 
     precision: np.ndarray
@@ -27,13 +27,13 @@ class Accumulation:
 
 
 def accumulate(matches: np.ndarray, truth: GroundTruth, truth_ignored: np.ndarray) -> Accumulation:
-    """Accumulate MATCH [m], in any order of images, against all of `truth`; `truth_ignored` is bool [A, M].
+    """Accumulate the matches of all images, in any order, against all ground truths.
 
-    All matches count: of an image and category there are no more than may. The last of COCO's limits, 1, 10 and 100
-    detections, is that number, whatever it is.
+    matches: MATCH [m], at most `max_detections` per image and category; all of them count, as the last one of COCO's
+        limits (1, 10, 100). truth_ignored: bool [A, M].
 
-    COCOeval does it one category at a time, with only the images that have something of the category: the
-    same numbers in the same order as from its table of all categories and images, and little memory.
+    COCOeval runs once per category, on the images that contain this category. The numbers are the same as in one
+    run over everything, and it takes little memory.
     """
     matches = matches[np.lexsort((matches["image"], matches["category"]))]  # stable: best scores stay first
     order = np.lexsort((truth.image, truth.category))
@@ -61,9 +61,9 @@ def accumulate(matches: np.ndarray, truth: GroundTruth, truth_ignored: np.ndarra
 
 
 def per_class(accumulation: Accumulation, truth: GroundTruth) -> list[dict[str, Any]]:
-    """Each category's {"id", "name", "ground_truths" (without crowds), "AP", "AP50", "AP75", "AR100"}.
+    """Return {"id", "name", "ground_truths", "AP", "AP50", "AP75", "AR100"} for each category.
 
-    In [0, 1]; None for a category without ground truths.
+    "ground_truths" excludes crowds. Numbers are in [0, 1], and None for a category without ground truths.
     """
     counts = np.bincount(truth.category[~truth.crowd], minlength=len(truth.category_ids))
     precision = accumulation.precision[..., 0, -1]  # all sizes, all detections -> [T, R, K]
@@ -83,7 +83,7 @@ def per_class(accumulation: Accumulation, truth: GroundTruth) -> list[dict[str, 
 
 
 def _accumulate_category(matches: np.ndarray, truth_image: np.ndarray, truth_ignored: np.ndarray) -> dict[str, Any]:
-    """COCOeval's arrays, K = 1, of one category: its matches and its ground truths, both sorted by image."""
+    """Return COCOeval's arrays (K = 1) for one category, from its matches and ground truths, both sorted by image."""
     evaluation: Any = COCOeval(iouType="segm")
     params = evaluation.params
     params.maxDets = [*params.maxDets[:-1], max(len(matches), *params.maxDets)]
@@ -109,16 +109,16 @@ def _accumulate_category(matches: np.ndarray, truth_image: np.ndarray, truth_ign
 
 
 def _span(column: np.ndarray, value: int) -> slice:
-    """Where `value` stands in a sorted column."""
+    """Return where `value` stands in a sorted column."""
     return slice(np.searchsorted(column, value, "left"), np.searchsorted(column, value, "right"))
 
 
 def _spans(column: np.ndarray, values: np.ndarray) -> Iterator[slice]:
-    """Where each of `values` stands in a sorted column."""
+    """Return where each of `values` stands in a sorted column."""
     return map(slice, np.searchsorted(column, values, "left"), np.searchsorted(column, values, "right"))
 
 
 def _mean(values: np.ndarray) -> float | None:
-    """As the summary has it: over what is there, and None instead of -1 if nothing is."""
+    """Return the mean of the values other than -1, as COCO's summary does; None if there are none."""
     present = values[values > -1]
     return float(np.mean(present)) if present.size else None

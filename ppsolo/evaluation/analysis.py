@@ -1,4 +1,4 @@
-"""What an evaluation shows beyond average precision: curves, confusions, calibration, sizes, quality of pictures."""
+"""More than average precision: curves, confusion, calibration, recall by size, and the quality of each picture."""
 
 import importlib.util
 import json
@@ -18,7 +18,7 @@ from ppsolo.evaluation.matching import overlaps, unpack
 from ppsolo.evaluation.thresholds import ClassThreshold, find_thresholds
 from ppsolo.results.rle import Rle, read_segmentation
 
-IOU = 0.5  # from which a detection counts as found, in everything but AP
+IOU = 0.5  # a detection counts as found from this IoU on; AP has its own thresholds
 BINS = 10  # of scores, for calibration
 SIZE_EDGES = (0, 16, 32, 64, 96, 192, 384)  # square roots of areas in pixels
 TIDE_KINDS = {
@@ -33,10 +33,10 @@ _IOU_THRESHOLDS = 10  # packed in a match: 0.50 to 0.95
 
 
 class PictureQuality(NamedTuple):
-    """How well one picture was answered, with the best threshold of each class.
+    """Quality of the results for one picture, at the best threshold of each class.
 
-    quality: panoptic quality (Kirillov et al., CVPR 2019, arXiv 1801.00868), in [0, 1]: the sum of the IoU of what was
-    found, over found + (false + missed) / 2. found, false, missed: numbers of objects.
+    quality: panoptic quality (Kirillov et al., CVPR 2019, arXiv 1801.00868), in [0, 1]: the sum of the IoUs of all
+    found objects, divided by found + (false + missed) / 2. found, false, missed: numbers of objects.
     """
 
     image_id: Any
@@ -48,7 +48,7 @@ class PictureQuality(NamedTuple):
 
 @dataclass(frozen=True)
 class Analysis:
-    """numbers: ready for JSON. pictures: of each image that has an object or an instance, the worst first."""
+    """numbers: ready for JSON. pictures: every image with an object or an instance, the worst first."""
 
     numbers: dict[str, Any]
     pictures: list[PictureQuality]
@@ -56,11 +56,15 @@ class Analysis:
 
 
 def analyze(evaluation: Evaluation, dataset: EvaluationSet) -> Analysis:
-    """Take an evaluation apart. It must have its results: `evaluate(..., keep_results=True)`.
+    """Analyze an evaluation that kept its results: `evaluate(..., keep_results=True)`.
 
-    The numbers, all in [0, 1]: "precision_recall", mean over classes at 101 recalls, at IoU 0.50, 0.75 and over
-    0.50:0.95; "f1_curve" over all instances by score threshold; "thresholds", the best one of each class;
-    "calibration"; "confusion", rows are the truth; "recall_by_size"; "tide", None where hotcoco is not installed.
+    The numbers are in [0, 1]:
+    "precision_recall": mean over classes at 101 recalls, at IoU 0.50, at 0.75 and over 0.50:0.95.
+    "f1_curve": over all instances, by score threshold.
+    "thresholds": the best score threshold of each class.
+    "calibration", "recall_by_size": see the functions of these names.
+    "confusion": the confusion matrix; rows are the truth.
+    "tide": where AP50 is lost; None if hotcoco is not installed.
     """
     truth, matches = dataset.truth, evaluation.matches["segm"]
     thresholds = find_thresholds(matches, evaluation.report["segm"]["per_class"])
@@ -81,7 +85,7 @@ def analyze(evaluation: Evaluation, dataset: EvaluationSet) -> Analysis:
 
 
 def precision_recall(matches: np.ndarray, truth: GroundTruth) -> dict[str, list[float]]:
-    """Precision at 101 recalls, mean over the classes that have ground truths; the mean of a curve is its AP."""
+    """Precision at 101 recalls, the mean over classes with ground truths. The mean of a curve is its AP."""
     areas = np.array(Params(iouType="segm").areaRng, np.float64)
     ignored = truth.crowd | (truth.area < areas[:, :1]) | (truth.area > areas[:, 1:]) | ~truth.outlined
     precision = accumulate(matches, truth, ignored).precision[..., 0, -1]  # [T, R, K]
@@ -93,7 +97,7 @@ def precision_recall(matches: np.ndarray, truth: GroundTruth) -> dict[str, list[
 
 
 def f1_curve(matches: np.ndarray, ground_truths: int) -> dict[str, list[Any]]:
-    """Precision, recall and F1 of all instances from each "score" of 0, 0.01, ..., 1 up; None where there are none."""
+    """Precision, recall and F1 of all instances, for each score threshold 0, 0.01, ..., 1; None if it is undefined."""
     scores, true = _counted(matches)
     least = np.linspace(0, 1, 101)
     order = np.argsort(scores)
@@ -109,7 +113,7 @@ def f1_curve(matches: np.ndarray, ground_truths: int) -> dict[str, list[Any]]:
 
 
 def calibration(matches: np.ndarray) -> dict[str, Any]:
-    """For ten bins of scores their "count", mean "score" and "precision"; "error" is the expected difference."""
+    """Sort scores into ten bins: "count", mean "score" and "precision" of each; "error": expected calibration error."""
     scores, true = _counted(matches)
     place = np.minimum((scores * BINS).astype(int), BINS - 1)
     bins = []
@@ -123,9 +127,10 @@ def calibration(matches: np.ndarray) -> dict[str, Any]:
 
 
 def tide(annotations: Path, results: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
-    """Where AP50 is lost, by the six kinds of TIDE (Bolya et al., ECCV 2020, arXiv 2008.08115); hotcoco computes it.
+    """Say which of the six kinds of error cost AP50 (TIDE: Bolya et al., ECCV 2020, arXiv 2008.08115).
 
-    "ap50"; for each kind "lost", how much AP50 would rise without these errors, and "count". None without hotcoco.
+    Returns "ap50", and for each kind "lost" (how much AP50 would rise without these errors) and "count". hotcoco
+    computes it; returns None if hotcoco is not installed.
     """
     if importlib.util.find_spec("hotcoco") is None or not results:
         return None
@@ -143,17 +148,18 @@ def tide(annotations: Path, results: Sequence[Mapping[str, Any]]) -> dict[str, A
 
 
 def _counted(matches: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Scores, float64 [n], and whether true at `IOU`, bool [n], of the detections that count."""
+    """Return the scores, float64 [n], of the detections that count, and whether each is true at `IOU`, bool [n]."""
     true = unpack(matches["matched"], _IOU_THRESHOLDS)[0, 0]
     counted = ~unpack(matches["ignored"], _IOU_THRESHOLDS)[0, 0]
     return matches["score"][counted], true[counted]
 
 
 class _MatchedImages:
-    """Every image's instances matched to its objects at `IOU`, the best score first.
+    """Match the instances of every image to its objects at `IOU`, the best score first.
 
-    confusion: int64 [K + 1, K + 1], rows true and columns predicted classes, the last one is the background; of
-    instances from their class's threshold up, whatever their class. pictures: see `PictureQuality`.
+    confusion: int64 [K + 1, K + 1]; rows are true classes, columns predicted ones; the last one is the background.
+        Its matches ignore classes.
+    pictures: see `PictureQuality`. Only instances at or above the threshold of their class count in both.
     """
 
     def __init__(self, truth: GroundTruth, results: Sequence[Mapping[str, Any]], thresholds: Sequence[float]):
@@ -172,7 +178,7 @@ class _MatchedImages:
             self._add(truth, image, sorted(by_image.get(image, []), key=lambda entry: -entry["score"]))
 
     def recall_by_size(self) -> list[dict[str, Any]]:
-        """For each range of sizes ("from", "to", in pixels) the "ground_truths" and the "recall", at any score."""
+        """Return "ground_truths" and "recall" for each range of sizes ("from", "to", in pixels), over all scores."""
         sizes = np.concatenate([*self._sizes, np.zeros(0)])
         found = np.concatenate([*self._found, np.zeros(0, bool)])
         ranges: list[dict[str, Any]] = []
@@ -221,7 +227,7 @@ class _MatchedImages:
 
 
 def _match(ious: np.ndarray) -> np.ndarray:
-    """The free ground truth of the highest IoU from `IOU` up, for each detection in order; -1 where none: int64 [D]."""
+    """Give each detection, in order, the free ground truth with the highest IoU >= `IOU`; -1 for none: int64 [D]."""
     free = ious.copy()
     found = np.full(len(ious), -1)
     for row in np.flatnonzero((ious >= IOU).any(axis=1)).tolist():

@@ -1,4 +1,4 @@
-"""Boundary IoU: how well the outlines of two masks agree, not their insides."""
+"""Boundary IoU: how well the outlines of two masks agree."""
 
 import math
 from typing import NamedTuple
@@ -10,16 +10,16 @@ from ppsolo.results.rle import Rle, decode_window, mask_boxes
 
 
 def boundary_width(size: tuple[int, int], *, dilation_ratio: float = 0.02) -> int:
-    """Width of boundaries in pixels, >= 1: a share of the diagonal of an image of `size` (height, width)."""
+    """Return the width of a boundary in pixels, >= 1: `dilation_ratio` times the image's diagonal."""
     return max(1, round(dilation_ratio * math.sqrt(size[0] ** 2 + size[1] ** 2)))
 
 
 def mask_boundary(mask: np.ndarray, width: int) -> np.ndarray:
     """Return the pixels of `mask` (bool or uint8 [H, W]) within `width` pixels of its outline, bool [H, W].
 
-    Distance is the larger of the two axes' (erosion by a 3x3 square, `width` times). Beyond the array all is
-    background, so that a mask cut by the border of the image has an outline there too. Cheng et al.,
-    "Boundary IoU: Improving Object-Centric Image Segmentation Evaluation", CVPR 2021 (arXiv 2103.16562).
+    The mask is eroded `width` times by a 3x3 square and subtracted. Everything outside of the array is background:
+    a mask that the image's border cuts has an outline at the border. Cheng et al., "Boundary IoU: Improving
+    Object-Centric Image Segmentation Evaluation", CVPR 2021 (arXiv 2103.16562).
     """
     filled = cv2.copyMakeBorder(mask.astype(np.uint8), 1, 1, 1, 1, cv2.BORDER_CONSTANT, value=(0.0,))
     inside = cv2.erode(filled, np.ones((3, 3), np.uint8), iterations=width)[1:-1, 1:-1]
@@ -37,11 +37,10 @@ def lower_to_boundary_ious(
 ) -> np.ndarray:
     """Return min(mask IoU, boundary IoU), the measure of Boundary AP, float64 [D, G].
 
-    mask_ious: float64 [D, G] of the D `detections` with the G `truths`, all of one image and one size.
-    crowd: bool [G]; columns of crowd regions keep their mask IoU, as the published protocol has it.
-    width: of the boundaries in pixels.
-    lowest_threshold: pairs whose mask IoU is below it cannot match whatever their outlines; they keep their
-        mask IoU.
+    mask_ious: float64 [D, G], of D `detections` and G `truths` in one image.
+    crowd: bool [G]. Crowd regions keep their mask IoU, as in the published protocol.
+    width: width of the boundaries in pixels.
+    lowest_threshold: a pair whose mask IoU is lower keeps it, because it cannot match.
     """
     pairs = np.argwhere((mask_ious >= lowest_threshold) & ~crowd)
     detected = {d: _outline(detections[d], width) for d in np.unique(pairs[:, 0])}
@@ -53,7 +52,7 @@ def lower_to_boundary_ious(
 
 
 class _Outline(NamedTuple):
-    """A boundary cut out of its image: its first row and column, its pixels, and how many of them are set."""
+    """A boundary, cropped to a window: first row, first column, pixels, and the number of set pixels."""
 
     top: int
     left: int
@@ -73,7 +72,7 @@ def _iou(first: _Outline, second: _Outline) -> float:
 
 
 def _window(outline: _Outline, other: _Outline) -> np.ndarray:
-    """The part of `outline`'s pixels where `other` has pixels too."""
+    """Return the part of `outline`'s pixels that lies in the window of `other`."""
     top, left = max(0, other.top - outline.top), max(0, other.left - outline.left)
     bottom = max(0, other.top + other.pixels.shape[0] - outline.top)
     right = max(0, other.left + other.pixels.shape[1] - outline.left)

@@ -1,4 +1,4 @@
-"""What calibrates a quantized model: prepared pictures, and how its average precision is measured on them."""
+"""Data to calibrate a quantized model: prepared pictures, and a function that measures average precision."""
 
 import os
 from collections.abc import Callable
@@ -29,18 +29,18 @@ def calibration_data(
     most: int = MOST_IMAGES,
     progress: Callback | None = None,
 ) -> tuple[list[np.ndarray], Measure | None]:
-    """Prepared images, float32 [3, H, W], and a function that gives the mask AP of a predictor.
+    """Return prepared images, float32 [3, H, W], and a function that measures the mask AP of a predictor.
 
     Args:
-        config: how pictures are prepared, and which data it names.
-        source: a folder of pictures, or a COCO file. On a COCO file AP is measured, all of its pictures counting. With
-            a folder it is measured on the configuration's validation data; None where they do not exist.
-        image_dir: the pictures of a COCO file; by default the folder of the configuration that has the first one, or
-            the one beside the file.
-        most: at most so many pictures calibrate, evenly chosen.
-        progress: told of the pictures evaluated.
+        config: says how to prepare pictures; names the validation data.
+        source: a folder of pictures or a COCO file. AP is measured on all pictures of the COCO file. For a folder,
+            AP is measured on the validation data of the configuration; without such data, the function is None.
+        image_dir: the pictures of the COCO file. Default: the configuration's folder that holds its first picture,
+            or else the folder of the file.
+        most: use at most this many pictures, evenly chosen, to calibrate.
+        progress: called with the pictures evaluated so far.
 
-    Raises PpsoloError: nothing is there, or it cannot be read.
+    Raises PpsoloError if a file is missing or cannot be read.
     """
     source = Path(source)
     if source.is_dir():
@@ -74,7 +74,7 @@ def _measure(config: Config, dataset: EvaluationSet, progress: Callback | None) 
 
 
 def _image_dir(config: Config, annotations: Path) -> Path:
-    """The folder that has the first picture of a COCO file. Raises ConfigError where none of the likely ones has."""
+    """Find the folder that holds the first picture of a COCO file; raise ConfigError if none of the usual ones does."""
     images = read_json(annotations).get("images") or [{}]
     name = str(images[0].get("file_name", ""))
     data = config.data
@@ -91,4 +91,4 @@ def _image_dir(config: Config, annotations: Path) -> Path:
     for folder in candidates:
         if name and (folder / name).is_file():
             return folder
-    raise ConfigError(f"{annotations}: the folder of its pictures is not known: add --calibrate_images DIR")
+    raise ConfigError(f"{annotations}: its pictures were not found: add --calibrate_images DIR")

@@ -26,8 +26,8 @@ from ppsolo.results.instances import Instances
 
 IOU_TYPES = ("segm", "bbox", "boundary")
 
-# pycocotools' twelve numbers in its order: precision over IoU 0.50:0.95, at 0.50, at 0.75, of small (area to
-# 32^2), medium (to 96^2), large objects; recall with 1, 10, 100 detections per image and class, and by size.
+# The order of pycocotools: AP at IoU 0.50:0.95, 0.50 and 0.75, AP of small (area up to 32^2), medium (up to 96^2)
+# and large objects; AR with 1, 10 and 100 detections per image and class, AR of small, medium and large objects.
 STAT_NAMES = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
 UNIT = "0 to 1; -1 or null where there is nothing to find"
 MAX_DETECTIONS = 100  # of a picture and class that count, as COCO has it
@@ -35,10 +35,10 @@ MAX_DETECTIONS = 100  # of a picture and class that count, as COCO has it
 
 @dataclass(frozen=True)
 class EvaluationState:
-    """What a shard of an evaluation has found: 32 bytes per detection and IoU type, to be pickled and merged.
+    """Part of an evaluation, to be pickled and merged with others: 32 bytes per detection and IoU type.
 
-    fingerprint: of the annotations and settings. images: indices of the images seen, int32 [n].
-    detections: number of results of each, int32 [n]. matches: MATCH [m] per IoU type.
+    fingerprint: hash of the annotations and settings. images: indices of the images seen, int32 [n].
+    detections: number of results of each image, int32 [n]. matches: MATCH [m] per IoU type.
     """
 
     fingerprint: str
@@ -48,14 +48,14 @@ class EvaluationState:
 
 
 class CocoEvaluator:
-    """Evaluates results against COCO annotations; the numbers are those of one COCOeval over everything.
+    """Evaluates results against COCO annotations, with the same numbers as one COCOeval over everything.
 
-    Every image is matched when its results arrive and its masks are dropped; 32 bytes per detection and IoU
-    type remain. IoUs, accumulation and summary are pycocotools'; the matching is ours, equal and faster. One
-    difference: pycocotools takes an annotation with the id 0 for "no match", here it counts like any other.
+    Each image is matched as its results arrive. Its masks are then dropped; 32 bytes per detection and IoU type
+    remain. pycocotools computes IoUs, accumulation and summary. The matching is our own: equal, and faster. One
+    difference: for pycocotools an annotation with the id 0 means "no match"; here it counts like any other.
 
-    "boundary" is Boundary AP (Cheng et al., CVPR 2021, arXiv 2103.16562): the smaller of the IoU of two masks
-    and the IoU of their boundaries decides.
+    "boundary" is Boundary AP (Cheng et al., CVPR 2021, arXiv 2103.16562). It takes the smaller one of mask IoU and
+    boundary IoU.
     """
 
     def __init__(
@@ -70,16 +70,16 @@ class CocoEvaluator:
     ) -> None:
         """Read the annotations.
 
-        annotations: path of a COCO file, its content, which is not changed, or what was read from one.
-        iou_types: some of "segm", "bbox", "boundary".
-        image_ids: evaluate only these images and pass over results of the file's others; default: all.
-        box_from_mask: disregard the `bbox` of a result that has a mask. Otherwise, as in pycocotools, it also
-            decides by its area whether the detection counts as small, medium or large, even for "segm".
+        annotations: the path of a COCO file, its content (which stays unchanged), or annotations already read.
+        iou_types: one or more of "segm", "bbox", "boundary".
+        image_ids: evaluate only these images, and ignore results of the other ones; default: all.
+        box_from_mask: ignore the `bbox` of a result that has a mask. By default, as in pycocotools, the area of the
+            `bbox` says whether the detection is small, medium or large, even for "segm".
         dilation_ratio: width of the boundary as a share of the image's diagonal.
         max_detections: so many detections of an image and class count, the best ones. COCO's number is too small for
             a large picture with more objects of a class. "AR100" then has this number too.
 
-        Annotations without an outline count for "bbox" alone. Raises DatasetError if the annotations are broken, or if
+        Annotations without an outline count for "bbox" only. Raises DatasetError if the annotations are broken, or if
         masks are to be evaluated and no annotation has an outline.
         """
         if not iou_types or any(name not in IOU_TYPES for name in iou_types):
@@ -100,26 +100,26 @@ class CocoEvaluator:
 
     @property
     def truth(self) -> GroundTruth:
-        """The annotations that results are compared with."""
+        """The ground truths."""
         return self._truth
 
     def update(self, results: Sequence[Mapping[str, Any]]) -> None:
-        """Evaluate all results of one image, or of several; may be called from several threads.
+        """Evaluate all results of one or several images. Threads may call it at the same time.
 
         results: COCO result entries with `image_id`, `category_id`, `score`, and `segmentation` (polygons or
-            run lengths, compressed or not) or, for "bbox" alone, `bbox`. Images that never come have no
-            detections.
+            run lengths, compressed or not) or, for "bbox" alone, `bbox`. An image without results counts as an
+            image where nothing was found.
 
-        Raises DatasetError, and leaves the evaluation as it was, if an entry is broken (naming its index and
-        image) or an image has been given before.
+        Raises DatasetError if an entry is broken or an image was given before; it names the entry and the image, and
+        the evaluation stays as it was.
         """
         self._keep([self._match_image(detections) for detections in self._read(results)])
 
     def add(self, image_id: Any, instances: Instances) -> None:
-        """Evaluate what a predictor found in one image, box and area being those of each mask.
+        """Evaluate the instances of one image; boxes and areas come from the masks.
 
-        The same as `update` with `instances.to_coco(image_id)` without its boxes, without reading the masks again.
-        Raises DatasetError as `update`.
+        Gives the same numbers as `update` with the entries of `instances.to_coco(image_id)` without `bbox`, but does
+        not encode and read the masks again. Raises DatasetError like `update`.
         """
         try:
             image = self._truth.image_index(image_id)
@@ -129,7 +129,7 @@ class CocoEvaluator:
             self._keep([self._match_image(detections_of(instances, image=image, truth=self._truth))])
 
     def _keep(self, found: Sequence[tuple[int, int, dict[str, np.ndarray]]]) -> None:
-        """Store what `_match_image` gave for some images, all or none."""
+        """Store what `_match_image` returned for several images: all of it or nothing."""
         with self._lock:
             for image, _, _ in found:
                 if image in self._detections:
@@ -141,7 +141,7 @@ class CocoEvaluator:
                     self._matches[name].append(rows)
 
     def state(self) -> EvaluationState:
-        """Everything found so far, to be sent to the process that merges."""
+        """Return everything found so far, for the process that merges."""
         with self._lock:
             return EvaluationState(
                 fingerprint=self._fingerprint(),
@@ -151,10 +151,10 @@ class CocoEvaluator:
             )
 
     def merge(self, states: Iterable[EvaluationState]) -> None:
-        """Take over what other evaluators of the same annotations have found, in any order and split.
+        """Add what other evaluators of the same annotations found, in any order.
 
-        An image that is already here is passed over: samplers that pad the last batch give some images to two
-        processes. Raises ValueError if a state comes from other annotations or settings.
+        Images that this evaluator already has are skipped: a sampler that pads the last batch gives some images to
+        two processes. Raises ValueError if a state comes from other annotations or settings.
         """
         for state in states:
             if state.fingerprint != self._fingerprint():
@@ -167,19 +167,19 @@ class CocoEvaluator:
                     self._matches[name].append(rows[np.isin(rows["image"], images)])
 
     def summarize(self) -> dict[str, Any]:
-        """The report, ready for JSON.
+        """Return the report, ready for JSON.
 
-        One entry per IoU type: {"stats": [12], "stats_annotated": [12], "per_class": [...],
-        "per_class_annotated": [...]}, the numbers in the order of STAT_NAMES, in [0, 1], -1 where there is
-        nothing to find. "stats" counts every image of the file. The "_annotated" ones leave out what was
-        detected on images without an annotation (crowds aside), as published numbers do: their models never
-        see those. A class is {"id", "name", "ground_truths", "AP", "AP50", "AP75", "AR100"}, with None for
-        numbers if it has no ground truths; such classes do not enter the means.
+        There is one entry per IoU type: {"stats": [12], "stats_annotated": [12], "per_class": [...],
+        "per_class_annotated": [...]}. The numbers have the order of STAT_NAMES; they are in [0, 1], or -1 where there
+        is nothing to find. "stats" counts every image of the file. "stats_annotated" counts only images with an
+        annotation other than crowds: published numbers do so, because their models never see the other images. A
+        class is {"id", "name", "ground_truths", "AP", "AP50", "AP75", "AR100"}. Its numbers are None if it has no
+        ground truths, and the means leave it out.
 
-        Besides: "stat_names"; "unit", of all numbers; "annotations", the file; the counts "images", "annotated_images",
-        "images_with_detections", "ground_truths" (not crowds), "crowds", "detections"; "max_detections", and
-        "beyond_max_detections": how many did not count; "boundary_dilation_ratio"; and "skipped", {IoU type: why it was
-        not evaluated}.
+        The other keys: "stat_names"; "unit" of all numbers; "annotations", the file; the counts "images",
+        "annotated_images", "images_with_detections", "ground_truths" (without crowds), "crowds", "detections";
+        "max_detections", and "beyond_max_detections", how many did not count; "boundary_dilation_ratio"; and "skipped",
+        {IoU type: why it was not evaluated}.
         """
         state = self.state()
         counted = max(len(rows) for rows in state.matches.values())
@@ -189,9 +189,9 @@ class CocoEvaluator:
         return report
 
     def counts(self, detections: np.ndarray, *, beyond: int) -> dict[str, Any]:
-        """The report without numbers of any IoU type.
+        """Return the part of the report that is the same for all IoU types.
 
-        detections: int [n], how many each image with results has. beyond: how many of all do not count.
+        detections: int [n], results per image. beyond: how many of all do not count.
         """
         truth = self._truth
         return {
@@ -233,7 +233,7 @@ class CocoEvaluator:
             )
 
     def _match_image(self, detections: ImageResults) -> tuple[int, int, dict[str, np.ndarray]]:
-        """Returns (image, number of results, MATCH rows per IoU type)."""
+        """Return (image, number of results, MATCH rows per IoU type)."""
         truth, params = self._truth, self._params
         found: dict[str, list[np.ndarray]] = {name: [] for name in self._iou_types}
         truth_rows = truth.rows(detections.image)
@@ -258,7 +258,7 @@ class CocoEvaluator:
     def _ious(
         self, detections: ImageResults, chosen: np.ndarray, rows: np.ndarray
     ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-        """Per IoU type, of the `chosen` detections with the ground truths in `rows`: float64 [D, G], and the G rows."""
+        """Per IoU type: IoUs of `chosen` detections and ground truths, float64 [D, G], and the ground truths' rows."""
         ious = {}
         if "bbox" in self._iou_types:
             boxes = detections.boxes[chosen], self._truth.boxes(rows)
@@ -285,7 +285,7 @@ class CocoEvaluator:
 
     def _summary(self, name: str, matches: np.ndarray) -> dict[str, Any]:
         truth, counted = self._truth, self._truth.annotated[matches["image"]]
-        # Without an outline there is nothing to find by masks, and nothing was matched with it.
+        # Masks were never matched to annotations without an outline, so ignore these.
         ignored = self._truth_ignored if name == "bbox" else self._truth_ignored | ~truth.outlined
         everywhere = accumulate(matches, truth, ignored)
         annotated = everywhere if counted.all() else accumulate(matches[counted], truth, ignored)
@@ -310,14 +310,14 @@ def evaluate_results(
     dilation_ratio: float = 0.02,
     max_detections: int = MAX_DETECTIONS,
 ) -> dict[str, Any]:
-    """Evaluate a whole list of COCO results, made anywhere: the report of `CocoEvaluator.summarize`.
+    """Evaluate a list of COCO results; return the report of `CocoEvaluator.summarize`.
 
-    annotations, results: paths of JSON files, or their content, which is not changed. Files of the usual form are
-        evaluated by hotcoco where it is installed: the same numbers, sooner.
-    iou_types: default all three, but "bbox" alone if no entry has a mask; `skipped` in the report then says
-    so. The other arguments are CocoEvaluator's.
+    annotations, results: paths of JSON files, or their content, which stays unchanged. If hotcoco is installed, it
+        evaluates files of the usual form: the same numbers, in less time.
+    iou_types: default all three, but only "bbox" if no entry has a mask; "skipped" in the report then says so.
+    The other arguments are those of CocoEvaluator.
 
-    Raises DatasetError naming the file, annotation or result that is broken.
+    Raises DatasetError that names the broken file, annotation or result.
     """
     source = str(results) if isinstance(results, (str, Path)) else "results"
     if isinstance(annotations, (str, Path)) and isinstance(results, (str, Path)) and image_ids is None:
@@ -354,7 +354,7 @@ def evaluate_results(
 def _evaluate_plain(
     results: PlainResults, table: Annotations, iou_types: tuple[str, ...], *, dilation_ratio: float
 ) -> dict[str, Any]:
-    """The report of `evaluate_results` with the numbers of masks and boxes by hotcoco, of boundaries by ours."""
+    """Return the report of `evaluate_results`: hotcoco computes masks and boxes, ppsolo computes boundaries."""
     evaluator = CocoEvaluator(table, iou_types=iou_types, dilation_ratio=dilation_ratio)
     truth = evaluator.truth
     pairs = np.stack([results.images, results.categories])
@@ -375,7 +375,7 @@ def _evaluate_plain(
 
 
 def _numbers(everywhere: Accumulation, annotated: Accumulation, truth: GroundTruth) -> dict[str, Any]:
-    """A report's part of one IoU type."""
+    """Return the part of a report for one IoU type."""
     return {
         "stats": everywhere.stats,
         "stats_annotated": annotated.stats,
@@ -385,7 +385,7 @@ def _numbers(everywhere: Accumulation, annotated: Accumulation, truth: GroundTru
 
 
 def _outside(area: np.ndarray, ranges: np.ndarray) -> np.ndarray:
-    """Whether each area [n] lies outside of each of the ranges [A, 2]: bool [A, n]."""
+    """Say for each of the ranges [A, 2] whether each area [n] lies outside: bool [A, n]."""
     return (area < ranges[:, :1]) | (area > ranges[:, 1:])
 
 

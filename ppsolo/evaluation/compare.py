@@ -1,4 +1,4 @@
-"""Models compared on one data set: average precision, its differences, time and memory, side by side."""
+"""Several models compared on one data set: average precision, time and memory."""
 
 import dataclasses
 import multiprocessing
@@ -23,9 +23,9 @@ from ppsolo.model_source import ModelSource
 
 TIMED_IMAGES = 12
 IOU_TYPES = ("segm", "bbox")
-_END_SECONDS = 5  # for a process to end by itself
+_END_SECONDS = 5  # how long a process may take to end by itself
 
-# Called with the steps done and their number.
+# Called with (steps done, all steps).
 Callback = Callable[[int, int], None]
 
 
@@ -38,23 +38,23 @@ def compare(
     max_detections: int = MAX_DETECTIONS,
     progress: Callback | None = None,
 ) -> dict[str, Any]:
-    """Evaluate each side on its data set and time it, each in a process of its own.
+    """Evaluate and time each model on one data set, each in its own process.
 
-    Average precision is measured side after side. Then the first images of the data set are predicted by all sides in
-    turn, so that a machine with changing load is the same for all.
+    First the average precision of each model is measured. Then all models predict the first images in turn, so that
+    a changing load of the machine affects all alike.
 
     Args:
-        sides: the first one is what the others are compared with. All have the same data set.
-        batch_size: images in one run of the network while average precision is measured.
-        threads: CPU threads of each side; all cores by default.
-        images: how many are timed, one by one, after a first one that does not count.
-        max_detections: of an image and class that count, see `CocoEvaluator`.
-        progress: told of the steps.
+        sides: the models, all with the same data set. The others are compared with the first one.
+        batch_size: images per run of the network while average precision is measured.
+        threads: CPU threads of each model; default: all cores.
+        images: number of images to time, one by one. One more image, which does not count, comes first.
+        max_detections: number of detections per image and class that count, see `CocoEvaluator`.
+        progress: called with (steps done, all steps).
 
-    Returns the report, ready for JSON: "annotations", "images", and for each of "sides" its "name", "description",
-    "mask_ap", "mask_ap50", "mask_ap75", "box_ap", in [0, 1]; "mask_ap_difference" from the first side; "seconds", the
-    median for one image from its pixels to instances; "seconds_ratio" to the first side; "peak_memory_mb" of its
-    process.
+    Returns the report, ready for JSON: "annotations", "images" and "sides". Each side has "name", "description",
+    "mask_ap", "mask_ap50", "mask_ap75" and "box_ap", in [0, 1]; "mask_ap_difference" from the first side; "seconds",
+    the median time for one image from pixels to instances; "seconds_ratio" to the first side; and "peak_memory_mb" of
+    its process.
     Raises PpsoloError.
     """
     if len(sides) < 2:
@@ -91,7 +91,7 @@ def compare(
 
 
 def format_comparison(report: Mapping[str, Any]) -> str:
-    """A table with a line for each side; average precision from 0 to 100, its change with two decimals."""
+    """Return a table with one line per model; AP from 0 to 100, its difference with two decimals."""
     lines = [
         f"{report['images']} images of {report['annotations']}; times are medians over {report['timed_images']} images",
         f"{'':<44}{'mask AP':>9}{'change':>9}{'AP50':>8}{'AP75':>8}{'box AP':>8}{'s':>9}{'ratio':>7}{'MB':>7}",
@@ -129,7 +129,7 @@ def draw_comparison(report: Mapping[str, Any]) -> np.ndarray:
 
 
 def write_comparison(report: Mapping[str, Any], directory: Path) -> None:
-    """Write compare.json and compare.png. Raises PpsoloError."""
+    """Write compare.json and compare.png. Raises PpsoloError if that fails."""
     write_report(report, directory / "compare.json")
     write_image(directory / "compare.png", draw_comparison(report))
 
@@ -143,7 +143,7 @@ def _tell(progress: Callback | None, done: int, total: int) -> None:
 def _process(
     side: ModelSource, batch_size: int, threads: int | None, max_detections: int
 ) -> Iterator[Callable[[str], dict[str, Any]]]:
-    """Yields what asks a new process: "evaluate", "memory" or the path of an image to time."""
+    """Start a process for a model; yield a function that asks it "evaluate", "memory", or an image's path to time."""
     context = multiprocessing.get_context("spawn")
     here, there = context.Pipe()
     process = context.Process(target=_answer, args=(side, batch_size, threads, max_detections, there), daemon=True)
@@ -172,7 +172,7 @@ def _process(
 def _answer(
     side: ModelSource, batch_size: int, threads: int | None, max_detections: int, connection: Connection
 ) -> None:
-    """A side's process: answers until the pipe is closed; a str is an error."""
+    """Answer questions until the pipe is closed; runs in a model's process. An answer of type str is an error."""
     try:
         dataset, config = open_evaluation_set(side.config)
         predictor = dataclasses.replace(side, config=config).open(threads=threads)

@@ -1,4 +1,4 @@
-"""Evaluation of a predictor on a COCO data set, image by image, shared out over processes."""
+"""Evaluation of a predictor on a COCO data set, image by image, in one or several processes."""
 
 import dataclasses
 import json
@@ -33,19 +33,20 @@ from ppsolo.text import first_few
 
 logger = logging.getLogger(__name__)
 
-# How far, in points, a measured AP may be from the published one.
+# Tolerated difference between a measured and a published AP, in points.
 TOLERATED_DIFFERENCE = 0.2
 
-# Called with the images done and their number.
+# Called with (images done, all images).
 Callback = Callable[[int, int], None]
 
 
 class EvaluationSet:
-    """The images and annotations of a COCO file; no pixel is read yet.
+    """The images and annotations of a COCO file; no pixels are read.
 
-    source: the file. images: (id, path) of every image, by ascending id. category_ids, class_names: in the order
-    of the file. annotations: what was read, by the rules of training.
-    Raises DatasetError: unreadable file, broken annotation, no images, image file that does not exist, no outlines.
+    source: the file. images: (id, path) of every image, sorted by id. category_ids, class_names: in the order of
+    the file. annotations: as read for training.
+    Raises DatasetError if the file cannot be read, an annotation is broken, there are no images or outlines, or an
+    image file does not exist.
     """
 
     def __init__(self, annotations: Path, image_dir: Path):
@@ -66,7 +67,7 @@ class EvaluationSet:
         self.class_names = table.category_names
 
     def truth_of(self, image_id: Any, predicted: Instances) -> Instances:
-        """The annotations of an image, crowds left out, with the classes and the size of what was `predicted`."""
+        """Return the annotations of an image without crowds, with the classes and the size of `predicted`."""
         truth = self.truth
         rows = truth.rows(truth.image_index(image_id) or 0)
         rows = rows[~truth.crowd[rows] & truth.outlined[rows]]
@@ -84,9 +85,10 @@ class EvaluationSet:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """report: as `CocoEvaluator.summarize`. results: COCO results of all images, empty if they were not asked for;
-    they have no boxes, so that pycocotools takes sizes from the masks, as it does for the published numbers.
+    """The result of an evaluation.
 
+    report: see `CocoEvaluator.summarize`. results: the COCO results of all images; empty unless they were asked for.
+    They have no boxes, so that pycocotools takes sizes from the masks, as it does for the published numbers.
     origin: where the weights come from. description: the runtime of the network.
     matches: every detection with its match, MATCH [m], for each IoU type; see `ppsolo.evaluation.matching`.
     """
@@ -109,11 +111,11 @@ def evaluate(
     processes: Processes = ALONE,
     progress: Callback | None = None,
 ) -> Evaluation:
-    """Predict on every image of the data set and compare with its annotations; boxes are those of the masks.
+    """Predict on every image of a data set and compare with its annotations; boxes come from the masks.
 
-    Masks are compared as they come and dropped. With several processes each takes its share, and all get the
-    whole report. `progress` is told of this process's share. `max_detections`: see `CocoEvaluator`.
-    Raises ImageError for an image that cannot be read: an AP without it would not be one.
+    Each mask is compared at once and then dropped. If there are several processes, each takes a share of the images,
+    and all return the whole report. `progress` counts the images of this process. `max_detections`: see
+    `CocoEvaluator`. Raises ImageError if an image cannot be read, because AP without this image would be wrong.
     """
     evaluator = CocoEvaluator(
         dataset.annotations, iou_types=iou_types, box_from_mask=True, max_detections=max_detections
@@ -141,9 +143,9 @@ def evaluate(
 
 
 def open_evaluation_set(config: Config) -> tuple[EvaluationSet, Config]:
-    """The validation images of a configuration, and the configuration with their classes.
+    """Return the validation images of a configuration, and the configuration with their classes.
 
-    Raises PpsoloError.
+    Raises PpsoloError if there are none, or they cannot be read.
     """
     if not config.data.val_annotations:
         raise ConfigError("there are no annotations to evaluate on: set data.val_annotations")
@@ -165,9 +167,9 @@ def evaluate_source(
     download: Progress | None = None,
     progress: Callback | None = None,
 ) -> Evaluation:
-    """`evaluate` a model on the validation images of its configuration.
+    """Run `evaluate` for a model on the validation images of its configuration.
 
-    download: told of (bytes, bytes in all) of published weights. Raises PpsoloError.
+    download: called with (bytes done, all bytes) while published weights are fetched. Raises PpsoloError.
     """
     dataset, config = open_evaluation_set(source.config)
     predictor = dataclasses.replace(source, config=config).open(progress=download)
@@ -183,10 +185,9 @@ def evaluate_source(
 
 
 def compare_with_published(entry: ZooEntry, report: Mapping[str, Any]) -> tuple[str, bool]:
-    """A line with both mask APs, and whether they agree; without a published one nothing disagrees.
+    """Return a line with both mask APs, and whether they agree; True if none was published.
 
-    The published systems never saw images without annotations, so the AP compared is the one without what was
-    detected on those.
+    The measured AP counts only images with annotations, because the published systems were evaluated on these only.
     """
     measured = 100 * report["segm"]["stats_annotated"][0]
     if entry.mask_ap is None:
@@ -198,7 +199,7 @@ def compare_with_published(entry: ZooEntry, report: Mapping[str, Any]) -> tuple[
 
 
 def write_results(results: Sequence[dict[str, Any]], path: Path) -> None:
-    """Write COCO results, whole or not at all; folders on the way are made. Raises PpsoloError."""
+    """Write COCO results, whole or not at all; create missing folders. Raises PpsoloError if that fails."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with atomic_writer(path, "w") as stream:
@@ -215,22 +216,22 @@ def with_classes(
     source: Path,
     order_of_file: bool = False,
 ) -> Config:
-    """The configuration with the classes of a data set filled in where it leaves them open.
+    """Fill the classes of a data set into a configuration that does not state them.
 
-    Labels are the categories in the order of the file, as in PaddleDetection; of a file with COCO's 80 categories they
-    are in the published order, unless `order_of_file`. The log says which order it is where ids do not ascend.
+    Labels follow the order of the categories in the file, as in PaddleDetection. A file with COCO's 80 categories gets
+    the published order, unless `order_of_file`. The log names the order if the ids do not ascend.
 
-    category_ids, class_names: of the data set, in its order. source: what errors call it.
-    Raises ConfigError, saying what to set, if the numbers of classes or the ids differ.
+    category_ids, class_names: those of the data set, in its order. source: its name in errors.
+    Raises ConfigError if the ids or their number differ; it says what to set.
     """
     number = len(category_ids)
     if texts := [identity for identity in category_ids if isinstance(identity, str)]:
-        raise ConfigError(f"{source}: the category id {texts[0]!r} is no number; number the categories from 1")
+        raise ConfigError(f"{source}: the category id {texts[0]!r} is not a number; number the categories from 1")
     numbers = tuple(identity for identity in category_ids if isinstance(identity, int))
     if config.category_ids:
         if unknown := [i for i in config.category_ids if i not in category_ids]:
             raise ConfigError(
-                f"{source} has no category {unknown[0]}, which the configuration's category_ids or the training "
+                f"{source} has no category {unknown[0]} but the configuration's category_ids or the training "
                 "annotations have: correct one of them"
             )
         ids = config.category_ids
@@ -255,7 +256,7 @@ def with_classes(
 
 
 def _readable(source: tuple[Path, np.ndarray | ImageError]) -> np.ndarray:
-    """The image that was read; raises the error that it is."""
+    """Return the image, or raise the error that came instead of it."""
     _, image = source
     if isinstance(image, ImageError):
         raise image

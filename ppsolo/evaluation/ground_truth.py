@@ -1,4 +1,4 @@
-"""COCO annotation files and result lists read for evaluation; a broken entry is refused by its name."""
+"""COCO annotation files and result lists, read for evaluation; a broken entry raises an error that names it."""
 
 import logging
 import math
@@ -20,22 +20,22 @@ from ppsolo.results.rle import Rle, draw_polygons, mask_areas, mask_boxes_xywh, 
 
 logger = logging.getLogger(__name__)
 
-# Faults of an image's entry or file: an evaluation of results needs neither.
+# Faults of image files and their entries do not matter: results are evaluated without them.
 _OF_IMAGES = ("image-entry", "missing-image", "nothing-to-train")
 
 
 class GroundTruth:
-    """The annotations of a COCO file as columns, one row each, by image and then in file order.
+    """The annotations of a COCO file as columns: one row each, sorted by image, in file order within an image.
 
-    The rules are those of training: see `ppsolo.data.annotations`. Masks are drawn when needed.
+    They are read by the rules of training: see `ppsolo.data.annotations`. Masks are drawn when needed.
 
     source: the path of the file, or "annotations" for a mapping.
-    image_ids, category_ids, category_names: sorted by id; below, an image or category is its index in these.
+    image_ids, category_ids, category_names: sorted by id. Elsewhere, images and categories are indices into these.
     image, category: int32 [M]. crowd, outlined: bool [M]. area: float64 [M] in pixels.
-    annotated: bool [N], the images with at least one annotation that is not a crowd.
+    annotated: bool [N], images with at least one annotation that is not a crowd.
 
-    An annotation without `iscrowd` is no crowd. One without `area` has its mask's, or its box's if it has no
-    mask. One without `bbox` has its mask's. As in pycocotools, the key `ignore` means nothing.
+    Missing fields get a default. No `iscrowd`: not a crowd. No `area`: that of the mask, or of the box without a mask.
+    No `bbox`: that of the mask. The key `ignore` is not used, as in pycocotools.
     """
 
     def __init__(
@@ -44,7 +44,7 @@ class GroundTruth:
         *,
         image_ids: Sequence[Any] | None = None,
     ) -> None:
-        """Read a path or a loaded file; `image_ids` keeps only these images (default: all).
+        """Read a path or a loaded file; `image_ids`: keep only these images (default: all).
 
         Raises DatasetError if the annotations are not COCO, an id is missing, unknown or given twice, or a field is
         broken.
@@ -68,15 +68,15 @@ class GroundTruth:
         self._select(np.argsort(order).astype(np.int32))
 
     def knows(self, image_id: object) -> bool:
-        """Whether the file has such an image, also if `image_ids` left it out."""
+        """Whether the file has this image, even if `image_ids` left it out."""
         return isinstance(image_id, Hashable) and not isinstance(image_id, bool) and image_id in self._known
 
     def file_name(self, image_id: object) -> str:
-        """The file name of an image that is known, "" where the file states none."""
+        """The file name of a known image, "" if the file has none."""
         return self.table.file_names[self._known[image_id]]  # type: ignore[index]
 
     def image_index(self, image_id: object) -> int | None:
-        """Index of an image, None if `image_ids` left it out; raises KeyError if the file has none such."""
+        """Index of an image; None if `image_ids` left it out; raises KeyError if the file has no such image."""
         if not self.knows(image_id):
             identity = read_identity(image_id)
             if identity is None or not self.knows(identity):
@@ -105,7 +105,7 @@ class GroundTruth:
         return np.arange(self._offsets[image], self._offsets[image + 1])
 
     def masks(self, rows: np.ndarray) -> list[Rle]:
-        """Masks of annotations; raises DatasetError naming the annotation that has none, or an image without size."""
+        """Masks of annotations; raises DatasetError that names an annotation without one, or an image without size."""
         return [self._mask(row) for row in rows.tolist()]
 
     def boxes(self, rows: np.ndarray) -> np.ndarray:
@@ -113,10 +113,10 @@ class GroundTruth:
         return np.array([self._box(row) for row in rows.tolist()], np.float64).reshape(-1, 4)
 
     def check_masks(self) -> None:
-        """Raise DatasetError for what would only be met when masks are drawn: no outline at all, no image size."""
+        """Raise DatasetError if masks cannot be drawn: no annotation has an outline, or an image has no size."""
         if len(self.image) and not self.outlined.any():
             raise DatasetError(
-                f"{self.source}: none of the {len(self.image)} annotations has an outline, masks cannot be evaluated; "
+                f"{self.source}: none of the {len(self.image)} annotations has an outline, masks cannot be evaluated: "
                 "add a 'segmentation' to them"
             )
         for image in np.unique(self.image[self.outlined]).tolist():
@@ -182,8 +182,8 @@ class ImageResults:
     """The results of one image, in the order given.
 
     image: index of the image. category: int32 [D]. score: float64 [D].
-    masks: D, or None if not every entry has one. boxes: float64 [D, 4] left, top, width, height in pixels.
-    area: float64 [D] in pixels, by which a detection counts as small, medium or large.
+    masks: D masks, or None unless every entry has one. boxes: float64 [D, 4] left, top, width, height in pixels.
+    area: float64 [D] in pixels; it says whether a detection is small, medium or large.
     """
 
     image: int
@@ -202,13 +202,13 @@ def read_detections(
     box_from_mask: bool,
     needs_masks: bool,
 ) -> ImageResults:
-    """Read one image's COCO result entries, each with its index in the list that it came from.
+    """Read the COCO result entries of one image, each with its index in the original list.
 
-    As pycocotools' `loadRes` has it, the box of an entry is its `bbox`, and its area that of the `bbox`;
-    without one, both are its mask's. With `box_from_mask`, an entry's `bbox` counts only if it has no mask.
+    Box and area come from the `bbox` of an entry, as in `loadRes` of pycocotools; without a `bbox`, from its mask.
+    With `box_from_mask`, they come from the mask if there is one.
 
-    Raises DatasetError naming index and image if a category is unknown, the score is no number, the mask or
-    box is missing or broken, or the mask has another size than the image.
+    Raises DatasetError that names index and image if a category is unknown, the score is not a number, the mask or
+    box is missing or broken, or mask and image have different sizes.
     """
     category, score, masks, boxes, area = [], [], [], [], []
     for index, entry in entries:
@@ -236,7 +236,7 @@ def read_detections(
 
 
 def detections_of(instances: Instances, *, image: int, truth: GroundTruth) -> ImageResults:
-    """What a predictor found in an image; boxes and areas are those of the masks.
+    """Return the results of one image; boxes and areas come from the masks.
 
     Raises DatasetError if the size is not the image's, or a category is unknown.
     """
@@ -282,7 +282,7 @@ def _box_and_area(
     entry: Mapping[str, Any], mask: Rle | None, box_from_mask: bool
 ) -> tuple[Sequence[float] | np.ndarray, float]:
     box = entry.get("bbox")
-    missing = box is None or (isinstance(box, list) and not box)  # either is a way of saying that there is none
+    missing = box is None or (isinstance(box, list) and not box)  # some tools write [] for no box
     if not missing and (mask is None or not box_from_mask):
         if not _is_box(box):
             raise ValueError("its 'bbox' is not left, top, width, height")
@@ -296,7 +296,7 @@ def _box_and_area(
 def _is_number(value: Any) -> bool:
     try:
         return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
-    except OverflowError:  # a whole number beyond every float
+    except OverflowError:  # an integer that no float can hold
         return False
 
 

@@ -1,4 +1,4 @@
-"""An evaluation as one HTML page: tables, charts and pictures in a single file that needs no network."""
+"""An evaluation as one HTML page: tables, charts and pictures in one file, without links to the network."""
 
 import base64
 import html
@@ -27,28 +27,28 @@ from ppsolo.version import __version__
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-SHOWN_PICTURES = 20  # of the worst, and of the best
+SHOWN_PICTURES = 20  # so many of the worst, and so many of the best
 SHOWN_CLASSES = 20  # in the confusion matrix
 SHOWN_CONFUSIONS = 15
 _LONGEST_SIDE = 480  # of a picture in the page, in pixels
-_CELLS_WITH_NUMBERS = 10  # classes up to which the matrix says its numbers
+_CELLS_WITH_NUMBERS = 10  # with more classes, the matrix shows colours only
 
-# Called with the pictures drawn and their number.
+# Called with (pictures drawn, all pictures).
 Callback = Callable[[int, int], None]
 
 
 def check_packages() -> None:
-    """Raises ConfigError where matplotlib, which draws the charts, is not installed."""
+    """Raise ConfigError if matplotlib is not installed; it draws the charts."""
     if importlib.util.find_spec("matplotlib") is None:
-        raise ConfigError("--html draws charts by matplotlib: pip install 'ppsolo[report]'")
+        raise ConfigError("--html draws charts with matplotlib: pip install 'ppsolo[report]'")
 
 
 def write_html(
     evaluation: Evaluation, config: Config, directory: Path, *, progress: Callback | None = None
 ) -> dict[str, Any]:
-    """Write index.html and report.json; the content of report.json is returned.
+    """Write index.html and report.json; return the content of report.json.
 
-    evaluation: with its results, see `analyze`. config: of the model, with the data set. Raises PpsoloError.
+    evaluation: must hold its results, see `analyze`. config: the model's, with the data set. Raises PpsoloError.
     """
     check_packages()
     dataset, config = open_evaluation_set(config)
@@ -143,19 +143,19 @@ def _confusion_table(confusion: Mapping[str, Any]) -> str:
 def _charts(numbers: Mapping[str, Any]) -> list[str]:
     charts = [
         ("Precision and recall", "Mean over the classes; the mean of a curve is its AP.", _draw_precision_recall),
-        ("F1, precision and recall by score", "All instances from a score up, at IoU 0.50.", _draw_f1),
+        ("F1, precision and recall by score", "All instances at or above a score, at IoU 0.50.", _draw_f1),
         ("Confusion", "Rows are the truth, in per cent of a row. The classes with the most objects.", _draw_confusion),
         ("Calibration", "A calibrated score of 0.8 is right in 80 of 100 cases.", _draw_calibration),
         ("Recall by size", "Size is the square root of the area, in pixels, at IoU 0.50.", _draw_sizes),
     ]
     if numbers["tide"] is not None:
-        text = f"By TIDE: how much AP50 ({_percent(numbers['tide']['ap50'])}) would rise without these errors."
+        text = f"TIDE: how much AP50 ({_percent(numbers['tide']['ap50'])}) would rise without these errors."
         charts.insert(3, ("Where AP is lost", text, _draw_tide))
     drawn = [_chart(title, text, draw, numbers) for title, text, draw in charts]
     if numbers["tide"] is None:
         drawn.append(
-            "<section><h2>Where AP is lost</h2><p>Not computed: <code>pip install 'ppsolo[report]'</code> brings the "
-            "package that does it, or nothing was found.</p></section>"
+            "<section><h2>Where AP is lost</h2><p>Not computed: nothing was found, or hotcoco is missing "
+            "(<code>pip install 'ppsolo[report]'</code>).</p></section>"
         )
     return drawn
 
@@ -213,7 +213,7 @@ def _draw_confusion(axes: "Axes", numbers: Mapping[str, Any]) -> None:
     axes.set(xlabel="found as", ylabel="truth")
     if len(chosen) <= _CELLS_WITH_NUMBERS:
         for (row, column), value in np.ndenumerate(share):
-            if row == column == len(chosen) - 1:  # background found as background means nothing
+            if row == column == len(chosen) - 1:  # this cell has no meaning: background is not counted
                 continue
             axes.text(column, row, f"{value:.0f}", ha="center", va="center", color="white" if value > 55 else "black")
 
@@ -225,7 +225,7 @@ def _draw_tide(axes: "Axes", numbers: Mapping[str, Any]) -> None:
     axes.bar_label(bars, fmt="%.1f", padding=3)
     axes.invert_yaxis()
     axes.margins(x=0.15)
-    axes.set(xlabel="AP50 that is lost (number of errors in brackets)")
+    axes.set(xlabel="AP50 lost (number of errors in brackets)")
 
 
 def _draw_calibration(axes: "Axes", numbers: Mapping[str, Any]) -> None:
@@ -259,7 +259,7 @@ def _finish(axes: "Axes", *, legend: bool = True) -> None:
 
 
 class _Pictures:
-    """Draws pictures with what was found beside the truth."""
+    """Draws pictures with the results next to the truth."""
 
     def __init__(self, evaluation: Evaluation, analysis: Analysis, dataset: EvaluationSet, config: Config):
         self._dataset, self._config = dataset, config
@@ -274,7 +274,7 @@ class _Pictures:
                 self._entries[entry["image_id"]].append(entry)
 
     def figure(self, picture: PictureQuality) -> str:
-        """A figure of HTML; where the picture cannot be read any more, it says so."""
+        """Return an HTML figure; it says so if the picture can no longer be read."""
         path = self._paths[picture.image_id]
         words = f"{path.name}: quality {100 * picture.quality:.1f}, {picture.found} found, {picture.false} false, "
         words += f"{picture.missed} missed"
@@ -304,7 +304,7 @@ class _Pictures:
 
 
 def _drawn(image: np.ndarray, instances: Instances, *, scores: bool) -> np.ndarray:
-    """The picture with its instances, each class in its colour; the truth has no scores."""
+    """Draw the instances on the picture, one colour per class; the truth has no scores."""
     several = len(set(instances.labels.tolist())) > 1 or len(instances.class_names) > 1
     if scores or not several:
         return instances.draw(image, color_by="class" if several else "instance", write_labels=scores)
@@ -323,7 +323,7 @@ def _drawn(image: np.ndarray, instances: Instances, *, scores: bool) -> np.ndarr
 
 
 def _jpeg(image: np.ndarray) -> str:
-    """The picture as a JPEG file of at most `_LONGEST_SIDE` pixels a side, in base64."""
+    """Encode the picture as JPEG in base64, with its longer side at most `_LONGEST_SIDE` pixels."""
     scale = min(1.0, _LONGEST_SIDE / max(image.shape[:2]))
     if scale < 1:
         size = (max(1, round(scale * image.shape[1])), max(1, round(scale * image.shape[0])))

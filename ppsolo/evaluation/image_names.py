@@ -1,4 +1,4 @@
-"""Results and annotations of the same pictures, matched by file name where their ids do not agree."""
+"""Results matched to annotations by file name, if their image ids differ."""
 
 import logging
 from collections import defaultdict
@@ -19,13 +19,13 @@ _NAME_KEYS = ("file_name", "image_name")
 def with_image_ids(
     results: Sequence[Mapping[str, Any]], truth: GroundTruth, *, source: str
 ) -> Sequence[Mapping[str, Any]]:
-    """The results with the image ids of `truth`; entries that need no change are the same objects.
+    """Replace the image ids of the results by those of `truth`; unchanged entries are returned as they are.
 
-    A result names its image by `image_id`, by `file_name`, or by a file name in place of the id. Where the names of
-    results and annotations say other than their ids, the names decide, if each is known and belongs to one image.
+    A result names its image by `image_id`, by `file_name`, or by a file name in the place of the id. If names and ids
+    contradict each other, the name decides, provided that exactly one image has it.
 
-    results: COCO result entries. source: what errors and the log call them.
-    Raises DatasetError: ids and names disagree, and the names do not tell which image is meant.
+    results: COCO result entries. source: their name in errors and in the log.
+    Raises DatasetError if ids and names contradict each other, and the names do not identify the images.
     """
     names = _image_of_name(truth)
     by_name: list[int] = []
@@ -49,8 +49,8 @@ def with_image_ids(
             unknown.append(name)
     if unknown and (by_name or names):
         raise DatasetError(
-            f"{source}: {len(unknown)} results are for images that {truth.source} does not have under these names "
-            f"({first_few(dict.fromkeys(unknown))}), or has twice; evaluate against the annotations of the same images"
+            f"{source}: {len(unknown)} results are for images that {truth.source} does not have, or has twice, by name "
+            f"({first_few(dict.fromkeys(unknown))}): evaluate against the annotations of the same images"
         )
     if not found:
         return results
@@ -65,7 +65,7 @@ def with_image_ids(
 
 
 def _image_of_name(truth: GroundTruth) -> dict[str, list[Identity]]:
-    """The ids of the images of each name, and of each name without its folders."""
+    """Map each file name, with and without its folders, to the ids of its images."""
     images: dict[str, list[Identity]] = defaultdict(list)
     for image_id in truth.table.image_ids:
         if name := truth.file_name(image_id):
@@ -79,7 +79,7 @@ def _plain(name: str) -> str:
 
 
 def _same(name: str, stated: str) -> bool:
-    """Whether two names can be of one file: equal, or equal without folders, or one of them says nothing."""
+    """Whether two names may mean one file: equal with or without folders and extension; `stated` may be empty."""
     if not stated:
         return True
     one, other = PurePosixPath(_plain(name)), PurePosixPath(_plain(stated))

@@ -1,4 +1,4 @@
-"""Detections of one image matched to its ground truths at every IoU threshold, by COCO's rules."""
+"""Matches the detections of one image to its ground truths at every IoU threshold, by COCO's rules."""
 
 from typing import Any
 
@@ -7,9 +7,8 @@ from pycocotools import mask as pycocotools_mask
 
 from ppsolo.results.rle import Rle
 
-# One detection, matched: `image` and `category` are indices, `matched` and `ignored` hold one bit per IoU
-# threshold (packed, ten bits in two bytes) for each of the four area ranges. 32 bytes, whatever the size of
-# its mask was.
+# One matched detection in 32 bytes. `image` and `category` are indices. `matched` and `ignored` hold one bit per IoU
+# threshold (ten bits, packed into two bytes) for each of the four area ranges.
 MATCH = np.dtype(
     [
         ("image", np.int32),
@@ -20,14 +19,14 @@ MATCH = np.dtype(
     ]
 )
 
-_ALMOST_ONE = 1 - 1e-10  # pycocotools asks for no more, so that rounding cannot undo a perfect match
-_API: Any = pycocotools_mask  # published type stubs know only some of the forms that it takes
+_ALMOST_ONE = 1 - 1e-10  # pycocotools' limit for thresholds: rounding cannot undo a perfect match
+_API: Any = pycocotools_mask  # the published type stubs lack some argument types
 
 
 def overlaps(detections: list[Rle] | np.ndarray, truths: list[Rle] | np.ndarray, crowd: np.ndarray) -> np.ndarray:
-    """IoU, float64 [D, G], of masks of one size or of boxes [n, 4] (left, top, width, height).
+    """Return the IoU, float64 [D, G], of masks of one size, or of boxes [n, 4] (left, top, width, height).
 
-    crowd: bool [G]; with a crowd region it is the share of the detection that lies inside.
+    crowd: bool [G]. For a crowd region it is the share of the detection that lies inside of the region.
     """
     if len(detections) == 0 or len(truths) == 0:
         return np.zeros((len(detections), len(truths)))
@@ -43,15 +42,15 @@ def match_detections(
     detection_outside: np.ndarray,
     thresholds: np.ndarray,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Match detections, best score first, each to the free ground truth that it overlaps most.
+    """Match each detection, best score first, to the free ground truth with the highest IoU.
 
-    ious: float64 [D, G], rows by falling score. crowd: bool [G], may be matched again and again.
-    truth_ignored: bool [A, G], per area range: crowd or of another size; taken only if nothing else fits.
+    ious: float64 [D, G], rows by falling score. crowd: bool [G], such a ground truth is never used up.
+    truth_ignored: bool [A, G], per area range: a crowd, or of another size; matched only if nothing else fits.
     detection_outside: bool [A, D], detections of another size. thresholds: float64 [T], ascending.
 
-    Returns (matched, ignored), bool [A, T, D]: an ignored detection counts neither as true nor as false. The
-    result is that of `COCOeval.evaluateImg`; looking only at pairs over the lowest threshold makes it much
-    faster in a crowded image.
+    Returns (matched, ignored), bool [A, T, D]. An ignored detection counts neither as true nor as false. The result
+    equals `COCOeval.evaluateImg`. Pairs below the lowest threshold are skipped, which is much faster in a crowded
+    image.
     """
     matched = np.zeros((len(truth_ignored), len(thresholds), len(ious)), bool)
     ignored = np.zeros_like(matched)
@@ -75,7 +74,7 @@ def match_detections(
 
 
 def _best(pairs: list[tuple[int, float, bool]], lowest: float) -> int | None:
-    """The ground truth of highest IoU from `lowest` up, the last of equals; an ignored one if no other."""
+    """Return the ground truth with the highest IoU >= `lowest`, the last of equals; an ignored one only if no other."""
     best, best_unwanted = None, False
     for truth, iou, unwanted in pairs:
         if best is not None and unwanted and not best_unwanted:
@@ -86,7 +85,7 @@ def _best(pairs: list[tuple[int, float, bool]], lowest: float) -> int | None:
 
 
 def pack(matched: np.ndarray, ignored: np.ndarray, *, image: int, category: int, score: np.ndarray) -> np.ndarray:
-    """Store (matched, ignored) [A, T, D] of one image and category with their scores [D] as MATCH [D]."""
+    """Pack (matched, ignored), [A, T, D], of one image and category with the scores [D] into MATCH [D]."""
     rows = np.zeros(len(score), MATCH)
     rows["image"], rows["category"], rows["score"] = image, category, score
     rows["matched"] = np.packbits(matched, axis=1).transpose(2, 0, 1)  # [A, T, D] -> [A, 2, D] -> [D, A, 2]
@@ -95,5 +94,5 @@ def pack(matched: np.ndarray, ignored: np.ndarray, *, image: int, category: int,
 
 
 def unpack(bits: np.ndarray, thresholds: int) -> np.ndarray:
-    """Undo the packing of one field: uint8 [D, A, 2] -> bool [A, T, D]."""
+    """Unpack one field: uint8 [D, A, 2] -> bool [A, T, D]."""
     return np.unpackbits(bits, axis=2, count=thresholds).astype(bool).transpose(1, 2, 0)

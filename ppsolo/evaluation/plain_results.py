@@ -1,7 +1,7 @@
-"""Result files of the usual form, evaluated by hotcoco: the same numbers as ours in a fraction of the time.
+"""Result files of the usual form, evaluated by hotcoco: the same numbers in a fraction of the time.
 
-hotcoco is a COCO evaluation in Rust, there with the extra "evaluate". It only gets files that `read_plain` has checked,
-since it takes broken run lengths without a word. All other files go to our own reader.
+hotcoco is a COCO evaluation in Rust; the extra "evaluate" installs it. It accepts broken run lengths in silence, so it
+gets only files that `read_plain` has checked. ppsolo's own reader takes all other files.
 """
 
 import contextlib
@@ -19,7 +19,7 @@ from ppsolo.data.annotations.table import Annotations
 from ppsolo.evaluation.accumulation import Accumulation
 from ppsolo.results.rle import MAX_COORDINATE, fill_their_images
 
-IOU_TYPES = ("segm", "bbox")  # hotcoco knows no boundaries
+IOU_TYPES = ("segm", "bbox")  # hotcoco has no boundary AP
 
 
 class _Runs(msgspec.Struct, gc=False):
@@ -37,9 +37,9 @@ class _Entry(msgspec.Struct, gc=False):
 
 
 class PlainResults(NamedTuple):
-    """Results that were checked. path: the file. images, categories: int64 [D], index and id of each result's.
+    """Checked results. path: the file. images, categories: int64 [D], image index and category id of each result.
 
-    truth, found: the annotations and the results as hotcoco has them.
+    truth, found: the annotations and the results as objects of hotcoco.
     """
 
     path: Path
@@ -50,12 +50,12 @@ class PlainResults(NamedTuple):
 
 
 def read_plain(path: Path, table: Annotations, *, box_from_mask: bool = False) -> PlainResults | None:
-    """Check results against the annotations of a file; None where hotcoco cannot be used, or they are not usual.
+    """Check results against annotations; return None if hotcoco is missing or the files do not have the usual form.
 
-    Usual are compressed run lengths in all entries, ids that are numbers, boxes in all entries or in none, names that
-    agree; and annotations with area, bbox and outline, of which nothing was read by a special rule.
+    The usual form: all entries have compressed run lengths; ids are numbers; all entries have boxes, or none has; file
+    names and ids agree. All annotations have area, bbox and outline, and no special rule was needed to read them.
 
-    box_from_mask: the boxes of the entries are not to count.
+    box_from_mask: ignore the boxes of the entries.
     """
     if importlib.util.find_spec("hotcoco") is None or not _is_plain(table):
         return None
@@ -87,16 +87,16 @@ def read_plain(path: Path, table: Annotations, *, box_from_mask: bool = False) -
     try:
         truth: Any = hotcoco.COCO(table.source)
         return PlainResults(path, images, categories, truth, truth.load_res(str(path)))
-    except ValueError:  # of some forms that our reader takes
+    except ValueError:  # our own reader may take this form
         return None
 
 
 def accumulate_plain(
     results: PlainResults, table: Annotations, iou_types: Sequence[str], *, images: np.ndarray | None = None
 ) -> dict[str, Accumulation]:
-    """COCO's numbers per IoU type; `images`: indices of the images that count, default: all.
+    """Return COCO's numbers per IoU type. images: indices of the images that count; default: all.
 
-    The categories of the arrays are sorted by id, as in `accumulate`.
+    The categories in the arrays are sorted by id, as in `accumulate`.
     """
     import hotcoco
 
@@ -123,7 +123,7 @@ def _is_plain(table: Annotations) -> bool:
         and len(table) > 0
         and table.image_ids.numbers is not None
         and table.ids.numbers is not None
-        and bool((table.ids.numbers > 0).all())  # 0 means "no match" to others
+        and bool((table.ids.numbers > 0).all())  # hotcoco takes 0 for "no match"
         and all(isinstance(identity, int) for identity in table.category_ids)
         and not table.ignored.any()
         and bool(table.outlined.all())
@@ -133,7 +133,7 @@ def _is_plain(table: Annotations) -> bool:
 
 
 def _is_utf8(path: str | Path) -> bool:
-    """Whether a JSON file is UTF-8 without a byte order mark, the only form that hotcoco reads."""
+    """Whether a JSON file is UTF-8 without a byte order mark; hotcoco reads nothing else."""
     with open(path, "rb") as stream:
         return json.detect_encoding(stream.read(4)) == "utf-8"
 

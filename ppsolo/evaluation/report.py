@@ -13,11 +13,10 @@ _CLASS_COLUMNS = ("AP", "AP50", "AP75", "AR100")
 
 
 def format_report(report: Mapping[str, Any], *, per_class: bool = False) -> str:
-    """Lay out a report of `CocoEvaluator.summarize` as lines of at most 110 characters, numbers from 0 to 100.
+    """Format a report of `CocoEvaluator.summarize` as lines of at most 110 characters, with numbers from 0 to 100.
 
-    Two lines per IoU type: over all images, and without what was detected on unannotated ones. A number that
-    does not exist, because there is nothing to find, is "-". With `per_class`, a table of the classes per IoU
-    type follows.
+    Each IoU type has two lines: over all images, and over annotated images only. "-" means that there is nothing to
+    find. With `per_class`, a table of the classes follows.
     """
     lines = [
         f"{report['images']} images ({report['annotated_images']} annotated), "
@@ -43,9 +42,9 @@ def format_report(report: Mapping[str, Any], *, per_class: bool = False) -> str:
 
 
 def write_report(report: Mapping[str, Any] | Sequence[Any], path: str | Path) -> None:
-    """Write a report as JSON, whole or not at all; folders on the way are made.
+    """Write a report as JSON, whole or not at all; create missing folders.
 
-    Raises PpsoloError naming `path` if it cannot be written.
+    Raises PpsoloError that names `path` if it cannot be written.
     """
     target = Path(path)
     text = json.dumps(report, indent=1, allow_nan=False) + "\n"

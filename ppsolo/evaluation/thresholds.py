@@ -1,4 +1,4 @@
-"""Score thresholds that fit: for each class, the one with the best F1, or with a precision that is asked for."""
+"""Score thresholds for each class: the one with the best F1, or the lowest one with a required precision."""
 
 import dataclasses
 import json
@@ -21,10 +21,10 @@ _NEVER = 1.0  # the threshold of a class that never reaches the precision
 
 
 class ClassThreshold(NamedTuple):
-    """The threshold of a class, and what it gives on the data that it was found on.
+    """The threshold of a class, and its quality on the data where it was found.
 
-    threshold: least score, in [0, 1]. precision, recall, f1: of the instances from it up; None where the class has
-    neither truths nor results. ground_truths: how many the data have.
+    threshold: least score, in [0, 1]. precision, recall, f1: of all instances with this score or more; None if the
+    class has neither ground truths nor results. ground_truths: their number in the data.
     """
 
     category_id: int
@@ -44,26 +44,26 @@ def find_thresholds(
     precision: float | None = None,
     default: float = 0.5,
 ) -> list[ClassThreshold]:
-    """The best threshold of each class.
+    """Return the best threshold of each class.
 
-    An instance is true when its mask has at least this IoU with a free ground truth, by COCO's matching. The threshold
-    lies halfway between the last score taken and the first one left out.
+    An instance is true if COCO's matching gives it a ground truth at this IoU. The threshold lies halfway between
+    the lowest score kept and the highest score dropped.
 
     Args:
-        matches: MATCH [m], of masks, see `ppsolo.evaluation.matching`.
-        classes: an evaluation's "per_class": "id", "name" and "ground_truths" of each category, in the order of the
-            indices in `matches`.
+        matches: MATCH [m] of masks, see `ppsolo.evaluation.matching`.
+        classes: "per_class" of an evaluation: "id", "name" and "ground_truths" of each category; `matches` holds
+            indices into it.
         iou: 0.50, 0.55, ... or 0.95.
-        precision: the lowest threshold whose precision is at least this; None for the threshold with the best F1.
-        default: for a class without ground truths.
+        precision: find the lowest threshold with at least this precision; None: the threshold with the best F1.
+        default: the threshold of a class without ground truths.
 
-    Raises ConfigError: there is no such IoU, or a precision that is none.
+    Raises ConfigError if `iou` is not one of these, or `precision` is not in (0, 1].
     """
     place = round((iou - 0.5) / 0.05)
     if not 0 <= place < _IOU_THRESHOLDS or abs(0.5 + 0.05 * place - iou) > 1e-9:
-        raise ConfigError(f"the IoU of thresholds is one of 0.50, 0.55, ... 0.95, not {iou}")
+        raise ConfigError(f"the IoU for thresholds must be one of 0.50, 0.55, ... 0.95, not {iou}")
     if precision is not None and not 0 < precision <= 1:
-        raise ConfigError(f"the precision asked for is {precision}, give a number above 0 and at most 1")
+        raise ConfigError(f"the required precision is {precision}: give a number above 0 and at most 1")
     matched = unpack(matches["matched"], _IOU_THRESHOLDS)[0, place]
     counted = ~unpack(matches["ignored"], _IOU_THRESHOLDS)[0, place]
     found = []
@@ -82,9 +82,9 @@ def find_thresholds(
 def best_threshold(
     scores: np.ndarray, true: np.ndarray, ground_truths: int, *, precision: float | None = None
 ) -> dict[str, float]:
-    """ "threshold", "precision", "recall" and "f1" of a class. scores: float [n]; true: bool [n].
+    """Return "threshold", "precision", "recall" and "f1" of a class. scores: float [n]; true: bool [n].
 
-    Where no threshold reaches the precision, the threshold is 1 and nothing is found. Equal scores stay together.
+    The threshold is 1, and nothing is found, if no threshold reaches the precision. Equal scores stay together.
 
     >>> best_threshold(np.array([0.9, 0.8, 0.3]), np.array([True, True, False]), 2)["threshold"]
     0.55
@@ -111,7 +111,7 @@ def best_threshold(
 
 
 def _between(below: float, above: float) -> float:
-    """The middle, with as few digits as keep it between the two."""
+    """Return the middle of two numbers, with as few digits as possible."""
     middle = (below + above) / 2
     for digits in range(2, 9):
         short = round(middle, digits)
@@ -123,49 +123,49 @@ def _between(below: float, above: float) -> float:
 def write_thresholds(
     found: Sequence[ClassThreshold], path: str | os.PathLike[str], *, source: Mapping[str, Any]
 ) -> None:
-    """Write a JSON file that `with_thresholds` reads, whole or not at all. Raises PpsoloError.
+    """Write a JSON file for `with_thresholds`, whole or not at all. Raises PpsoloError.
 
-    source: what the thresholds were found on, for people who read the file.
+    source: a note for people: which data the thresholds come from.
     """
     content = {"class_thresholds": [one._asdict() for one in found], "found_on": dict(source)}
     write_report(content, Path(path))
 
 
 def read_thresholds(path: str | os.PathLike[str]) -> dict[int, float]:
-    """Category id -> threshold, of a file of `write_thresholds`. Raises ConfigError."""
+    """Read a file of `write_thresholds`: {category id: threshold}. Raises ConfigError."""
     try:
         if Path(path).stat().st_size > MAX_FILE_BYTES:
-            raise ConfigError(f"{path} is too large to hold thresholds")
+            raise ConfigError(f"{path} is too large for a file of thresholds")
         content = json.loads(Path(path).read_text(encoding="utf-8"))
         values = {int(entry["category_id"]): float(entry["threshold"]) for entry in content["class_thresholds"]}
     except OSError as error:
         raise ConfigError(f"{path} cannot be read ({error.strerror or error})") from None
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise ConfigError(
-            f"{path} holds no thresholds ({error}): write one by `ppsolo eval --find_thresholds`"
+            f"{path} holds no thresholds ({error}): make such a file with `ppsolo eval --find_thresholds`"
         ) from None
     for category_id, value in values.items():
         if not 0 <= value <= 1:
-            raise ConfigError(f"{path}: the threshold of category {category_id} is {value}, give a number from 0 to 1")
+            raise ConfigError(f"{path}: the threshold of category {category_id} is {value}: give a number from 0 to 1")
     return values
 
 
 def with_thresholds(config: Config, path: str | os.PathLike[str]) -> Config:
-    """The configuration with the thresholds of a file of `write_thresholds`, matched by category id.
+    """Put the thresholds of a file of `write_thresholds` into a configuration; classes match by category id.
 
-    Raises ConfigError where a class of the configuration has none.
+    Raises ConfigError if the file lacks a class of the configuration.
     """
     values = read_thresholds(path)
     names = dict(zip(category_ids(config), class_names(config), strict=True))
     missing = [f"{name} (category {i})" for i, name in names.items() if i not in values]
     if missing:
-        raise ConfigError(f"{path} has no threshold for {missing[0]}: it is of another data set")
+        raise ConfigError(f"{path} has no threshold for {missing[0]}: the file belongs to another data set")
     postprocess = dataclasses.replace(config.postprocess, class_thresholds=tuple(values[i] for i in names))
     return dataclasses.replace(config, postprocess=postprocess)
 
 
 def format_thresholds(found: Sequence[ClassThreshold]) -> str:
-    """A table: a line for each class."""
+    """Format a table with one line per class."""
     lines = [f"{'class':<32}{'threshold':>11}{'precision':>11}{'recall':>9}{'F1':>9}{'truths':>8}"]
     for one in found:
         numbers = [one.precision, one.recall, one.f1]

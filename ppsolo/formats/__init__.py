@@ -1,1 +1,1 @@
-"""Annotations of other tools, read as one kind of data set."""
+"""Readers of other tools' annotations; all give the same kind of data set."""

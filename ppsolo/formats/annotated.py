@@ -1,4 +1,4 @@
-"""A data set as every reader of another tool's annotations gives it: pictures with the outlines of their objects."""
+"""The data set that every reader of annotations returns: pictures with the outlines of their objects."""
 
 import dataclasses
 from collections import Counter
@@ -11,13 +11,13 @@ import numpy as np
 from ppsolo.results.rle import Rle, decode_mask, encode_mask, read_segmentation
 from ppsolo.text import one_line
 
-# COCO's forms for JSON: rings [[x, y, x, y, ...], ...] in pixels, or {"size": [h, w], "counts": str}.
+# Forms of COCO's JSON: rings [[x, y, x, y, ...], ...] in pixels, or {"size": [h, w], "counts": str}.
 Segmentation = list[list[float]] | dict[str, Any]
 
 
 @dataclass(frozen=True)
 class AnnotatedObject:
-    """One object, all its parts together. crowd: a region of many objects, as COCO has them."""
+    """One object with all its parts. crowd: a region of many objects, as in COCO."""
 
     name: str
     segmentation: Segmentation
@@ -30,10 +30,10 @@ class AnnotatedImage:
 
     Attributes:
         path: its file.
-        size: (height, width) that the outlines are for.
+        size: (height, width) for the outlines.
         objects: may be empty.
-        split: "train", "val" or "test" where the source says so, else "".
-        group: pictures of one group stay together when they are split, "" for a picture of its own.
+        split: "train", "val" or "test" if the source states it, else "".
+        group: pictures of one group stay together in a split; "": a group of its own.
     """
 
     path: Path
@@ -45,13 +45,13 @@ class AnnotatedImage:
 
 @dataclass(frozen=True)
 class AnnotatedSet:
-    """What was read from a folder.
+    """The result of reading a folder.
 
     Attributes:
         format: the name of the format.
-        class_names: in the order of the source, or else of the alphabet.
-        images: in the order of their paths.
-        notes: a line for each kind of thing that was left out or taken in a certain way, with its number.
+        class_names: in the order of the source, or else alphabetical.
+        images: sorted by path.
+        notes: a line with a count for each kind of thing that was left out or specially treated.
     """
 
     format: str
@@ -62,30 +62,30 @@ class AnnotatedSet:
 
 @dataclass
 class Notes:
-    """Counts what a reader leaves out, by kind, and remembers the first place of each kind."""
+    """Counts what a reader leaves out, by kind, with the first place of each kind."""
 
     counts: Counter[str] = field(default_factory=Counter)
     first: dict[str, str] = field(default_factory=dict)
 
     def add(self, kind: str, where: object) -> None:
-        """One more of a kind."""
+        """Count one more of a kind."""
         self.counts[kind] += 1
         self.first.setdefault(kind, str(where))
 
     def lines(self) -> tuple[str, ...]:
-        """A line per kind."""
+        """Return a line per kind."""
         return tuple(f"{number} x {kind} (first: {self.first[kind]})" for kind, number in self.counts.items())
 
 
 def sorted_names(images: list[AnnotatedImage]) -> tuple[str, ...]:
-    """The names of all classes, in the order of the alphabet."""
+    """Return the names of all classes in alphabetical order."""
     return tuple(sorted({one.name for image in images for one in image.objects}))
 
 
 def with_printable_names(dataset: AnnotatedSet) -> AnnotatedSet:
-    """The data set with every class name and note on one line of printable characters.
+    """Return the data set with every class name and note on one line of printable characters.
 
-    Classes whose names become equal are one class. A name without a printable character becomes "?".
+    Classes whose names become equal are merged. A name without a printable character becomes "?".
     """
     names = {name: one_line(name) or "?" for name in dataset.class_names}
     images = dataset.images
@@ -105,7 +105,7 @@ def with_printable_names(dataset: AnnotatedSet) -> AnnotatedSet:
 
 
 def usable_rings(rings: list[list[float]], notes: Notes, where: object) -> list[list[float]]:
-    """The rings with three points or more; the others are noted."""
+    """Return the rings with at least three points; count the others."""
     usable = [ring for ring in rings if len(ring) >= 6 and len(ring) % 2 == 0]
     for _ in range(len(rings) - len(usable)):
         notes.add("outline of fewer than three points left out", where)
@@ -113,19 +113,19 @@ def usable_rings(rings: list[list[float]], notes: Notes, where: object) -> list[
 
 
 def json_rle(rle: Rle) -> dict[str, Any]:
-    """A compressed RLE for JSON."""
+    """Convert a compressed RLE for JSON."""
     return {"size": [int(side) for side in rle["size"]], "counts": rle["counts"].decode("ascii")}
 
 
 def mask_segmentation(mask: np.ndarray) -> dict[str, Any]:
-    """A mask, bool [h, w], as a compressed RLE for JSON."""
+    """Encode a mask, bool [h, w], as a compressed RLE for JSON."""
     return json_rle(encode_mask(mask))
 
 
 def united(parts: list[Segmentation], size: tuple[int, int]) -> Segmentation:
-    """One object of several parts: all rings together, or, where one part is a mask, one mask.
+    """Join the parts of one object: all rings, or one mask if a part is a mask.
 
-    Raises ValueError for parts that are no outline of an image of (height, width).
+    Raises ValueError for parts that are not outlines in an image of (height, width).
     """
     if len(parts) == 1:
         return parts[0]
@@ -138,7 +138,7 @@ def united(parts: list[Segmentation], size: tuple[int, int]) -> Segmentation:
 
 
 def ellipse_ring(center: tuple[float, float], radii: tuple[float, float], turn: float = 0.0) -> list[float]:
-    """A ring of 64 points on an ellipse. center: x, y. radii: along both axes. turn: of the axes, in radians."""
+    """Return a ring of 64 points on an ellipse. center: x, y. radii: along both axes. turn: of the axes, in radians."""
     angles = np.linspace(0, 2 * np.pi, 64, endpoint=False)
     along, across = radii[0] * np.cos(angles), radii[1] * np.sin(angles)
     x = center[0] + along * np.cos(turn) - across * np.sin(turn)
@@ -147,7 +147,7 @@ def ellipse_ring(center: tuple[float, float], radii: tuple[float, float], turn: 
 
 
 def rectangle_ring(left: float, top: float, right: float, bottom: float) -> list[float]:
-    """The ring of a rectangle."""
+    """Return the ring of a rectangle."""
     left, right = sorted((left, right))
     top, bottom = sorted((top, bottom))
     return [left, top, right, top, right, bottom, left, bottom]

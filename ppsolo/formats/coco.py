@@ -1,4 +1,4 @@
-"""COCO's JSON in the variants that tools write: one file or several, with pictures anywhere in the folder."""
+"""Reads COCO's JSON in the variants that tools write: one or several files, with pictures anywhere in the folder."""
 
 from collections import defaultdict
 from pathlib import Path
@@ -21,19 +21,19 @@ NAME = "coco"
 
 
 def evidence(folder: Folder) -> str:
-    """What shows that the folder is of this kind, or ""."""
+    """Return the sign that the folder has this format, or ""."""
     files = _files(folder)
     shown = ", ".join(map(folder.name, files[:3])) + (", ..." if len(files) > 3 else "")
     return f"COCO's JSON ({shown})" if files else ""
 
 
 def read(folder: Folder) -> AnnotatedSet:
-    """Read all COCO files of the folder as one data set; categories of the same name are one class.
+    """Read all COCO files of the folder as one data set; categories with the same name are one class.
 
-    Ids may be texts or whole numbers, a ring may stand without the list around it, and masks that CVAT marks
-    `iscrowd` are objects. An annotation without an outline is left out, with a note.
+    Ids may be texts or integers. A ring may lack the list around it. Masks that CVAT marks `iscrowd` are objects. An
+    annotation without an outline is left out, with a note.
 
-    Raises DatasetError, naming the annotation, for an outline that cannot be read.
+    Raises DatasetError that names the annotation if an outline cannot be read.
     """
     notes = Notes()
     images: list[AnnotatedImage] = []
@@ -59,7 +59,7 @@ def read(folder: Folder) -> AnnotatedSet:
                 group = str(entry.get("group", ""))
                 images.append(AnnotatedImage(path, size, objects, split or folder.split_of(path), group))
     if not images:
-        raise DatasetError(f"{folder.path}: no picture of the COCO file is here; put the pictures into this folder")
+        raise DatasetError(f"{folder.path}: it has no picture of the COCO file; put the pictures into this folder")
     return AnnotatedSet(NAME, tuple(names), tuple(images), notes.lines())
 
 
@@ -68,7 +68,7 @@ def _files(folder: Folder) -> list[Path]:
 
 
 def _plain(identity: object) -> object:
-    """An id so that 1, 1.0 and "1" are the same."""
+    """Convert an id so that 1, 1.0 and "1" are equal."""
     if isinstance(identity, float) and identity.is_integer():
         return int(identity)
     return int(identity) if isinstance(identity, str) and identity.isdecimal() else identity
@@ -79,7 +79,7 @@ def _id(entry: dict[str, Any]) -> object:
 
 
 def _marked_by_cvat(annotations: list[dict[str, Any]]) -> bool:
-    """Whether `iscrowd` means a brush mask: CVAT gives its annotations `attributes` with `occluded`."""
+    """Whether `iscrowd` means a brush mask: CVAT's annotations have `attributes` with `occluded`."""
     crowds = [one for one in annotations if one.get("iscrowd")]
     return bool(crowds) and all("occluded" in (one.get("attributes") or {}) for one in crowds)
 
@@ -91,7 +91,7 @@ def _image(folder: Folder, file: Path, entry: dict[str, Any], notes: Notes) -> t
     near += [place / file.stem.rpartition("_")[2] for place in (file.parent, file.parent.parent)]
     path = folder.find_picture(name, near)
     if path is None:
-        notes.add("picture that the file lists is missing, left out", name)
+        notes.add("missing picture of the file left out", name)
         return None
     try:
         size = (int(float(entry["height"])), int(float(entry["width"])))
@@ -112,14 +112,14 @@ def _objects(
         where = f"annotation {one.get('id')}"
         name = categories.get(_plain(one.get("category_id")))
         if name is None:
-            notes.add("annotation of a category that is not listed left out", where)
+            notes.add("annotation of an unlisted category left out", where)
             continue
         outline = _segmentation(one.get("segmentation"), size, notes, where)
         if outline is None:
             continue
         crowd = bool(one.get("iscrowd") or one.get("ignore"))
         if crowd and from_cvat:
-            notes.add("mask that CVAT marks iscrowd: taken as an object", where)
+            notes.add("mask marked iscrowd by CVAT: used as an object", where)
         objects.append(AnnotatedObject(name, outline, crowd and not from_cvat))
     return tuple(objects)
 
@@ -134,5 +134,5 @@ def _segmentation(value: Any, size: tuple[int, int], notes: Notes, where: str) -
         rings = [value] if not isinstance(value[0], list) else value
         usable = usable_rings([[float(v) for v in ring] for ring in rings], notes, where)
     except (KeyError, TypeError, ValueError) as error:
-        raise DatasetError(f"{where}: its outline cannot be read ({error}); draw it anew") from None
+        raise DatasetError(f"{where}: its outline cannot be read ({error}); draw it again") from None
     return usable or None

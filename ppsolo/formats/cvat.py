@@ -1,4 +1,4 @@
-"""CVAT for images 1.1: one XML file of shapes for all pictures."""
+"""Reads CVAT for images 1.1: one XML file of shapes for all pictures."""
 
 import xml.etree.ElementTree as ElementTree
 from collections import defaultdict
@@ -25,15 +25,15 @@ NAME = "cvat"
 
 
 def evidence(folder: Folder) -> str:
-    """What shows that the folder is of this kind, or ""."""
+    """Return the sign that the folder has this format, or ""."""
     files = _files(folder)
     return f"CVAT's XML ({', '.join(map(folder.name, files))})" if files else ""
 
 
 def read(folder: Folder) -> AnnotatedSet:
-    """Read polygons, masks, ellipses and boxes; shapes of one label and group are one object.
+    """Read polygons, masks, ellipses and boxes; shapes with the same label and group are one object.
 
-    Raises DatasetError, naming the picture, for a shape that cannot be read; or where no picture is found.
+    Raises DatasetError that names the picture if a shape cannot be read; or if no picture is found.
     """
     notes = Notes()
     images, names = [], []
@@ -44,13 +44,13 @@ def read(folder: Folder) -> AnnotatedSet:
             name = element.get("name", "")
             picture = folder.find_picture(name, [file.parent, file.parent / "images"])
             if picture is None:
-                notes.add("picture that the XML names is missing, left out", name)
+                notes.add("missing picture of the XML left out", name)
                 continue
             size = (int(element.get("height", 0)), int(element.get("width", 0)))
             split = folder.split_of(picture) or split_in_name(element.get("subset", ""))
             images.append(AnnotatedImage(picture, size, _objects(element, size, notes, name), split))
     if not images:
-        raise DatasetError(f"{folder.path}: no picture of CVAT's XML is here; export with 'Save images'")
+        raise DatasetError(f"{folder.path}: it has no picture of CVAT's XML; export with 'Save images'")
     used = {one.name for image in images for one in image.objects}
     ordered = dict.fromkeys([*(name for name in names if name in used), *sorted(used)])
     return AnnotatedSet(NAME, tuple(ordered), tuple(images), notes.lines())
@@ -69,8 +69,8 @@ def _files(folder: Folder) -> list[Path]:
 def _parsed(file: Path) -> ElementTree.Element:
     try:
         data = file.read_bytes()
-        if b"<!ENTITY" in data or b"<!DOCTYPE" in data:  # CVAT writes none; they can be made to fill the memory
-            raise DatasetError(f"{file}: XML with a document type is not read")
+        if b"<!ENTITY" in data or b"<!DOCTYPE" in data:  # CVAT writes none; an attacker could fill the memory with them
+            raise DatasetError(f"{file}: XML with a document type is not supported")
         return ElementTree.fromstring(data)
     except ElementTree.ParseError as error:
         raise DatasetError(f"{file}: not an XML file ({error})") from None
@@ -87,7 +87,7 @@ def _objects(
         try:
             outline = _segmentation(shape, size, notes, where)
         except (TypeError, ValueError, KeyError) as error:
-            raise DatasetError(f"{where}: a {shape.tag} cannot be read ({error}); draw it anew") from None
+            raise DatasetError(f"{where}: a {shape.tag} cannot be read ({error}); draw it again") from None
         if outline is not None:
             name, group = str(shape.get("label")), shape.get("group_id", "0")
             key = (number,) if group == "0" else (name, group)
@@ -113,7 +113,7 @@ def _segmentation(shape: ElementTree.Element, size: tuple[int, int], notes: Note
 
 
 def _mask(values: dict[str, str], size: tuple[int, int]) -> Segmentation:
-    """Run lengths along the rows of a box, starting outside."""
+    """Decode run lengths along the rows of a box, starting outside."""
     left, top, width, height = (int(float(values[key])) for key in ("left", "top", "width", "height"))
     runs = [int(run) for run in values["rle"].split(",")]
     if sum(runs) != width * height or min(left, top, *runs) < 0 or left + width > size[1] or top + height > size[0]:

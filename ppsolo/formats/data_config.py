@@ -1,4 +1,4 @@
-"""The data settings of a configuration whose folder holds annotations of another tool."""
+"""The data settings of a configuration whose folder has annotations of another tool."""
 
 import dataclasses
 import logging
@@ -20,19 +20,19 @@ logger = logging.getLogger(__name__)
 
 
 def data_in_place(data: DataConfig, cache: Path, *, needed: Literal["train", "val"]) -> DataConfig:
-    """The settings as given if their annotation file exists, else settings for annotations that `data.root` holds.
+    """Return the settings unchanged if their annotation file exists; else use the annotations in `data.root`.
 
-    Where the default root is not there, `dataset/coco`, PaddleDetection's, takes its place.
+    If the default root does not exist, PaddleDetection's `dataset/coco` replaces it.
 
-    The folder is only taken where no annotation file was named: the setting is the default, or empty for training.
-    The folder is read as `ppsolo import-data` reads it: its own division into training and validation is kept, or
-    every fifth picture, by a fixed seed, goes to validation. The annotations are written as COCO files to the folder
-    `cache`; the pictures stay where they are.
+    The folder is used only if no annotation file was named: the setting is the default, or empty for training. It is
+    read like `ppsolo import-data`: its own split into training and validation is kept; otherwise every fifth picture,
+    with a fixed seed, goes to validation. The annotations are written as COCO files to the folder `cache`; the
+    pictures stay where they are.
 
-    needed: whose annotation file must exist.
+    needed: the part whose annotation file must exist.
 
-    Raises DatasetError where there is neither: what the folder looks like, and the command that helps. So it does
-    where a file was named that is not there.
+    Raises DatasetError if neither exists, or a named file does not; the message describes the folder and names a
+    command that helps.
     """
     data = found_data(data)
     root = Path(data.root)
@@ -82,7 +82,7 @@ def data_in_place(data: DataConfig, cache: Path, *, needed: Literal["train", "va
 
 
 def _from_folder(data: DataConfig, name: Literal["train", "val"]) -> bool:
-    """Whether no annotation file was named for a part, so that the folder may give it."""
+    """Whether no annotation file was named for a part, so that the folder may provide it."""
     default = DataConfig()
     if name == "train":
         return data.train_annotations in ("", default.train_annotations)
@@ -90,7 +90,7 @@ def _from_folder(data: DataConfig, name: Literal["train", "val"]) -> bool:
 
 
 def _missing(folder: Folder, named: str, name: Literal["train", "val"]) -> DatasetError:
-    """What to say of a named file that is not there."""
+    """Return the error for a named file that does not exist."""
     files = [folder.name(file) for file in folder.with_suffix(".json")]
     shown = ", ".join(files[:5]) + (", ..." if len(files) > 5 else "")
     formats = "; ".join(f"{found}: {text}" for found, text in recognise(folder).items())

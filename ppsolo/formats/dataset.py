@@ -1,4 +1,4 @@
-"""A COCO data set written from annotated pictures: annotation files, pictures, and a configuration to train with."""
+"""Writes a COCO data set from annotated pictures: annotation files, pictures, and a configuration to train with."""
 
 import contextlib
 import json
@@ -28,13 +28,13 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class WrittenSet:
-    """What was written.
+    """The result of writing a data set.
 
     Attributes:
-        folder: of the data set.
-        images, objects: numbers by part, "train", "val" and perhaps "test".
-        class_names: one per category, whose ids are 1, 2, ...
-        notes: a line for each kind of object that could not be taken.
+        folder: the folder of the data set.
+        images, objects: their numbers in each part: "train", "val" and perhaps "test".
+        class_names: one per category; category ids are 1, 2, ...
+        notes: a line for each kind of object that was left out.
     """
 
     folder: Path
@@ -95,10 +95,10 @@ def write_dataset(
     pictures: Literal["link", "copy"] = "link",
     progress: Progress | None = None,
 ) -> WrittenSet:
-    """Write `instances_<part>.json` and the pictures in a folder `<part>` for each part.
+    """Write `instances_<part>.json` and a folder `<part>` of pictures for each part.
 
-    Pictures keep their names; of two pictures with one name, the second gets _2, and so on. "link" makes hard links,
-    or copies where the file system has none.
+    Pictures keep their names; a second picture of the same name gets _2, and so on. "link" makes hard links, or copies
+    if the file system has no links.
 
     Raises:
         DatasetError: the folder is not empty, or a picture cannot be read.
@@ -127,9 +127,9 @@ def write_dataset(
 def coco_content(
     images: Sequence[AnnotatedImage], file_names: Sequence[str], class_names: Sequence[str], notes: Notes
 ) -> dict[str, Any]:
-    """The content of a COCO file. Ids of pictures, annotations and categories count from 1.
+    """Return the content of a COCO file. Ids of pictures, annotations and categories count from 1.
 
-    An object without a pixel, or with an outline that is none, is left out and noted.
+    An object without a pixel or with an invalid outline is left out and noted.
     """
     ids = {name: number for number, name in enumerate(class_names, start=1)}
     annotations: list[dict[str, Any]] = []
@@ -167,7 +167,7 @@ def coco_content(
 
 
 def json_text(content: Any) -> str:
-    """JSON in the letters of the content; file names that are no Unicode (lone surrogates) are escaped, all of it then.
+    """Return JSON without escapes; if a file name has lone surrogates, which are invalid Unicode, with escapes.
 
     >>> json_text(["é"]), json_text(["\\udc80"])
     ('["é"]', '["\\\\udc80"]')
@@ -177,9 +177,9 @@ def json_text(content: Any) -> str:
 
 
 def training_config(written: WrittenSet, bases: Sequence[str], weights: str | None) -> str:
-    """A configuration, YAML, that trains on the data set.
+    """Return a configuration, as YAML, to train on the data set.
 
-    bases: configurations that it builds on. weights: what training starts from.
+    bases: configurations that it builds on. weights: the start of training.
     """
     data = {"root": str(written.folder.resolve()), "train_annotations": "instances_train.json", "train_images": "train"}
     has_val = written.objects.get("val", 0) > 0
@@ -196,7 +196,7 @@ def training_config(written: WrittenSet, bases: Sequence[str], weights: str | No
 
 
 def _file_names(images: Sequence[AnnotatedImage]) -> list[str]:
-    """A name of its own for each picture."""
+    """Give each picture a unique name."""
     taken: Counter[str] = Counter()
     names = []
     for image in images:
@@ -215,14 +215,14 @@ def _place(source: Path, target: Path, how: Literal["link", "copy"]) -> None:
             try:
                 os.link(source.resolve(), target)
                 return
-            except OSError:  # another file system, or one without links
+            except OSError:  # another file system, or no links
                 pass
         shutil.copyfile(source, target)
     except OSError as error:
-        raise DatasetError(f"{source}: cannot be brought to {target} ({error.strerror or error})") from None
+        raise DatasetError(f"{source}: cannot be linked or copied to {target} ({error.strerror or error})") from None
 
 
 def check_classes(dataset: AnnotatedSet) -> None:
-    """Raise DatasetError where no picture has an object."""
+    """Raise DatasetError if no picture has an object."""
     if not dataset.class_names or not any(image.objects for image in dataset.images):
         raise DatasetError("no picture has an outlined object; draw some first")

@@ -1,4 +1,4 @@
-"""A folder of annotations and pictures: its files by kind, its pictures by name, and what they are for."""
+"""A folder of annotations and pictures: its files by kind, its pictures by name, and their parts."""
 
 import json
 import os
@@ -19,19 +19,19 @@ _SPLITS = {
     "test": ("test", "testing", "test2017"),
 }
 _SPLIT_OF = {word: split for split, words in _SPLITS.items() for word in words}
-MOST_FILES = 2_000_000  # in a folder; a slip of the hand should not read a whole disk
+MOST_FILES = 2_000_000  # limit for a folder; a typing error must not read a whole disk
 
 
 class Folder:
-    """The visible files of a folder and its sub-folders, listed once.
+    """The visible files of a folder and its inner folders, listed once.
 
-    Raises DatasetError where there is no such folder or it holds more than MOST_FILES files.
+    Raises DatasetError if the folder does not exist or has more than MOST_FILES files.
     """
 
     def __init__(self, path: Path):
         self.path = path
         if not path.is_dir():
-            raise DatasetError(f"{path}: there is no such folder")
+            raise DatasetError(f"{path}: no such folder")
         self.files: list[Path] = []
         for place, folders, names in os.walk(path):
             folders[:] = sorted(name for name in folders if not name.startswith((".", "__MACOSX")))
@@ -40,22 +40,22 @@ class Folder:
                 raise DatasetError(f"{path}: more than {MOST_FILES} files; name the data set's own folder")
 
     def with_suffix(self, *suffixes: str) -> list[Path]:
-        """The files with one of the suffixes, in any case."""
+        """Return the files with one of the suffixes, in any case."""
         return [file for file in self.files if file.suffix.lower() in suffixes]
 
     @cached_property
     def pictures(self) -> list[Path]:
-        """The files that are pictures by their suffix."""
+        """Return the files with a picture's suffix."""
         return self.with_suffix(*IMAGE_SUFFIXES)
 
     @cached_property
     def json_kinds(self) -> dict[Path, frozenset[str]]:
-        """The keys at the top of each JSON file; of a list, those of its first entry, each with "[]" before it."""
+        """Return the top-level keys of each JSON file; for a list, the keys of its first entry, each after "[]"."""
         kinds = {}
         for file in self.with_suffix(".json"):
             try:
                 content = read_json(file)
-            except DatasetError:  # another tool's matter
+            except DatasetError:  # may belong to another tool
                 continue
             first = content[0] if isinstance(content, list) and content else None
             if isinstance(content, dict):
@@ -73,16 +73,17 @@ class Folder:
 
     @cached_property
     def by_stem(self) -> dict[str, list[Path]]:
-        """The pictures by their name without the suffix."""
+        """Return the pictures by name without suffix."""
         stems = defaultdict(list)
         for picture in self.pictures:
             stems[picture.stem].append(picture)
         return dict(stems)
 
     def find_picture(self, name: str, near: Sequence[Path]) -> Path | None:
-        """The picture that annotations call `name`: under one of the folders `near`, else the only one of that name.
+        """Find the picture with this `name` in annotations: in one of the folders `near`, else the only one of this
+        name.
 
-        Backslashes count as slashes. None where there is no such picture, or several that none is nearer.
+        Backslashes count as slashes. None if there is no such picture, or several and none in `near`.
         """
         plain = PureWindowsPath(name).as_posix()
         for folder in near:
@@ -96,19 +97,19 @@ class Folder:
         return None
 
     def split_of(self, file: Path) -> str:
-        """ "train", "val" or "test" where a folder on the way to the file is called so, else ""."""
+        """ "train", "val" or "test" if a folder of the file's path has this name, else ""."""
         for part in file.relative_to(self.path).parts[:-1] if file.is_relative_to(self.path) else ():
             if part.lower() in _SPLIT_OF:
                 return _SPLIT_OF[part.lower()]
         return ""
 
     def name(self, file: Path) -> str:
-        """The file's path within the folder, for messages."""
+        """Return the file's path within the folder, for messages."""
         return file.relative_to(self.path).as_posix() if file.is_relative_to(self.path) else str(file)
 
 
 def split_in_name(name: str) -> str:
-    """ "train", "val" or "test" where a word of a file's name is that, as in instances_val2017.json, else ""."""
+    """ "train", "val" or "test" if it is a word in a file's name, as in instances_val2017.json, else ""."""
     for word in name.lower().replace("-", "_").replace(".", "_").split("_"):
         if word in _SPLIT_OF:
             return _SPLIT_OF[word]
@@ -116,7 +117,7 @@ def split_in_name(name: str) -> str:
 
 
 def read_json(path: Path) -> Any:
-    """The content of a JSON file in UTF-8, 16 or 32, with or without a byte order mark. Raises DatasetError."""
+    """Read a JSON file in UTF-8, 16 or 32, with or without a byte order mark. Raises DatasetError."""
     try:
         return json.loads(path.read_bytes())
     except OSError as error:
@@ -126,7 +127,7 @@ def read_json(path: Path) -> Any:
 
 
 def read_lines(path: Path) -> list[str]:
-    """The lines of a text file that hold something. Raises DatasetError."""
+    """Return the non-empty lines of a text file. Raises DatasetError."""
     try:
         text = path.read_bytes().decode("utf-8-sig", errors="replace")
     except OSError as error:
@@ -135,13 +136,13 @@ def read_lines(path: Path) -> list[str]:
 
 
 def picture_sizes(paths: Iterable[Path]) -> dict[Path, tuple[int, int]]:
-    """(height, width) of each picture, upright, as training will read it. Raises ImageError for one that is broken."""
+    """Return (height, width) of each picture, upright, as training reads it. Raises ImageError for a broken one."""
 
     def size(path: Path) -> tuple[int, int] | ImageError:
         try:
             image = read_image(path)
         except ImageError as error:
-            return ImageError(str(error))  # without its traceback, which holds the bytes of the file
+            return ImageError(str(error))  # drop the traceback, because it keeps the file's bytes in memory
         return image.shape[0], image.shape[1]
 
     paths = list(paths)

@@ -1,4 +1,4 @@
-"""Label Studio's JSON export: a list of tasks, each with a picture and the results of its annotation."""
+"""Reads Label Studio's JSON export: a list of tasks, each with a picture and annotation results."""
 
 from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
@@ -27,7 +27,7 @@ _KINDS = ("polygonlabels", "brushlabels", "ellipselabels", "rectanglelabels")
 
 
 def evidence(folder: Folder) -> str:
-    """What shows that the folder is of this kind, or ""."""
+    """Return the sign that the folder has this format, or ""."""
     files = _files(folder)
     return f"Label Studio's JSON ({', '.join(map(folder.name, files))})" if files else ""
 
@@ -35,7 +35,7 @@ def evidence(folder: Folder) -> str:
 def read(folder: Folder) -> AnnotatedSet:
     """Read polygons, brush masks, ellipses and rectangles of the latest annotation of each task.
 
-    Raises DatasetError, naming the task, for a result that cannot be read; or where no picture is found.
+    Raises DatasetError that names the task if a result cannot be read; or if no picture is found.
     """
     notes = Notes()
     images = []
@@ -52,7 +52,7 @@ def read(folder: Folder) -> AnnotatedSet:
             images.append(AnnotatedImage(picture, size, objects, folder.split_of(picture)))
     if not images:
         raise DatasetError(
-            f"{folder.path}: no picture of Label Studio's tasks is here; put the pictures into this folder"
+            f"{folder.path}: it has no picture of Label Studio's tasks; put the pictures into this folder"
         )
     return AnnotatedSet(NAME, sorted_names(images), tuple(images), notes.lines())
 
@@ -71,7 +71,7 @@ def _annotations(task: dict[str, Any]) -> list[dict[str, Any]] | None:
 
 
 def _picture(folder: Folder, file: Path, task: dict[str, Any]) -> Path | None:
-    """The picture of a task: by its path, or by its name without the code that an upload puts before it."""
+    """Find the picture of a task by its path, or by its name without the code that an upload adds."""
     for value in task["data"].values():
         if not isinstance(value, str):
             continue
@@ -86,10 +86,10 @@ def _picture(folder: Folder, file: Path, task: dict[str, Any]) -> Path | None:
 
 
 def _results(task: dict[str, Any], notes: Notes, where: str) -> list[dict[str, Any]]:
-    """The results of the latest annotation that was not cancelled."""
+    """Return the results of the latest annotation that was not cancelled."""
     kept = [one for one in _annotations(task) or [] if not one.get("was_cancelled")]
     if len(kept) > 1:
-        notes.add("task with several annotations: the latest is taken", where)
+        notes.add("task with several annotations: the latest is used", where)
     return max(kept, key=lambda one: str(one.get("updated_at", "")))["result"] if kept else []
 
 
@@ -107,7 +107,7 @@ def _objects(
     for result in results:
         kind, value = result.get("type"), result.get("value", {})
         if kind not in _KINDS:
-            notes.add(f"result of type '{kind}' left out: it is no outline", where)
+            notes.add(f"result of type '{kind}' left out: it is not an outline", where)
             continue
         try:
             outline = _segmentation(kind, value, size, notes, where)
@@ -123,7 +123,7 @@ def _objects(
 def _segmentation(
     kind: str, value: dict[str, Any], size: tuple[int, int], notes: Notes, where: str
 ) -> Segmentation | None:
-    """Coordinates are per cent of the width and the height."""
+    """Convert a result; its coordinates are percentages of width and height."""
     across, down = size[1] / 100, size[0] / 100
     if kind == "brushlabels":
         return mask_segmentation(decode_brush(value["rle"], size) >= 128)
@@ -139,14 +139,14 @@ def _segmentation(
 
 
 def decode_brush(data: list[int], size: tuple[int, int]) -> np.ndarray:
-    """A brush mask: uint8 [h, w], the opacity of each pixel.
+    """Decode a brush mask: uint8 [h, w], the opacity of each pixel.
 
-    The bytes are a stream of bits, highest first: the number of values (32 bits), the bits of a value less one (5),
-    and four times the bits of a length less one (4 each). Then runs follow: one bit that says whether a value is
-    repeated, two bits that choose the width of the length, the length less one, and the value, or so many values.
-    The values are red, green, blue and opacity of each pixel in turn.
+    The bytes are a stream of bits, highest first. It starts with the number of values (32 bits), the bits of a value
+    minus one (5), and four times the bits of a length minus one (4 each). Then runs follow. A run has one bit that
+    says whether a value is repeated, two bits that choose the width of the length, the length minus one, and then
+    either the repeated value or so many values. The values are red, green, blue and opacity, pixel by pixel.
 
-    Raises ValueError if it is none, or of another size.
+    Raises ValueError if it is not a brush mask, or has another size.
     """
     bits = np.unpackbits(np.array(data, np.uint8))
     weights = 1 << np.arange(32)[::-1]
@@ -169,7 +169,7 @@ def decode_brush(data: list[int], size: tuple[int, int]) -> np.ndarray:
         repeated = number(1)
         length = number(lengths[number(2)]) + 1
         if done + length > total:
-            raise ValueError("the brush mask is longer than it says")
+            raise ValueError("the brush mask is longer than stated")
         if repeated:
             values[done : done + length] = number(8)
         else:

@@ -1,6 +1,6 @@
-"""labelme: a JSON file of shapes beside each picture.
+"""Reads labelme: one JSON file of shapes per picture.
 
-supervision reads such files too, but makes an object of every shape; here shapes of one group are one object.
+supervision reads such files too, but makes an object of every shape; here, the shapes of one group are one object.
 """
 
 import base64
@@ -33,15 +33,15 @@ NAME = "labelme"
 
 
 def evidence(folder: Folder) -> str:
-    """What shows that the folder is of this kind, or ""."""
+    """Return the sign that the folder has this format, or ""."""
     files = _label_files(folder)
     return f"{len(files)} JSON files with labelme's 'shapes'" if files else ""
 
 
 def read(folder: Folder) -> AnnotatedSet:
-    """Read polygons, rectangles, circles and masks; shapes of one label and group_id are one object.
+    """Read polygons, rectangles, circles and masks; shapes with the same label and group_id are one object.
 
-    Raises DatasetError, naming the file, for a shape that cannot be read or where no picture is found.
+    Raises DatasetError that names the file if a shape cannot be read, or if no picture is found.
     """
     notes = Notes()
     images = []
@@ -60,7 +60,7 @@ def read(folder: Folder) -> AnnotatedSet:
         objects = _objects(content["shapes"], size, notes, folder.name(file))
         images.append(AnnotatedImage(picture, size, objects, folder.split_of(picture)))
     if not images:
-        raise DatasetError(f"{folder.path}: no labelme file has its picture here; put the pictures beside the files")
+        raise DatasetError(f"{folder.path}: it has no picture of a labelme file; put the pictures next to these files")
     for _ in range(len(folder.pictures) - len(described)):
         notes.add("picture without a labelme file left out", "not annotated")
     return AnnotatedSet(NAME, sorted_names(images), tuple(images), notes.lines())
@@ -105,7 +105,7 @@ def _segmentation(shape: dict[str, Any], size: tuple[int, int], notes: Notes, wh
             radius = math.dist(center, edge)
             return [ellipse_ring(center, (radius, radius))]
     except (KeyError, TypeError, ValueError, binascii.Error) as error:
-        raise DatasetError(f"{where}: a shape {kind!r} cannot be read ({error}); draw it anew") from None
+        raise DatasetError(f"{where}: a shape {kind!r} cannot be read ({error}); draw it again") from None
     if kind not in ("polygon", "rectangle", "oriented_rectangle"):
         notes.add(f"shape of type '{kind}' left out: it has no area", where)
         return None
@@ -113,10 +113,10 @@ def _segmentation(shape: dict[str, Any], size: tuple[int, int], notes: Notes, wh
 
 
 def _mask(points: list[tuple[float, float]], data: str, size: tuple[int, int]) -> dict[str, Any]:
-    """The mask of a shape: a PNG in base64 for the box of two points, whose pixels both belong to it."""
+    """Decode a shape's mask: a PNG in base64 for the box of two points, both of which belong to the box."""
     picture = cv2.imdecode(np.frombuffer(base64.b64decode(data), np.uint8), cv2.IMREAD_UNCHANGED)
     if picture is None:
-        raise ValueError("its mask is no PNG")
+        raise ValueError("its mask is not a PNG")
     inside = np.asarray(picture if picture.ndim == 2 else picture.max(axis=2)) > 0
     left, top = (round(v) for v in points[0])
     whole = np.zeros(size, bool)

@@ -1,4 +1,4 @@
-"""PNG masks: one label map per picture, or one file per instance."""
+"""Reads PNG masks: one label map per picture, or one file per instance."""
 
 import re
 from collections import defaultdict
@@ -28,32 +28,32 @@ _MASK_FOLDERS = (
 )
 _MASK_ENDINGS = ("_cp_masks", "_masks", "_mask", "_labels", "_label", "_instances", "_seg", "-mask", "-label")
 _NUMBERED = re.compile(r"\d+[_-](.*\D.*)")  # 0001_person
-_WIDEST_MASK = 2**16  # more values than that in one map are no ids
+_WIDEST_MASK = 2**16  # more values than that in one map cannot be ids
 
 Pairs = dict[Path, list[Path]]  # picture -> its masks
 
 
 def label_map_evidence(folder: Folder) -> str:
-    """What shows that the folder holds label maps, or ""."""
+    """Return the sign that the folder has label maps, or ""."""
     pairs = _label_map_pairs(folder)
     return f"{len(pairs)} pictures with a mask of the same name" if pairs else ""
 
 
 def instance_mask_evidence(folder: Folder) -> str:
-    """What shows that the folder holds a mask per instance, or ""."""
+    """Return the sign that the folder has one mask per instance, or ""."""
     pairs = _instance_pairs(folder)
     masks = sum(map(len, pairs.values()))
     return f"{len(pairs)} pictures with {masks} masks, a file per instance" if pairs else ""
 
 
 def read_label_maps(folder: Folder, class_name: str = "object") -> AnnotatedSet:
-    """Each value of a mask but 0 is one object, whatever its parts; of a colour mask, each colour but black.
+    """Read masks in which each value except 0 is one object, even in several parts; in a colour mask, each colour but
+    black.
 
-    Where all masks have one value only, the masks do not tell objects apart: then each connected part is an object,
-    and a note says so.
+    If every mask has only one value, masks do not distinguish objects: each connected part becomes an object, and a
+    note says so.
 
-    Raises DatasetError for a mask that is unreadable, of another size than its picture, or that holds colours of a
-    photograph.
+    Raises DatasetError for a mask that is unreadable, has another size than its picture, or is a photograph.
     """
     notes = Notes()
     pairs = {picture: masks[0] for picture, masks in _label_map_pairs(folder).items()}
@@ -64,7 +64,7 @@ def read_label_maps(folder: Folder, class_name: str = "object") -> AnnotatedSet:
     for picture, mask in pairs.items():
         labels = read_label_map(mask)
         if connected:
-            notes.add("mask with a single value: each connected part is taken as an object", folder.name(mask))
+            notes.add("mask with a single value: each connected part is used as an object", folder.name(mask))
             _, labels = cv2.connectedComponents((labels > 0).view(np.uint8), connectivity=8)
         objects = tuple(AnnotatedObject(class_name, mask_segmentation(labels == v)) for v in np.unique(labels) if v > 0)
         images.append(AnnotatedImage(picture, (labels.shape[0], labels.shape[1]), objects, folder.split_of(picture)))
@@ -72,9 +72,9 @@ def read_label_maps(folder: Folder, class_name: str = "object") -> AnnotatedSet:
 
 
 def read_instance_masks(folder: Folder, class_name: str = "object") -> AnnotatedSet:
-    """Each mask file is one object: its pixels above half of its largest value.
+    """Read masks in which each file is one object: the pixels above half of its largest value.
 
-    Files called "0001_person.png" name the class; others get `class_name`. Raises DatasetError as `read_label_maps`.
+    Names like "0001_person.png" give the class; others get `class_name`. Raises DatasetError like `read_label_maps`.
     """
     notes = Notes()
     images = []
@@ -83,7 +83,9 @@ def read_instance_masks(folder: Folder, class_name: str = "object") -> Annotated
         for file in masks:
             mask = _grey(file)
             if size not in (None, mask.shape):
-                raise DatasetError(f"{file}: this mask is {mask.shape}, others of its picture {size} (height, width)")
+                raise DatasetError(
+                    f"{file}: this mask is {mask.shape}, others of its picture are {size} (height, width)"
+                )
             size = mask.shape
             inside = mask > mask.max() / 2
             if not inside.any():
@@ -97,17 +99,17 @@ def read_instance_masks(folder: Folder, class_name: str = "object") -> Annotated
 
 
 def read_label_map(file: Path) -> np.ndarray:
-    """The ids of a mask: int64 [h, w], 0 for background. Of a colour mask, each colour but black is an id."""
+    """Return the ids of a mask: int64 [h, w], 0 for background. In a colour mask, each colour except black is an id."""
     picture = _decoded(file)
     if picture.ndim == 3:
-        if picture.shape[2] == 4:  # opacity says nothing about ids
+        if picture.shape[2] == 4:  # opacity has no meaning for ids
             picture = picture[:, :, :3]
         return colors_as_ids(picture, file)
     if picture.dtype.kind == "f" and not np.array_equal(picture, np.rint(picture)):
-        raise DatasetError(f"{file}: a mask holds whole numbers, this one has fractions")
+        raise DatasetError(f"{file}: a mask must have integers, this one has fractions")
     ids = picture.astype(np.int64)
     if ids.max() > 0 and len(np.unique(ids)) > _WIDEST_MASK:
-        raise DatasetError(f"{file}: more than {_WIDEST_MASK} values are no ids of objects")
+        raise DatasetError(f"{file}: more than {_WIDEST_MASK} values cannot be ids of objects")
     return ids
 
 
@@ -136,7 +138,7 @@ def _decoded(file: Path) -> np.ndarray:
 
 
 def _label_map_pairs(folder: Folder) -> Pairs:
-    """Pictures with one mask each: of the same stem in a folder of masks, or beside them with an ending."""
+    """Return pictures with one mask each: with the same stem in a folder of masks, or next to them with a suffix."""
     pairs: Pairs = {}
     masks = [file for file in folder.pictures if file.suffix.lower() in _MASK_SUFFIXES and _is_mask(folder, file)]
     taken = set(masks)
@@ -153,7 +155,7 @@ def _label_map_pairs(folder: Folder) -> Pairs:
 
 
 def _is_mask(folder: Folder, file: Path) -> bool:
-    """Whether a folder on the way to the file or the end of its name says that it is a mask."""
+    """Whether a folder of the file's path, or the end of its name, says that it is a mask."""
     folders = file.relative_to(folder.path).parts[:-1]
     return any(part.lower() in _MASK_FOLDERS for part in folders) or _bare_stem(file) != file.stem
 
@@ -166,7 +168,7 @@ def _bare_stem(mask: Path) -> str:
 
 
 def _instance_pairs(folder: Folder) -> Pairs:
-    """Pictures with a folder of masks: X/images/X.png with X/masks/*, or X.png with masks/X/*."""
+    """Return pictures with a folder of masks: X/images/X.png with X/masks/*, or X.png with masks/X/*."""
     of_folder = defaultdict(list)
     for file in folder.pictures:
         if file.suffix.lower() in _MASK_SUFFIXES:

@@ -1,4 +1,4 @@
-"""Pascal VOC segmentation: JPEGImages with masks in SegmentationObject and SegmentationClass."""
+"""Reads Pascal VOC segmentation: JPEGImages with masks in SegmentationObject and SegmentationClass."""
 
 from pathlib import Path
 
@@ -15,22 +15,22 @@ VOC_CLASSES = (
     *("aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable", "dog"),
     *("horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor"),
 )
-_BORDER = (224 << 16) + (224 << 8) + 192  # the colour of pixels that belong to no object and to no background
+_BORDER = (224 << 16) + (224 << 8) + 192  # the colour of pixels that are neither object nor background
 
 
 def evidence(folder: Folder) -> str:
-    """What shows that the folder is of this kind, or ""."""
+    """Return the sign that the folder has this format, or ""."""
     masks = _masks(folder, "SegmentationObject")
     return f"{len(masks)} masks in SegmentationObject" if masks and _masks(folder, "SegmentationClass") else ""
 
 
 def read(folder: Folder) -> AnnotatedSet:
-    """Read each colour of a SegmentationObject mask as an object; its class is the commonest one beneath it.
+    """Read each colour of a SegmentationObject mask as an object; its class is the most frequent one below it.
 
-    Colours of classes are those of labelmap.txt, as CVAT writes it, or VOC's own. The split is that of
+    Class colours come from labelmap.txt, as CVAT writes it, or are VOC's own. The split comes from
     ImageSets/Segmentation. Border pixels belong to nothing.
 
-    Raises DatasetError for masks that are missing, unreadable or of different sizes, or a class without a name.
+    Raises DatasetError for masks that are missing, unreadable or of different sizes, and for a class without a name.
     """
     notes = Notes()
     names = _class_colors(folder)
@@ -44,7 +44,7 @@ def read(folder: Folder) -> AnnotatedSet:
             continue
         objects, kinds = _colors(file), _colors(classes[file.stem])
         if objects.shape != kinds.shape:
-            raise DatasetError(f"{file}: of another size than {classes[file.stem]}")
+            raise DatasetError(f"{file}: its size differs from {classes[file.stem]}")
         size = (objects.shape[0], objects.shape[1])
         listed = tuple(
             AnnotatedObject(_name_of(kinds[objects == color], names, file), mask_segmentation(objects == color))
@@ -53,13 +53,13 @@ def read(folder: Folder) -> AnnotatedSet:
         )
         images.append(AnnotatedImage(found[0], size, listed, splits.get(file.stem, "")))
     if not images:
-        raise DatasetError(f"{folder.path}: no mask of SegmentationObject has a picture in JPEGImages")
+        raise DatasetError(f"{folder.path}: no mask in SegmentationObject has a picture in JPEGImages")
     used = {one.name for image in images for one in image.objects}
     return AnnotatedSet(NAME, tuple(name for name in names.values() if name in used), tuple(images), notes.lines())
 
 
 def voc_color(index: int) -> int:
-    """The colour of VOC's palette at an index, as red * 65536 + green * 256 + blue."""
+    """Return the colour at an index of VOC's palette, as red * 65536 + green * 256 + blue."""
     red = green = blue = 0
     for bit in range(8):
         red |= (index >> (3 * bit) & 1) << (7 - bit)
@@ -94,7 +94,7 @@ def _name_of(kinds: np.ndarray, names: dict[int, str], file: Path) -> str:
 
 
 def _class_colors(folder: Folder) -> dict[int, str]:
-    """Colour -> name."""
+    """Return colour -> name."""
     for file in folder.files:
         if file.name == "labelmap.txt":
             found = {}
@@ -108,7 +108,7 @@ def _class_colors(folder: Folder) -> dict[int, str]:
 
 
 def _splits(folder: Folder) -> dict[str, str]:
-    """Stem -> "train" or "val"."""
+    """Return stem -> "train" or "val"."""
     splits = {}
     for file in folder.with_suffix(".txt"):
         if file.parent.name == "Segmentation" and file.stem in ("train", "val", "test"):

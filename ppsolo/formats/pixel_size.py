@@ -1,4 +1,4 @@
-"""The size of a pixel that a picture states in physical units: OME-TIFF, ImageJ's TIFF, centimetres in a TIFF."""
+"""The physical size of a pixel in OME-TIFF, in ImageJ's TIFF, or in a TIFF with centimetres."""
 
 import math
 import xml.etree.ElementTree as ElementTree
@@ -7,14 +7,14 @@ from pathlib import Path
 from typing import Any
 
 _MICROMETRES = {"µm": 1.0, "μm": 1.0, "um": 1.0, "micron": 1.0, "microns": 1.0, "nm": 1e-3, "mm": 1e3, "cm": 1e4}
-_CENTIMETRE = 3  # TIFF's ResolutionUnit; 2, inches, is what cameras and printers write without meaning it
+_CENTIMETRE = 3  # TIFF's ResolutionUnit; 2 is inches, a meaningless default of cameras and printers
 _SUFFIXES = (".tif", ".tiff", ".btf", ".ome")
 
 
 def stated_pixel_size(path: Path) -> float | None:
-    """Micrometres per pixel, or None where the picture says none, or pixels that are not square.
+    """Return micrometres per pixel; None if the picture states none, or its pixels are not square.
 
-    Only TIFF is asked, and only where the package tifffile is installed. A resolution in dots per inch is not taken.
+    Only TIFF is read, and only if the package tifffile is installed. Dots per inch are ignored.
     """
     if path.suffix.lower() not in _SUFFIXES:
         return None
@@ -28,7 +28,7 @@ def stated_pixel_size(path: Path) -> float | None:
                 found = find(file)
                 if found is not None:
                     return found
-    except Exception:  # a damaged file is somebody else's matter; tifffile raises all kinds
+    except Exception:  # for a damaged file, tifffile may raise anything; the picture's reader reports it
         return None
     return None
 

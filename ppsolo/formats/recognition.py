@@ -1,4 +1,4 @@
-"""Which format a folder is in, and its data set read."""
+"""Recognises the format of a folder and reads its data set."""
 
 from collections.abc import Callable
 from functools import partial
@@ -12,13 +12,13 @@ from ppsolo.formats.folder import Folder
 
 
 class Reader(NamedTuple):
-    """One format: what shows that a folder is in it ("" for nothing), and how the folder is read."""
+    """One format: `evidence` returns the sign of this format ("" for none), `read` reads the folder."""
 
     evidence: Callable[[Folder], str]
     read: Callable[[Folder], AnnotatedSet]
 
 
-# Where several fit, the first is meant: VOC's masks are label maps too.
+# If several fit, the first counts: VOC's masks are label maps too.
 READERS: dict[str, Reader] = {
     coco.NAME: Reader(coco.evidence, coco.read),
     labelme.NAME: Reader(labelme.evidence, labelme.read),
@@ -29,18 +29,18 @@ READERS: dict[str, Reader] = {
     mask_files.INSTANCE_MASKS: Reader(mask_files.instance_mask_evidence, mask_files.read_instance_masks),
     mask_files.LABEL_MAPS: Reader(mask_files.label_map_evidence, mask_files.read_label_maps),
 }
-_NAMED_CLASS = {  # formats whose files may not name a class
+_NAMED_CLASS = {  # formats whose files may lack class names
     mask_files.INSTANCE_MASKS: mask_files.read_instance_masks,
     mask_files.LABEL_MAPS: mask_files.read_label_maps,
 }
-_CONTAINS = {  # a format -> those that its folders look like too
+_CONTAINS = {  # a format -> other formats that its folders look like
     pascal_voc.NAME: (mask_files.LABEL_MAPS, mask_files.INSTANCE_MASKS),
     mask_files.INSTANCE_MASKS: (mask_files.LABEL_MAPS,),
 }
 
 
 def recognise(folder: Folder) -> dict[str, str]:
-    """The formats that a folder may be in, each with its evidence."""
+    """Return the formats that a folder may have, each with its evidence."""
     found = {name: shown for name, reader in READERS.items() if (shown := reader.evidence(folder))}
     covered = {other for name in found for other in _CONTAINS.get(name, ())}
     return {name: shown for name, shown in found.items() if name not in covered}
@@ -49,22 +49,22 @@ def recognise(folder: Folder) -> dict[str, str]:
 def read_folder(path: Path, format: str | None = None, *, class_name: str = "object") -> AnnotatedSet:
     """Read a folder of annotations.
 
-    format: a name in READERS; None where the folder tells. class_name: for masks that name no class. Class names come
-    on one line of printable characters.
+    format: a name in READERS; None: recognise it. class_name: for masks without a class. Class names are put on one
+    line of printable characters.
 
-    Raises DatasetError: the folder is in no known format, or could be in several; or as the readers.
+    Raises DatasetError if no known format fits, or several do; and the errors of the readers.
     """
     folder = Folder(path)
     if format is None:
         found = recognise(folder)
         if not found:
-            raise DatasetError(f"{path}: {describe(folder)}; the formats read are {', '.join(READERS)}")
+            raise DatasetError(f"{path}: {describe(folder)}; the known formats are {', '.join(READERS)}")
         if len(found) > 1:
             shown = "; ".join(f"{name}: {text}" for name, text in found.items())
             raise DatasetError(f"{path} holds several kinds of annotations ({shown}): choose one with --format")
         (format,) = found
     elif not READERS[format].evidence(folder):
-        raise DatasetError(f"{path}: {describe(folder)}, nothing in the format {format}")
+        raise DatasetError(f"{path}: {describe(folder)}, but nothing in the format {format}")
     read = READERS[format].read
     if format in _NAMED_CLASS:
         read = partial(_NAMED_CLASS[format], class_name=class_name)
@@ -72,7 +72,7 @@ def read_folder(path: Path, format: str | None = None, *, class_name: str = "obj
 
 
 def describe(folder: Folder) -> str:
-    """What a folder looks like that is in no known format, in a few words."""
+    """Describe a folder of no known format in a few words."""
     if not folder.files:
         return "an empty folder"
     archives = folder.with_suffix(".zip", ".tar", ".gz", ".7z", ".rar")

@@ -1,4 +1,4 @@
-"""The pictures of a data set divided into training, validation and test."""
+"""Splits the pictures of a data set into training, validation and test."""
 
 import csv
 import io
@@ -10,7 +10,7 @@ from pathlib import Path
 from ppsolo.errors import DatasetError
 from ppsolo.formats.annotated import AnnotatedImage
 
-VAL_SHARE = 0.2  # of the pictures, where nothing else is asked for
+VAL_SHARE = 0.2  # default share of the pictures
 
 
 def divide(
@@ -20,18 +20,18 @@ def divide(
     seed: int = 0,
     groups: Mapping[str, str] | None = None,
 ) -> dict[str, list[AnnotatedImage]]:
-    """The pictures of "train", "val" and, where the source has one, "test"; each in the order given.
+    """Return the pictures of "train", "val" and, if the source has them, "test"; each in the given order.
 
-    Without `val_share` the source's own division is kept. Where it has no validation pictures, VAL_SHARE of the
-    training pictures become such. With `val_share` all pictures but those for testing are divided anew.
+    Without `val_share` the source's own split is kept; if it has no validation pictures, VAL_SHARE of the training
+    pictures become validation pictures. With `val_share`, all pictures except the test pictures are split again.
 
     Args:
         images: of the data set.
-        val_share: of the pictures that go to validation, 0 .. 1, at least one where it is above 0.
-        seed: the same seed gives the same division.
-        groups: a picture's file name, or its name without the suffix -> its group. Groups stay together.
+        val_share: share of the pictures for validation, 0 .. 1; at least one picture if it is above 0.
+        seed: the same seed gives the same split.
+        groups: a picture's file name, with or without suffix -> its group. Groups stay together.
 
-    Raises DatasetError where no picture is left to train on.
+    Raises DatasetError if no picture is left for training.
     """
     test = [image for image in images if image.split == "test"]
     others = [image for image in images if image.split != "test"]
@@ -42,14 +42,14 @@ def divide(
     in_val = set(map(id, val))
     train = [image for image in others if id(image) not in in_val]
     if not train:
-        raise DatasetError(f"of {len(images)} pictures none is left to train on; take fewer for validation or testing")
+        raise DatasetError(f"none of {len(images)} pictures is left for training; use fewer for validation or testing")
     return {name: part for name, part in (("train", train), ("val", val), ("test", test)) if part or name != "test"}
 
 
 def read_groups(file: Path, column: str) -> dict[str, str]:
-    """The groups that a CSV file names: its first column, or the one called file_name, is the picture.
+    """Read groups from a CSV file: the picture is in its first column, or in the column file_name.
 
-    Raises DatasetError for a file that cannot be read or has no such column.
+    Raises DatasetError for a file that cannot be read or lacks the column.
     """
     try:
         text = file.read_bytes().decode("utf-8-sig")
@@ -65,10 +65,10 @@ def read_groups(file: Path, column: str) -> dict[str, str]:
 
 
 def _chosen(images: Sequence[AnnotatedImage], share: float, seed: int, groups: Mapping[str, str]) -> set[int]:
-    """The identities of the pictures for validation: whole groups, until the share is reached."""
+    """Return the identities of the pictures for validation: whole groups, until the share is reached."""
     members = defaultdict(list)
     for number, image in enumerate(images):
-        # Wherever the folder lies, a picture of its own is known by its place in the order.
+        # A picture without a group is known by its position, which does not depend on the folder's path.
         group = image.group or groups.get(image.path.name) or groups.get(image.path.stem) or f"\0{number:09d}"
         members[group].append(image)
     order = sorted(members)
@@ -77,7 +77,7 @@ def _chosen(images: Sequence[AnnotatedImage], share: float, seed: int, groups: M
     chosen: list[int] = []
     for group in order:
         grown = len(chosen) + len(members[group])
-        # A group that would overshoot by more than is missing stays in training, unless it is the first.
+        # A group that would exceed the share by more than the gap stays in training, unless it is the first.
         fits = grown - wanted <= wanted - len(chosen) or not chosen
         if len(chosen) < wanted and fits and grown < len(images):
             chosen += map(id, members[group])

@@ -1,6 +1,6 @@
-"""YOLO segmentation labels: a text file per picture, a line "class x y x y ..." per object.
+"""Reads YOLO segmentation labels: one text file per picture, one line "class x y x y ..." per object.
 
-supervision reads such files too, but breaks the ring of an object at its cuts; here a line is one object.
+supervision reads such files too, but splits an object's ring at its cuts; here a line is one object.
 """
 
 from pathlib import Path
@@ -15,11 +15,11 @@ from ppsolo.formats.folder import Folder, picture_sizes, read_lines
 NAME = "yolo"
 _NAME_FILES = ("classes.txt", "obj.names", "labels.txt")
 _NO_LABELS = (*_NAME_FILES, "readme.txt", "requirements.txt", "train.txt", "val.txt", "test.txt")
-_LOOKED_AT = 20  # label files
+_LOOKED_AT = 20  # label files examined
 
 
 def evidence(folder: Folder) -> str:
-    """What shows that the folder is of this kind, or ""."""
+    """Return the sign that the folder has this format, or ""."""
     labels = [file for file in _label_files(folder) if file.stem in folder.by_stem]
     looked_at = [line for file in labels[:_LOOKED_AT] for line in read_lines(file)]
     if not looked_at or not all(_values(line) for line in looked_at):
@@ -28,11 +28,11 @@ def evidence(folder: Folder) -> str:
 
 
 def read(folder: Folder) -> AnnotatedSet:
-    """Read every line with three points or more; lines with a box only have no outline and are left out.
+    """Read every line with at least three points; a line with only a box has no outline and is left out.
 
-    A picture without a label file, or with an empty one, has no object. Names come from data.yaml or classes.txt.
+    A picture without a label file, or with an empty one, has no objects. Names come from data.yaml or classes.txt.
 
-    Raises DatasetError, naming file and line, for a line that is none, or where no line has an outline.
+    Raises DatasetError that names file and line if a line is not a label, or if no line has an outline.
     """
     notes = Notes()
     names = _class_names(folder)
@@ -42,13 +42,13 @@ def read(folder: Folder) -> AnnotatedSet:
     read_images: list[tuple[Path, list[tuple[int, list[float]]]]] = []
     for picture, file in pictures.items():
         if file is None:
-            notes.add("picture without a label file: taken as one without an object", folder.name(picture))
+            notes.add("picture without a label file: used as one without objects", folder.name(picture))
         lines = [] if file is None else _objects(file, sizes[picture], notes, folder)
         used |= {label for label, _ in lines}
         read_images.append((picture, lines))
     if not used:
         raise DatasetError(
-            f"{folder.path}: the YOLO labels hold boxes or nothing, no outline; draw outlines (YOLO segmentation)"
+            f"{folder.path}: the YOLO labels have boxes or nothing, but no outlines; draw outlines (YOLO segmentation)"
         )
     class_names = tuple(names.get(label, f"class {label}") for label in range(max([*used, *names]) + 1))
     images = [
@@ -68,7 +68,7 @@ def _label_files(folder: Folder) -> list[Path]:
 
 
 def _label_file(folder: Folder, picture: Path) -> Path | None:
-    """The label file of a picture: beside it, or where its path has "labels" for "images"."""
+    """Find the label file of a picture: next to it, or with "labels" for "images" in its path."""
     parts = list(picture.relative_to(folder.path).with_suffix(".txt").parts)
     candidates = [picture.with_suffix(".txt")]
     for at in reversed(range(len(parts) - 1)):
@@ -79,7 +79,7 @@ def _label_file(folder: Folder, picture: Path) -> Path | None:
 
 
 def _values(line: str) -> list[float] | None:
-    """The numbers of a label line: the class, then coordinates from 0 to 1; None for another line."""
+    """Return the numbers of a label line: the class, then coordinates from 0 to 1; None for other lines."""
     try:
         values = [float(word) for word in line.split()]
     except ValueError:
@@ -89,7 +89,7 @@ def _values(line: str) -> list[float] | None:
 
 
 def _objects(file: Path, size: tuple[int, int], notes: Notes, folder: Folder) -> list[tuple[int, list[float]]]:
-    """(class, ring in pixels) of each line."""
+    """Return (class, ring in pixels) of each line."""
     height, width = size
     found = []
     for number, line in enumerate(read_lines(file), start=1):
@@ -98,10 +98,10 @@ def _objects(file: Path, size: tuple[int, int], notes: Notes, folder: Folder) ->
         if values is None:
             raise DatasetError(f"{where}: not a YOLO label (class, then x y from 0 to 1): {line[:60]!r}")
         label, places = int(values[0]), values[1:]
-        if len(places) % 2:  # a score ends the line, as predictions have it
+        if len(places) % 2:  # predictions have a score at the end of the line
             places = places[:-1]
         if len(places) < 6:
-            notes.add("line with a box, without an outline, left out", where)
+            notes.add("line with only a box left out", where)
             continue
         ring = [round(v * (height if i % 2 else width), 4) for i, v in enumerate(places)]
         found.append((label, ring))

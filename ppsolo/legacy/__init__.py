@@ -1,1 +1,1 @@
-"""The past, quarantined: the parameter names of PaddleDetection 0.5 and 2.x."""
+"""PaddleDetection 0.5 and 2.x: parameter names, configurations, and label lists."""

@@ -1,4 +1,4 @@
-"""PaddleDetection's SOLOv2 configurations, of 0.5 and 2.x, as configurations of ppsolo."""
+"""Translates SOLOv2 configurations of PaddleDetection 0.5 and 2.x into configurations of ppsolo."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,12 +9,12 @@ from ppsolo.legacy.recipe import read_recipe
 from ppsolo.legacy.sections import Note, Section
 from ppsolo.legacy.yaml_files import merge, read_files
 
-# Published backbones; a configuration names them by an address that ends so.
+# Published backbones; in a configuration, the address ends with one of these.
 BACKBONE_SUFFIXES = (".pdparams", ".tar")
 
 
 class Imported(NamedTuple):
-    """A configuration of PaddleDetection in ppsolo's words. tree: for `config_from_dict`. notes: what differs."""
+    """A translated configuration. tree: for `config_from_dict`. notes: differences from PaddleDetection."""
 
     tree: dict[str, Any]
     notes: tuple[Note, ...]
@@ -23,20 +23,20 @@ class Imported(NamedTuple):
 def import_config(file: Path, changes: Mapping[str, Any] | None = None) -> Imported:
     """Read a SOLOv2 configuration of PaddleDetection 0.5 or 2.x.
 
-    file: its YAML file, beside the files that it names. changes: PaddleDetection's keys with new values, nested.
-    Raises ConfigError for another architecture, and for values that change what is computed and that ppsolo does not
-    have. Every other key without counterpart is in the notes.
+    file: its YAML file, with the files that it names at their usual places. changes: PaddleDetection's keys with new
+    values, nested. Raises ConfigError for another architecture, and for a value that ppsolo cannot reproduce. Every
+    other key without counterpart is in the notes.
     """
     return translate(merge(read_files(file), changes or {}), file.stem, file.name)
 
 
 def translate(theirs: Mapping[str, Any], name: str, where: str) -> Imported:
-    """`import_config` for what `read_files` gave. name: of the system. where: the file, for errors."""
+    """Translate a result of `read_files`. name: of the system. where: the file, for errors."""
     notes: list[Note] = []
     top = Section("", theirs, where=where, notes=notes)
     architecture = top.take("architecture", "SOLOv2")
     if architecture != "SOLOv2":
-        raise ConfigError(f"{where}: architecture is {architecture}; ppsolo computes SOLOv2 and nothing else")
+        raise ConfigError(f"{where}: architecture is {architecture}: ppsolo has only SOLOv2")
     solo = top.section("SOLOv2")
     static = "bbox_head" in solo or "fpn" in solo or "max_iters" in top or "dataset" in top.section("TrainReader")
     for key in ("backbone", "fpn", "neck", "bbox_head", "solov2_head", "mask_head"):
@@ -76,9 +76,9 @@ def translate(theirs: Mapping[str, Any], name: str, where: str) -> Imported:
 
 
 def backbone_or_weights(source: str) -> tuple[str, str]:
-    """The key and the value of ppsolo for what PaddleDetection calls `pretrain_weights`.
+    """Return ppsolo's key and value for PaddleDetection's `pretrain_weights`.
 
-    A file whose name ends in "_pretrained" is an ImageNet backbone, everything else a whole checkpoint. Published
+    A file whose name ends in "_pretrained" is an ImageNet backbone, any other file a whole checkpoint. Published
     addresses become published names.
     """
     stem = source.rsplit("/", 1)[-1]
@@ -90,8 +90,8 @@ def backbone_or_weights(source: str) -> tuple[str, str]:
 
 
 def _start(top: Section) -> dict[str, Any]:
-    """What training starts from."""
-    top.note("weights", "training would start from it; give -o weights=... to evaluate, predict or export")
+    """Return the weights that training starts from."""
+    top.note("weights", "it is the start of a training; give -o weights=... to evaluate, predict or export")
     source = top.take("pretrain_weights")
     if not source:
         return {"pretrained_backbone": None}
@@ -101,7 +101,7 @@ def _start(top: Section) -> dict[str, Any]:
 
 def _resnet(top: Section, static: bool) -> tuple[dict[str, Any], dict[str, Any]]:
     net = top.section("ResNet")
-    first = 2 if static else 0  # 0.5 counts res2 as 2, 2.x as 0
+    first = 2 if static else 0  # res2 is 2 in 0.5 and 0 in 2.x
     net.expect("feature_maps", [2, 3, 4, 5])
     net.expect("return_idx", [0, 1, 2, 3])
     net.expect("num_stages", 4)
@@ -111,11 +111,11 @@ def _resnet(top: Section, static: bool) -> tuple[dict[str, Any], dict[str, Any]]
         net.expect(key, [])
     depth = net.number("depth", 50)
     if depth not in (50, 101):
-        raise net.refusal("depth", f"is {depth}; choose 50 or 101")
+        raise net.refusal("depth", f"is {depth}: choose 50 or 101")
     norm = net.take("norm_type", "affine_channel" if static else "bn")
     if norm not in ("bn", "sync_bn"):
-        raise net.refusal("norm_type", f"is {norm!r}; set bn, or sync_bn on several GPUs")
-    # 0.5 counts the frozen stages from 1, the stem; 2.x from 0, the stem and res2. Here 0 is the stem.
+        raise net.refusal("norm_type", f"is {norm!r}: set bn, or sync_bn on several GPUs")
+    # The stem is 1 in 0.5; stem and res2 are 0 in 2.x; the stem is 0 in ppsolo.
     freeze_at = net.number("freeze_at", 2 if static else 0)
     frozen = freeze_at - 1 if static else (-1 if freeze_at < 0 else freeze_at + 1)
     backbone = {
@@ -167,7 +167,7 @@ def _neck(top: Section) -> int:
 
 
 def _head(top: Section) -> tuple[Section, dict[str, Any], dict[str, Any]]:
-    """The section of the head, its tree, and the tree of postprocessing."""
+    """Return the section of the head, its tree, and the tree of postprocessing."""
     head, nms = top.section("SOLOv2Head"), top.section("MaskMatrixNMS")
     head.expect("solov2_loss", "SOLOv2Loss")
     head.expect("mask_nms", "MaskMatrixNMS")
@@ -199,7 +199,7 @@ def _mask_head(top: Section, head: Section) -> dict[str, Any]:
     out = mask.number("out_channels", 256)
     kernels = head.number("kernel_out_channels", 256)
     if out != kernels:
-        raise mask.refusal("out_channels", f"is {out}, SOLOv2Head.kernel_out_channels {kernels}; make them equal")
+        raise mask.refusal("out_channels", f"is {out}, SOLOv2Head.kernel_out_channels {kernels}: make them equal")
     tree = {
         "mid_channels": mask.number("mid_channels", mask.number("in_channels", 128)),
         "out_channels": out,
@@ -210,8 +210,8 @@ def _mask_head(top: Section, head: Section) -> dict[str, Any]:
 
 
 def _machine(top: Section) -> None:
-    """Keys that are about the machine, and keys that concern other tools."""
-    gpu = "a GPU is used where Paddle has one; use_gpu=false on the command line keeps to the CPU"
+    """Note keys about the machine, and keys for other tools."""
+    gpu = "ppsolo uses a GPU if Paddle has one; use_gpu=false on the command line forces the CPU"
     top.note("use_gpu", gpu, unless=(True,))
     for key in ("use_xpu", "use_mlu", "use_npu", "use_gcu"):
         top.note(key, "ppsolo runs on CPUs and NVIDIA GPUs", unless=(False,))

@@ -1,10 +1,10 @@
-"""PaddleDetection's configuration keys that users type, and ppsolo's keys for them."""
+"""PaddleDetection's keys that users type, and ppsolo's keys for them."""
 
 from typing import Any
 
 from ppsolo.legacy.yaml_files import ITS_KEYS
 
-# The key of PaddleDetection -> the key of ppsolo; what is no key of ppsolo is said in words.
+# PaddleDetection's key -> ppsolo's key, or a hint in words if there is no such key.
 NEW_KEYS = {
     "epoch": "train.epochs",
     "max_iters": "train.epochs",
@@ -14,12 +14,12 @@ NEW_KEYS = {
     "save_dir": "train.output_dir",
     "worker_num": "data.num_workers",
     "pretrain_weights": "pretrained_backbone (ImageNet) or weights (a whole checkpoint)",
-    "finetune_exclude_pretrained_params": "weights (a class layer for other classes starts anew by itself)",
+    "finetune_exclude_pretrained_params": "weights (a class layer for other classes always starts from random weights)",
     "use_ema": "train.ema_decay (null: no average)",
     "ema_decay": "train.ema_decay",
     "metric": "nothing: COCO's metric is the only one",
     "architecture": "nothing: SOLOv2 is the only one",
-    "use_gpu": "CUDA_VISIBLE_DEVICES= in the environment, which keeps to the CPU",
+    "use_gpu": "CUDA_VISIBLE_DEVICES= in the environment, which forces the CPU",
     "LearningRate.base_lr": "train.schedule.learning_rate",
     "LearningRate.schedulers": "train.schedule",
     "LearningRate": "train.schedule",
@@ -68,14 +68,14 @@ NEW_KEYS = {
 
 
 def new_key(key: str) -> str | None:
-    """What ppsolo calls a dotted key of PaddleDetection; None for a key that is none of its."""
+    """Return ppsolo's name for a dotted key of PaddleDetection; None if PaddleDetection has no such key."""
     parts = key.split(".")
     known = (".".join(parts[:length]) for length in range(len(parts), 0, -1))
     return next((NEW_KEYS[prefix] for prefix in known if prefix in NEW_KEYS), None)
 
 
 def split_changes(changes: list[tuple[str, Any]]) -> tuple[list[tuple[str, Any]], list[tuple[str, Any]]]:
-    """Changes of keys of PaddleDetection, and changes of keys of ppsolo, each in order."""
+    """Split changes into those of PaddleDetection's keys and those of ppsolo's keys, each in order."""
     names = ITS_KEYS | {"export", "ema_decay", "finetune_exclude_pretrained_params", "use_xpu", "use_npu", "use_mlu"}
     theirs = [(key, value) for key, value in changes if key.split(".")[0] in names]
     return theirs, [change for change in changes if change not in theirs]

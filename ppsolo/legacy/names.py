@@ -1,8 +1,8 @@
-"""Parameter names of both published generations, as ordered tables from ppsolo's names to theirs.
+"""Parameter names of both published generations: ordered tables from ppsolo's names to theirs.
 
-A table is tried top to bottom; the first pattern that matches the whole name gives the published one. Beforehand
-ResNet's block numbers are brought to the published letters (`stages.2.1.` becomes `res4b.`), and a layer's last
-word (weight, bias, _mean, _variance) is kept or translated by the entry's suffix map.
+A table is tried top to bottom; the first pattern that matches the whole name gives the published name. Before that,
+ResNet's block numbers become the published letters (`stages.2.1.` becomes `res4b.`). The entry's suffix map translates
+a layer's last word (weight, bias, _mean, _variance), or keeps it.
 """
 
 import re
@@ -15,7 +15,7 @@ NATIVE: Final = "ppsolo"
 
 
 class Rule(NamedTuple):
-    """pattern matches the whole of ppsolo's name, suffix group included; published is the template it expands to."""
+    """pattern: matches the whole name in ppsolo, with a suffix group. published: template of the published name."""
 
     pattern: str
     published: str
@@ -101,7 +101,7 @@ DYGRAPH_RULES = (
     Rule(r"neck\.laterals\.(\w+)\.last\.(\w+)", r"neck.fpn_inner_\1.\2"),
     Rule(r"neck\.laterals\.(\w+)\.(\w+)", r"neck.fpn_inner_\1_lateral.\2"),
     Rule(r"neck\.outputs\.(\w+)\.(\w+)", r"neck.fpn_\1.\2"),
-    # heads; a deformable convolution holds its own weights under conv_dcn there
+    # heads; there, the weights of a deformable convolution are under conv_dcn
     Rule(r"mask_feature_head\.levels\.(\d)\.(\d)\.conv\.offset\.(\w+)", _LEVEL + r".conv.conv_offset.\3"),
     Rule(r"mask_feature_head\.levels\.(\d)\.(\d)\.conv\.conv\.(\w+)", _LEVEL + r".conv.conv_dcn.\3"),
     Rule(r"mask_feature_head\.levels\.(\d)\.(\d)\.(.+)", _LEVEL + r".\3"),
@@ -135,7 +135,7 @@ DYGRAPH_ALIASES = (
 
 
 def generation_of(names: Iterable[str]) -> str | None:
-    """Which generation wrote a file with these array names: STATIC, DYGRAPH, NATIVE, or None if none did."""
+    """Return the generation that wrote these array names: STATIC, DYGRAPH, NATIVE, or None if unknown."""
     names = set(names)
     for generation, prefix in (
         (NATIVE, "mask_feature_head."),
@@ -148,10 +148,10 @@ def generation_of(names: Iterable[str]) -> str | None:
 
 
 def published_names(names: Iterable[str], generation: str) -> dict[str, str]:
-    """ppsolo's parameter names -> those of `generation` (STATIC or DYGRAPH).
+    """Map ppsolo's parameter names to those of `generation` (STATIC or DYGRAPH).
 
-    names: all the parameter names of one model, since what a block is called depends on how many there are.
-    Raises KeyError with ppsolo's name where the generation has nothing of the kind.
+    names: all parameter names of one model, because a block's name depends on the number of blocks.
+    Raises KeyError with ppsolo's name if the generation has no such parameter.
     """
     names = list(names)
     rules = STATIC_RULES if generation == STATIC else DYGRAPH_RULES
@@ -160,7 +160,7 @@ def published_names(names: Iterable[str], generation: str) -> dict[str, str]:
 
 
 def alias_of(published: str) -> str | None:
-    """The second name under which PaddleDetection 2.x keeps the same array, if it has one."""
+    """Return the second name of an array that PaddleDetection 2.x stores twice; None if it has one name."""
     for name, alias in DYGRAPH_ALIASES:
         if published.startswith(name):
             return alias + published[len(name) :]
@@ -181,7 +181,7 @@ def _apply(rules: tuple[Rule, ...], canonical: str, name: str) -> str:
 
 
 class _Canonical:
-    """Rewrites one model's names so that numbers become what both generations call the thing."""
+    """Rewrites the names of one model so that block numbers become the words of both generations."""
 
     def __init__(self, names: list[str], generation: str):
         self.vd = any(name.startswith("backbone.stem.1.") for name in names)

@@ -1,4 +1,4 @@
-"""PaddleDetection's training recipe in ppsolo's words: data, readers, schedule, optimizer."""
+"""Translates PaddleDetection's training recipe: data, readers, schedule, optimizer."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -6,10 +6,10 @@ from typing import Any
 from ppsolo.legacy.sections import Note, Section, transforms
 from ppsolo.legacy.yaml_files import TAG
 
-GPUS = 8  # that the published learning rates are for
-COCO_IMAGES = 120_000  # of an epoch, as the published schedules of 0.5 count steps: 90000 of 16 images are 12 epochs
-COLOR = {"ColorDistort": "yiq", "RandomDistort": "hsv"}  # of 0.5 and 2.x
-# Transforms that say nothing which ppsolo does not do by itself.
+GPUS = 8  # number of GPUs that the published learning rates assume
+COCO_IMAGES = 120_000  # images per epoch in the published schedules of 0.5: 90000 steps of 16 images are 12 epochs
+COLOR = {"ColorDistort": "yiq", "RandomDistort": "hsv"}  # in 0.5 and in 2.x
+# Transforms that ppsolo always applies.
 PLAIN = ("DecodeImage", "Decode", "Poly2Mask", "Permute")
 READ_KEYS = ("inputs_def", "shuffle", "drop_last", "drop_empty", "use_shared_memory", "collate_batch", "use_process")
 
@@ -21,11 +21,12 @@ def read_recipe(top: Section, *, static: bool, num_grids: list[Any]) -> dict[str
     augment, targets, means = _training_transforms(train, num_grids)
     for section in (top, train):
         section.note(
-            "worker_num", "data.num_workers says how many processes read, and suits the machine, not the recipe"
+            "worker_num",
+            "data.num_workers sets the number of reading processes; it depends on the machine",
         )
     preprocess, order = _evaluation(top, static)
     if means and means != {key: preprocess[key] for key in means}:
-        raise train.refusal("sample_transforms", "normalises other than EvalReader does; make mean and std equal")
+        raise train.refusal("sample_transforms", "normalises differently from EvalReader: make mean and std equal")
     for key in READ_KEYS:
         train.take(key)
     data = {"box_convention": "inclusive" if static else "exclusive"}
@@ -59,7 +60,7 @@ def read_recipe(top: Section, *, static: bool, num_grids: list[Any]) -> dict[str
 def _training_transforms(
     reader: Section, num_grids: list[Any]
 ) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
-    """What becomes of a training image: the sections `augment` and `targets`, and the mean and std."""
+    """Translate the transforms of training images into the sections `augment` and `targets`, and mean and std."""
     augment: dict[str, Any] = {"color": "none", "crop": "none", "flip": False}
     targets: dict[str, Any] = {}
     means: dict[str, Any] = {}
@@ -80,7 +81,7 @@ def _training_transforms(
         elif name == "PadBatch":
             _pad(step)
         elif name == "Gt2Solov2Target":
-            step.expect("num_grids", num_grids, instead="SOLOv2Head.num_grids counts for both")
+            step.expect("num_grids", num_grids, instead="SOLOv2Head.num_grids is used for both")
             targets["scale_ranges"] = step.take("scale_ranges")
             targets["sampling_radius"] = step.number("coord_sigma", 0.2)
         elif name in PLAIN:
@@ -94,7 +95,7 @@ def _training_transforms(
 
 
 def _evaluation(top: Section, static: bool) -> tuple[dict[str, Any], bool]:
-    """The size, mean and std of images to predict on, and whether they are normalised before the resize."""
+    """Return size, mean and std of images to predict on, and whether they are normalised before the resize."""
     reader, test = top.section("EvalReader"), top.section("TestReader")
     steps = transforms(reader, "sample_transforms") or transforms(test, "sample_transforms")
     preprocess: dict[str, Any] = {}
@@ -123,14 +124,14 @@ def _evaluation(top: Section, static: bool) -> tuple[dict[str, Any], bool]:
 
 
 def _sizes(step: Section, name: str) -> tuple[list[int], int]:
-    """The shorter sides to draw from, and the most of the longer side."""
+    """Return the shorter sides to draw from, and the limit of the longer side."""
     step.expect("interp", 1, instead="images are resized bilinearly")
     step.expect("keep_ratio", True)
     for key in ("use_cv2", "resize_box"):
         step.take(key)
     target = step.take("target_size", 800)
     pairs = [target] if isinstance(target, list) and target and isinstance(target[0], int) else target
-    if name == "ResizeImage":  # of 0.5: shorter sides, and the longer side apart
+    if name == "ResizeImage":  # in 0.5, the longer side is a separate key
         sides = target if isinstance(target, list) else [target]
         return sides, step.number("max_size", 1333)
     if isinstance(pairs, int):
@@ -139,7 +140,7 @@ def _sizes(step: Section, name: str) -> tuple[list[int], int]:
         raise step.refusal("target_size", f"takes [shorter, longer] sides, got {target!r}")
     longest = {max(pair) for pair in pairs}
     if len(longest) > 1:
-        raise step.refusal("target_size", "has several longer sides; ppsolo takes one")
+        raise step.refusal("target_size", "has several longer sides: ppsolo takes one")
     return [min(pair) for pair in pairs], longest.pop()
 
 
@@ -157,7 +158,7 @@ def _pad(step: Section) -> None:
 
 
 def _datasets(top: Section, train: Section, static: bool) -> dict[str, Any]:
-    """The files of both data sets; 0.5 names them in its readers."""
+    """Return the files of both data sets; 0.5 names them in its readers."""
     evaluation = top.section("EvalReader")
     ours = train.section("dataset") if static else top.section("TrainDataset")
     theirs = evaluation.section("dataset") if static else top.section("EvalDataset")
@@ -172,19 +173,19 @@ def _datasets(top: Section, train: Section, static: bool) -> dict[str, Any]:
                 found[f"{prefix}_{word}"] = dataset.take(key)
         dataset.take("data_fields")
         dataset.take("with_background")
-        dataset.note("sample_num", "all images are taken", unless=(-1,))
+        dataset.note("sample_num", "all images are used", unless=(-1,))
         if prefix == "train" and "allow_empty" in dataset:
             found["keep_empty"] = bool(dataset.take("allow_empty"))
         dataset.note("empty_ratio", "data.keep_empty keeps all empty images or none", unless=(1.0, 1))
-        dataset.note("allow_empty", "evaluation takes every image", unless=(False, True))
+        dataset.note("allow_empty", "evaluation uses every image", unless=(False, True))
         dataset.finish()
     if len(set(roots)) > 1:
-        raise theirs.refusal("dataset_dir", "differs from the training data's; give one folder above both")
+        raise theirs.refusal("dataset_dir", "differs from the training data's: give one folder that contains both")
     return found | ({"root": roots[0]} if roots else {})
 
 
 def _schedule(top: Section, images_per_step: int, static: bool) -> tuple[int, dict[str, Any]]:
-    """Epochs, and the section `schedule`."""
+    """Return the epochs, and the section `schedule`."""
     rate = top.section("LearningRate")
     schedule: dict[str, Any] = {
         "learning_rate": rate.number("base_lr", 0.01),
@@ -193,13 +194,13 @@ def _schedule(top: Section, images_per_step: int, static: bool) -> tuple[int, di
     steps = COCO_IMAGES / images_per_step if "max_iters" in top else 1.0
     epochs = _epochs(top.number("max_iters") if "max_iters" in top else top.number("epoch", 12), steps)
     if "max_iters" in top:
-        top.note("max_iters", f"{epochs} epochs, counted for COCO; set train.epochs for a data set of another size")
+        top.note("max_iters", f"{epochs} epochs of COCO's size; set train.epochs for a data set of another size")
     entries = rate.take("schedulers", [])
     if not isinstance(entries, list):
         raise rate.refusal("schedulers", "takes a list")
     for entry in entries:
         if not isinstance(entry, Mapping) or not (entry.get(TAG) or entry.get("name")):
-            raise rate.refusal("schedulers", f"holds {entry!r}, which is no scheduler")
+            raise rate.refusal("schedulers", f"holds {entry!r}, which is not a scheduler")
         kind = str(entry.get(TAG) or entry.get("name"))
         step = Section(f"LearningRate.{kind}", entry, where=top.where, notes=top.notes)
         step.take("name")
@@ -224,18 +225,18 @@ def _schedule(top: Section, images_per_step: int, static: bool) -> tuple[int, di
 
 
 def _epochs(value: float, steps: float) -> int:
-    """Steps as whole epochs, the nearest, at least 1."""
+    """Convert steps to whole epochs, rounded to the nearest, at least 1."""
     return max(1, int(value / steps + 0.5))
 
 
 def _gamma(step: Section) -> float:
-    """One factor for every milestone; 2.x may list the factors of the base rate."""
+    """Return the one factor for all milestones; 2.x may list factors of the base rate instead."""
     gamma = step.take("gamma", 0.1)
     if not isinstance(gamma, list):
         return float(gamma)
     first = float(gamma[0]) if gamma else 0.1
     if any(abs(value - first ** (place + 1)) > 1e-9 for place, value in enumerate(gamma)):
-        raise step.refusal("gamma", f"is {gamma}; ppsolo lowers the rate by one factor at every milestone")
+        raise step.refusal("gamma", f"is {gamma}: ppsolo lowers the rate by one factor at every milestone")
     return first
 
 

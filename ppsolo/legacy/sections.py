@@ -1,4 +1,4 @@
-"""A section of PaddleDetection's configuration: its keys are taken one by one, and what is left is reported."""
+"""A section of PaddleDetection's configuration: keys are taken one by one, and the remaining ones are reported."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -8,7 +8,7 @@ from ppsolo.legacy.yaml_files import TAG
 
 
 class Note(NamedTuple):
-    """A key without counterpart, and what ppsolo does instead."""
+    """A key without counterpart, and ppsolo's behaviour instead."""
 
     key: str
     instead: str
@@ -18,15 +18,15 @@ class Note(NamedTuple):
 
 
 class Section:
-    """One section of a configuration. Every key is taken, expected, noted, or reported at the end by `finish`.
+    """One section of a configuration. Every key is taken, expected, noted, or in the end reported by `finish`.
 
     Attributes:
-        path: the section in words, such as "ResNet"; "" for the top level. where: the file, for errors.
-        notes: what was noted; all sections of a file share the list.
+        path: the section's name, such as "ResNet"; "" for the top level. where: the file, for errors.
+        notes: all notes; the sections of a file share this list.
     """
 
     def __init__(self, path: str, values: object, *, where: str, notes: list[Note]):
-        """values: the mapping of the section, or None where the file has none. where: the file, for errors."""
+        """values: the mapping of the section, None if the file lacks it. where: the file, for errors."""
         self.path, self.notes, self.where = path, notes, where
         if values is not None and not isinstance(values, Mapping):
             raise ConfigError(f"{where}: {path} takes a mapping of keys, got {values!r}")
@@ -37,19 +37,19 @@ class Section:
         return key in self._values
 
     def section(self, key: str) -> "Section":
-        """The section under `key`, empty where there is none."""
+        """Return the section under `key`; empty if it does not exist."""
         self._left.discard(key)
         return Section(self._full(key), self._values.get(key), where=self.where, notes=self.notes)
 
     def take(self, key: str, default: Any = None) -> Any:
-        """The value of `key`, `default` where the file has none."""
+        """Take the value of `key`, or `default` if it does not exist."""
         self._left.discard(key)
         return self._values.get(key, default)
 
     def number(self, key: str, default: float | None = None) -> Any:
-        """A number under `key`. Raises ConfigError."""
+        """Take a number. Raises ConfigError for other values."""
         value = self.take(key, default)
-        if isinstance(value, str):  # YAML 1.1 reads 1e-5 as a word
+        if isinstance(value, str):  # YAML 1.1 reads 1e-5 as a string
             try:
                 return float(value)
             except ValueError:
@@ -59,31 +59,31 @@ class Section:
         return value
 
     def numbers(self, key: str, default: Sequence[float] = ()) -> list[Any]:
-        """A list of numbers under `key`. Raises ConfigError."""
+        """Take a list of numbers. Raises ConfigError for other values."""
         value = self.take(key, list(default))
         if not isinstance(value, list) or not all(isinstance(entry, int | float) for entry in value):
             raise self.refusal(key, f"takes a list of numbers, got {value!r}")
         return value
 
     def expect(self, key: str, *allowed: Any, instead: str = "ppsolo has no other") -> None:
-        """Raise ConfigError unless `key` is missing or has one of the values that ppsolo computes with."""
+        """Raise ConfigError if `key` has a value other than those that ppsolo supports."""
         if key in self._values and self.take(key) not in allowed:
             choices = " or ".join(repr(value) for value in allowed)
-            raise self.refusal(key, f"{self._values[key]!r} is not computed, {choices} is; {instead}")
+            raise self.refusal(key, f"{self._values[key]!r} is not supported, only {choices}: {instead}")
 
     def note(self, key: str, instead: str, *, unless: tuple[Any, ...] = ()) -> None:
-        """Report that `key` has no counterpart, where the file gives it a value that is not in `unless`."""
+        """Note that `key` has no counterpart, if its value is not in `unless`."""
         value = self.take(key)
         if key in self._values and value not in unless:
             self.notes.append(Note(f"{self._full(key)}={_shown(value)}", instead))
 
     def finish(self) -> None:
-        """Report every key that nobody took."""
+        """Note every key that was not taken."""
         for key in sorted(self._left):
-            self.notes.append(Note(self._full(key), "ppsolo knows no such key; left out"))
+            self.notes.append(Note(self._full(key), "ppsolo has no such key and ignores it"))
 
     def refusal(self, key: str, reason: str) -> ConfigError:
-        """The error that names a key of this section."""
+        """Return an error that names a key of this section."""
         return ConfigError(f"{self.where}: {self._full(key)} {reason}")
 
     def _full(self, key: str) -> str:
@@ -91,14 +91,14 @@ class Section:
 
 
 def transforms(reader: Section, key: str) -> dict[str, Section]:
-    """The transforms of a reader in order, by name: `- !Name {…}` of 0.5 and `- Name: {…}` of 2.x."""
+    """Return the transforms of a reader in order, by name: `- !Name {…}` in 0.5 and `- Name: {…}` in 2.x."""
     entries = reader.take(key, [])
     if not isinstance(entries, list):
         raise reader.refusal(key, "takes a list of transforms")
     found: dict[str, Section] = {}
     for entry in entries:
         if not isinstance(entry, Mapping) or not (TAG in entry or len(entry) == 1):
-            raise reader.refusal(key, f"holds {entry!r}, which is no transform")
+            raise reader.refusal(key, f"holds {entry!r}, which is not a transform")
         name, values = (entry[TAG], entry) if TAG in entry else next(iter(entry.items()))
         found[str(name)] = Section(f"{reader.path}.{name}", values, where=reader.where, notes=reader.notes)
     return found

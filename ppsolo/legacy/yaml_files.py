@@ -1,4 +1,4 @@
-"""PaddleDetection's YAML files as plain values: their bases, readers and tags; no code is run from a file."""
+"""PaddleDetection's YAML files as plain values, with bases, readers and tags; no code of a file is run."""
 
 import re
 from collections.abc import Mapping
@@ -10,10 +10,10 @@ import yaml
 from ppsolo.errors import ConfigError
 from ppsolo.yaml_text import MAX_FILE_BYTES, PlainLoader, load_text, read_text
 
-TAG = "!"  # the key under which a tagged mapping keeps its tag
+TAG = "!"  # the key that stores the tag of a mapping
 BASE_KEY, READER_KEY = "_BASE_", "_READER_"
-DEEPEST_BASE = 8  # files above one another
-# Top-level keys that only PaddleDetection's files have. _BASE_ and weights are in files of both kinds.
+DEEPEST_BASE = 8  # largest number of nested bases
+# Top-level keys that only PaddleDetection's files have. Both kinds have _BASE_ and weights.
 ITS_KEYS = frozenset(
     {
         "_READER_",
@@ -51,7 +51,7 @@ _TOP_LEVEL_KEY = re.compile(r"^([A-Za-z_]\w*)\s*:", re.MULTILINE)
 
 
 class _Loader(PlainLoader):
-    """YAML's safe loader that keeps a tag such as `!PiecewiseDecay` as a key of its mapping, and refuses aliases."""
+    """A safe YAML loader that stores a tag such as `!PiecewiseDecay` as a key of its mapping, and refuses aliases."""
 
 
 def _tagged(loader: yaml.SafeLoader, suffix: str, node: yaml.Node) -> dict[str, Any]:
@@ -66,7 +66,7 @@ _Loader.add_multi_constructor("!", _tagged)
 
 
 def is_paddledetection(file: Path) -> bool:
-    """Whether a configuration file, or a base of it, has keys that only PaddleDetection's files have."""
+    """Whether a configuration file, or one of its bases, has keys that only PaddleDetection's files have."""
     return _has_its_keys(file, DEEPEST_BASE)
 
 
@@ -85,20 +85,20 @@ def _has_its_keys(file: Path, depth: int) -> bool:
         return False
     bases = [bases] if isinstance(bases, str) else bases
     names = [base for base in bases if isinstance(base, str)] if isinstance(bases, list) else []
-    # Two bases tell enough: a file that names thirty is no reason to read thirty.
+    # Two bases are enough to decide; a file may name thirty.
     return any(_has_its_keys(_placed(base, file), depth - 1) for base in names[:2])
 
 
 def read_files(file: Path) -> dict[str, Any]:
-    """A file of PaddleDetection with its bases and its reader merged in, as PaddleDetection merges them.
+    """Read a file of PaddleDetection and merge its bases and its reader, as PaddleDetection does.
 
-    Mappings merge key by key, everything else is replaced. Raises ConfigError.
+    Mappings merge key by key; other values are replaced. Raises ConfigError.
     """
     return _read(file.resolve(), ())
 
 
 def merge(base: Any, change: Any) -> Any:
-    """Mappings merge key by key, everything else is replaced."""
+    """Merge mappings key by key; replace other values."""
     if not (isinstance(base, Mapping) and isinstance(change, Mapping)):
         return change
     return {**base, **{key: merge(base[key], value) if key in base else value for key, value in change.items()}}
@@ -106,7 +106,7 @@ def merge(base: Any, change: Any) -> Any:
 
 def _read(file: Path, above: tuple[Path, ...]) -> dict[str, Any]:
     if file in above or len(above) > DEEPEST_BASE:
-        raise ConfigError(f"{file.name}: {BASE_KEY} leads back to the file itself, or through too many files")
+        raise ConfigError(f"{file.name}: {BASE_KEY} leads back to this file, or through too many files")
     tree = _parsed(read_text(file), file)
     bases, reader = tree.pop(BASE_KEY, []), tree.pop(READER_KEY, None)
     bases = [bases] if isinstance(bases, str) else bases
@@ -114,10 +114,10 @@ def _read(file: Path, above: tuple[Path, ...]) -> dict[str, Any]:
     merged: dict[str, Any] = {}
     for name in names:
         if not isinstance(name, str):
-            raise ConfigError(f"{file.name}: {BASE_KEY} takes a list of file names, {READER_KEY} a file name")
+            raise ConfigError(f"{file.name}: {BASE_KEY} must be a list of file names, {READER_KEY} a file name")
         base = _placed(name, file)
         if not base.is_file():
-            raise ConfigError(f"{file.name}: {name} does not exist; copy PaddleDetection's configs/ folder as a whole")
+            raise ConfigError(f"{file.name}: {name} does not exist: copy PaddleDetection's configs/ folder as a whole")
         merged = merge(merged, _read(base.resolve(), (*above, file)))
     return merge(merged, tree)
 

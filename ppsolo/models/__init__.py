@@ -1,1 +1,1 @@
-"""The networks: backbones, FPN, SOLOv2 heads, and the postprocessing that turns their outputs into masks."""
+"""The networks: backbones, FPN, SOLOv2 heads, losses, and the postprocessing in Paddle."""

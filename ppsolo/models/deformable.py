@@ -1,4 +1,4 @@
-"""Deformable convolution: on a GPU by Paddle's kernel, on a CPU by gathering and matrix products."""
+"""Deformable convolution: Paddle's kernel on a GPU; gathering and matrix products on a CPU."""
 
 from typing import Any
 
@@ -14,12 +14,12 @@ from ppsolo.models.shapes import sides
 class DeformableConv(nn.Layer):
     """Modulated deformable convolution, DCNv2 (Zhu et al., arXiv 1811.11168, eq. 1), one deformable group.
 
-    `offset` predicts, per output pixel, 2 k^2 displacements as (dy, dx) pairs, taps in row-major order, and
-    then k^2 logits of the modulation. Starts as a plain convolution at half strength (all zero: sigmoid 0.5).
-    Input [N, in_channels, H, W], output [N, out_channels, H', W'].
+    `offset` predicts for each output pixel 2 k^2 displacements, as (dy, dx) pairs with taps in row-major order, and
+    then k^2 modulation logits. It starts at zero: a plain convolution at half strength (sigmoid 0 = 0.5). Input [N,
+    in_channels, H, W], output [N, out_channels, H', W'].
 
-    gathers: whether `deformable_conv` computes it, or Paddle's kernel. None: on a CPU in dygraph; a static graph, which
-    does not know where it will run, then has the kernel.
+    gathers: True: `deformable_conv` computes it; False: Paddle's kernel. None: `deformable_conv` on a CPU in dygraph,
+    else the kernel, because a static graph does not know its device.
     """
 
     def __init__(self, in_channels: int, out_channels: int, kernel_size: int, *, stride: int = 1, bias: bool = False):
@@ -60,18 +60,18 @@ class DeformableConv(nn.Layer):
 def deformable_conv(
     x: paddle.Tensor, displacement: paddle.Tensor, modulation: paddle.Tensor, weight: paddle.Tensor, stride: int
 ) -> paddle.Tensor:
-    """`paddle.vision.ops.deform_conv2d` with "same" padding, by gathering pixels and by matrix products.
+    """Compute `paddle.vision.ops.deform_conv2d` with "same" padding by gathering pixels and matrix products.
 
-    Paddle's CPU kernel samples value after value on one core; its gradients take ten times as long again.
+    Paddle's CPU kernel samples one value after another on one core; its gradients take ten times as long again.
 
     x: float32 [N, C, H, W], N > 0, finite. displacement: [N, 2 k^2, H', W']. modulation: [N, k^2, H', W'].
-    weight: [O, C, k, k]. Returns [N, O, H', W']. A displacement that is not finite makes the outputs that it is for not
+    weight: [O, C, k, k]. Returns [N, O, H', W']. Where a displacement is not finite, the outputs that use it are not
     finite.
     """
     batch, channels, height, width = sides(x)
     _, _, out_height, out_width = sides(modulation)
     out_channels, _, kernel_size, _ = weight.shape
-    # Part by part, since what is gathered is 4 k^2 times as large as x: static graphs have few, which load faster.
+    # Part by part: the gathered values are 4 k^2 times as large as x. Static graphs use few parts and load faster.
     parts = kernel_size**2 if paddle.in_dynamic_mode() else kernel_size
     taps = kernel_size**2 // parts
     displacement = displacement.reshape([0, parts, taps, 2, -1]).transpose([3, 1, 0, 4, 2])
@@ -91,9 +91,9 @@ def deformable_conv(
 
 
 def _plain_positions(height: int, width: int, kernel_size: int, stride: int, parts: int) -> paddle.Tensor:
-    """Row and column in the input of each part's taps, for each of height x width outputs.
+    """Return row and column, in the input, of each part's taps for each of height x width outputs.
 
-    Returns float32 [2, parts, 1, height * width, taps of a part].
+    Shape: float32 [2, parts, 1, height * width, taps of a part].
     """
     taps = np.stack(np.divmod(np.arange(kernel_size**2), kernel_size)) - kernel_size // 2
     taps = paddle.to_tensor(taps.reshape([2, parts, 1, 1, -1]).astype(np.float32))
@@ -103,9 +103,10 @@ def _plain_positions(height: int, width: int, kernel_size: int, stride: int, par
 
 
 def _pixels(position: paddle.Tensor, batch: int, height: int, width: int) -> paddle.Tensor:
-    """The four pixels around each position, counted through all images; where it is outside, some of the same image.
+    """Return the indices of the four pixels around each position, counted over all images.
 
-    position: [2, parts, batch, places, taps]. Returns int64 [parts, batch, places, taps, 4].
+    For a pixel outside, it is another one of the same image. position: [2, parts, batch, places, taps]. Returns int64
+    [parts, batch, places, taps, 4].
     """
     row, column = paddle.unbind(paddle.floor(position.detach()).astype("int64"))
     upper = row * width + column
@@ -115,14 +116,14 @@ def _pixels(position: paddle.Tensor, batch: int, height: int, width: int) -> pad
 
 
 def _shares(position: paddle.Tensor, modulation: paddle.Tensor, size: paddle.Tensor) -> paddle.Tensor:
-    """What the four pixels around each position count, those outside of (height, width) = size nothing: [..., 4].
+    """Return the weights of the four pixels around each position, [..., 4]; pixels outside of `size` weigh 0.
 
-    position: as for `_pixels`. modulation: its shape without the 2. size: float32 [2, 1, 1, 1, 1].
+    position: see `_pixels`. modulation: its shape without the 2. size: float32 [2, 1, 1, 1, 1], height and width.
     """
     before = paddle.floor(position.detach())
     after = before + 1.0
     way = position - before
-    # A position of exactly -1 has a zero share of pixel 0, but would give its displacement a gradient.
+    # At a position of exactly -1, pixel 0 weighs 0, but its displacement would get a gradient.
     top, left = paddle.unbind((1.0 - way) * (before >= 0.0).logical_and(before < size).astype("float32"))
     bottom, right = paddle.unbind(way * (position > -1.0).logical_and(after < size).astype("float32"))
     top, bottom = top * modulation, bottom * modulation
@@ -132,14 +133,14 @@ def _shares(position: paddle.Tensor, modulation: paddle.Tensor, size: paddle.Ten
 def _sampled_product(
     pixels: paddle.Tensor, near: paddle.Tensor, share: paddle.Tensor, kernel: paddle.Tensor
 ) -> paddle.Tensor:
-    """What some taps add to all outputs: means of four pixels each, times the kernel.
+    """Return the contribution of some taps to all outputs: means of four pixels each, times the kernel.
 
     pixels: [all pixels, C]. near: int64 [4 taps places], rows of `pixels`. share: [4 taps places].
     kernel: [taps C, O]. Returns [places, O].
     """
     channels, out_channels = pixels.shape[1], kernel.shape[1]
     taps = kernel.shape[0] // channels
-    if out_channels < channels:  # the product first, then there is less to gather
+    if out_channels < channels:  # multiply first: then there is less to gather
         kernels = kernel.reshape([taps, channels, out_channels]).transpose([1, 0, 2]).reshape([channels, -1])
         products = paddle.matmul(pixels, kernels).reshape([-1, out_channels])
         near = (near.reshape([-1, taps, 4]) * taps + paddle.arange(taps).unsqueeze(-1)).flatten()
@@ -148,8 +149,8 @@ def _sampled_product(
 
 
 def _weighted_sums(rows: paddle.Tensor, index: paddle.Tensor, share: paddle.Tensor, together: int) -> paddle.Tensor:
-    """Sums of `together` rows [all, C] each, times their shares. index, share: [sums together]. Returns [sums, C]."""
+    """Return weighted sums of `together` rows [all, C] each. index, share: [sums together]. Returns [sums, C]."""
     width = rows.shape[1]
-    # `embedding` gathers in half of the time, but static graphs refuse it where the number of rows is open.
+    # `embedding` gathers in half of the time, but a static graph refuses it if the number of rows is open.
     gathered = F.embedding(index, rows) if paddle.in_dynamic_mode() else paddle.gather(rows, index)
     return paddle.matmul(share.reshape([-1, 1, together]), gathered.reshape([-1, together, width])).reshape([-1, width])

@@ -9,7 +9,7 @@ from paddle import nn
 
 
 def pyramid_conv(in_channels: int, out_channels: int, kernel_size: int) -> nn.Conv2D:
-    """A convolution with bias and no norm, Xavier-uniform over fan-in as the published systems start it."""
+    """A convolution with bias and no norm, Xavier-uniform over fan-in, as in the published systems."""
     bound = math.sqrt(3.0 / (kernel_size**2 * in_channels))
     return nn.Conv2D(
         in_channels,

@@ -13,13 +13,13 @@ from ppsolo.models.shapes import sides
 class SOLOv2Head(nn.Layer):
     """P2..P6 -> per level the category logits [N, C, S, S] and the kernels [N, E, S, S] (SOLOv2 sec. 3.1, 3.2.1).
 
-    P2 is halved and P6 brought to P5's size, coordinates are appended, and each level is resized to its grid
-    S x S. The kernel branch sees features and coordinates, the category branch the features alone; both
-    towers (3x3 convolution, GroupNorm, ReLU) are shared by all levels.
+    P2 is halved, and P6 resized to P5's size. Coordinates are appended, and each level is resized to its grid S x S.
+    The kernel branch gets features and coordinates, the category branch only features. All levels share both towers
+    (3x3 convolution, GroupNorm, ReLU).
 
-    channels, num_convs: width and depth of the towers. dcn_layers: 0-based tower layers that are deformable.
-    kernel_channels: E, the mask features' channel count (kernels are 1x1). num_classes: C, no background.
-    drop_block: DropBlock(3, keep 0.9) after both towers while training.
+    channels, num_convs: width and depth of the towers. dcn_layers: 0-based deformable layers of the towers.
+    kernel_channels: E, the number of mask-feature channels (kernels are 1x1). num_classes: C, without background.
+    drop_block: apply DropBlock(3, keep 0.9) after both towers in training.
     """
 
     def __init__(
@@ -69,7 +69,7 @@ class SOLOv2Head(nn.Layer):
 
         self.category_tower = tower(in_channels)
         self.kernel_tower = tower(in_channels + 2)
-        # Every class starts at probability 0.01, so that the focal loss is not swamped by background.
+        # Every class starts at probability 0.01, so that background does not dominate the focal loss.
         self.category = predictor(num_classes, -math.log(99.0))
         self.kernel = predictor(kernel_channels, 0.0)
         self.drop_block = DropBlock() if drop_block else None

@@ -1,4 +1,4 @@
-"""Blocks that every network is made of: convolution with norm, coordinates, resizing, DropBlock.
+"""Blocks of every network: convolution with norm, coordinates, resizing, DropBlock.
 
 All tensors are float32 NCHW unless said otherwise.
 """
@@ -19,16 +19,16 @@ ACTIVATIONS = {"relu": F.relu, "hard_swish": F.hardswish}
 
 
 def build_norm(kind: str, channels: int, *, frozen: bool = False, groups: int = 32) -> nn.Layer:
-    """A normalisation layer with epsilon 1e-5 (and, for batch norm, running = 0.9 old + 0.1 batch).
+    """Return a normalisation layer with epsilon 1e-5 (batch norm: running = 0.9 old + 0.1 batch).
 
-    kind: "bn", "sync_bn" (batch norm over all processes; plain batch norm where there is no GPU, since
-    Paddle has no CPU kernel for it) or "gn" (group norm of `groups` groups).
-    frozen: batch norm that uses its running statistics in training too and learns neither scale nor bias.
+    kind: "bn"; "sync_bn", batch norm over all processes (plain batch norm without a GPU, since Paddle has no CPU
+    kernel for it); or "gn", group norm with `groups` groups.
+    frozen: batch norm that uses its running statistics also in training, and learns neither scale nor bias.
     """
     if kind == "gn":
         return nn.GroupNorm(groups, channels, epsilon=1e-5)
     if kind not in NORMS:
-        raise ValueError(f"norm is {kind!r}, choose one of {', '.join(NORMS)}")
+        raise ValueError(f"norm is {kind!r}: choose one of {', '.join(NORMS)}")
     if kind == "sync_bn" and not frozen and paddle.device.get_device().startswith("gpu"):
         norm = nn.SyncBatchNorm(channels, momentum=0.9, epsilon=1e-5)
     else:
@@ -39,7 +39,7 @@ def build_norm(kind: str, channels: int, *, frozen: bool = False, groups: int = 
 
 
 def freeze(layer: nn.Layer) -> None:
-    """Take every parameter of `layer` out of training; running statistics go on as the layer has it."""
+    """Exclude every parameter of `layer` from training; its running statistics are not affected."""
     for parameter in layer.parameters():
         parameter.trainable = False
 
@@ -82,7 +82,7 @@ class ConvNorm(nn.Layer):
                 bias_attr=False,
             )
             weight = self.conv.weight
-        # The published backbones start from N(0, 2 / (k^2 C_in)) with all C_in counted even where groups > 1.
+        # The published backbones start from N(0, 2 / (k^2 C_in)); C_in is the full number even if groups > 1.
         std = init_std if init_std is not None else math.sqrt(2.0 / (kernel_size**2 * in_channels))
         nn.initializer.Normal(0.0, std)(weight)
         self.norm = build_norm(norm, out_channels, frozen=freeze_norm, groups=norm_groups)
@@ -90,7 +90,7 @@ class ConvNorm(nn.Layer):
 
     def forward(self, x: paddle.Tensor) -> paddle.Tensor:
         x = self.conv(x)
-        # The output of group norm, a third of what a layer of the heads keeps, is computed again for the gradients.
+        # Group norm's output, a third of a head layer's memory, is computed again for the gradients.
         return recomputed(self._finish, x) if isinstance(self.norm, nn.GroupNorm) else self._finish(x)
 
     def _finish(self, x: paddle.Tensor) -> paddle.Tensor:
@@ -113,16 +113,16 @@ def resize(x: paddle.Tensor, size: Sequence[int]) -> paddle.Tensor:
 
 
 def rescale(x: paddle.Tensor, factor: float) -> paddle.Tensor:
-    """`resize` by a factor, to sides that are whole."""
+    """`resize` by a factor; the resulting sides must be whole numbers."""
     return F.interpolate(x, scale_factor=factor, mode="bilinear", align_corners=False, align_mode=0)
 
 
 def drop_block(x: paddle.Tensor, uniform: paddle.Tensor, *, block_size: int, keep_prob: float) -> paddle.Tensor:
     """DropBlock (Ghiasi et al., arXiv 1810.12890, alg. 1), per channel.
 
-    x, uniform: [N, C, H, W]; `uniform` holds random numbers in [0, 1). Blocks of block_size^2 values are set to zero;
-    the others are scaled by (number of values) / (number kept) over the whole batch. The numbers are counted in
-    float32 also where x is float16, whose largest number is 65,504.
+    x, uniform: [N, C, H, W]; `uniform` holds random numbers in [0, 1). Blocks of block_size^2 values become zero; the
+    others are scaled by (number of values) / (number kept) over the whole batch. Both numbers are computed in float32,
+    because float16 ends at 65,504.
     """
     height, width = x.shape[2], x.shape[3]
     gamma = (1.0 - keep_prob) / block_size**2
@@ -136,7 +136,7 @@ def drop_block(x: paddle.Tensor, uniform: paddle.Tensor, *, block_size: int, kee
 
 
 class DropBlock(nn.Layer):
-    """`drop_block` with fresh random numbers while training, identity otherwise."""
+    """`drop_block` with fresh random numbers in training, identity otherwise."""
 
     def __init__(self, *, block_size: int = 3, keep_prob: float = 0.9):
         super().__init__()

@@ -30,14 +30,14 @@ class TargetArrays(Protocol):
 
 
 class Targets(NamedTuple):
-    """What N images of H x W pixels have to teach; P positives (cells with an instance) draw M masks.
+    """The targets of N images of H x W pixels. P positives (cells with an instance) use M masks.
 
     category_labels: per level int64 [N, S S]; 0 is background, class c is c + 1.
     masks: uint8 [M, H/4, W/4], 0 or 1, each instance once.
-    mask_index, image_index, cell_index: int64 [P]: the positive's row in `masks`, image, and cell of its level.
+    mask_index, image_index, cell_index: int64 [P]: each positive's row in `masks`, its image, its cell in its level.
     level_offsets: int64 [levels + 1]; the positives of level l are level_offsets[l]:level_offsets[l + 1].
     num_positive_cells: int64 [N], distinct cells.
-    positives_per_image: N plain integers, the one thing that must be known without asking the device.
+    positives_per_image: N Python integers, the only values that must be known without waiting for the device.
     """
 
     category_labels: list[paddle.Tensor]
@@ -51,7 +51,7 @@ class Targets(NamedTuple):
 
     @staticmethod
     def from_arrays(arrays: TargetArrays) -> "Targets":
-        """Bring numpy targets to the current device: all integers in one copy, the masks in another."""
+        """Copy numpy targets to the current device: all integers in one copy, the masks in another."""
         counts = np.bincount(arrays.image_index, minlength=len(arrays.num_positive_cells))
         integers = [
             *arrays.category_labels,
@@ -80,7 +80,7 @@ class Targets(NamedTuple):
 
 
 class Losses(NamedTuple):
-    """Scalars, float32: the weighted mask loss, the category loss, and their sum, which is to be minimised."""
+    """Scalars, float32: the weighted mask loss, the category loss, and their sum, which training minimises."""
 
     mask: paddle.Tensor
     category: paddle.Tensor
@@ -90,19 +90,19 @@ class Losses(NamedTuple):
 def focal_loss(logits: paddle.Tensor, positive: paddle.Tensor, *, alpha: float, gamma: float) -> paddle.Tensor:
     """Sigmoid focal loss of every element (Lin et al., arXiv 1708.02002, eq. 5).
 
-    logits: any shape. positive: the same shape, 1 where the class is there and 0 elsewhere.
+    logits: any shape. positive: the same shape, 1 for a class that is present, else 0.
     """
-    # The logit of being wrong: 1 - p_t = sigmoid(wrong) and -log(p_t) = -log_sigmoid(-wrong). So no probability
-    # near 1 is subtracted from 1, and no logarithm meets a 0.
+    # `wrong` is the logit of being wrong: 1 - p_t = sigmoid(wrong), -log(p_t) = -log_sigmoid(-wrong). So nothing near
+    # 1 is subtracted from 1, and no logarithm gets 0.
     wrong = logits * (1.0 - 2.0 * positive)
     weight = 1.0 - alpha + (2.0 * alpha - 1.0) * positive
     return -weight * F.sigmoid(wrong) ** gamma * F.log_sigmoid(-wrong)
 
 
 def dice_loss(probabilities: paddle.Tensor, targets: paddle.Tensor) -> paddle.Tensor:
-    """Dice loss of every mask (SOLO, arXiv 1912.04488, eq. 5 and 6): [P, pixels] twice -> [P].
+    """Dice loss of every mask (SOLO, arXiv 1912.04488, eq. 5 and 6): two arrays [P, pixels] -> [P].
 
-    0.001 is added to either sum of squares, as in the published systems.
+    Both sums of squares get 0.001 added, as in the published systems.
     """
     common = (probabilities * targets).sum(axis=1)
     return 1.0 - 2.0 * common / (probabilities.square().sum(axis=1) + targets.square().sum(axis=1) + 0.002)
@@ -111,14 +111,13 @@ def dice_loss(probabilities: paddle.Tensor, targets: paddle.Tensor) -> paddle.Te
 class SOLOv2Criterion:
     """Raw predictions and targets of a batch -> `Losses` (SOLOv2 sec. 3.2.1; SOLO, arXiv 1912.04488, eq. 4).
 
-    category: focal loss summed over all cells and classes, over (distinct positive cells + 1).
-    mask: `mask_loss_weight` times the mean Dice loss of the positives of all levels and images. A positive whose
-        mask is empty at stride 4 counts neither in sum nor in number; where none is left the loss is 0 (the
-        published systems then divide zero by zero).
+    category: focal loss summed over all cells and classes, divided by (distinct positive cells + 1).
+    mask: `mask_loss_weight` times the mean Dice loss over the positives of all levels and images. Positives with a mask
+        that is empty at stride 4 are left out. If none is left, the loss is 0 (the published systems divide 0 by 0).
 
-    Every output of the network gets a gradient (zeros at least), whatever the batch holds: distributed training
-    waits forever for a parameter without one. Sums are over this process alone, as in the published systems.
-    Computed in float32, also under automatic mixed precision; nothing is read back from the device.
+    Every output of the network gets a gradient, at least zeros, for any batch: distributed training waits forever for a
+    parameter without one. Sums are over this process alone, as in the published systems. The loss is computed in
+    float32, also in automatic mixed precision. Nothing is read back from the device.
     """
 
     def __init__(self, *, mask_loss_weight: float = 3.0, focal_alpha: float = 0.25, focal_gamma: float = 2.0):
@@ -147,7 +146,7 @@ class SOLOv2Criterion:
             return 0.0 * (all_kernels.sum() + features.sum())
         by_image = paddle.argsort(targets.image_index)
         rows = paddle.gather(_kernel_rows(kernels, targets), by_image)
-        # [N cells, E] -> [P, E], image after image.
+        # [N cells, E] -> [P, E], image by image.
         chosen = paddle.gather(all_kernels.transpose([0, 2, 1]).flatten(0, 1), rows)
         logits = []
         start = 0
@@ -169,7 +168,7 @@ def _join_levels(levels: Sequence[paddle.Tensor]) -> paddle.Tensor:
 
 
 def _kernel_rows(kernels: Sequence[paddle.Tensor], targets: Targets) -> paddle.Tensor:
-    """int64 [P]: each positive's row among the kernels of all images and levels, [N cells, E]."""
+    """int64 [P]: the row of each positive's kernel among the kernels of all images and levels, [N cells, E]."""
     sizes = [x.shape[2] * x.shape[3] for x in kernels]
     first_cells = paddle.to_tensor([sum(sizes[:level]) for level in range(len(sizes))], dtype="int64")
     positives = paddle.arange(targets.cell_index.shape[0], dtype="int64").unsqueeze(1)

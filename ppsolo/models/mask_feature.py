@@ -1,4 +1,4 @@
-"""Mask-feature head: one map of features at stride 4 that every instance's kernel is applied to."""
+"""Mask-feature head: one feature map at stride 4; the kernels of all instances are applied to it."""
 
 from collections.abc import Sequence
 
@@ -9,7 +9,7 @@ from ppsolo.models.layers import ConvNorm, append_coordinates, rescale
 
 
 class UpsamplingTower(nn.Sequential):
-    """Blocks, each followed by a bilinear x2: [N, C, H, W] -> [N, C', 2^n H, 2^n W] for n blocks."""
+    """Blocks, each followed by a bilinear x2 resize: [N, C, H, W] -> [N, C', 2^n H, 2^n W] for n blocks."""
 
     def forward(self, x: paddle.Tensor) -> paddle.Tensor:
         for block in self:
@@ -20,9 +20,9 @@ class UpsamplingTower(nn.Sequential):
 class MaskFeatureHead(nn.Layer):
     """P2..P5 -> mask features [N, out_channels, H/4, W/4], non-negative (SOLOv2 sec. 3.2.2, fig. 3).
 
-    Level i goes through i times (3x3 convolution, GroupNorm, ReLU, bilinear x2), P2 through one without
-    resizing; P5 gets its normalised coordinates first. The sum passes a last 1x1 block.
-    deformable: all of these convolutions are DCNv2, the last 1x1 too; `dcn_bias` as in `ConvNorm`.
+    Level i passes i times (3x3 convolution, GroupNorm, ReLU, bilinear x2); P2 passes one such block without resizing.
+    P5 first gets normalised coordinates. The sum passes a last 1x1 block.
+    deformable: all of these convolutions are DCNv2, also the last 1x1; `dcn_bias`: see `ConvNorm`.
     """
 
     def __init__(

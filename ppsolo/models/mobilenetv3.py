@@ -1,4 +1,4 @@
-"""MobileNetV3-large backbone as the published 448 system taps it."""
+"""MobileNetV3-large backbone with the outputs of the published 448 system."""
 
 from dataclasses import dataclass
 
@@ -39,20 +39,20 @@ LARGE = (
     BlockSpec(5, 960, 160, True, "hard_swish", 1),
     BlockSpec(5, 960, 160, True, "hard_swish", 1),
 )
-# Blocks whose expanded features, still unstrided, are C2, C3 and C4.
+# Blocks whose expanded features, before the stride, are C2, C3 and C4.
 TAPS = (3, 6, 12)
 LAST_EXPANSION = 6
 
 
 def scaled(channels: int, scale: float) -> int:
-    """`channels * scale` rounded to a multiple of 8, never below 8 nor more than a tenth too low."""
+    """Round `channels * scale` to a multiple of 8, at least 8, and at most a tenth too low."""
     value = channels * scale
     rounded = max(8, int(value + 4) // 8 * 8)
     return rounded + 8 if rounded < 0.9 * value else rounded
 
 
 class SqueezeExcite(nn.Layer):
-    """Channel weights in [0, 1] from the global mean; the gate is clip(0.2 x + 0.5, 0, 1), slope 0.2 and not 1/6."""
+    """Channel weights in [0, 1] from the global mean. The gate is clip(0.2 x + 0.5, 0, 1): slope 0.2, not 1/6."""
 
     def __init__(self, channels: int):
         super().__init__()
@@ -65,7 +65,7 @@ class SqueezeExcite(nn.Layer):
 
 
 class InvertedResidual(nn.Layer):
-    """1x1 expansion -> depthwise -> squeeze-excite -> 1x1 projection, plus the input where shapes allow."""
+    """1x1 expansion -> depthwise -> squeeze-excite -> 1x1 projection, plus the input if the shapes agree."""
 
     def __init__(self, in_channels: int, spec: BlockSpec, *, norm: str, freeze_norm: bool, norm_groups: int):
         super().__init__()
@@ -108,8 +108,8 @@ class InvertedResidual(nn.Layer):
 class MobileNetV3(nn.Layer):
     """Images [N, 3, H, W] -> C2..C5 at strides 4, 8, 16, 32 with 72, 240, 672, 960 channels (at scale 1).
 
-    C2..C4 are what the first 1x1 convolution of a strided block puts out, C5 a last 1x1 expansion of the trunk.
-    scale: multiplies every width. norm, freeze_norm, norm_groups: as in `ConvNorm`.
+    C2..C4 are outputs of the first 1x1 convolution in a strided block; C5 is a last 1x1 expansion.
+    scale: multiplies every width. norm, freeze_norm, norm_groups: see `ConvNorm`.
     """
 
     def __init__(self, *, scale: float = 1.0, norm: str = "bn", freeze_norm: bool = True, norm_groups: int = 8):

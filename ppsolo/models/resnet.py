@@ -12,7 +12,7 @@ EXPANSION = 4
 
 
 class Shortcut(nn.Layer):
-    """The projection beside a block whose shape changes: 1x1 convolution, in "d" after a 2x2 mean when strided."""
+    """The projection in a block whose shape changes: a 1x1 convolution; with stride in "d", after a 2x2 mean."""
 
     def __init__(
         self,
@@ -27,7 +27,7 @@ class Shortcut(nn.Layer):
     ):
         super().__init__()
         pooled = variant == "d" and stride == 2
-        # Windows that stick out average their valid pixels only.
+        # A window that crosses the edge averages only its valid pixels.
         self.pool = nn.AvgPool2D(2, stride=2, ceil_mode=True, exclusive=True) if pooled else None
         self.conv = ConvNorm(
             in_channels,
@@ -95,13 +95,13 @@ class Bottleneck(nn.Layer):
 class ResNet(nn.Layer):
     """Images [N, 3, H, W] -> C2..C5, [N, 4 width 2^i, H / 2^(i+2), W / 2^(i+2)] for i = 0..3.
 
-    blocks: bottlenecks in each of the four stages, (3, 4, 6, 3) for ResNet-50.
+    blocks: bottlenecks per stage, (3, 4, 6, 3) for ResNet-50.
     variant: "b" (7x7 stem, strided 1x1 shortcut) or "d" (three 3x3 in the stem, mean before the shortcut: "vd").
     dcn_stages: 1-based stages whose 3x3 convolutions are all deformable (2, 3, 4 are res3, res4, res5).
-    frozen_stages: -1 trains all, 0 freezes the stem, n >= 1 freezes the stem and stages 1..n. Frozen
-        parameters get no gradient; whether their norms use running statistics is `freeze_norm`'s business.
+    frozen_stages: -1 trains all, 0 freezes the stem, n >= 1 freezes the stem and stages 1..n. Frozen parameters get no
+        gradient; `freeze_norm` says whether norms use running statistics.
     width: channels inside the first stage's blocks, 64 in the published systems.
-    norm, freeze_norm, norm_groups: as in `ConvNorm`.
+    norm, freeze_norm, norm_groups: see `ConvNorm`.
     """
 
     def __init__(
@@ -122,7 +122,7 @@ class ResNet(nn.Layer):
         elif variant == "d":
             kernel_size, widths = 3, (width // 2, width // 2, width)
         else:
-            raise ValueError(f"ResNet variant is {variant!r}, choose 'b' or 'd'")
+            raise ValueError(f"ResNet variant is {variant!r}: choose 'b' or 'd'")
         self.stem = nn.Sequential(
             *(
                 ConvNorm(

@@ -1,4 +1,4 @@
-"""Shapes that hold in dygraph and while a static graph is traced."""
+"""Shapes that are valid in dygraph and while a static graph is traced."""
 
 from typing import Any
 
@@ -6,7 +6,7 @@ import paddle
 
 
 def sides(x: paddle.Tensor) -> list[int]:
-    """The shape of `x`. While a static graph is traced, sides that are open in it are tensors, the others numbers."""
+    """Return the shape of `x`. In a traced static graph, open sides are tensors; all others are numbers."""
     if paddle.in_dynamic_mode():
         return x.shape
     traced: Any = paddle.unbind(paddle.shape(x))

@@ -7,7 +7,7 @@ from paddle import nn
 
 
 class RawPredictions(NamedTuple):
-    """What the network says of a batch of N padded images of H x W pixels.
+    """The network's output for a batch of N padded images of H x W pixels.
 
     category_logits: per level [N, C, S, S], before the sigmoid.
     kernels: per level [N, E, S, S], one 1x1 mask kernel for every cell.
@@ -22,7 +22,7 @@ class RawPredictions(NamedTuple):
 class SOLOv2(nn.Layer):
     """SOLOv2 (Wang et al., arXiv 2003.10152): backbone, FPN, mask-feature head and SOLOv2 head.
 
-    The answer is the same in train and eval mode, but for DropBlock and batch statistics while training.
+    Train and eval mode give the same output, except for DropBlock and batch statistics.
     """
 
     def __init__(self, *, backbone: nn.Layer, neck: nn.Layer, mask_feature_head: nn.Layer, head: nn.Layer):

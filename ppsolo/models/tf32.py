@@ -1,4 +1,4 @@
-"""TF32, the 11-bit arithmetic of Ampere and newer GPUs, allowed or not."""
+"""Switches for TF32, the 11-bit arithmetic of Ampere and newer GPUs."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,9 +11,9 @@ _HAS_SWITCHES = hasattr(_SWITCHES, "set_cublas_switch")  # Paddle 2.6 without CU
 
 
 def tf32_allowed() -> tuple[bool, bool]:
-    """Whether Paddle may take TF32 for matrix products and for convolutions. It is on by default in Paddle 2.6.
+    """Whether Paddle may use TF32 for matrix products and for convolutions. Paddle 2.6 allows both by default.
 
-    Without a GPU the answer means nothing; it is (False, False) where Paddle has no switches.
+    Without a GPU the answer has no meaning. It is (False, False) if Paddle has no switches.
     """
     if not _HAS_SWITCHES:
         return False, False
@@ -22,7 +22,7 @@ def tf32_allowed() -> tuple[bool, bool]:
 
 @contextmanager
 def tf32(*, allowed: bool) -> Iterator[None]:
-    """Allow TF32 inside the `with` block, or forbid it; afterwards it is as before. Without a GPU nothing changes.
+    """Allow or forbid TF32 inside the `with` block, and restore the old state after it. No effect without a GPU.
 
     >>> with tf32(allowed=False):
     ...     tf32_allowed()

@@ -1,1 +1,1 @@
-"""Results: what was found in a picture, without Paddle."""
+"""Instances found in a picture: postprocessing, masks, drawings and files. Needs no Paddle."""

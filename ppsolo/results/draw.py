@@ -1,4 +1,4 @@
-"""Drawings of instances on their image: tinted masks, outlines, and a label with the score."""
+"""Draws instances on their image: tinted masks, outlines, and labels with scores."""
 
 import colorsys
 from collections import Counter
@@ -12,12 +12,12 @@ from ppsolo.results.fonts import drawable_name
 from ppsolo.results.labels import Box, Color, write_labels, write_legend
 from ppsolo.results.rle import Rle, decode_window, mask_areas, mask_boxes
 
-_DARKEST = 0.35  # luma of a colour, 0 .. 1
+_DARKEST = 0.35  # least luma of a colour, 0 .. 1
 _LUMA = np.array([0.299, 0.587, 0.114])  # ITU-R BT.601
-_SHIFT = 3  # binary digits of a pixel's fraction, for OpenCV's drawing
-# OpenCV's smooth lines are wide and faint: their middle becomes the full colour, and their margin less.
+_SHIFT = 3  # fraction bits of coordinates in OpenCV's drawing
+# OpenCV's smooth lines are wide and faint: make their middle opaque, and their margin fainter.
 _SHARPER = np.clip((np.arange(256) - 51) * (255 / 153), 0, 255).astype(np.uint8)
-_LEAST_SMOOTHED = 12  # points of a contour; shorter and thin ones stay as they are
+_LEAST_SMOOTHED = 12  # points of a contour; shorter or thin contours are not smoothed
 
 
 def draw_masks(
@@ -37,29 +37,29 @@ def draw_masks(
 ) -> np.ndarray:
     """Draw n masks on a copy of their image, the largest first so that none is hidden.
 
-    Lines and letters grow with the image. A label is the class name and the score, on a box that lies inside the
-    image and keeps off other labels where it can. Up to 30 labels have the full size, more shrink, and on more than
-    100 masks nothing is written. Labels that could not be read, too small or under those of earlier masks, are left
-    out. A name may have any script that a font of the system has; another becomes "class" and its number.
+    Lines and letters grow with the image. A label is the class name and the score in a box, inside the image and away
+    from other labels if possible. Up to 30 labels have the full size; more labels shrink; with more than 100 masks
+    there are none. Labels that are too small to read, or hidden by labels of earlier masks, are left out. A name may
+    have any script for which the system has a font; otherwise it becomes "class" and its number.
 
     Args:
         image: uint8 RGB [height, width, 3].
         rles: n masks, compressed COCO RLEs; empty ones are not drawn.
-        size: (height, width) of the masks, which the image must have.
-        scores, labels, names: of each mask; labels are numbers from 0.
-        alpha: how much of a mask's colour covers the image, 0 (outlines only) to 1.
-        color_by: "instance" tells neighbours apart by their rank; "class" gives every class its own colour, the same
-            in every image.
-        write_scores, write_names: what a label holds; with neither there are no labels.
-        track_ids: int64 [n], numbers of objects in a video, -1 for none; each label shows its own, and with color_by
+        size: (height, width) of the masks and of the image.
+        scores, labels, names: one per mask; labels are numbers from 0.
+        alpha: opacity of a mask's colour, from 0 (outlines only) to 1.
+        color_by: "instance" gives neighbours different colours, by rank; "class" gives every class its own colour, the
+            same in every image.
+        write_scores, write_names: the content of a label; with neither there are no labels.
+        track_ids: int64 [n], numbers of objects in a video, -1 for none. A label shows the number, and with color_by
             "instance" an object keeps its colour.
-        legend: list the classes that are drawn with their colours and numbers; this takes color_by "class".
+        legend: list the drawn classes with their colours and numbers; needs color_by "class".
 
     Returns:
         uint8 RGB [height, width, 3], a new array.
 
     Raises:
-        ValueError: the image is not of this form or not of the masks' size, or an option is out of range.
+        ValueError: the image has another form or size, or an option is out of range.
     """
     _check(image, size, alpha=alpha, color_by=color_by, legend=legend)
     canvas = np.array(image, order="C")
@@ -92,11 +92,11 @@ def draw_masks(
 
 
 def instance_color(index: int) -> Color:
-    """The colour of the index-th instance or class: red, green, blue, 0 .. 255; the same at all times."""
-    hue = (0.58 + index * 0.6180339887) % 1.0  # steps of the golden section keep any few neighbours apart
+    """Return the colour of the index-th instance or class: red, green, blue, 0 .. 255; always the same."""
+    hue = (0.58 + index * 0.6180339887) % 1.0  # golden-section steps give neighbours different hues
     saturation, value = ((0.85, 1.0), (0.6, 1.0), (0.95, 0.85))[index % 3]
     vivid = np.array(colorsys.hsv_to_rgb(hue, saturation, value))
-    white = max(0.0, (_DARKEST - vivid @ _LUMA) / (1 - vivid @ _LUMA))  # share to mix in, for dark blues
+    white = max(0.0, (_DARKEST - vivid @ _LUMA) / (1 - vivid @ _LUMA))  # share of white that brightens dark blues
     red, green, blue = np.rint(255 * (vivid + white * (1 - vivid))).astype(int).tolist()
     return red, green, blue
 
@@ -106,7 +106,7 @@ def _check(image: np.ndarray, size: tuple[int, int], *, alpha: float, color_by: 
         form = f"{image.dtype} {list(image.shape)}" if isinstance(image, np.ndarray) else type(image).__name__
         raise ValueError(f"image must be a uint8 RGB array [height, width, 3], got {form}")
     if image.shape[:2] != size:
-        raise ValueError(f"image has size {image.shape[:2]}, the instances are those of an image of {size}")
+        raise ValueError(f"image has size {image.shape[:2]}, but the instances belong to an image of size {size}")
     if not 0 <= alpha <= 1:
         raise ValueError(f"alpha must lie in 0 .. 1, got {alpha}")
     if color_by not in ("instance", "class"):
@@ -116,12 +116,12 @@ def _check(image: np.ndarray, size: tuple[int, int], *, alpha: float, color_by: 
 
 
 def _tint(canvas: np.ndarray, rle: Rle, box: Box, color: Color, *, alpha: float, line: int) -> None:
-    """Blend a mask's colour into the canvas and draw its outline, `line` pixels wide, both with smooth edges."""
+    """Blend a mask's colour into the canvas and draw its outline, `line` pixels wide; both have smooth edges."""
     x1, y1, x2, y2 = box
     mask = np.ascontiguousarray(decode_window(rle, box)).view(np.uint8)
     contours, _ = cv2.findContours(mask, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
     smooth = [_smooth_contour(contour) for contour in contours]
-    share = np.zeros_like(mask)  # of the colour, 0 .. 255
+    share = np.zeros_like(mask)  # share of the colour, 0 .. 255
     cv2.fillPoly(share, smooth, 255, cv2.LINE_AA, _SHIFT)
     region = canvas[y1:y2, x1:x2]
     levels = np.arange(256)[:, None] * (1 - alpha) + np.array(color) * alpha  # [256, 3], old level -> new
@@ -131,7 +131,7 @@ def _tint(canvas: np.ndarray, rle: Rle, box: Box, color: Color, *, alpha: float,
 
 
 def _outline(canvas: np.ndarray, contours: list[np.ndarray], box: Box, color: Color, *, line: int) -> None:
-    """Draw contours, whose points count from the corner of the box, `line` pixels wide."""
+    """Draw contours, `line` pixels wide; their points count from the corner of the box."""
     x1, y1, x2, y2 = box
     left, top = max(x1 - line - 1, 0), max(y1 - line - 1, 0)
     region = canvas[top : y2 + line + 1, left : x2 + line + 1]
@@ -142,7 +142,7 @@ def _outline(canvas: np.ndarray, contours: list[np.ndarray], box: Box, color: Co
 
 
 def _blend(region: np.ndarray, other: np.ndarray, share: np.ndarray) -> None:
-    """Put `other` over the region, in place, by its share of 0 .. 255 for each pixel."""
+    """Blend `other` over the region, in place; `share` is 0 .. 255 for each pixel."""
     np.copyto(region, other, where=(share == 255)[:, :, None])
     edge = (share > 0) & (share < 255)
     weight = share[edge][:, None].astype(np.float32) / 255
@@ -150,9 +150,9 @@ def _blend(region: np.ndarray, other: np.ndarray, share: np.ndarray) -> None:
 
 
 def _smooth_contour(contour: np.ndarray) -> np.ndarray:
-    """The points of a contour, int32 [n, 1, 2] in 1 / 2**_SHIFT pixels, each the mean of itself and its neighbours.
+    """Smooth a contour: each point, int32 [n, 1, 2] in 1 / 2**_SHIFT pixels, becomes the mean of it and its neighbours.
 
-    The steps of a slanted edge become a straight line; a corner is rounded by half a pixel at most.
+    The steps of a slanted edge become a straight line; a corner moves by at most half a pixel.
     """
     points = contour[:, 0].astype(np.float32)
     if len(points) >= _LEAST_SMOOTHED and np.ptp(points, axis=0).min() > 2:

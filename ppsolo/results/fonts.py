@@ -1,4 +1,4 @@
-"""Text in any script, drawn by Pillow with the fonts of the system and of matplotlib."""
+"""Draws text in any script with Pillow and the fonts of the system and of matplotlib."""
 
 import functools
 import importlib
@@ -13,15 +13,15 @@ import numpy as np
 
 logger = logging.getLogger(__name__)
 
-# Of fonts that have a letter, the first of these is taken; then the others, plain ones first.
+# Preferred fonts, the first that has the letter; then other fonts, plain ones first.
 _PREFERRED = (
     *("dejavusans", "notosans-regular", "segoeui", "arial", "helvetica", "liberationsans-regular"),
     *("notosanscjk", "notosanssc", "notosansjp", "notosanskr", "sourcehansans", "wqy", "msyh", "simhei", "pingfang"),
     *("hiragino", "malgun", "nanumgothic", "arialuni", "unifont"),
 )
 _PLAIN = ("bold", "italic", "oblique", "mono", "light", "black", "condensed", "serif", "math", "stix", "cm")
-_MOST_FONTS = 2000  # looked into
-_UNASSIGNED = "\uffff"  # drawn as the sign for a letter that a font lacks
+_MOST_FONTS = 2000  # font files searched
+_UNASSIGNED = "\uffff"  # drawn as a font's sign for a missing letter
 
 
 def has_letters(text: str) -> bool:
@@ -30,7 +30,7 @@ def has_letters(text: str) -> bool:
 
 
 def remedy(text: str) -> str:
-    """What a user can do so that a text can be drawn."""
+    """Return advice for the user that makes a text drawable."""
     if _pillow() is None:
         return "pip install pillow"
     lacking = "".join(dict.fromkeys(letter for letter in text if font_of(letter) is None))
@@ -42,7 +42,7 @@ def remedy(text: str) -> str:
 
 @functools.cache
 def drawable_name(name: str, label: int) -> str:
-    """The name if it can be drawn, else "class" and the label; then the remedy is logged, once for each name."""
+    """Return the name if it can be drawn, else "class" and the label; log the remedy once per name."""
     if name.isascii() and name.isprintable():
         return name
     if name.isprintable() and has_letters(name):
@@ -52,13 +52,13 @@ def drawable_name(name: str, label: int) -> str:
 
 
 def render(text: str, height: float) -> tuple[np.ndarray, int]:
-    """The text as high as OpenCV writes one whose letters it says to be `height` pixels high.
+    """Render the text as large as OpenCV would with letters of `height` pixels, by OpenCV's own measure.
 
     Returns:
-        The share of ink, uint8 [rows, columns]; and the row of the base line.
+        The ink, uint8 [rows, columns], and the row of the base line.
     """
     pillow, drawing = _pillow(), importlib.import_module("PIL.ImageDraw")
-    size = max(6, round(height))  # as high as those of OpenCV, whose measure counts more than capitals
+    size = max(6, round(height))  # as large as OpenCV's, whose measure exceeds the height of capitals
     runs = [(run, _font(path, size)) for run, path in _runs(text)]
     width = round(sum(font.getlength(run) for run, font in runs)) + 2
     base, below = round(size * 0.95), round(size * 0.3)
@@ -71,7 +71,7 @@ def render(text: str, height: float) -> tuple[np.ndarray, int]:
 
 
 def _runs(text: str) -> list[tuple[str, str]]:
-    """The text cut where the font changes: (part, font file)."""
+    """Split the text where the font changes: (part, font file)."""
     runs: list[tuple[str, str]] = []
     for letter in text:
         font = font_of(letter) or (runs[-1][1] if runs else _font_files()[0])
@@ -84,7 +84,7 @@ def _runs(text: str) -> list[tuple[str, str]]:
 
 @functools.cache
 def font_of(letter: str) -> str | None:
-    """The file of the first font that has a letter; None where no font has it."""
+    """Return the first font file that has a letter; None if no font has it."""
     for path in _font_files():
         font = _font(path, 16)
         if font is not None and (letter.isspace() or _glyph(font, letter) not in (_glyph(font, _UNASSIGNED), b"")):
@@ -93,7 +93,7 @@ def font_of(letter: str) -> str | None:
 
 
 def _glyph(font: Any, letter: str) -> bytes:
-    """The pixels of a letter."""
+    """Return the pixels of a letter."""
     try:
         mask = font.getmask(letter)
     except (OSError, ValueError):
@@ -103,7 +103,7 @@ def _glyph(font: Any, letter: str) -> bytes:
 
 @functools.lru_cache(maxsize=256)
 def _font(path: str, size: int) -> Any:
-    """The font of a file; None where Pillow cannot use it, such as one of coloured pictures of one size."""
+    """Load a font; None if Pillow cannot use it, for example a font of coloured pictures."""
     try:
         return importlib.import_module("PIL.ImageFont").truetype(path, size)
     except OSError:
@@ -121,13 +121,13 @@ def _pillow() -> Any:
 
 @functools.cache
 def _font_files() -> tuple[str, ...]:
-    """Font files of the user's choice, the system and matplotlib, the preferred first."""
+    """Return font files of the user, the system and matplotlib, preferred ones first."""
     found: list[str] = []
     for folder in _folders():
         for where, folders, names in os.walk(folder):
             folders.sort()
             found += [os.path.join(where, name) for name in names if name.lower().endswith((".ttf", ".otf", ".ttc"))]
-    usable = [path for path in found if "lastresort" not in path.lower()]  # it has boxes for all letters
+    usable = [path for path in found if "lastresort" not in path.lower()]  # it shows a box for every letter
     chosen = os.environ.get("PPSOLO_FONT")
     return tuple(([chosen] if chosen else []) + sorted(usable, key=_rank)[:_MOST_FONTS])
 
@@ -139,7 +139,7 @@ def _rank(path: str) -> tuple[int, int, str]:
 
 
 def _folders() -> list[str]:
-    """Where fonts lie on Linux, macOS and Windows, and in matplotlib, which is not imported for this."""
+    """Return the font folders of Linux, macOS, Windows and matplotlib, without importing matplotlib."""
     home = Path.home()
     folders = [home / ".fonts", home / ".local/share/fonts", Path("/usr/share/fonts"), Path("/usr/local/share/fonts")]
     if sys.platform == "darwin":

@@ -1,4 +1,4 @@
-"""The instances that were found in one image: masks, scores, labels and boxes, and their written forms."""
+"""The instances of one image: masks, scores, labels and boxes, and their written forms."""
 
 import os
 from collections import Counter
@@ -22,12 +22,12 @@ if TYPE_CHECKING:
 
 
 class Instances:
-    """The n instances of one image, in the order given (the predictor's: best score first). They cannot be changed.
+    """The n instances of one image, in the given order (a predictor's: best score first). They are immutable.
 
-    Masks are kept as run lengths, a few hundred bytes each. `masks` decodes them when it is first read.
+    Masks are stored as run lengths, a few hundred bytes each. `masks` decodes them on first use.
 
     Attributes:
-        rles: tuple of n compressed COCO RLEs {"size": [height, width], "counts": bytes}, new dicts at each reading.
+        rles: tuple of n compressed COCO RLEs {"size": [height, width], "counts": bytes}; new dicts on each access.
         scores: float32 [n], confidence in [0, 1].
         labels: int64 [n], index into `class_names`, from 0.
         size: (height, width) of the image in pixels.
@@ -64,10 +64,10 @@ class Instances:
         class_names: Sequence[str],
         category_ids: Sequence[int],
     ) -> None:
-        """Arguments are as the attributes; counts may also be str.
+        """Arguments are the attributes of the same names; counts may also be str.
 
         Raises:
-            ValueError: lengths differ, a label has no class, or an RLE is not of the image's size.
+            ValueError: lengths differ, a label has no class, or an RLE has another size than the image.
         """
         values = {
             "scores": _read_only(np.array(scores, np.float32)),
@@ -77,11 +77,11 @@ class Instances:
             "category_ids": tuple(int(i) for i in category_ids),
             "_rles": tuple(_checked_rle(rle, size) for rle in rles),
         }
-        self.__dict__.update(values)  # past __setattr__, which refuses
+        self.__dict__.update(values)  # around __setattr__, which raises
         n = len(self)
         if self.scores.shape != (n,) or self.labels.shape != (n,):
             raise ValueError(
-                f"scores and labels must be [{n}] like the masks, got {self.scores.shape} and {self.labels.shape}"
+                f"scores and labels must be [{n}], one per mask, got {self.scores.shape} and {self.labels.shape}"
             )
         if len(self.category_ids) != len(self.class_names):
             raise ValueError(f"{len(self.class_names)} class names but {len(self.category_ids)} category ids")
@@ -96,10 +96,10 @@ class Instances:
         class_names: Sequence[str],
         category_ids: Sequence[int],
     ) -> "Instances":
-        """Instances of masks, bool [n, height, width]; the other arguments are as for `Instances`.
+        """Make instances from masks, bool [n, height, width]; other arguments: see `Instances`.
 
         Raises:
-            ValueError: as `Instances`, or masks are not bool [n, height, width].
+            ValueError: see `Instances`; or masks are not bool [n, height, width].
         """
         if masks.ndim != 3 or masks.dtype != bool:
             raise ValueError(f"masks must be bool [n, height, width], got {masks.dtype} {list(masks.shape)}")
@@ -124,7 +124,7 @@ class Instances:
 
     @cached_property
     def masks(self) -> np.ndarray:
-        """bool [n, height, width], decoded once and kept: n bytes per pixel of the image."""
+        """bool [n, height, width], decoded once and stored: n bytes per pixel of the image."""
         masks = np.empty((len(self), *self.size), bool)
         for mask, rle in zip(masks, self._rles, strict=True):
             mask[:] = decode_mask(rle)
@@ -137,7 +137,7 @@ class Instances:
 
     @cached_property
     def areas(self) -> np.ndarray:
-        """int64 [n]: the pixels of each mask."""
+        """int64 [n]: the number of pixels of each mask."""
         return _read_only(mask_areas(self._rles))
 
     @property
@@ -148,14 +148,14 @@ class Instances:
         return len(self._rles)
 
     def __iter__(self) -> Iterator["Instances"]:
-        """Each instance as Instances of one."""
+        """Yield each instance as Instances with one instance."""
         return (self[i] for i in range(len(self)))
 
     def __getitem__(self, index: int | slice | Sequence[int] | np.ndarray) -> "Instances":
-        """The chosen instances: by position, slice, positions, or a bool per instance; always Instances.
+        """Select instances by position, slice, positions, or one bool per instance; the result is always Instances.
 
         Raises:
-            IndexError: there is no such instance, or not one bool per instance.
+            IndexError: there is no such instance, or the number of bools differs.
         """
         chosen = np.atleast_1d(np.arange(len(self))[index])
         if chosen.ndim != 1:
@@ -178,13 +178,13 @@ class Instances:
         return f"Instances({found}; {self.size[0]}x{self.size[1]})"
 
     def _repr_png_(self) -> bytes:
-        """A small PNG of the masks on black, which a notebook shows."""
+        """Return a small PNG of the masks on black for notebooks."""
         from ppsolo.results.preview import preview_png
 
         return preview_png(self._rles, size=self.size, scores=self.scores, labels=self.labels, names=self.names)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in self.__dict__.items() if name != "masks"}  # pickled as run lengths
+        return {name: value for name, value in self.__dict__.items() if name != "masks"}  # pickle the run lengths only
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         for value in state.values():
@@ -193,23 +193,23 @@ class Instances:
         self.__dict__.update(state)
 
     def above(self, score: float) -> "Instances":
-        """The instances with at least this score."""
+        """Return the instances with at least this score."""
         return self[self.scores >= score]
 
     def rle(self) -> list[dict[str, Any]]:
-        """The masks for JSON: n compressed COCO RLEs {"size": [height, width], "counts": str}."""
+        """Return the masks for JSON: n compressed COCO RLEs {"size": [height, width], "counts": str}."""
         return [{"size": list(rle["size"]), "counts": rle["counts"].decode("ascii")} for rle in self._rles]
 
     def polygons(self, tolerance: float = 0.75) -> list[list[list[float]]]:
-        """The outlines of each mask in the COCO convention: per instance, per part, [x0, y0, x1, y1, ...] in pixels.
+        """Return the outlines in the COCO convention: per instance, per part, [x0, y0, x1, y1, ...] in pixels.
 
-        Rings follow the edges of pixels, a hole is cut open to the ring around it, and an empty mask has no part:
-        see `ppsolo.results.polygons.mask_polygons`, also for `tolerance` (pixels; 0 gives back exactly the mask).
+        Rings follow the edges of pixels. A hole is joined to the outer ring by a cut. An empty mask has no part. See
+        `ppsolo.results.polygons.mask_polygons`, also for `tolerance` (pixels; 0 reproduces the mask exactly).
         """
         return [mask_polygons(rle, tolerance) for rle in self._rles]
 
     def to_coco(self, image_id: int | str) -> list[dict[str, Any]]:
-        """The instances as entries of a COCO results file, ready for JSON.
+        """Return the instances as entries of a COCO results file, ready for JSON.
 
         Returns:
             n dicts: image_id, category_id, segmentation (compressed RLE, counts a str), score, and bbox
@@ -226,7 +226,7 @@ class Instances:
 
         Args:
             path: the JSON file.
-            image_path: the image, stored relative to the JSON file; without it labelme cannot open the file.
+            image_path: the image; its path is stored relative to the JSON file. labelme needs it to open the file.
             tolerance: see `polygons`.
 
         Raises:
@@ -240,7 +240,7 @@ class Instances:
             stream.write(text)
 
     def to_yolo(self) -> str:
-        """YOLO segmentation labels, a line "class x y x y ..." per instance, coordinates from 0 to 1.
+        """Return YOLO segmentation labels: a line "class x y x y ..." per instance, coordinates from 0 to 1.
 
         >>> mask = np.ones((1, 2, 4), bool)
         >>> one = Instances.from_masks(
@@ -254,7 +254,7 @@ class Instances:
         return yolo_text(self.results())
 
     def to_label_map(self) -> np.ndarray:
-        """[height, width]: 0 for background, i + 1 for instance i, the best score where masks overlap.
+        """Return [height, width]: 0 for background, i + 1 for instance i; where masks overlap, the best score.
 
         uint8 for up to 255 instances, else uint16. Raises PpsoloError for more than 65535.
         """
@@ -263,7 +263,7 @@ class Instances:
         return label_map(self.results())
 
     def to_geojson(self) -> dict[str, Any]:
-        """A GeoJSON FeatureCollection as QuPath reads and writes it: Polygons and MultiPolygons in pixels."""
+        """Return a GeoJSON FeatureCollection for QuPath: Polygons and MultiPolygons in pixels."""
         from ppsolo.results.files.geojson import geojson_document
 
         return geojson_document(self.results())
@@ -271,12 +271,13 @@ class Instances:
     def to_pandas(
         self, image: np.ndarray | None = None, *, pixel_size: float | None = None, image_name: str = ""
     ) -> "pandas.DataFrame":
-        """A row per instance: area, box, centroid, perimeter, equivalent diameter, mean intensity; units are in names.
+        """Return a row per instance: area, box, centroid, perimeter, equivalent diameter, mean intensity; names have
+        units.
 
         Args:
             image: uint8 RGB [height, width, 3], for the mean intensity.
             pixel_size: micrometres per pixel, for the columns in micrometres.
-            image_name: what the column file_name says.
+            image_name: the value of the column file_name.
 
         Raises:
             PpsoloError: pandas is not installed.
@@ -286,7 +287,7 @@ class Instances:
         return data_frame(self.results(image=image, pixel_size=pixel_size, image_name=image_name))
 
     def to_supervision(self) -> "supervision.Detections":
-        """Detections with masks, scores, labels and data["class_name"]. Raises PpsoloError without supervision."""
+        """Return Detections with masks, scores, labels, data["class_name"]. Raises PpsoloError without supervision."""
         from ppsolo.results.files.objects import detections
 
         return detections(self.results())
@@ -301,14 +302,14 @@ class Instances:
         image_id: int | str = 0,
         pixel_size: float | None = None,
     ) -> bytes:
-        """The content of a file of another tool.
+        """Return the content of a file in another tool's format.
 
-        format: coco, labelme, yolo, label_map, masks, geojson, imagej, csv or parquet. The other arguments say what is
-            known of the image, see `ppsolo.results.files.image_results.ImageResults`.
+        format: coco, labelme, yolo, label_map, masks, geojson, imagej, csv or parquet. The other arguments describe the
+            image, see `ppsolo.results.files.image_results.ImageResults`.
 
         Raises:
             ValueError: there is no such format.
-            PpsoloError: the format needs a package that is not installed, or cannot hold so many instances.
+            PpsoloError: the format needs a missing package, or cannot hold so many instances.
         """
         from ppsolo.results.files.catalogue import FORMATS
 
@@ -328,7 +329,7 @@ class Instances:
         image_id: int | str = 0,
         pixel_size: float | None = None,
     ) -> "ImageResults":
-        """The instances as plain values with what is known of the image, for the writers in `ppsolo.results.files`."""
+        """Return the instances as plain values with a description of the image, for `ppsolo.results.files`."""
         from ppsolo.results.files.image_results import ImageResults
 
         return ImageResults(
@@ -357,10 +358,10 @@ class Instances:
         legend: bool = False,
         track_ids: np.ndarray | None = None,
     ) -> np.ndarray:
-        """A copy of the image, uint8 RGB [height, width, 3], with the instances of at least `score_threshold` drawn.
+        """Draw instances with at least `score_threshold` on a copy of the image, uint8 RGB [height, width, 3].
 
-        write_labels: names and scores. write_names: whether names are among them; None leaves them out where there
-        is one class only. The other arguments and the errors are those of `ppsolo.results.draw.draw_masks`.
+        write_labels: write names and scores. write_names: write names; None: only if there are several classes. The
+        other arguments and errors: see `ppsolo.results.draw.draw_masks`.
 
         Raises:
             ValueError: the image is not uint8 RGB, or not of this size.
@@ -389,19 +390,19 @@ def _read_only(array: np.ndarray) -> np.ndarray:
 
 def _checked_rle(rle: Rle, size: tuple[int, int]) -> Rle:
     if list(rle["size"]) != list(size):
-        raise ValueError(f"a mask has size {list(rle['size'])}, the image {list(size)}")
+        raise ValueError(f"a mask has size {list(rle['size'])}, but the image {list(size)}")
     counts = rle["counts"]
     if isinstance(counts, str):
         counts = counts.encode("ascii")
     if not isinstance(counts, bytes):
-        raise ValueError("counts must be those of a compressed RLE, bytes or str")
+        raise ValueError("counts must be a compressed RLE, bytes or str")
     return {"size": [int(size[0]), int(size[1])], "counts": counts}
 
 
 def _checked_labels(labels: np.ndarray, *, classes: int) -> np.ndarray:
     checked = np.array(labels).astype(np.int64)
     if not np.array_equal(checked, labels):
-        raise ValueError("labels must be whole numbers")
+        raise ValueError("labels must be integers")
     if checked.size and (checked.min() < 0 or checked.max() >= classes):
         raise ValueError(f"labels must lie in 0 .. {classes - 1}, got {checked.min()} .. {checked.max()}")
     return checked

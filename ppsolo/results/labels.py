@@ -1,4 +1,4 @@
-"""Labels on drawings: how large they are, where they go, which are left out; and the legend."""
+"""Labels on drawings: size, place, and which are left out; and the legend."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -9,34 +9,34 @@ import numpy as np
 from ppsolo.results import fonts
 
 _FONT = cv2.FONT_HERSHEY_SIMPLEX
-_LEAST_LETTER = 7  # pixels; a lower label cannot be read
+_LEAST_LETTER = 7  # pixels; lower letters cannot be read
 _LUMA = np.array([0.299, 0.587, 0.114])  # ITU-R BT.601
-_MOST_COVERED = 0.35  # of a label, by those of better instances
-_FULL_SIZE = 30  # labels on a drawing; more are written smaller
-_MOST_LABELS = 100  # on a drawing; with more none is written
-_LEGEND_SHARE = 0.5  # of the image's height, at most, that a legend takes
+_MOST_COVERED = 0.35  # share of a label that labels of better instances may cover
+_FULL_SIZE = 30  # number of labels; more labels are written smaller
+_MOST_LABELS = 100  # with more, no label is written
+_LEGEND_SHARE = 0.5  # largest share of the image's height for a legend
 
 Color = tuple[int, int, int]  # red, green, blue, 0 .. 255
 Box = tuple[int, int, int, int]  # x1, y1, x2, y2 in pixels, x2 and y2 exclusive
 
 
 class _Text(NamedTuple):
-    """A text as it is drawn: the share of ink, uint8 [rows, columns]; as large as its letters."""
+    """A rendered text: the ink, uint8 [rows, columns]."""
 
     ink: np.ndarray
 
 
 class _Label(NamedTuple):
-    box: Box  # what it covers
+    box: Box  # the covered area
     text: _Text
     margin: int
     color: Color
 
 
 def write_labels(canvas: np.ndarray, texts: Sequence[str], boxes: Sequence[Box], colors: Sequence[Color]) -> None:
-    """Write a text beside each box, in place, but those that are too small or too covered to be read.
+    """Write a text next to each box, in place, except texts that would be too small or too covered to read.
 
-    Up to 30 labels have the full size; more shrink, and on more than 100 objects nothing is written.
+    Up to 30 labels have the full size; more shrink; with more than 100 objects nothing is written.
     """
     if len(texts) > _MOST_LABELS:
         return
@@ -46,12 +46,12 @@ def write_labels(canvas: np.ndarray, texts: Sequence[str], boxes: Sequence[Box],
         label = _lay_out(text, box, color, canvas.shape[:2], [other.box for other in labels], shrink=shrink)
         if label is not None:
             labels.append(label)
-    for label in reversed(labels):  # the first lie on top
+    for label in reversed(labels):  # the first labels are on top
         _write(canvas, label)
 
 
 def write_legend(canvas: np.ndarray, names: Sequence[str], colors: Sequence[Color]) -> None:
-    """List the names with their colours in the upper left corner, in place; the first ones where not all have room."""
+    """List the names with their colours in the upper left corner, in place; only the first ones if there is no room."""
     height, width = canvas.shape[:2]
     letter = max(10.0, (height * width) ** 0.5 / 60)
     step = round(letter * 2)
@@ -78,14 +78,14 @@ def _write(canvas: np.ndarray, label: _Label) -> None:
 
 
 def _blend(canvas: np.ndarray, text: _Text, x: int, y: int, color: Color) -> None:
-    """Put the ink of a text on the canvas with its upper left corner at x, y; what lies outside is cut off."""
+    """Put the ink of a text on the canvas with its upper left corner at x, y; clip it to the canvas."""
     region = canvas[y : y + text.ink.shape[0], x : x + text.ink.shape[1]]
     ink = text.ink[: region.shape[0], : region.shape[1], None].astype(np.float32) / 255
     region[:] = np.rint(region * (1 - ink) + np.array(color, np.float32) * ink).astype(np.uint8)
 
 
 def _text(text: str, letter: float) -> _Text:
-    """A text with capitals `letter` pixels high: plain ASCII by OpenCV, other scripts by Pillow."""
+    """Render a text with capitals of `letter` pixels: ASCII with OpenCV, other scripts with Pillow."""
     if not text.isascii():
         ink, _ = fonts.render(text, letter)
         rows = np.flatnonzero(ink.any(axis=1))
@@ -102,10 +102,10 @@ def _text(text: str, letter: float) -> _Text:
 def _lay_out(
     text: str, box: Box, color: Color, size: tuple[int, int], taken: list[Box], *, shrink: float
 ) -> _Label | None:
-    """A label for the box in an image of (height, width), or None where none can be read."""
+    """Return a label for the box in an image of (height, width), or None if it would not be readable."""
     height, width = size
     letter = max(10.0, (height * width) ** 0.5 / 50) * shrink  # pixels
-    columns = _text(text, 20.0).ink.shape[1] / 20  # of the text, for each pixel of a letter's height
+    columns = _text(text, 20.0).ink.shape[1] / 20  # width of the text per pixel of a letter's height
     letter = min(letter, 0.6 * width / columns, 0.3 * height)
     if letter < _LEAST_LETTER:
         return None
@@ -119,7 +119,7 @@ def _lay_out(
 
 
 def _free_place(box: Box, extent: tuple[int, int], size: tuple[int, int], taken: list[Box]) -> Box:
-    """Where a label of (height, width) covers least of the taken places: over, in or under the box, in the image."""
+    """Find the place for a label of (height, width) that covers least: above, in or below the box, in the image."""
     x1, y1, x2, y2 = box
     height, width = extent
     corners = [(x1, y1 - height), (x1, y1), (x2 - width, y1 - height), (x2 - width, y1), (x1, y2), (x1, y2 - height)]
@@ -131,6 +131,6 @@ def _free_place(box: Box, extent: tuple[int, int], size: tuple[int, int], taken:
 
 
 def _covered(place: Box, taken: list[Box]) -> int:
-    """Pixels that a place shares with those taken."""
+    """Return the number of pixels that a place shares with the taken ones."""
     x1, y1, x2, y2 = place
     return sum(max(0, min(x2, c) - max(x1, a)) * max(0, min(y2, d) - max(y1, b)) for a, b, c, d in taken)

@@ -1,4 +1,4 @@
-"""Postprocessing in numpy: raw predictions in, detections out, without work that cannot change the answer."""
+"""Postprocessing in numpy: raw predictions -> detections; work that cannot change the result is skipped."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -12,13 +12,11 @@ from ppsolo.interface import EQUAL_SCORES
 from ppsolo.schema import PostprocessConfig
 
 NOT_FINITE = "the network's output is not finite: check its weights and preprocess.mean and std"
-_KEPT_VALUES = (
-    2**24
-)  # values of masks kept until it is known which are needed: thousands of masks would fill the memory
-_LEAST_STEP = 32  # cells taken at once; the product of fewer takes as long
-_MANY = 128  # masks of a class from which on a product of floats counts overlaps as fast as bits do
+_KEPT_VALUES = 2**24  # largest number of stored mask values: thousands of masks would fill the memory
+_LEAST_STEP = 32  # cells per block; a product of fewer cells is not faster
+_MANY = 128  # from so many masks of a class on, a float product counts overlaps as fast as bit counts
 _WORD = 64  # bits counted at once
-_STRIP = 2048  # pixels of all masks worked on at once, so that they stay in the cache; a multiple of _WORD
+_STRIP = 2048  # pixels per strip of all masks, so that they stay in the cache; a multiple of _WORD
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
@@ -65,7 +63,7 @@ class DetectionArrays(NamedTuple):
 
 
 class Pairs(NamedTuple):
-    """The candidates of an image: pairs of a cell and a class. Cell 0 is the one with the best score.
+    """The candidates of an image: pairs of a cell and a class. Cell 0 has the best score.
 
     cells: int64 [P]. labels: int64 [P]. scores: float32 [P], above the threshold, after points NMS.
     """
@@ -91,8 +89,8 @@ class Candidates(NamedTuple):
 class MaskStatistics(NamedTuple):
     """Statistics of K masks.
 
-    probabilities: float32 [K, pixels]; [0, pixels] where they are not kept. inside: uint64 [K, words], one bit per
-    pixel. areas: float64 [K], in pixels. sums: float64 [K], the sum of the probabilities inside each mask.
+    probabilities: float32 [K, pixels]; [0, pixels] if not stored. inside: uint64 [K, words], one bit per pixel. areas:
+    float64 [K], in pixels. sums: float64 [K], the sum of the probabilities inside each mask.
     """
 
     probabilities: np.ndarray
@@ -102,15 +100,15 @@ class MaskStatistics(NamedTuple):
 
 
 class NumpyPostprocess:
-    """`RawArrays` of a batch -> `DetectionArrays`. It gives the answer of `SOLOv2Postprocess` with less work.
+    """`RawArrays` of a batch -> `DetectionArrays`. Gives the result of `SOLOv2Postprocess` with less work.
 
-    The final score of an instance is at most the class score of its cell: maskness and decay are at most 1. Only
-    better instances decay it. So cells are taken by falling class score, block by block. The work stops once
-    `max_instances` results beat the upper bound of every remaining cell. Overlaps are counted within classes only.
+    The final score of an instance is at most the class score of its cell, because maskness and decay are at most 1.
+    Only better instances decay it. So cells are processed by falling class score, block by block. The work stops once
+    `max_instances` results beat the upper bound of every remaining cell. Overlaps are counted only within a class.
     """
 
     def __init__(self, settings: PostprocessConfig, *, threads: int = 1):
-        """settings: thresholds and limits. threads: how many share the work on one image."""
+        """settings: thresholds and limits. threads: number of threads for one image."""
         self._settings = settings
         self._pool = ThreadPoolExecutor(threads) if threads > 1 else None
         threshold = np.float64(settings.mask_threshold)
@@ -118,17 +116,17 @@ class NumpyPostprocess:
             self._mask_logit = np.float32(np.log(threshold) - np.log1p(-threshold))
 
     def __call__(self, raw: RawArrays) -> DetectionArrays:
-        """Raises PredictionError where the predictions, or masks made of them, are not finite."""
+        """Raises PredictionError if the predictions, or masks made of them, are not finite."""
         with single_threaded_products():
             parts = [self._detect(image) for image in raw.images()]
         return DetectionArrays(*(np.concatenate(arrays) for arrays in zip(*parts, strict=True)))
 
     def _detect(self, raw: RawArrays) -> DetectionArrays:
-        """The instances of one image."""
+        """Return the instances of one image."""
         features = raw.mask_features[0].reshape(raw.mask_features.shape[1], -1)
         _check_finite([float(x.sum()) for x in (*raw.category_logits, *raw.kernels)])
         found = find_candidates(raw, self._settings)
-        if len(found.highest) == 0:  # otherwise the masks show whether the features are finite
+        if len(found.highest) == 0:  # with candidates, the masks show whether the features are finite
             _check_finite(self._map(lambda row: float(row.sum()), features))
         pairs, scores, statistics = self._best(found, features)
         masks = self._masks(found.kernels, features, found.pairs.cells[pairs], statistics)
@@ -140,11 +138,11 @@ class NumpyPostprocess:
         )
 
     def _best(self, found: Candidates, features: np.ndarray) -> tuple[np.ndarray, np.ndarray, list[MaskStatistics]]:
-        """The surviving pairs, int64 [M], the best first; their decayed scores, float32 [M]; the statistics of every
-        block of cells taken."""
+        """Return the surviving pairs, int64 [M], best first; their decayed scores, float32 [M]; and the statistics of
+        every processed block of cells."""
         settings, cells = self._settings, len(found.highest)
         statistics: list[MaskStatistics] = []
-        # The first `max_instances` cells are mostly too few: some masks are too small or come twice.
+        # The first `max_instances` cells are rarely enough: some masks are too small or duplicates.
         taken, step, least = 0, max(2 * settings.max_instances, _LEAST_STEP), _LEAST_STEP
         while taken < cells:
             block = slice(taken, min(taken + step, cells))
@@ -161,7 +159,7 @@ class NumpyPostprocess:
             decayed = self._matrix_nms(found.pairs, scores, best, statistics)
             certain = np.count_nonzero(decayed > bound)
             if taken < cells and certain < settings.max_instances:
-                # As many more as are needed if the next ones do as well as these; at least twice as many next time.
+                # Process as many more as needed at the success rate so far; at least twice as many next time.
                 likely = (settings.max_instances - certain) * taken // max(certain, 1)
                 step, least = max(min(likely, settings.max_instances), least), 2 * least
                 continue
@@ -171,7 +169,7 @@ class NumpyPostprocess:
         return np.empty(0, np.int64), np.empty(0, np.float32), statistics
 
     def _pair_scores(self, found: Candidates, statistics: list[MaskStatistics]) -> np.ndarray:
-        """Class score times maskness (SOLOv2 sec. 3.3) of the pairs whose cell was taken; zero for all others."""
+        """Class score times maskness (SOLOv2 sec. 3.3) of pairs whose cell was processed; zero for other pairs."""
         areas = np.concatenate([block.areas for block in statistics])
         sums = np.concatenate([block.sums for block in statistics])
         maskness = np.zeros(len(found.highest), np.float32)
@@ -179,9 +177,9 @@ class NumpyPostprocess:
         return found.pairs.scores * maskness[found.pairs.cells]
 
     def _mask_statistics(self, kernels: np.ndarray, features: np.ndarray, *, keep: bool) -> MaskStatistics:
-        """The statistics of the masks of kernels [K, E] over features [E, pixels], strip after strip.
+        """Return the statistics of the masks of kernels [K, E] over features [E, pixels], strip by strip.
 
-        keep: keep the probabilities too. Raises PredictionError where a logit is not finite.
+        keep: store the probabilities too. Raises PredictionError if a logit is not finite.
         """
         pixels = features.shape[1]
         probabilities = np.empty((len(kernels) if keep else 0, pixels), np.float32)
@@ -207,7 +205,7 @@ class NumpyPostprocess:
     def _masks(
         self, kernels: np.ndarray, features: np.ndarray, cells: np.ndarray, statistics: list[MaskStatistics]
     ) -> np.ndarray:
-        """The masks, float32 [n, pixels], of n cells; masks that were not kept are made again."""
+        """Return the masks, float32 [n, pixels], of n cells; masks that were not stored are computed again."""
         kept = [row for block in statistics for row in block.probabilities]
         masks = np.empty((len(cells), features.shape[1]), np.float32)
         for place in np.flatnonzero(cells < len(kept)):
@@ -224,7 +222,7 @@ class NumpyPostprocess:
     def _matrix_nms(
         self, pairs: Pairs, scores: np.ndarray, best: np.ndarray, statistics: list[MaskStatistics]
     ) -> np.ndarray:
-        """The decayed scores of the pairs `best`, sorted by falling score: `ppsolo.models.postprocess.matrix_nms`."""
+        """Return the decayed scores of the pairs `best`, sorted by falling score, like Paddle's `matrix_nms`."""
         decayed = scores[best]
         labels, cells = pairs.labels[best], pairs.cells[best]
         groups = [group for label in np.unique(labels) if len(group := np.flatnonzero(labels == label)) > 1]
@@ -248,7 +246,7 @@ class NumpyPostprocess:
         return [next(products) if len(masks) > most else _count_shared_bits(masks) for masks in groups]
 
     def _decay(self, intersections: np.ndarray, areas: np.ndarray) -> np.ndarray:
-        """Factors [n] of n masks of one class, the best first (SOLOv2 sec. 3.3, eq. 4 and 5).
+        """Return the decay factors [n] of n masks of one class, best first (SOLOv2 sec. 3.3, eq. 4 and 5).
 
         intersections: [n, n]; only the part above the diagonal is used. areas: float64 [n].
         """
@@ -272,7 +270,7 @@ def _check_finite(sums: Sequence[float]) -> None:
 
 
 def find_candidates(raw: RawArrays, settings: PostprocessConfig) -> Candidates:
-    """The candidates that pass points NMS and the score threshold, in a batch of one image."""
+    """Return the candidates that pass points NMS and the score threshold, in a batch of one image."""
     cells, labels, scores, start = [], [], [], 0
     for logits in raw.category_logits:
         peaks = points_nms(_sigmoid(logits[0].copy()))
@@ -296,7 +294,7 @@ def find_candidates(raw: RawArrays, settings: PostprocessConfig) -> Candidates:
 
 
 def points_nms(scores: np.ndarray) -> np.ndarray:
-    """Scores [C, S, S], zero where the upper, left or upper-left neighbour has a higher one (SOLOv2 sec. 3.3)."""
+    """Scores [C, S, S]; zero if the upper, left or upper-left neighbour has a higher one (SOLOv2 sec. 3.3)."""
     columns = scores.copy()
     np.maximum(scores[:, 1:], scores[:, :-1], out=columns[:, 1:])
     peaks = columns.copy()
@@ -307,14 +305,14 @@ def points_nms(scores: np.ndarray) -> np.ndarray:
 def _sigmoid(x: np.ndarray) -> np.ndarray:
     """1 / (1 + exp(-x)), in place; float32."""
     np.negative(x, out=x)
-    with np.errstate(over="ignore"):  # to infinity, whose inverse is 0
+    with np.errstate(over="ignore"):  # overflows to infinity, whose inverse is 0
         np.exp(x, out=x)
     x += np.float32(1.0)
     return np.reciprocal(x, out=x)
 
 
 def _falling(values: np.ndarray) -> np.ndarray:
-    """The order of the values, the highest first; equal values keep their order."""
+    """Return the indices of the values from highest to lowest; equal values keep their order."""
     return np.argsort(-values, kind="stable")
 
 
@@ -333,7 +331,7 @@ def _count_shared_bits(masks: np.ndarray) -> np.ndarray:
 def _product_of_bits(masks: np.ndarray) -> np.ndarray:
     """Shared bits of each two rows of uint64 [n, words], by a matrix product: float32 [n, n].
 
-    It serves large groups, and numpy before 2.0, which cannot count bits.
+    Used for large groups, and with numpy before 2.0, which has no bit count.
     """
     ones = np.unpackbits(np.ascontiguousarray(masks).view(np.uint8), axis=1).astype(np.float32)
     return ones @ ones.T

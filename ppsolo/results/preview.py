@@ -1,4 +1,4 @@
-"""A small picture of instances without their image, for notebooks."""
+"""A small picture of instances without the image, for notebooks."""
 
 from collections.abc import Sequence
 
@@ -14,7 +14,7 @@ LONGEST_SIDE = 800  # pixels
 def preview_png(
     rles: Sequence[Rle], *, size: tuple[int, int], scores: np.ndarray, labels: np.ndarray, names: Sequence[str]
 ) -> bytes:
-    """A PNG of the masks on black, of every k-th row and column so that it has at most LONGEST_SIDE pixels a side.
+    """Return a PNG of the masks on black; only every k-th row and column, so that no side exceeds LONGEST_SIDE pixels.
 
     size: (height, width) of the masks. scores, labels, names: of each mask.
     """

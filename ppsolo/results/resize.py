@@ -1,4 +1,4 @@
-"""The resize of masks: from probabilities at stride 4 to run lengths at the size of the picture."""
+"""The resize of masks: probabilities at stride 4 -> run lengths at the size of the picture."""
 
 from typing import NamedTuple
 
@@ -8,8 +8,8 @@ import numpy as np
 from ppsolo.cpu import single_threaded_products
 from ppsolo.results.rle import Rle, encode_runs
 
-_CHUNK = 2**17  # resized values, or half as many with their flags, handled at once: they stay in the cache
-_BLOCK = 16  # neighbouring places that share their cells; a larger block has more cells, most with weight 0
+_CHUNK = 2**17  # resized values per chunk, or half as many with flags, so that they stay in the cache
+_BLOCK = 16  # neighbouring places that share their cells; in a larger block, most weights are 0
 
 
 def resize_masks(
@@ -20,18 +20,18 @@ def resize_masks(
     threshold: float = 0.5,
     stride: int = 4,
 ) -> list[Rle]:
-    """Bring mask probabilities of a padded network input to the original image and threshold them there.
+    """Resize mask probabilities of a padded network input to the original image and apply the threshold there.
 
     The result equals two bilinear resizes (half-pixel centres, edges repeated) and a threshold: enlarge by `stride` to
-    the padded input, cut to the `resized` region, resize to `original`, then `> threshold`. The enlarged images are
-    never made. Each mask is computed in chunks of columns of at most about 2**17 values.
+    the padded input, crop to `resized`, resize to `original`, then `> threshold`. The enlarged images are never made:
+    each mask is computed in chunks of columns with at most about 2**17 values.
 
     Args:
         probabilities: float32 [n, h, w] in [0, 1], one map per instance; the padded input is
             (stride * h, stride * w).
-        resized: (height, width) of the image inside the padded input, in pixels from its top left corner.
-        original: (height, width) of the image before it was resized.
-        threshold: a pixel belongs to the mask where its probability is greater.
+        resized: (height, width) of the image inside of the padded input, in pixels from the top left corner.
+        original: (height, width) of the original image.
+        threshold: a pixel with a greater probability belongs to the mask.
         stride: input pixels per cell of `probabilities`.
 
     Returns:
@@ -45,7 +45,7 @@ def resize_masks(
         return []
     plan = _plan(probabilities.shape[1:], resized, original, stride)
     limit = np.float32(threshold)
-    with single_threaded_products():  # the products are small: threads would wait for each other
+    with single_threaded_products():  # small products: threads would wait for each other
         edges = (_edges_above(np.asarray(mask, np.float32), limit, plan) for mask in probabilities)
         return [_encode_edges(found, original) for found in edges]
 
@@ -53,22 +53,22 @@ def resize_masks(
 class _Axis(NamedTuple):
     """Places along one side of the network input, as weighted means of cells, in blocks of _BLOCK neighbours."""
 
-    positions: np.ndarray  # float64 [blocks * _BLOCK], ascending, in pixels; past the last place: one pixel further
+    positions: np.ndarray  # float64 [blocks * _BLOCK], ascending, in pixels; after the last place: one pixel more
     cells: np.ndarray  # int64 [blocks, cells of a block], ascending
-    weights: np.ndarray  # float32 [blocks, _BLOCK, cells of a block]; zero past the last place
+    weights: np.ndarray  # float32 [blocks, _BLOCK, cells of a block]; zero after the last place
 
 
 class _Plan(NamedTuple):
     """How every mask of one image is resized."""
 
-    rows: _Axis  # rows of the original; or the knots, where they are fewer: columns are straight lines between them
+    rows: _Axis  # rows of the original; or knots, if fewer: columns are linear between knots
     columns: _Axis  # columns of the original
-    samples: np.ndarray  # float32 [original height], ascending: where the rows of the original lie in the input
+    samples: np.ndarray  # float32 [original height], ascending: positions of the original rows in the input
     spacing: float  # of the samples, up to rounding; several may lie at each end
     at_knots: bool  # whether `rows` holds knots
 
     def columns_at_once(self, places: int) -> int:
-        """How many blocks of columns fit a chunk. places: along each column."""
+        """Return how many blocks of columns fit into a chunk. places: number of places along each column."""
         return max(1, _CHUNK // (_BLOCK * places))
 
 
@@ -92,10 +92,11 @@ def _plan(cells: tuple[int, ...], resized: tuple[int, int], original: tuple[int,
 
 
 def _sample_positions(n_in: int, n_out: int) -> np.ndarray:
-    """Where a bilinear resize from n_in to n_out pixels reads its input: float32 [n_out] in [0, n_in - 1].
+    """Return the positions in the input of a bilinear resize from n_in to n_out pixels: float32 [n_out] in [0, n_in -
+    1].
 
-    The published systems compute it in float32; exact positions would move a value by up to 1e-4. A single output is
-    the first input, not the middle one, as there.
+    The published systems compute them in float32; exact positions would change a value by up to 1e-4. A single output
+    reads the first input, not the middle one, as there.
     """
     scale = np.float32(n_in) / np.float32(n_out) if n_out > 1 else np.float32(0)
     centres = np.arange(n_out, dtype=np.float32) + np.float32(0.5)
@@ -103,7 +104,7 @@ def _sample_positions(n_in: int, n_out: int) -> np.ndarray:
 
 
 def _knots(cells: int, resized: int, stride: int) -> np.ndarray:
-    """Rows of the network input between which a resized column is a straight line: int64, ascending.
+    """Return the rows of the network input between which a resized column is linear: int64, ascending.
 
     The first resize is linear between cell centres, the second between pixels. Together they bend only at the pixels
     next to (or at) a cell centre, and end at the first and the last pixel.
@@ -114,20 +115,20 @@ def _knots(cells: int, resized: int, stride: int) -> np.ndarray:
 
 
 def _neighbours(positions: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The input before each position, the one after it, and the fraction between: int64, int64, float32 in [0, 1).
+    """Return the input before each position, the input after it, and the fraction: int64, int64, float32 in [0, 1).
 
-    n: how many inputs there are.
+    n: number of inputs.
     """
     lower = np.floor(positions).astype(np.int64)
     return lower, np.minimum(lower + 1, n - 1), (positions - lower).astype(np.float32)
 
 
 def _axis(places: np.ndarray, cells: int, stride: int) -> _Axis:
-    """Both resizes in one: each place has two pixels around it, each pixel has two cells around it.
+    """Combine both resizes: each place lies between two pixels, each pixel lies between two cells.
 
     Args:
         places: [k], ascending, in pixels of the network input.
-        cells: how many cells the axis has.
+        cells: number of cells of the axis.
         stride: pixels per cell.
     """
     pixels = int(places[-1]) + 2  # the last one always has weight 0
@@ -151,19 +152,19 @@ def _axis(places: np.ndarray, cells: int, stride: int) -> _Axis:
 
 
 def _reached_blocks(axis: _Axis, lowest: int, highest: int) -> slice:
-    """The blocks that use a cell from lowest to highest, or a neighbour of these cells."""
+    """Return the blocks that use a cell from lowest to highest, or a neighbour of these cells."""
     begin = np.searchsorted(axis.cells[:, -1], lowest - 1, side="left")
     end = np.searchsorted(axis.cells[:, 0], highest + 1, side="right")
     return slice(int(begin), int(end))
 
 
 def _cells_of(axis: _Axis, blocks: slice) -> slice:
-    """The cells that the blocks use."""
+    """Return the cells that the blocks use."""
     return slice(int(axis.cells[blocks.start, 0]), int(axis.cells[blocks.stop - 1, -1]) + 1)
 
 
 def _mix(axis: _Axis, blocks: slice, cells: np.ndarray, first: int, out: np.ndarray | None = None) -> np.ndarray:
-    """The values at the places of the blocks, float32 [blocks, _BLOCK, m].
+    """Return the values at the places of the blocks, float32 [blocks, _BLOCK, m].
 
     cells: float32 [cells, m], the values of the cells from `first` on.
     """
@@ -171,10 +172,10 @@ def _mix(axis: _Axis, blocks: slice, cells: np.ndarray, first: int, out: np.ndar
 
 
 def _edges_above(probability: np.ndarray, threshold: np.float32, plan: _Plan) -> np.ndarray:
-    """Where the resized mask starts and stops, going down the columns of the original one after the other.
+    """Return where the resized mask starts and stops, column after column of the original.
 
-    A resized value is a weighted mean of cells. So only values near a cell above the threshold can be above it; the
-    others are not computed.
+    A resized value is a weighted mean of cells. So only values near a cell above the threshold can be above it; other
+    values are not computed.
 
     Returns:
         int64 [2 * runs], ascending: the first pixel of each run and the pixel after its last, in column-major order.
@@ -182,7 +183,7 @@ def _edges_above(probability: np.ndarray, threshold: np.float32, plan: _Plan) ->
     x, y, cells_across, cells_down = cv2.boundingRect((probability > threshold).view(np.uint8))
     rows = _reached_blocks(plan.rows, y, y + cells_down - 1)
     columns = _reached_blocks(plan.columns, x, x + cells_across - 1)
-    if cells_across == 0 or rows.start >= rows.stop or columns.start >= columns.stop:  # all of it in the padding
+    if cells_across == 0 or rows.start >= rows.stop or columns.start >= columns.stop:  # the mask is only in the padding
         return np.zeros(0, np.int64)
     # Subtract the threshold first: a weighted mean of values <= 0 stays <= 0, also in floating point.
     down, across = _cells_of(plan.rows, rows), _cells_of(plan.columns, columns)
@@ -192,7 +193,7 @@ def _edges_above(probability: np.ndarray, threshold: np.float32, plan: _Plan) ->
 
 
 def _edges_between_rows(cells: np.ndarray, first: int, rows: slice, columns: slice, plan: _Plan) -> np.ndarray:
-    """`_edges_above` where the places are the rows of the original.
+    """`_edges_above` if the places are rows of the original.
 
     cells: float32 [cells of the blocks `columns`, places of the blocks `rows`], from cell `first` on.
     """
@@ -214,7 +215,7 @@ def _edges_between_rows(cells: np.ndarray, first: int, rows: slice, columns: sli
 
 
 def _edges_between_knots(cells: np.ndarray, first: int, rows: slice, columns: slice, plan: _Plan) -> np.ndarray:
-    """`_edges_above` where the places are knots, with straight lines between them.
+    """`_edges_above` if the places are knots, with straight lines between them.
 
     cells: float32 [cells of the blocks `columns`, places of the blocks `rows`], from cell `first` on.
     """
@@ -247,7 +248,7 @@ def _changes(flags: np.ndarray, before: bool) -> np.ndarray:
     change = np.empty(len(flags), bool)
     change[0] = flags[0] != before
     np.not_equal(flags[1:], flags[:-1], out=change[1:])
-    # Look at eight flags at once first: numpy alone takes twice as long where one flag in thirty changes.
+    # Look at eight flags at once first: otherwise numpy takes twice as long if one flag in thirty changes.
     eights = change.view(np.uint64)
     some = np.flatnonzero(eights != 0)
     place = np.flatnonzero(eights[some].view(bool))
@@ -255,23 +256,23 @@ def _changes(flags: np.ndarray, before: bool) -> np.ndarray:
 
 
 def _count_samples(plan: _Plan, limits: np.ndarray, compare: np.ufunc) -> np.ndarray:
-    """How many samples are below each limit: int64. compare: np.less or np.less_equal.
+    """Return how many samples are below each limit: int64. compare: np.less or np.less_equal.
 
-    The even spacing gives the count, which may be wrong by one and is then corrected.
+    The even spacing gives the count up to an error of one, which is then corrected.
     """
     number = len(plan.samples)
     padded = np.concatenate([[-np.inf], plan.samples, [np.inf]]).astype(np.float32)
     count = np.ceil((limits + 0.5) / plan.spacing - 0.5).clip(0, number).astype(np.int64)
     count += compare(padded[1:][count], limits)
     count -= ~compare(padded[count], limits)
-    # Several samples may lie at either end.
+    # Either end may have several samples.
     count[~compare(plan.samples[0], limits)] = 0
     count[compare(plan.samples[-1], limits)] = number
     return count
 
 
 def _without_pairs(edges: np.ndarray) -> np.ndarray:
-    """Ascending edges without pairs that cancel: an empty run, or a run that continues in the next column."""
+    """Remove pairs of equal edges: an empty run, or a run that continues in the next column."""
     steps = edges[1:] - edges[:-1]
     if steps.all():
         return edges
@@ -280,10 +281,10 @@ def _without_pairs(edges: np.ndarray) -> np.ndarray:
 
 
 def _encode_edges(edges: np.ndarray, size: tuple[int, int]) -> Rle:
-    """The compressed COCO RLE of a mask of (height, width) whose runs start and stop at `edges`."""
+    """Return the compressed COCO RLE of a mask of (height, width) whose runs start and stop at `edges`."""
     ends = np.append(edges, size[0] * size[1])
     lengths = ends.copy()
     lengths[1:] -= ends[:-1]
-    if len(lengths) > 1 and lengths[-1] == 0:  # the mask holds the last pixel
+    if len(lengths) > 1 and lengths[-1] == 0:  # the mask contains the last pixel
         lengths = lengths[:-1]
     return encode_runs(lengths, size)

@@ -1,4 +1,4 @@
-"""Masks as COCO run lengths: read, checked, decoded and measured."""
+"""Masks as COCO run lengths: reading, checking, decoding and measuring."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -7,28 +7,28 @@ import cv2
 import numpy as np
 from pycocotools import mask as pycocotools_mask
 
-# {"size": [height, width], "counts": bytes}: the compressed form, which every function of pycocotools takes.
+# {"size": [height, width], "counts": bytes}: the compressed form; every function of pycocotools accepts it.
 Rle = dict[str, Any]
 
 MAX_PIXELS = 2**28  # of an image
 MAX_OUTLINE = 1e6  # pixels around a polygon
-MAX_COORDINATE = 1e5  # of a polygon, in pixels: pycocotools walks every edge, and one wild point could exhaust memory
+MAX_COORDINATE = 1e5  # in pixels: pycocotools walks along every edge, so a far point could fill the memory
 
 _LONGEST_GROUP = 7  # characters of five bits each: enough for any 32-bit run
-_CHARACTERS_AT_ONCE = 2**15  # few enough for the cache of a core
-_AT_ONCE = 255  # masks: of more, pycocotools 2.0.11 cannot say the areas with numpy 2
-_API: Any = pycocotools_mask  # published type stubs know only some of the forms that it takes
+_CHARACTERS_AT_ONCE = 2**15  # fits into a core's cache
+_AT_ONCE = 255  # masks per call: pycocotools 2.0.11 with numpy 2 fails for areas of more
+_API: Any = pycocotools_mask  # the published type stubs lack some argument types
 
 
 def read_segmentation(segmentation: object, size: tuple[int, int]) -> Rle:
     """Read one mask of an image of `size` (height, width) in any of COCO's three forms.
 
-    A list of polygons [[x, y, x, y, ...], ...] in pixels; {"size", "counts"} with a list of run lengths; or the same
+    The forms are: polygons [[x, y, x, y, ...], ...] in pixels; {"size", "counts"} with a list of run lengths; the same
     with compressed run lengths (str or bytes). Runs go down the columns and begin with background.
 
     Raises:
-        ValueError: says what is wrong if it is none of these, has another size than the image, or its runs do not
-            fill the image: pycocotools itself would compute on, with stray memory.
+        ValueError: says what is wrong: another form, another size than the image, or runs that do not fill the
+            image. pycocotools would not notice, and would compute with stray memory.
     """
     if isinstance(segmentation, list):
         return draw_polygons(read_polygons(segmentation), size)
@@ -38,7 +38,7 @@ def read_segmentation(segmentation: object, size: tuple[int, int]) -> Rle:
     height, width = size
     stated, counts = segmentation["size"], segmentation["counts"]
     if not isinstance(stated, (list, tuple)) or list(stated) != [height, width]:
-        raise ValueError(f"the mask's size (height, width) is {stated}, the image's [{height}, {width}]")
+        raise ValueError(f"the mask's size (height, width) is {stated}, but the image's [{height}, {width}]")
     if isinstance(counts, list):
         return encode_runs(_checked_runs(_plain_runs(counts), size), size)
     if not isinstance(counts, (str, bytes)):
@@ -52,7 +52,7 @@ def read_polygons(polygons: list[Any]) -> tuple[np.ndarray, ...]:
     """Read COCO polygons [[x, y, x, y, ...], ...] without drawing them: each float64 [2 * points], in pixels.
 
     Raises:
-        ValueError: there is none, or one has fewer than three points, a value that is no number, or a coordinate
+        ValueError: there are none, or one has fewer than three points, a value that is not a number, or a coordinate
             beyond MAX_COORDINATE.
     """
     if not polygons:
@@ -61,10 +61,10 @@ def read_polygons(polygons: list[Any]) -> tuple[np.ndarray, ...]:
 
 
 def draw_polygons(polygons: Sequence[np.ndarray], size: tuple[int, int]) -> Rle:
-    """The union of polygons as `read_polygons` has them, in an image of `size` (height, width).
+    """Draw the union of polygons of `read_polygons` in an image of `size` (height, width).
 
     Raises:
-        ValueError: image or outline are too large for pycocotools, which walks every pixel of an edge.
+        ValueError: image or outline are too large for pycocotools, which walks along every pixel of an edge.
     """
     return draw_outlines([tuple(polygons)], size)[0]
 
@@ -95,30 +95,30 @@ def draw_outlines(outlines: Sequence[tuple[np.ndarray, ...] | Rle], size: tuple[
 def _check_canvas(size: tuple[int, int]) -> None:
     height, width = size
     if not (height > 0 and width > 0 and height * width <= MAX_PIXELS):
-        raise ValueError(f"the image is said to have {height} x {width} pixels, at most {MAX_PIXELS} can be")
+        raise ValueError(f"the image has {height} x {width} pixels by its entry, but the limit is {MAX_PIXELS}")
 
 
 def encode_mask(mask: np.ndarray) -> Rle:
-    """The compressed COCO RLE of one mask, bool [height, width]."""
+    """Encode one mask, bool [height, width], as a compressed COCO RLE."""
     return _API.encode(np.asfortranarray(mask, dtype=np.uint8))
 
 
 def encode_runs(runs: np.ndarray, size: tuple[int, int]) -> Rle:
-    """The compressed COCO RLE of int64 [runs] as `run_lengths` gives them, which fill `size` (height, width)."""
+    """Encode int64 [runs], a result of `run_lengths` that fills `size` (height, width), as a compressed COCO RLE."""
     height, width = int(size[0]), int(size[1])
-    # An array goes through pycocotools as it is; a list would become one there, number by number.
+    # pycocotools uses an array directly; it would copy a list number by number.
     return _API.frPyObjects({"size": [height, width], "counts": runs}, height, width)
 
 
 def decode_mask(rle: Rle) -> np.ndarray:
-    """The mask of a compressed COCO RLE: bool [height, width]."""
+    """Decode a compressed COCO RLE: bool [height, width]."""
     height, width = rle["size"]
     columns = decode_window(rle, (0, 0, width, height)).T
     return cv2.transpose(columns.view(np.uint8)).view(bool)  # several times faster than a copy by numpy
 
 
 def decode_masks(rles: Sequence[Rle], size: tuple[int, int]) -> np.ndarray:
-    """The masks of compressed COCO RLEs that were checked: uint8 [n, height, width], 0 or 1."""
+    """Decode checked compressed COCO RLEs: uint8 [n, height, width], 0 or 1."""
     masks = np.zeros((len(rles), *size), np.uint8)
     boxes = mask_boxes_xywh(rles).astype(np.int64)
     for mask, rle, (x, y, width, height) in zip(masks, rles, boxes.tolist(), strict=True):
@@ -129,7 +129,7 @@ def decode_masks(rles: Sequence[Rle], size: tuple[int, int]) -> np.ndarray:
 
 
 def decode_window(rle: Rle, box: tuple[int, int, int, int]) -> np.ndarray:
-    """The part of a mask inside a box, without decoding the columns beside it.
+    """Decode the part of a mask inside a box, without the columns beside it.
 
     Args:
         rle: compressed COCO RLE of a mask [height, width].
@@ -147,19 +147,19 @@ def decode_window(rle: Rle, box: tuple[int, int, int, int]) -> np.ndarray:
 
 
 def run_lengths(rle: Rle) -> np.ndarray:
-    """The run lengths of a compressed COCO RLE: int64 [runs], outside, inside, outside, ... in column-major order.
+    """Return the runs of a compressed COCO RLE: int64 [runs], outside, inside, outside, ... in column-major order.
 
-    A value is characters of five bits, lowest first, each saying whether another follows; from the fourth value on,
-    it is the difference to the one two before.
+    A value is a sequence of characters with five bits each, lowest first; another bit says whether more follow. From
+    the fourth value on, a value is the difference to the value two before it.
 
     Raises:
-        ValueError: `counts` (bytes or str) cannot be such a string.
+        ValueError: `counts` (bytes or str) is not such a string.
     """
     counts = rle["counts"]
     groups = np.frombuffer(counts.encode() if isinstance(counts, str) else counts, np.uint8).astype(np.int64) - 48
     if len(groups) == 0 or groups.min() < 0 or groups.max() > 63 or groups[-1] & 32:
         raise ValueError("the run lengths ('counts') cannot be read")
-    last = np.flatnonzero(groups & 32 == 0)  # bit 32 says: more follow
+    last = np.flatnonzero(groups & 32 == 0)  # bit 32: more characters follow
     first = np.concatenate([[0], last[:-1] + 1])
     lengths = last - first + 1
     if lengths.max() > _LONGEST_GROUP:
@@ -175,7 +175,7 @@ def run_lengths(rle: Rle) -> np.ndarray:
 def fill_their_images(counts: Sequence[bytes], sizes: np.ndarray) -> np.ndarray:
     """Whether compressed run lengths are masks of images of `sizes`, int64 [n, 2] (height, width): bool [n].
 
-    The same as reading them one by one with `read_segmentation`, in a twentieth of the time.
+    Gives the result of `read_segmentation` for each, in a twentieth of the time.
     """
     found = np.zeros(len(counts), bool)
     start = 0
@@ -192,20 +192,20 @@ def fill_their_images(counts: Sequence[bytes], sizes: np.ndarray) -> np.ndarray:
 
 
 def _fill(text: bytes, lengths: Sequence[int], sizes: np.ndarray) -> np.ndarray:
-    """As `fill_their_images`, of strings of some `lengths`, none of them 0, one after the other."""
-    groups = np.frombuffer(text, np.uint8) - np.uint8(48)  # characters below 48 become large
+    """`fill_their_images` for joined strings with these `lengths`, none of them 0."""
+    groups = np.frombuffer(text, np.uint8) - np.uint8(48)  # characters below 48 wrap around to large values
     ends = np.cumsum(np.array(lengths, np.int64))
     starts = ends - lengths
     pixels = sizes[:, 0] * sizes[:, 1]
     good = (np.maximum.reduceat(groups, starts) <= 63) & (groups[ends - 1] & 32 == 0)
     good &= (pixels > 0) & (pixels <= MAX_PIXELS)
-    groups[ends - 1] &= 31  # a broken string ends where it ends
+    groups[ends - 1] &= 31  # a broken string must not run into the next
     closing = groups & 32 == 0
     last = np.flatnonzero(closing)
     first = np.empty_like(last)
     first[0], first[1:] = 0, last[:-1] + 1
     spans = np.minimum(last - first, _LONGEST_GROUP)
-    count = np.add.reduceat(closing, starts, dtype=np.int64)  # values of each mask
+    count = np.add.reduceat(closing, starts, dtype=np.int64)  # number of values of each mask
     begin = np.cumsum(count) - count
     good &= np.maximum.reduceat(spans, begin) < _LONGEST_GROUP
     bits = groups & 31
@@ -214,13 +214,13 @@ def _fill(text: bytes, lengths: Sequence[int], sizes: np.ndarray) -> np.ndarray:
         longer = np.flatnonzero(spans >= place)
         values[longer] += bits[first[longer] + place].astype(np.int64) << 5 * place
     values -= (groups[last] & 16).astype(np.int64) << (5 * spans + 1)
-    # From the second value on, each adds to the one two before: running sums in pairs, of one mask after the other.
+    # From the second value on, each is added to the value two before: running sums in pairs, mask by mask.
     pairs = count // 2
     heads = np.cumsum(pairs) - pairs
     place = np.arange(len(values)) + np.repeat(2 * heads - begin - 1, count)
     later = np.ones(len(values), bool)
     later[begin] = False
-    table = np.zeros((int(pairs.sum()) + 1, 2), np.int64)  # with a row for masks of one value
+    table = np.zeros((int(pairs.sum()) + 1, 2), np.int64)  # one more row, for masks of one value
     table.ravel()[place[later]] = values[later]
     sums = np.cumsum(table, axis=0)
     before = np.where(heads[:, None] > 0, sums[np.maximum(heads - 1, 0)], 0)
@@ -231,13 +231,13 @@ def _fill(text: bytes, lengths: Sequence[int], sizes: np.ndarray) -> np.ndarray:
     flat = sums.ravel()
     lowest[several] = np.minimum.reduceat(flat, 2 * heads[several])
     total[several] += np.add.reduceat(flat, 2 * heads[several])
-    odd = np.flatnonzero((count % 2 == 0) & (pairs > 0))  # the last pair has one value only
+    odd = np.flatnonzero((count % 2 == 0) & (pairs > 0))  # the last pair has only one value
     total[odd] -= sums[heads[odd] + pairs[odd] - 1, 1]
     return good & (values[begin] >= 0) & (lowest >= 0) & (total == pixels)
 
 
 def mask_areas(rles: Sequence[Rle]) -> np.ndarray:
-    """Numbers of pixels in masks: int64 [n]."""
+    """Return the number of pixels of each mask: int64 [n]."""
     parts = [_API.area(list(rles[start : start + _AT_ONCE])) for start in range(0, len(rles), _AT_ONCE)]
     return np.concatenate([np.zeros(0, np.int64), *parts]).astype(np.int64)
 
@@ -250,23 +250,23 @@ def mask_boxes(rles: Sequence[Rle]) -> np.ndarray:
 
 
 def mask_boxes_xywh(rles: Sequence[Rle]) -> np.ndarray:
-    """Tight boxes as COCO files have them: float64 [n, 4], left, top, width, height in pixels; zeros if empty."""
+    """Tight boxes as in COCO files: float64 [n, 4], left, top, width, height in pixels; zeros if empty."""
     if len(rles) == 0:
         return np.zeros((0, 4))
     boxes = _API.toBbox(list(rles))
-    boxes[mask_areas(rles) == 0] = 0  # of an empty mask with runs of length 0, pycocotools tells anything
+    boxes[mask_areas(rles) == 0] = 0  # for an empty mask with runs of length 0, pycocotools returns arbitrary values
     return boxes
 
 
 def _read_polygon(polygon: object) -> np.ndarray:
     try:
         numbers = np.array(polygon if isinstance(polygon, list) else None)
-    except ValueError:  # lists of several lengths in it
+    except ValueError:  # it contains lists of different lengths
         numbers = np.array(None)
     if numbers.ndim != 1 or numbers.dtype.kind not in "iuf":
         raise ValueError("a polygon is not a list of numbers")
     if len(numbers) < 6 or len(numbers) % 2:
-        raise ValueError(f"a polygon has {len(numbers)} numbers; it takes x, y for each of 3 points or more")
+        raise ValueError(f"a polygon has {len(numbers)} numbers; it needs x, y for at least 3 points")
     points = numbers.astype(np.float64)
     if not (np.abs(points) <= MAX_COORDINATE).all():
         raise ValueError("a polygon has a coordinate that is not finite or far outside")
@@ -275,7 +275,7 @@ def _read_polygon(polygon: object) -> np.ndarray:
 
 def _plain_runs(counts: list[Any]) -> np.ndarray:
     if not all(isinstance(run, int) and 0 <= run < 2**32 for run in counts):
-        raise ValueError("the run lengths ('counts') are not all whole numbers from 0")
+        raise ValueError("the run lengths ('counts') are not all integers from 0 on")
     return np.array(counts, np.int64)
 
 

@@ -1,4 +1,4 @@
-"""Masks as runs of pixels: moved, cut, joined and compared in a picture of any size, without an array of its pixels."""
+"""Masks as runs of pixels: moved, cropped, joined and compared without an array of the picture's size."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -11,9 +11,9 @@ Box = tuple[int, int, int, int]  # y1, x1, y2, x2 in pixels, y2 and x2 exclusive
 
 
 class Runs(NamedTuple):
-    """The pixels of one mask in column-major order of its picture: int64 [r] each, ascending, none of them empty.
+    """The pixels of one mask in column-major order of its picture: int64 [r] each, ascending, no empty runs.
 
-    starts: the first pixel of each run. ends: the pixel after its last; a run may go on in the next column.
+    starts: the first pixel of each run. ends: the pixel after its last; a run may continue in the next column.
     """
 
     starts: np.ndarray
@@ -21,12 +21,12 @@ class Runs(NamedTuple):
 
     @property
     def area(self) -> int:
-        """Pixels in the mask."""
+        """Number of pixels in the mask."""
         return int((self.ends - self.starts).sum())
 
 
 def from_rle(rle: Rle) -> Runs:
-    """The runs of a compressed COCO RLE, in its own picture."""
+    """Return the runs of a compressed COCO RLE, in its own picture."""
     edges = np.cumsum(run_lengths(rle))
     starts, ends = edges[0::2], edges[1::2]
     starts = starts[: len(ends)]
@@ -35,19 +35,19 @@ def from_rle(rle: Rle) -> Runs:
 
 
 def to_rle(runs: Runs, size: tuple[int, int]) -> Rle:
-    """The compressed COCO RLE of runs in a picture of `size` (height, width)."""
+    """Return the compressed COCO RLE of runs in a picture of `size` (height, width)."""
     edges = np.empty(2 * len(runs.starts) + 1, np.int64)
     edges[0:-1:2], edges[1::2], edges[-1] = runs.starts, runs.ends, size[0] * size[1]
     lengths = np.diff(edges, prepend=0)
-    if len(lengths) > 1 and lengths[-1] == 0:  # the mask holds the last pixel
+    if len(lengths) > 1 and lengths[-1] == 0:  # the mask contains the last pixel
         lengths = lengths[:-1]
     return encode_runs(lengths, size)
 
 
 def move(runs: Runs, *, height: int, to_height: int, top: int, left: int) -> Runs:
-    """The runs of a part of a picture as runs of the picture.
+    """Turn the runs of a part of a picture into runs of the picture.
 
-    height: of the part. to_height: of the picture. top, left: where the part lies in the picture.
+    height: of the part. to_height: of the picture. top, left: the part's first row and column in the picture.
     """
     columns, first, last = _by_columns(runs, height)
     origin = (left + columns) * to_height + top
@@ -55,7 +55,7 @@ def move(runs: Runs, *, height: int, to_height: int, top: int, left: int) -> Run
 
 
 def cut(runs: Runs, box: Box, *, height: int) -> Runs:
-    """The part of a mask inside a box, at its place. height: of the picture."""
+    """Return the part of a mask inside a box, at its place. height: of the picture."""
     y1, x1, y2, x2 = box
     inside = slice(
         int(np.searchsorted(runs.ends, x1 * height, side="right")), int(np.searchsorted(runs.starts, x2 * height))
@@ -68,7 +68,7 @@ def cut(runs: Runs, box: Box, *, height: int) -> Runs:
 
 
 def union(parts: Sequence[Runs]) -> Runs:
-    """The pixels in any of the masks."""
+    """Return the pixels in any of the masks."""
     starts = np.concatenate([part.starts for part in parts])
     ends = np.concatenate([part.ends for part in parts])
     order = np.argsort(starts, kind="stable")
@@ -76,12 +76,12 @@ def union(parts: Sequence[Runs]) -> Runs:
 
 
 def shared_area(one: Runs, other: Runs) -> int:
-    """Pixels in both masks."""
+    """Return the number of pixels in both masks."""
     return one.area + other.area - union([one, other]).area
 
 
 def bounding_box(runs: Runs, *, height: int) -> Box:
-    """The tight box of a mask; zeros for an empty one. height: of the picture."""
+    """Return the tight box of a mask; zeros if it is empty. height: of the picture."""
     if len(runs.starts) == 0:
         return (0, 0, 0, 0)
     columns, first, last = _by_columns(runs, height)
@@ -89,7 +89,7 @@ def bounding_box(runs: Runs, *, height: int) -> Box:
 
 
 def _by_columns(runs: Runs, height: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The runs, cut where a column ends: column, first row and row after the last, int64 each."""
+    """Cut the runs where a column ends: column, first row and row after the last, int64 each."""
     first_column, last_column = runs.starts // height, (runs.ends - 1) // height
     pieces = last_column - first_column + 1
     run = np.repeat(np.arange(len(pieces)), pieces)
@@ -100,7 +100,7 @@ def _by_columns(runs: Runs, height: int) -> tuple[np.ndarray, np.ndarray, np.nda
 
 
 def _merged(starts: np.ndarray, ends: np.ndarray) -> Runs:
-    """Runs by ascending start, those that meet or overlap made one."""
+    """Merge runs, sorted by start, that touch or overlap."""
     if len(starts) == 0:
         return Runs(starts.astype(np.int64), ends.astype(np.int64))
     reach = np.maximum.accumulate(ends)

@@ -1,4 +1,4 @@
-"""The instances of overlapping tiles become the instances of their picture: objects that a seam cut are joined."""
+"""Joins the instances of overlapping tiles into the instances of the picture; objects cut by a seam become whole."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
@@ -9,17 +9,17 @@ import numpy as np
 from ppsolo.results.instances import Instances
 from ppsolo.results.runs import Box, Runs, bounding_box, cut, from_rle, move, shared_area, to_rle, union
 
-# Two masks show the same object where they share this part of their pixels.
+# Two masks show the same object if they share this part of their pixels.
 SAME = 0.5
-_TRUSTED = 0.3  # a mask stands for a piece of another tile only with this share of its score
-_BORDER = 2  # pixels: a mask that comes so near to a seam is cut by it
+_TRUSTED = 0.3  # a mask replaces a piece of another tile only with at least this share of the piece's score
+_BORDER = 2  # pixels: a mask this close to a seam is cut by it
 _CELL = 512  # pixels: pieces are looked up by squares of this size
-_NO_TILE = (0, 0, 0, 0)  # of an object that was joined
+_NO_TILE = (0, 0, 0, 0)  # tile of a joined object
 
 
 @dataclass(eq=False)
 class _Piece:
-    """One instance of one tile, at its place in the picture. number: in the order in which pieces came."""
+    """One instance of one tile, at its place in the picture. number: the order in which pieces were added."""
 
     runs: Runs
     box: Box
@@ -27,7 +27,7 @@ class _Piece:
     label: int
     tile: Box
     number: int
-    is_cut: bool  # whether a seam cuts it: it comes near a border of its tile inside the picture
+    is_cut: bool  # whether a seam cuts it: it touches a border of its tile inside the picture
     area: int = field(init=False)
 
     def __post_init__(self) -> None:
@@ -35,10 +35,10 @@ class _Piece:
 
 
 class SeamJoiner:
-    """Takes the instances of one tile after the other and gives the instances of the whole picture.
+    """Takes the instances of one tile after another and returns the instances of the whole picture.
 
-    An object that a tile shows whole stands for the pieces of it in other tiles. An object that no tile shows whole is
-    the union of its pieces. All masks are runs of pixels: no array of the size of the picture is ever made.
+    An object that is whole in one tile replaces its pieces in other tiles. An object that is whole in no tile becomes
+    the union of its pieces. All masks are runs of pixels: no array of the picture's size is ever made.
 
     >>> import numpy as np
     >>> from ppsolo.results.instances import Instances
@@ -63,7 +63,7 @@ class SeamJoiner:
         self._pieces: list[_Piece] = []
 
     def add(self, instances: Instances, *, top: int, left: int) -> None:
-        """Take the instances of the tile whose first row and column in the picture are `top` and `left`."""
+        """Add the instances of a tile; `top` and `left` are its first row and column in the picture."""
         height, width = instances.size
         tile = (top, left, top + height, left + width)
         for rle, score, label in zip(instances.rles, instances.scores, instances.labels, strict=True):
@@ -74,7 +74,7 @@ class SeamJoiner:
                 self._pieces.append(_Piece(runs, box, float(score), int(label), tile, number, is_cut))
 
     def instances(self) -> Instances:
-        """The instances of the picture, the best score first."""
+        """Return the instances of the picture, best score first."""
         whole = self._without_copies([piece for piece in self._pieces if not piece.is_cut])
         pieces = _not_shown_by(whole, [piece for piece in self._pieces if piece.is_cut])
         groups = self._groups(pieces)
@@ -92,13 +92,13 @@ class SeamJoiner:
         )
 
     def _is_cut(self, box: Box, tile: Box) -> bool:
-        """Whether the box comes near a border of its tile that is no border of the picture."""
+        """Whether the box is close to a border of its tile that is not a border of the picture."""
         before = any(low > 0 and b < low + _BORDER for low, b in zip(tile[:2], box[:2], strict=True))
         sides = zip(tile[2:], box[2:], self.size, strict=True)
         return before or any(high < side and b > high - _BORDER for high, b, side in sides)
 
     def _without_copies(self, pieces: list[_Piece]) -> list[_Piece]:
-        """Whole objects, each once: of two tiles that both show it, the better score."""
+        """Return each whole object once: if two tiles show it, the one with the better score."""
         kept: list[_Piece] = []
         places = _Places([])
         for piece in sorted(pieces, key=lambda piece: -piece.score):
@@ -109,10 +109,10 @@ class SeamJoiner:
         return kept
 
     def _groups(self, pieces: list[_Piece]) -> list[list[_Piece]]:
-        """The pieces of each object: pieces that agree where two tiles overlap, directly or through others.
+        """Group the pieces of each object: pieces that agree where two tiles overlap, directly or through others.
 
-        Sure pairs are joined first, and an object takes one piece of each tile: two neighbours stay two, although an
-        unsure piece may cover both.
+        Pairs with high scores are joined first, and an object has at most one piece per tile. So two neighbours stay
+        two, even if an uncertain piece covers both.
         """
         places = _Places(pieces)
         pairs = [
@@ -131,7 +131,7 @@ class SeamJoiner:
         return list({id(group): group for group in group_of.values()}.values())
 
     def _agree(self, one: _Piece, other: _Piece) -> bool:
-        """Whether two pieces are the same object, judged by what both tiles see of it."""
+        """Whether two pieces belong to the same object, judged by the area that both tiles show."""
         y1, x1 = max(one.tile[0], other.tile[0]), max(one.tile[1], other.tile[1])
         y2, x2 = min(one.tile[2], other.tile[2]), min(one.tile[3], other.tile[3])
         if y1 >= y2 or x1 >= x2:
@@ -146,7 +146,7 @@ class SeamJoiner:
         return shared >= SAME * (here.area + there.area - shared)
 
     def _joined(self, group: list[_Piece]) -> _Piece:
-        """The object in these pieces: their union, their mean score by area, and the label with the largest share."""
+        """Join the pieces of an object: their union, mean score by area, and the label with the largest share."""
         shares: dict[int, float] = defaultdict(float)
         for piece in group:
             shares[piece.label] += piece.area * piece.score
@@ -159,7 +159,7 @@ class SeamJoiner:
 
 
 class _Places:
-    """Pieces, found by where they are."""
+    """Pieces, found by their place."""
 
     def __init__(self, pieces: Iterable[_Piece]):
         self._cells: dict[tuple[int, int], list[_Piece]] = defaultdict(list)
@@ -171,7 +171,7 @@ class _Places:
             self._cells[cell].append(piece)
 
     def near(self, box: Box, *, apart_from: Box) -> list[_Piece]:
-        """The pieces of other tiles than `apart_from` whose boxes meet the box."""
+        """Return the pieces of tiles other than `apart_from` whose boxes intersect the box."""
         found = {id(piece): piece for cell in _cells(box) for piece in self._cells.get(cell, ())}
         return [piece for piece in found.values() if piece.tile != apart_from and _meet(piece.box, box)]
 
@@ -192,7 +192,7 @@ def _overlap(one: _Piece, other: _Piece) -> float:
 
 
 def _not_shown_by(objects: list[_Piece], pieces: list[_Piece]) -> list[_Piece]:
-    """The pieces that no object of another tile stands for: none holds enough of the piece and is sure enough."""
+    """Return the pieces that no object of another tile replaces: none covers enough of it with enough score."""
     places = _Places(objects)
 
     def is_shown(piece: _Piece) -> bool:

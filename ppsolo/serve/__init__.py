@@ -1,1 +1,1 @@
-"""The service: answers over HTTP."""
+"""The HTTP service."""

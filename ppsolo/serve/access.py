@@ -1,4 +1,4 @@
-"""Who may use the service: its own names, permitted web pages, and holders of the token."""
+"""Access to the service: accepted host names, permitted web pages, and the token."""
 
 import hmac
 import ipaddress
@@ -20,7 +20,7 @@ from ppsolo.text import one_line
 logger = logging.getLogger(__name__)
 
 SHORTEST_TOKEN, LONGEST_TOKEN = 16, 1024  # characters
-# These answer without the token: the page asks its user for it, and health checks know none.
+# Addresses that need no token: the page asks the user for it, and health checks have none.
 OPEN_PATHS = ("/", "/health", "/health/live", "/v2/health/live", "/v2/health/ready")
 
 _HOST = re.compile(r"\*|(\*\.)?[a-z0-9_-]+(\.[a-z0-9_-]+)*|[0-9a-f:.]+")
@@ -28,13 +28,13 @@ _HOST = re.compile(r"\*|(\*\.)?[a-z0-9_-]+(\.[a-z0-9_-]+)*|[0-9a-f:.]+")
 
 @dataclass(frozen=True)
 class AccessRules:
-    """Which requests are answered. By default those to a name of this machine, and not from web pages elsewhere.
+    """Rules that accept or refuse requests. By default only requests to a name of this machine, not from other sites.
 
-    hosts: further names or addresses that the Host header may give, such as "solo.example", "*.example" or "*".
-    origins: web pages elsewhere that may use the service, such as "https://app.example", or "*".
-    token: what the header `Authorization: Bearer TOKEN` must give; None lets everybody in.
+    hosts: more names or addresses to accept in the Host header, such as "solo.example", "*.example" or "*".
+    origins: other web sites that may use the service, such as "https://app.example", or "*".
+    token: required in the header `Authorization: Bearer TOKEN`; None: not required.
 
-    Raises ConfigError for a host, an origin or a token that cannot be one.
+    Raises ConfigError for an invalid host, origin or token.
 
     >>> AccessRules(hosts=["solo.example"], origins=["https://app.example"]).origins
     ['https://app.example']
@@ -59,12 +59,12 @@ class AccessRules:
             )
 
     def refusal(self, scope: Scope) -> str | None:
-        """Why a request is refused by its Host, Origin or Sec-Fetch-Site header; None where it is not."""
+        """Why the Host, Origin or Sec-Fetch-Site header forbids a request; None if it is allowed."""
         headers = [(key.decode("latin-1"), value.decode("latin-1")) for key, value in scope["headers"]]
         host = next((value for key, value in headers if key == "host"), None)
-        # Only programs that speak HTTP/1.0 leave Host out; no browser does.
+        # Only HTTP/1.0 programs omit Host; browsers never do.
         if host is not None and not self._is_own(_hostname(host), scope):
-            return f"this service is not called {host}: use its own name, or start it with --allow_host"
+            return f"{host} is not a name of this service: use its own name, or start it with --allow_host"
         origins = [value for key, value in headers if key == "origin"]
         for origin in origins:
             if not self._permits(origin, host):
@@ -97,7 +97,7 @@ THIS_MACHINE = AccessRules()
 
 
 def read_token(path: str | os.PathLike[str]) -> str:
-    """The token in a file: its only line. Raises ConfigError where there is none."""
+    """Read the token from a file with one line. Raises ConfigError if there is none."""
     try:
         if not stat.S_ISREG(os.stat(path).st_mode):
             raise ConfigError(f"--token_file {path}: not a regular file; give a file with the token as its only line")
@@ -112,7 +112,7 @@ def read_token(path: str | os.PathLike[str]) -> str:
 
 
 class CheckSource:
-    """ASGI middleware: answers 403 where the rules refuse a request by its headers."""
+    """ASGI middleware: answers 403 if the rules refuse the headers of a request."""
 
     def __init__(self, app: ASGIApp, *, rules: AccessRules):
         self._app = app
@@ -129,7 +129,7 @@ class CheckSource:
 
 
 class CheckToken:
-    """ASGI middleware: answers 401 where the token is missing or wrong, but on `OPEN_PATHS`."""
+    """ASGI middleware: answers 401 if the token is missing or wrong, except on `OPEN_PATHS`."""
 
     def __init__(self, app: ASGIApp, *, token: str):
         self._app = app
@@ -155,7 +155,7 @@ class CheckToken:
 
 
 def client_of(scope: Scope) -> str:
-    """The address of the client of a request, for the log."""
+    """Return the address of the client, for the log."""
     return (scope.get("client") or ("a client",))[0]
 
 
@@ -167,7 +167,7 @@ def _is_origin(text: str) -> bool:
 
 
 def _hostname(host: str) -> str | None:
-    """The name in `name:port`, lower case, without brackets and final dot; None where there is none."""
+    """Return the name in `name:port` in lower case, without brackets and final dot; None if there is none."""
     try:
         parts = urlsplit(f"//{host}")
         if parts.netloc != host or parts.username is not None or (parts.port or 0) < 0:
@@ -186,6 +186,6 @@ def _address(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
 
 
 def _is_followed_link(scope: Scope, headers: list[tuple[str, str]]) -> bool:
-    """Whether a user followed a link to the page itself, which other sites may have."""
+    """Whether the request opens the page itself through a link; other sites may link to it."""
     opened = {("sec-fetch-mode", "navigate"), ("sec-fetch-dest", "document")} <= set(headers)
     return opened and scope["method"] == "GET" and scope["path"] == "/"

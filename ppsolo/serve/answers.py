@@ -1,4 +1,4 @@
-"""What the service says: instances as JSON, as a picture, or as a file of another tool."""
+"""Answers of the service: instances as JSON, as a picture, or as a file of another tool."""
 
 import json
 
@@ -8,16 +8,16 @@ import numpy as np
 from ppsolo.results.files.catalogue import FORMATS
 from ppsolo.results.instances import Instances
 
-WITH_PIXELS = ("csv", "parquet")  # formats with measures of the picture itself
+WITH_PIXELS = ("csv", "parquet")  # formats that measure the picture's pixels
 
 
 def json_answer(
     instances: Instances, *, image_id: int, score_threshold: float, polygons: bool, seconds: float
 ) -> bytes:
-    """A JSON object: the image's size, the seconds taken, and the instances of at least `score_threshold`.
+    """Return a JSON object: image size, seconds taken, and the instances with at least `score_threshold`.
 
-    Each instance is an entry of COCO results with `category_name` beside; with `polygons`, its segmentation is a list
-    of rings [x, y, x, y, ...] in place of a compressed RLE.
+    Each instance is an entry of COCO results plus `category_name`. With `polygons`, its segmentation is a list of rings
+    [x, y, x, y, ...] instead of a compressed RLE.
     """
     shown = instances.above(score_threshold)
     entries = shown.to_coco(image_id)
@@ -34,7 +34,7 @@ def json_answer(
 
 
 def picture_answer(image: np.ndarray, instances: Instances, *, score_threshold: float) -> bytes:
-    """A PNG file: the picture, uint8 RGB [H, W, 3], with the instances of at least `score_threshold`."""
+    """Return a PNG file: the picture, uint8 RGB [H, W, 3], with the instances that score at least `score_threshold`."""
     drawn = instances.draw(image, score_threshold=score_threshold)
     return cv2.imencode(".png", cv2.cvtColor(drawn, cv2.COLOR_RGB2BGR))[1].tobytes()
 
@@ -49,16 +49,16 @@ def file_answer(
     image_name: str,
     pixel_size: float | None,
 ) -> bytes:
-    """The instances of at least `score_threshold` in a format of the catalogue.
+    """Return the instances that score at least `score_threshold`, in a format of the catalogue.
 
-    image: the picture, for the formats of WITH_PIXELS. The other arguments are as for `Instances.to_bytes`.
+    image: the picture, needed for the formats in WITH_PIXELS. Other arguments: see `Instances.to_bytes`.
     """
     shown = instances.above(score_threshold)
     return shown.to_bytes(format, image=image, image_id=image_id, image_name=image_name, pixel_size=pixel_size)
 
 
 def media_type(form: str) -> str:
-    """Of an answer in one of the service's forms."""
+    """Return the media type of an answer form."""
     if form in FORMATS:
         return FORMATS[form].media_type
     return "image/png" if form == "png" else "application/json"

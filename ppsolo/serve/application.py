@@ -1,4 +1,4 @@
-"""The web application: the addresses of the service and what they answer."""
+"""The web application: its addresses and their answers."""
 
 import contextlib
 import functools
@@ -49,7 +49,7 @@ logger = logging.getLogger(__name__)
 PAGE = Path(__file__).with_name("page.html")
 SAMPLE_SEED, SAMPLE_SIZE = 2, (360, 450)  # height, width in pixels
 CLIENT_GONE = 499  # only the metrics show it
-MALFORMED = (400, 413, 415, 422)  # statuses that say what is wrong with the request
+MALFORMED = (400, 413, 415, 422)  # statuses for an error in the request
 
 
 class Found(BaseModel):
@@ -64,14 +64,14 @@ class Found(BaseModel):
 
 
 class Size(BaseModel):
-    """Of the picture, upright, in pixels."""
+    """The size of the upright picture, in pixels."""
 
     height: int
     width: int
 
 
 class Answer(BaseModel):
-    """What was found, best first."""
+    """The instances found, best first."""
 
     image: Size
     seconds: float
@@ -79,14 +79,14 @@ class Answer(BaseModel):
 
 
 class Refusal(BaseModel):
-    """Why there is no answer, in one line."""
+    """The reason why there is no answer, in one line."""
 
     error: str
 
 
 @functools.cache
 def sample_picture() -> bytes:
-    """A drawn scene as the bytes of a PNG file."""
+    """Return a drawn scene as a PNG file."""
     image = draw_scene(np.random.default_rng(SAMPLE_SEED), SAMPLE_SIZE).image
     return cv2.imencode(".png", image[..., ::-1])[1].tobytes()
 
@@ -99,12 +99,12 @@ def create_app(
     access: AccessRules = THIS_MACHINE,
     pixels: PixelSettings = DEFAULT_SETTINGS,
 ) -> FastAPI:
-    """The web application; `app.state.service` is its Service.
+    """Return the web application; `app.state.service` is its Service.
 
-    predictor: called with a list of uint8 [H, W, 3] RGB arrays and batch_size, from one thread; has `class_names`.
+    predictor: called from one thread with a list of uint8 [H, W, 3] RGB arrays and batch_size; has `class_names`.
     model: its name in /info and in the Open Inference Protocol.
-    access: which requests are answered.
-    pixels: how pictures of more than 8 bits, several pages or channels are read.
+    access: which requests are accepted.
+    pixels: how to read pictures with more than 8 bits, several pages, or extra channels.
     """
     service = Service(predictor, limits, pixels)
 
@@ -120,12 +120,12 @@ def create_app(
         version=__version__,
         description="Instances of a picture: masks, classes and scores, by SOLOv2.",
         lifespan=lifespan,
-        docs_url=None,  # these pages load their scripts from elsewhere, which an offline machine cannot
+        docs_url=None,  # these pages load scripts from the internet; an offline machine cannot
         redoc_url=None,
         redirect_slashes=False,  # a redirect would repeat the Host header
     )
     app.state.service = service
-    if access.token is not None:  # the first that is added comes last
+    if access.token is not None:  # the first one added runs last
         app.add_middleware(CheckToken, token=access.token)
     if access.origins:
         app.add_middleware(
@@ -144,7 +144,7 @@ def create_app(
 
 
 def _add_refusals(app: FastAPI) -> None:
-    """Every refusal is {"error": one line}; one of a malformed request is a line in the log too."""
+    """Answer every refusal as {"error": one line}; log the line for a malformed request."""
 
     @app.exception_handler(StarletteHTTPException)
     async def refused(request: Request, error: StarletteHTTPException) -> Response:
@@ -180,7 +180,7 @@ def _add_predict(app: FastAPI, service: Service) -> None:
         "/predict",
         response_class=Response,
         responses={
-            200: {"model": Answer, "content": {"image/png": binary}, "description": "what was found"},
+            200: {"model": Answer, "content": {"image/png": binary}, "description": "the instances found"},
             **{status: {"model": Refusal, "description": text} for status, text in statuses.items()},
         },
         openapi_extra={
@@ -206,7 +206,7 @@ def _add_predict(app: FastAPI, service: Service) -> None:
             int | None, Query(description=f"pixels that tiles share; default: {DEFAULT_OVERLAP} or half a tile")
         ] = None,
     ) -> Response:
-        """The instances of a picture, sent as a form's file or as it is."""
+        """Find the instances of a picture, sent as a file of a form or as the body."""
         try:
             checked_formats([format] if format in FORMAT_NAMES else [])
             tiling = checked_tiling(tile, overlap)
@@ -223,27 +223,27 @@ def _add_pages(app: FastAPI, service: Service, predictor: AnyPredictor, model: s
 
     @app.get("/", response_class=HTMLResponse)
     async def index() -> Response:
-        """A page to try the service with."""
+        """A page to try the service."""
         return HTMLResponse(page, headers={"Content-Security-Policy": policy, "X-Content-Type-Options": "nosniff"})
 
     @app.get("/sample.png", response_class=Response)
     async def sample() -> Response:
-        """A drawn picture of circles, rectangles and triangles, to try the service with."""
+        """A drawn picture of circles, rectangles and triangles, to try the service."""
         return Response(sample_picture(), media_type="image/png")
 
     @app.get("/health", responses={503: {"description": "starting, stopping, or the first prediction failed"}})
     async def health() -> Response:
-        """Whether pictures are answered: 200 once the model has answered a first one of its own."""
+        """Whether the service answers pictures: 200 after the model has predicted once."""
         return JSONResponse({"status": service.state}, 200 if service.state == "ready" else 503)
 
     @app.get("/health/live")
     async def live() -> dict[str, str]:
-        """Whether the process answers at all."""
+        """Whether the process answers."""
         return {"status": service.state}
 
     @app.get("/metrics", response_class=Response)
     async def metrics() -> Response:
-        """Counters in Prometheus's text format."""
+        """Counters in the text format of Prometheus."""
         return Response(service.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
     @app.get("/info")

@@ -1,4 +1,4 @@
-"""A bounded queue and the threads behind it: requests are prepared one by one and answered in batches."""
+"""A bounded queue with its threads: requests are prepared one by one and answered in batches."""
 
 import math
 import threading
@@ -10,17 +10,17 @@ from typing import Any
 
 
 class QueueFull(Exception):
-    """As many requests wait as may, or one more would wait longer than it may."""
+    """The queue is full, or a new request would wait too long."""
 
 
 class Stopped(Exception):
-    """The queue takes nothing more, or was stopped before it came to this request."""
+    """The queue was stopped before it reached this request."""
 
 
 class Pending(Future[Any]):
-    """The answer to a request, to come.
+    """The future answer to a request.
 
-    submitted, begun: when, by time.monotonic. The latter is that of its batch, None until then.
+    submitted: when the request came. begun: when its batch began, None before. Both in seconds of time.monotonic.
     """
 
     def __init__(self):
@@ -30,7 +30,7 @@ class Pending(Future[Any]):
 
 
 class _Job:
-    """One request: what was submitted, later what was prepared, and its answer to come."""
+    """One request: the submitted item, later the prepared item, and its future answer."""
 
     def __init__(self, item: Any):
         self.item = item
@@ -38,18 +38,17 @@ class _Job:
 
 
 class Batcher:
-    """Answers requests from any thread: `prepare` on a few threads, then `answer` on one, a batch at a time.
+    """Answers requests of any thread: `prepare` runs on a few threads, then `answer` on one thread, batch by batch.
 
-    A batch is what is ready when the worker is free, up to `batch_size`: nobody waits for company. At most
-    `queue_size` requests wait as they were submitted and, beside those being answered, 2 * `batch_size` prepared,
-    so that the memory is bounded by these two numbers. None is taken in that would wait for more than `patience`
-    seconds, as the batches before have gone, unless nothing else is to be done. A request whose future is cancelled is
-    dropped, unless its batch has begun. Where a batch fails, each of its requests is tried by itself: one does not harm
-    the others.
+    When the worker is free, all prepared requests, up to `batch_size`, form a batch; it does not wait for more. Memory
+    is bounded: at most `queue_size` requests wait unprepared and 2 * `batch_size` wait prepared, besides the running
+    batch. A request is refused when its estimated wait exceeds `patience` seconds, unless the queue is idle. A request
+    with a cancelled future is dropped, unless its batch has begun. When a batch fails, each of its requests is tried
+    alone, so one bad request does not harm the others.
 
     prepare: item -> prepared item. Its exception is the answer to that item alone.
     answer: prepared items, 1 to `batch_size` -> as many answers.
-    on_batch: called on the worker's thread with the number of requests and the seconds of each batch.
+    on_batch: called on the worker's thread after each batch with its number of requests and its seconds.
     """
 
     def __init__(
@@ -75,7 +74,7 @@ class Batcher:
         self._ready: deque[_Job] = deque()
         self._answering: list[_Job] = []
         self._stopping = False
-        self._began = 0.0  # the batch that is being answered
+        self._began = 0.0  # start of the running batch
         self._seconds_each = 0.0  # a running mean
         targets = [self._run_preparation] * prepare_threads + [self._run_answers]
         self._threads = [threading.Thread(target=target, name="batcher", daemon=True) for target in targets]
@@ -83,18 +82,18 @@ class Batcher:
             thread.start()
 
     def check_room(self) -> None:
-        """Raises what `submit` would raise now: QueueFull, or Stopped after `stop`."""
+        """Raise QueueFull or Stopped if `submit` would raise it now."""
         with self._changed:
             if self._stopping:
                 raise Stopped("the service is stopping")
             if len(self._waiting) >= self._queue_size:
-                raise QueueFull(f"{len(self._waiting)} requests are waiting already")
+                raise QueueFull(f"{len(self._waiting)} requests are already waiting")
             wait = self.expected_wait()
             if wait > self._patience and (self._answering or self.waiting()):
-                raise QueueFull(f"one more would wait {math.ceil(wait)} s for its answer")
+                raise QueueFull(f"a new request would wait {math.ceil(wait)} s for its answer")
 
     def submit(self, item: Any) -> Pending:
-        """The item's answer to come. Raises QueueFull, or Stopped after `stop`."""
+        """Queue the item and return its future answer. Raises QueueFull, or Stopped after `stop`."""
         job = _Job(item)
         with self._changed:
             self.check_room()
@@ -104,12 +103,12 @@ class Batcher:
         return job.future
 
     def waiting(self) -> int:
-        """The requests that wait, prepared or not; those being answered are not counted."""
+        """The number of waiting requests, prepared or not, without those of the running batch."""
         with self._changed:
             return len(self._waiting) + len(self._preparing) + len(self._ready)
 
     def expected_wait(self) -> float:
-        """Seconds until a request that is submitted now would be answered, as the batches before and this one go."""
+        """Estimate in seconds when a request submitted now would be answered, from the speed of recent batches."""
         with self._changed:
             each, gone = self._seconds_each, 0.0
             if self._answering:
@@ -118,7 +117,7 @@ class Batcher:
             return each * (len(self._answering) + self.waiting() + 1) - gone
 
     def stop(self, timeout: float) -> None:
-        """Take nothing more in, answer what waits for up to `timeout` seconds, and end the rest with Stopped."""
+        """Refuse new requests, answer the waiting ones for up to `timeout` seconds, then end the rest with Stopped."""
         with self._changed:
             self._stopping = True
             self._changed.notify_all()
@@ -131,7 +130,7 @@ class Batcher:
             self._ready.clear()
             self._changed.notify_all()
             for job in left:
-                _settle(job, error=Stopped("the service stopped before it came to this request"))
+                _settle(job, error=Stopped("the service stopped before it reached this request"))
 
     def _drop_cancelled(self, future: Future[Any]) -> None:
         if not future.cancelled():
@@ -156,10 +155,10 @@ class Batcher:
                 if prepared and not job.future.done():
                     self._ready.append(job)
                 self._changed.notify_all()
-            del job  # while this thread waits, it keeps nobody's image
+            del job  # free the image while this thread waits
 
     def _next_to_prepare(self) -> _Job | None:
-        """The next job, once there is room for what comes of it; None when there will be no more."""
+        """Wait for the next job and for room to hold its prepared item; None after the stop."""
         with self._changed:
             while True:
                 self._changed.wait_for(
@@ -188,7 +187,7 @@ class Batcher:
             del batch
 
     def _next_batch(self) -> list[_Job]:
-        """What is ready, once something is; empty when there will be no more."""
+        """Wait until something is prepared and return it; empty after the stop."""
         with self._changed:
             while not self._answering:
                 self._changed.wait_for(
@@ -223,7 +222,7 @@ class Batcher:
 
 
 def _settle(job: _Job, *, answer: Any = None, error: Exception | None = None) -> None:
-    """Give the job its answer, unless it has one or nobody waits for it. The lock is held."""
+    """Set the job's answer, unless it has one or was cancelled. The lock is held."""
     future = job.future
     if future.done() or not (future.running() or future.set_running_or_notify_cancel()):
         return

@@ -1,4 +1,4 @@
-"""HTTP connections with time limits for their clients, which read in small steps."""
+"""HTTP connections with time limits for clients; they read in small steps."""
 
 import asyncio
 import logging
@@ -11,7 +11,7 @@ from uvicorn.server import ServerState
 
 logger = logging.getLogger(__name__)
 
-# What one step of the event loop receives: h11 takes 20 microseconds for a chunk, which may be 6 bytes long.
+# Bytes received per step of the event loop: h11 needs 20 microseconds for a chunk, which may have only 6 bytes.
 SMALL_STEP, LARGE_STEP = 1 << 12, 1 << 18  # bytes
 
 
@@ -22,15 +22,15 @@ def _bare_response(status: str, body: bytes = b"") -> bytes:
 
 
 _LATE = _bare_response("408 Request Timeout")
-_MALFORMED = _bare_response("400 Bad Request", b'{"error": "this is no valid HTTP request"}')
+_MALFORMED = _bare_response("400 Bad Request", b'{"error": "this is not a valid HTTP request"}')
 
 
 class TimedConnection(H11Protocol):
-    """uvicorn's connection with a limit on the two waits that uvicorn leaves open.
+    """uvicorn's connection with two more time limits.
 
-    A client has `head_seconds` for the head of a request, counted from the connection or from the first byte of a
-    later request (408); it has the same time for a body that it goes on sending after its answer. It has
-    `answer_seconds` to receive an answer, else it is cut off. Whoever reads a body limits the time for that.
+    A client has `head_seconds` to send the head of a request (408), from the connection or from the first byte of a
+    later request. It has the same time to finish a body that it still sends after the answer. It has `answer_seconds`
+    to receive an answer; then the connection is closed. The reader of a body limits the time for the body.
     """
 
     def __init__(
@@ -51,7 +51,7 @@ class TimedConnection(H11Protocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        transport.set_write_buffer_limits(high=0)  # pause_writing is called as soon as a byte waits
+        transport.set_write_buffer_limits(high=0)  # call pause_writing as soon as a byte waits
         self._choose_step()
         self._time_head()
 
@@ -61,10 +61,10 @@ class TimedConnection(H11Protocol):
         self._time_head()
 
     def send_400_response(self, msg: str) -> None:
-        """Answer bytes that are not HTTP in one line, and log one line."""
+        """Answer bytes that are not HTTP with one line, and log one line."""
         logger.warning("%s: refused, not a valid HTTP request", self.client[0] if self.client else "a client")
         if self.cycle is not None and not self.cycle.response_complete:
-            self.cycle.disconnected = True  # the application may be about to answer: nothing more can be sent
+            self.cycle.disconnected = True  # the application may still try to answer, but nothing can be sent
             self.cycle.message_event.set()
         if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
             self.transport.write(_MALFORMED)
@@ -90,19 +90,19 @@ class TimedConnection(H11Protocol):
         super().connection_lost(exc)
 
     def _choose_step(self) -> None:
-        """Large steps for a body whose length was stated; small ones for all that is parsed."""
+        """Read large steps of a body with a known length, and small steps of everything that must be parsed."""
         in_body = self.conn.their_state is h11.SEND_BODY
         large = in_body and not any(name == b"transfer-encoding" for name, _ in self.headers)
         self.transport.max_size = LARGE_STEP if large else SMALL_STEP  # type: ignore[attr-defined]
 
     def _time_head(self) -> None:
-        """Start the clock unless it runs; stop it while a request is answered, or while none has begun."""
+        """Start the timer for a head; stop it while a request is answered or none has begun."""
         answering = self.cycle is not None and not self.cycle.response_complete
         unfinished = self.cycle is None or self.conn.their_state is not h11.IDLE or self.conn.trailing_data[0]
         idle = not (answering or unfinished)
         if answering or idle or self.transport.is_closing():
             self._head_timer = _cancelled(self._head_timer)
-            if idle and self.timeout_keep_alive_task is None:  # uvicorn starts it with the answer, not after the body
+            if idle and self.timeout_keep_alive_task is None:  # uvicorn starts it with the answer, before the body ends
                 self.timeout_keep_alive_task = self.loop.call_later(
                     self.timeout_keep_alive, self.timeout_keep_alive_handler
                 )

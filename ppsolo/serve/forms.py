@@ -1,6 +1,6 @@
-"""The file in a multipart form (RFC 7578), found by searches alone.
+"""Finds the file in a multipart form (RFC 7578) by searches for bytes.
 
-Own code: python-multipart takes seconds for some bodies of 20 MB, as it looks at each byte in Python.
+Own code: python-multipart looks at each byte in Python, so some bodies of 20 MB take seconds.
 """
 
 import email.parser
@@ -9,8 +9,8 @@ import re
 from email.message import Message
 
 MOST_PARTS = 17  # one file and 16 fields
-MOST_HEADER_BYTES = 8192  # of one part
-# One search holds Python's interpreter lock: it must be short, so that other threads go on.
+MOST_HEADER_BYTES = 8192  # headers of one part
+# A search holds Python's interpreter lock: keep it short, so that other threads run.
 _SEARCH_BYTES = 1 << 16
 
 _BOUNDARY = re.compile(rb"[0-9A-Za-z'()+_,./:=? -]{0,69}[0-9A-Za-z'()+_,./:=?-]")  # RFC 2046, section 5.1.1
@@ -18,11 +18,11 @@ _HEADERS = email.parser.BytesHeaderParser(policy=email.policy.compat32)
 
 
 class FormError(Exception):
-    """A form is malformed or has not exactly one file; the message says which."""
+    """A form is malformed, or does not have exactly one file; the message says which."""
 
 
 def boundary_of(content_type: str) -> bytes:
-    """The boundary that a Content-Type header gives. Raises FormError where there is none."""
+    """Return the boundary in a Content-Type header. Raises FormError if there is none."""
     message = Message()
     message["Content-Type"] = " ".join(content_type[:MOST_HEADER_BYTES].split())
     boundary = message.get_param("boundary")
@@ -32,7 +32,7 @@ def boundary_of(content_type: str) -> bytes:
 
 
 def file_of_form(body: bytes, boundary: bytes) -> bytes:
-    """The content of the only file in the form. Raises FormError.
+    """Return the content of the only file in the form. Raises FormError.
 
     A part is a file if its Content-Disposition gives a filename; the name of the field does not matter.
 
@@ -41,7 +41,7 @@ def file_of_form(body: bytes, boundary: bytes) -> bytes:
     b'the bytes'
     """
     delimiter = b"\r\n--" + boundary
-    file, first = None, delimiter[2:]  # no line end before the first, if nothing stands before it
+    file, first = None, delimiter[2:]  # the first delimiter has no line end before it at the start of the body
     at = len(first) if body.startswith(first) else _find(body, delimiter, 0) + len(delimiter)
     for _ in range(MOST_PARTS + 1):
         if body.startswith(b"--", at):
@@ -49,7 +49,7 @@ def file_of_form(body: bytes, boundary: bytes) -> bytes:
                 raise FormError("it has no file")
             return bytes(file)
         start = _content_start(body, at)
-        end = _find(body, delimiter, start - 2)  # an empty part's delimiter begins with the end of its headers
+        end = _find(body, delimiter, start - 2)  # an empty part's delimiter starts with the headers' line end
         if _is_file(body[at:start]):
             if file is not None:
                 raise FormError("it has more than one file")
@@ -59,7 +59,7 @@ def file_of_form(body: bytes, boundary: bytes) -> bytes:
 
 
 def _content_start(body: bytes, at: int) -> int:
-    """Where the content of the part begins whose delimiter ends at `at`."""
+    """Return where the content of a part begins, whose delimiter ends at `at`."""
     line = body[at : at + MOST_HEADER_BYTES]
     if not (end := re.match(rb"[ \t]*\r\n", line)):
         raise FormError("a boundary is followed by other text" if line.strip(b" \t\r") else "it ends within a part")

@@ -1,6 +1,6 @@
-"""The Open Inference Protocol, version 2 (KServe, Triton): the same service for clients that speak it.
+"""The Open Inference Protocol, version 2 (KServe, Triton), for clients that use it.
 
-https://github.com/kserve/open-inference-protocol, with the extension for binary tensors that Triton's clients use.
+https://github.com/kserve/open-inference-protocol, with the extension for binary tensors of Triton's clients.
 """
 
 import json
@@ -31,7 +31,7 @@ OUTPUTS = (
     {"name": "rle_counts", "datatype": "BYTES", "shape": [-1]},
     {"name": "masks", "datatype": "UINT8", "shape": [-1, -1, -1]},
 )
-LARGE = ("masks",)  # a byte for each pixel of each mask: only where a request names it
+LARGE = ("masks",)  # one byte per pixel and mask: sent only if a request names it
 MOST_NAMED = 16  # inputs or outputs of a request
 _DTYPES = {"FP32": "<f4", "INT64": "<i8", "UINT8": "u1"}
 
@@ -39,7 +39,7 @@ _DTYPES = {"FP32": "<f4", "INT64": "<i8", "UINT8": "u1"}
 class InferRequest(NamedTuple):
     """A request to predict.
 
-    picture: the bytes of a file. outputs: (name, whether it is sent as bytes) in the order of the answer.
+    picture: the bytes of a file. outputs: (name, whether to send it as bytes), in the order of the answer.
     """
 
     id: str | None
@@ -48,7 +48,7 @@ class InferRequest(NamedTuple):
 
 
 def add_inference_protocol(app: FastAPI, service: Service, *, model: str, classes: Sequence[str]) -> None:
-    """Add the addresses below /v2 to the application. model: its name there."""
+    """Add the addresses under /v2 to the application. model: its name there."""
     metadata = {
         "name": model,
         "versions": [VERSION],
@@ -61,7 +61,7 @@ def add_inference_protocol(app: FastAPI, service: Service, *, model: str, classe
 
     @app.get("/v2")
     async def server_metadata() -> dict[str, Any]:
-        """The server, in the Open Inference Protocol."""
+        """The server's name, version and extensions."""
         return {"name": "ppsolo", "version": __version__, "extensions": ["binary_tensor_data"]}
 
     @app.get("/v2/models/{name}")
@@ -82,12 +82,12 @@ def add_inference_protocol(app: FastAPI, service: Service, *, model: str, classe
 def _add_health(app: FastAPI, service: Service, model: str) -> None:
     @app.get("/v2/health/live")
     async def live() -> dict[str, bool]:
-        """Whether the process answers at all."""
+        """Whether the process answers."""
         return {"live": True}
 
     @app.get("/v2/health/ready")
     async def ready() -> Response:
-        """Whether pictures are answered."""
+        """Whether the service answers pictures."""
         is_ready = service.state == "ready"
         return JSONResponse({"ready": is_ready}, 200 if is_ready else 503)
 
@@ -101,12 +101,12 @@ def _add_health(app: FastAPI, service: Service, model: str) -> None:
 
 
 async def predict(service: Service, request: Request, *, model: str) -> Response:
-    """The answer to a request to predict. Raises HTTPException, ClientDisconnect."""
+    """Answer a request to predict. Raises HTTPException, ClientDisconnect."""
     wanted: list[InferRequest] = []
 
     async def receive(take: Callable[[int], None]) -> bytes:
         if request.headers.get("content-encoding", "identity") != "identity":
-            raise HTTPException(415, "compressed bodies are not read: send it as it is")
+            raise HTTPException(415, "compressed bodies are not supported: send the body uncompressed")
         body = await read_body(request, max_bytes=service.limits.max_bytes, take=take)
         parsed = parse_request(body, request.headers.get(HEADER_LENGTH))
         wanted.append(parsed)
@@ -120,11 +120,11 @@ async def predict(service: Service, request: Request, *, model: str) -> Response
 
 
 def parse_request(body: bytes, header_length: str | None) -> InferRequest:
-    """Read a request's body. header_length: of its JSON, where bytes of tensors follow. Raises HTTPException (400)."""
+    """Read a request's body. header_length: the JSON's, if bytes of tensors follow it. Raises HTTPException (400)."""
     length = len(body)
     if header_length is not None:
         if not header_length.isascii() or not header_length.isdigit() or int(header_length) > len(body):
-            raise _malformed(f"{HEADER_LENGTH} is {header_length[:20]!r}, the body has {len(body)} bytes")
+            raise _malformed(f"{HEADER_LENGTH} is {header_length[:20]!r}, but the body has {len(body)} bytes")
         length = int(header_length)
     try:
         content = json.loads(body[:length])
@@ -142,13 +142,13 @@ def parse_request(body: bytes, header_length: str | None) -> InferRequest:
 
 
 def _picture(tensor: Mapping[str, Any], binary: bytes) -> bytes:
-    """The input as the bytes of a picture file."""
+    """Return the input as the bytes of a picture file."""
     name, kind, shape = tensor.get("name"), tensor.get("datatype"), tensor.get("shape")
     if not isinstance(shape, list) or not all(isinstance(side, int) and 0 < side < 2**31 for side in shape):
-        raise _malformed("the shape of an input is a list of whole numbers above zero")
+        raise _malformed("the shape of an input must be a list of integers above zero")
     size = _parameters(tensor).get("binary_data_size")
     if size is not None and size != len(binary):
-        raise _malformed(f"binary_data_size is {size}, {len(binary)} bytes follow the JSON")
+        raise _malformed(f"binary_data_size is {size}, but {len(binary)} bytes follow the JSON")
     data = binary if size is not None else tensor.get("data")
     if name == "encoded_image" and kind == "BYTES" and int(np.prod(shape)) == 1:
         return _single_bytes(data)
@@ -163,9 +163,9 @@ def _picture(tensor: Mapping[str, Any], binary: bytes) -> bytes:
 def _single_bytes(data: Any) -> bytes:
     if isinstance(data, bytes):
         if len(data) < 4 or struct.unpack("<I", data[:4])[0] != len(data) - 4:
-            raise _malformed("an element of BYTES is its length in 4 bytes, little-endian, and its content")
+            raise _malformed("an element of BYTES must be its length in 4 bytes, little-endian, then its content")
         return data[4:]
-    raise _malformed("'encoded_image' is sent as binary data: JSON cannot hold the bytes of a file")
+    raise _malformed("send 'encoded_image' as binary data: JSON cannot hold the bytes of a file")
 
 
 def _pixels(data: Any, count: int) -> bytes:
@@ -175,10 +175,10 @@ def _pixels(data: Any, count: int) -> bytes:
         except ValueError:
             raise _malformed("the data of 'image' are not numbers") from None
         if array.dtype.kind not in "iu" or (array.size and not 0 <= array.min() <= array.max() <= 255):
-            raise _malformed("the data of 'image' are whole numbers from 0 to 255")
+            raise _malformed("the data of 'image' must be integers from 0 to 255")
         data = array.astype(np.uint8).tobytes()
     if len(data) != count:
-        raise _malformed(f"'image' has {len(data)} values, its shape says {count}")
+        raise _malformed(f"'image' has {len(data)} values, but its shape says {count}")
     return data
 
 
@@ -189,7 +189,7 @@ def _wanted_outputs(content: Mapping[str, Any]) -> tuple[tuple[str, bool], ...]:
     if outputs is None:
         return tuple((name, binary) for name in known if name not in LARGE)
     if not isinstance(outputs, list) or not 0 < len(outputs) <= MOST_NAMED:
-        raise _malformed("'outputs' is a list of the outputs that are wanted")
+        raise _malformed("'outputs' must be a list of outputs")
     wanted = []
     for output in outputs:
         name = output.get("name") if isinstance(output, dict) else None
@@ -200,7 +200,7 @@ def _wanted_outputs(content: Mapping[str, Any]) -> tuple[tuple[str, bool], ...]:
 
 
 def infer_response(instances: Instances, wanted: InferRequest, *, model: str) -> Response:
-    """The answer: JSON, followed by bytes for outputs that are wanted so."""
+    """Return the answer: JSON, followed by the bytes of the binary outputs."""
     outputs, blobs = [], []
     for name, binary in wanted.outputs:
         kind = next(str(output["datatype"]) for output in OUTPUTS if output["name"] == name)
@@ -221,7 +221,7 @@ def infer_response(instances: Instances, wanted: InferRequest, *, model: str) ->
 
 
 def _output(instances: Instances, name: str, kind: str, *, binary: bool) -> tuple[list[int], list[Any], bytes]:
-    """(shape, values for JSON, bytes); of the last two the one that is wanted."""
+    """Return (shape, values for JSON, bytes); one of the last two is empty."""
     if name == "rle_counts":
         counts = [rle["counts"] for rle in instances.rles]
         if binary:
@@ -236,7 +236,7 @@ def _output(instances: Instances, name: str, kind: str, *, binary: bool) -> tupl
 def _parameters(entry: Mapping[str, Any]) -> Mapping[str, Any]:
     parameters = entry.get("parameters", {})
     if not isinstance(parameters, dict):
-        raise _malformed("'parameters' is an object")
+        raise _malformed("'parameters' must be an object")
     return parameters
 
 

@@ -1,4 +1,4 @@
-"""What the service counts, for Prometheus; several workers count together."""
+"""The service's counters for Prometheus, summed over all workers."""
 
 import os
 import time
@@ -8,14 +8,14 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Proc
 from prometheus_client.multiprocess import MultiProcessCollector
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-METRICS_FOLDER = "PROMETHEUS_MULTIPROC_DIR"  # in the environment of workers, set before prometheus_client is imported
+METRICS_FOLDER = "PROMETHEUS_MULTIPROC_DIR"  # set it in the environment of workers before they import prometheus_client
 SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 
 
 class Metrics:
-    """The counters of one service. Those of several workers are added up, see `ppsolo.serve.workers`.
+    """The counters of one service. Counters of several workers are added up, see `ppsolo.serve.workers`.
 
-    waiting: how many requests wait.
+    waiting: returns the number of waiting requests.
     """
 
     def __init__(self, waiting: Callable[[], int]):
@@ -24,18 +24,18 @@ class Metrics:
         self._registry = CollectorRegistry()
         self.requests = Counter(
             "ppsolo_requests",
-            "Requests to predict, by status (499: the client went away)",
+            "Requests to predict, by status (499: the client disconnected)",
             ["status"],
             registry=self._registry,
         )
         self.request_seconds = Histogram(
             "ppsolo_request_seconds",
-            "From a request's head to the end of its answer",
+            "Seconds from a request's head to the end of its answer",
             buckets=SECONDS,
             registry=self._registry,
         )
         self.batch_seconds = Histogram(
-            "ppsolo_batch_seconds", "Prediction of one batch", buckets=SECONDS, registry=self._registry
+            "ppsolo_batch_seconds", "Seconds to predict one batch", buckets=SECONDS, registry=self._registry
         )
         self.batch_size = Histogram(
             "ppsolo_batch_size", "Images predicted together", buckets=(1, 2, 4, 8, 16, 32, 64), registry=self._registry
@@ -56,11 +56,11 @@ class Metrics:
         self.observe_queue()
 
     def observe_queue(self) -> None:
-        """Note how many requests wait now."""
+        """Record the number of waiting requests."""
         self._queue.set(self._waiting())
 
     def text(self) -> bytes:
-        """Everything, in Prometheus's text format."""
+        """Return all counters in the text format of Prometheus."""
         self.observe_queue()
         if not self._together:
             return generate_latest(self._registry)
@@ -70,7 +70,7 @@ class Metrics:
 
 
 class CountRequests:
-    """ASGI middleware: the status and the time of every request to predict."""
+    """ASGI middleware: counts every request to predict, with its status and time."""
 
     def __init__(self, app: ASGIApp, *, metrics: Metrics):
         self._app = app
@@ -97,5 +97,5 @@ class CountRequests:
 
 
 def _predicts(path: str) -> bool:
-    """Whether requests to this address predict: /predict, or that of the Open Inference Protocol."""
+    """Whether this address predicts: /predict, or its counterpart in the Open Inference Protocol."""
     return path == "/predict" or (path.startswith("/v2/models/") and path.endswith("/infer"))

@@ -1,4 +1,4 @@
-"""The service: pictures in over HTTP, instances out, from a predictor of either kind."""
+"""The service: receives pictures, queues them for a predictor, and writes the answers."""
 
 import asyncio
 import contextlib
@@ -30,16 +30,16 @@ from ppsolo.serve.uploads import ByteLimit, read_upload
 
 logger = logging.getLogger(__name__)
 
-THREADS = 2  # that decode, and as many that write answers
-TILED_AT_ONCE = 2  # requests whose whole decoded picture is held
-LEAST_BYTES = 2**28  # of bodies held at once, or four of the largest bodies if that is more
+THREADS = 2  # threads that decode, and as many that write answers
+TILED_AT_ONCE = 2  # requests with a whole decoded picture in memory
+LEAST_BYTES = 2**28  # bodies held at once; four of the largest bodies if that is more
 LONGEST_RETRY = 60
 
 Work = TypeVar("Work")
 
 
 class AnyPredictor(Protocol):
-    """What the service needs of `ppsolo.Predictor` or of an exported model."""
+    """The part of `ppsolo.Predictor` and of exported models that the service needs."""
 
     @property
     def class_names(self) -> Sequence[str]: ...
@@ -49,14 +49,14 @@ class AnyPredictor(Protocol):
 
 @dataclass(frozen=True)
 class Limits:
-    """What the service holds and waits for at most. Raises ConfigError for what is not above zero.
+    """The limits of the service. Raises ConfigError for values that are not above zero.
 
     batch_size: images predicted together.
-    queue: requests that wait; further ones get 503.
-    timeout: seconds for sending a picture (408), for waiting, foreseen or real (503), and for a prediction (504).
-    max_bytes: of the body of a request (413).
-    max_pixels: of a picture (422).
-    max_tiles: of a picture that is predicted tile by tile (422).
+    queue: waiting requests; further ones get 503.
+    timeout: seconds to send a picture (408), to wait, estimated or real (503), and to predict (504).
+    max_bytes: size of a request's body (413).
+    max_pixels: size of a picture (422).
+    max_tiles: tiles of a picture that is predicted tile by tile (422).
     """
 
     batch_size: int = 4
@@ -70,14 +70,14 @@ class Limits:
         for field in fields(self):
             value = getattr(self, field.name)
             if not 0 < value < math.inf:
-                raise ConfigError(f"--{field.name} is {value}, give a number above zero")
+                raise ConfigError(f"--{field.name} is {value}: give a number above zero")
 
 
 class AnswerOptions(NamedTuple):
-    """What a request asks for: which instances, and in which form.
+    """What a request asks for.
 
-    form: "json", "polygons", "png", or a format in `ppsolo.results.files.names`. image_id, image_name, pixel_size: what
-    the answer says of the picture; pixel_size in micrometres. tiling: cut the picture into these tiles.
+    form: "json", "polygons", "png", or a format in `ppsolo.results.files.names`. image_id, image_name, pixel_size (in
+    micrometres): properties of the picture to repeat or use in the answer. tiling: predict tile by tile.
     """
 
     score_threshold: float
@@ -89,7 +89,7 @@ class AnswerOptions(NamedTuple):
 
 
 class Service:
-    """A predictor behind a queue, from `start` to `stop`. pixels: how pictures of more than 8 bits are read."""
+    """A predictor with its queue, from `start` to `stop`. pixels: how to read pictures with more than 8 bits."""
 
     def __init__(self, predictor: AnyPredictor, limits: Limits, pixels: PixelSettings):
         self.limits = limits
@@ -103,7 +103,7 @@ class Service:
         self.metrics = Metrics(waiting=lambda: self._batcher.waiting() if self._batcher else 0)
 
     async def start(self) -> None:
-        """Start the threads and, in the background, a first prediction; `state` is "ready" after it."""
+        """Start the threads, and a first prediction in the background; `state` is "ready" after it."""
         self._batcher = Batcher(
             prepare=lambda item: item if isinstance(item, np.ndarray) else self._read(item),  # a tile or a file
             answer=lambda images: self._predictor(images, batch_size=self.limits.batch_size),
@@ -120,7 +120,7 @@ class Service:
         self._warming_up = asyncio.create_task(self._warm_up(self._batcher))
 
     async def stop(self, seconds: float) -> None:
-        """Take no pictures any more, answer those that wait for up to `seconds`, and the rest with 503."""
+        """Refuse new pictures, answer waiting ones for up to `seconds`, and the rest with 503."""
         if self.state == "stopping" or self._batcher is None:
             return
         self.state = "stopping"
@@ -133,7 +133,7 @@ class Service:
         self._warming_up.cancel()
 
     def close(self) -> None:
-        """Let the threads go."""
+        """End the threads."""
         self._writers.shutdown(wait=False)
         self._parsers.shutdown(wait=False)
         self._cutters.shutdown(wait=False)
@@ -152,7 +152,7 @@ class Service:
                 self.state = "ready"
 
     async def predict(self, request: Request, options: AnswerOptions) -> Response:
-        """The answer to a request that carries a picture. Raises HTTPException, ClientDisconnect."""
+        """Answer a request that carries a picture. Raises HTTPException, ClientDisconnect."""
 
         def receive(take: Callable[[int], None]) -> Awaitable[bytes]:
             return read_upload(request, max_bytes=self.limits.max_bytes, take=take, threads=self._parsers)
@@ -174,11 +174,12 @@ class Service:
         """Predict on the picture of a request.
 
         Args:
-            request: where the picture is.
-            receive: called with a function that takes the number of bytes before they are kept; the bytes of the
-                picture's file.
-            write: called on another thread with the instances, the picture and the seconds so far; the response.
-            tiling: cut the picture into these tiles.
+            request: carries the picture.
+            receive: returns the bytes of the picture's file; called with a function that reserves a number of bytes
+                before they are stored.
+            write: returns the response; called on another thread with the instances, the picture and the seconds so
+                far.
+            tiling: predict tile by tile.
 
         Raises HTTPException, ClientDisconnect.
         """
@@ -186,7 +187,7 @@ class Service:
         timeout = self.limits.timeout
         with self._bytes.share() as take, self._share_of_tiled(tiling):
             with self._queue() as queue:
-                queue.check_room()  # before anything of the picture is read
+                queue.check_room()  # before the picture is read
             until = time.monotonic() + timeout
             data = await _in_time(
                 receive(take),
@@ -213,7 +214,7 @@ class Service:
 
     @contextlib.contextmanager
     def _queue(self) -> Iterator[Batcher]:
-        """Yields the queue; what it refuses is 503."""
+        """Yield the queue; answer its refusals with 503."""
         if self._batcher is None or self.state == "stopping":
             raise _stopping()
         try:
@@ -248,11 +249,11 @@ class Service:
         return {"Retry-After": str(max(1, min(LONGEST_RETRY, math.ceil(wait))))}
 
     def _late(self, job: Pending | TiledPicture) -> HTTPException:
-        """Too slow is a prediction that has begun, be it at the last moment; else the service is too busy."""
+        """Return 504 if the prediction has begun, even at the last moment; else 503, because the service is busy."""
         timeout = self.limits.timeout
         if job.begun is None or time.monotonic() < job.begun + timeout:
-            return HTTPException(503, f"others were answered for {timeout:g} s: try again", self._retry_after())
-        return HTTPException(504, f"the prediction was not done within {timeout:g} s", self._retry_after())
+            return HTTPException(503, f"the picture waited {timeout:g} s for others: try again", self._retry_after())
+        return HTTPException(504, f"the prediction took more than {timeout:g} s", self._retry_after())
 
     async def _answer(
         self,
@@ -283,7 +284,7 @@ class Service:
         return await asyncio.get_running_loop().run_in_executor(self._writers, respond)
 
     def _write(self, instances: Instances, data: bytes, options: AnswerOptions, *, seconds: float) -> bytes:
-        """The instances in the form that the request asks for."""
+        """Write the instances in the form that the request asks for."""
         if options.form == "png":
             return picture_answer(self._read(data), instances, score_threshold=options.score_threshold)
         if options.form in FORMATS:
@@ -316,9 +317,9 @@ async def _in_time(
     late: Callable[[], Exception],
     ends: Mapping["asyncio.Future[None]", Exception],
 ) -> Work:
-    """What the work comes to. It is cancelled, and the exception raised, where an end comes first, or it is late.
+    """Return the result of the work. Cancel it, and raise the given exception, if an end comes first or time is up.
 
-    until: when it is late, by time.monotonic; asked anew once that time has come, in case it has been put off.
+    until: when time is up, by time.monotonic; asked again at that moment, because it may have moved.
     """
     task = asyncio.ensure_future(work)
     try:
@@ -327,13 +328,13 @@ async def _in_time(
         if task.done():
             return task.result()
         task.cancel()
-        await asyncio.wait({task})  # what it waited for is given up before anybody is told
+        await asyncio.wait({task})  # the work ends before the caller learns about it
         raise next((error for end, error in ends.items() if end.done()), None) or late()
     finally:
         task.cancel()
 
 
 async def _disconnect(request: Request) -> None:
-    """Returns when the client, whose request has been read, goes away."""
+    """Return when the client disconnects; its request must have been read."""
     while (await request.receive())["type"] != "http.disconnect":
         pass

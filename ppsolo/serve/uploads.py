@@ -1,4 +1,4 @@
-"""A picture taken from the body of a request, within limits on its bytes."""
+"""Takes a picture from the body of a request, within limits on its bytes."""
 
 import asyncio
 import contextlib
@@ -9,7 +9,7 @@ from fastapi import HTTPException, Request
 
 from ppsolo.serve.forms import FormError, boundary_of, file_of_form
 
-WAYS = "as multipart/form-data, or as it is with a Content-Type of image/*"
+WAYS = "as multipart/form-data, or as the body with a Content-Type of image/*"
 
 
 class ByteLimit:
@@ -24,7 +24,7 @@ class ByteLimit:
 
     @contextlib.contextmanager
     def share(self) -> Iterator[Callable[[int], None]]:
-        """Yields a function that takes a number of bytes or raises a 503; all are given back at the end."""
+        """Yield a function that reserves a number of bytes or raises a 503; all are released at the end."""
         taken = 0
 
         def take(count: int) -> None:
@@ -41,14 +41,14 @@ class ByteLimit:
 
 
 async def read_upload(request: Request, *, max_bytes: int, take: Callable[[int], None], threads: Executor) -> bytes:
-    """The bytes of the picture that a request carries.
+    """Return the bytes of the picture that a request carries.
 
-    max_bytes: the limit for the whole body. take: called with the number of bytes before each part of the body is
-    kept. threads: where forms are parsed, so that none holds up the event loop.
+    max_bytes: the limit for the whole body. take: called with a number of bytes before they are stored. threads: they
+    parse forms, so that the event loop is not blocked.
 
-    Raises HTTPException: 413 beyond `max_bytes`, as soon as the length is stated or reached; 415 for another type of
-    body; 400 for a form that is malformed or has not exactly one file; and what `take` raises.
-    Raises starlette's ClientDisconnect when the client goes away.
+    Raises HTTPException: 413 if the stated or the received length exceeds `max_bytes`; 415 for another type of body;
+    400 for a malformed form, or one that does not have exactly one file; and the errors of `take`.
+    Raises starlette's ClientDisconnect if the client disconnects.
     """
     if int(request.headers.get("content-length", 0)) > max_bytes:
         raise _too_large(max_bytes)
@@ -56,7 +56,7 @@ async def read_upload(request: Request, *, max_bytes: int, take: Callable[[int],
     kind = content_type.partition(";")[0].strip().lower()
     is_form = kind == "multipart/form-data"
     if not (is_form or kind.startswith("image/") or kind == "application/octet-stream"):
-        raise HTTPException(415, f"the body is of type {kind or 'nothing'}: send the picture {WAYS}")
+        raise HTTPException(415, f"the body has the type {kind or 'nothing'}: send the picture {WAYS}")
     try:
         boundary = boundary_of(content_type) if is_form else b""
         async with contextlib.aclosing(_bounded(request, max_bytes=max_bytes, take=take)) as chunks:
@@ -69,7 +69,7 @@ async def read_upload(request: Request, *, max_bytes: int, take: Callable[[int],
 
 
 async def read_body(request: Request, *, max_bytes: int, take: Callable[[int], None]) -> bytes:
-    """The whole body of a request. Arguments and errors are the same as for `read_upload`."""
+    """Return the whole body of a request. Arguments and errors are those of `read_upload`."""
     if int(request.headers.get("content-length", 0)) > max_bytes:
         raise _too_large(max_bytes)
     async with contextlib.aclosing(_bounded(request, max_bytes=max_bytes, take=take)) as chunks:

@@ -1,4 +1,4 @@
-"""Worker processes: several services on one socket, each with a model of its own; one that dies is replaced."""
+"""Worker processes: several services on one socket, each with its own model; a dead worker is replaced."""
 
 import contextlib
 import logging
@@ -21,21 +21,21 @@ from ppsolo.serve.prometheus import METRICS_FOLDER
 
 logger = logging.getLogger(__name__)
 
-MOST_DEATHS, DEATHS_SECONDS = 5, 60.0  # so many deaths in so many seconds end the service
-STOP_SECONDS = 35.0  # for workers to answer what waits
+MOST_DEATHS, DEATHS_SECONDS = 5, 60.0  # this many deaths within this time end the service
+STOP_SECONDS = 35.0  # time for workers to answer waiting requests
 
-# Called in a worker with its arguments, the socket, and what is called once with a text when the model is loaded.
+# Runs in a worker; called with its arguments, the socket, and a function to call with a text once the model is loaded.
 Work = Callable[[Any, socket.socket, Callable[[str], None]], int]
 
 
 class Workers:
-    """Worker processes from `start` to `stop`.
+    """Worker processes, from `start` to `stop`.
 
-    Each takes connections from the same socket. What they count is added up in files of a temporary folder.
+    Each accepts connections on the same socket. Their counters are added up in files of a temporary folder.
     """
 
     def __init__(self, work: Work, arguments: Any, listener: socket.socket, *, count: int):
-        """work: a function of a module, run in each worker. arguments: for it; they must be possible to pickle."""
+        """work: a module-level function to run in each worker. arguments: for it; must be picklable."""
         self._work, self._arguments, self._listener, self._count = work, arguments, listener, count
         self._context = multiprocessing.get_context("spawn")
         self._processes: list[SpawnProcess] = []
@@ -43,10 +43,10 @@ class Workers:
         self._stopping = threading.Event()
 
     def run(self, *, ready: Callable[[str], None]) -> int:
-        """Run until told to stop by SIGTERM or Ctrl-C; the exit code.
+        """Run until SIGTERM or Ctrl-C; return the exit code.
 
-        ready: called with what the first worker says of its model, once that one answers.
-        Raises PpsoloError: workers keep dying.
+        ready: called with the first worker's description of its model, once that worker answers.
+        Raises PpsoloError if workers keep dying.
         """
         with _metrics_folder(), _signals(self._stopping):
             try:
@@ -64,7 +64,7 @@ class Workers:
         return 0
 
     def _start(self, *, wait_for_it: bool = True) -> str | None:
-        """Start a worker; what it says when its model is loaded, None where it ends before."""
+        """Start a worker; return the description of its loaded model, None if it ended before."""
         here, there = self._context.Pipe(duplex=False)
         process = self._context.Process(
             target=_run_worker, args=(self._work, self._arguments, self._listener, there), daemon=True
@@ -92,7 +92,7 @@ class Workers:
             if len(self._deaths) == MOST_DEATHS and now - self._deaths[0] < DEATHS_SECONDS:
                 raise PpsoloError(f"workers keep dying (exit code {process.exitcode}): the log above says why")
             self._deaths.append(now)
-            logger.error("a worker died (exit code %s): another one is started", process.exitcode)
+            logger.error("a worker died (exit code %s): starting another one", process.exitcode)
             self._start(wait_for_it=False)
 
     def _stop(self) -> None:
@@ -107,7 +107,7 @@ class Workers:
 
 
 def _run_worker(work: Work, arguments: Any, listener: socket.socket, parent: Connection) -> None:
-    """A worker's process. It ends, in order, when the process that started it is gone."""
+    """Run in a worker's process. It ends cleanly when its parent process is gone."""
     started_by = multiprocessing.parent_process()
     if started_by is not None:
 
@@ -118,7 +118,7 @@ def _run_worker(work: Work, arguments: Any, listener: socket.socket, parent: Con
         threading.Thread(target=watch, daemon=True).start()
 
     def say(text: str) -> None:
-        with contextlib.suppress(OSError):  # nobody waits for the workers after the first
+        with contextlib.suppress(OSError):  # only the first worker's text is read
             parent.send(text)
 
     raise SystemExit(work(arguments, listener, say))
@@ -126,7 +126,7 @@ def _run_worker(work: Work, arguments: Any, listener: socket.socket, parent: Con
 
 @contextlib.contextmanager
 def _metrics_folder() -> Iterator[None]:
-    """A folder in which workers count, named in their environment, and removed at the end."""
+    """Create a folder for the workers' counters, name it in the environment, and remove it at the end."""
     folder = tempfile.mkdtemp(prefix="ppsolo-metrics-")
     before = os.environ.get(METRICS_FOLDER)
     os.environ[METRICS_FOLDER] = folder
@@ -142,7 +142,7 @@ def _metrics_folder() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _signals(stopping: threading.Event) -> Iterator[None]:
-    """Within it, SIGTERM and Ctrl-C set `stopping`."""
+    """Inside the block, SIGTERM and Ctrl-C set `stopping`."""
     before = {number: signal.signal(number, lambda *_: stopping.set()) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
         yield
@@ -152,7 +152,7 @@ def _signals(stopping: threading.Event) -> Iterator[None]:
 
 
 def _forget_gauges(pid: int | None) -> None:
-    """Have the length of a dead worker's queue count no longer."""
+    """Remove the queue length of a dead worker from the sums."""
     from prometheus_client import multiprocess
 
     multiprocess.mark_process_dead(pid, os.environ[METRICS_FOLDER])

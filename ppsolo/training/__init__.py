@@ -1,1 +1,1 @@
-"""Training: the loop, its optimizer, states and logs."""
+"""Training: the loop, the optimizer, states and logs."""

@@ -12,22 +12,21 @@ CORRECTIONS = ("exact", "published")
 
 
 class ExponentialMovingAverage:
-    """An average over every entry of a model's state_dict, frozen ones and running statistics included.
+    """The average of every entry of a model's state_dict, frozen weights and running statistics included.
 
-    After step t = 0, 1, ...: average = d_t average + (1 - d_t) value, with d_t = min(decay, (1 + t) / (10 + t)),
-    from 0. What `weights` answers is divided by the share of the zero start that is gone after n steps.
+    It starts at 0. After step t = 0, 1, ...: average = d_t average + (1 - d_t) value, d_t = min(decay, (1 + t) / (10 +
+    t)). `weights` divides it by a correction, because the zero start still has a share in it.
 
-    correction: "exact" divides by 1 - d_0 d_1 ... d_(n-1). It is the quotient that is kept and moved towards each
-        value, so that a constant stays what it is to the last bit. "published" divides by 1 - d_(n-1)^n as
-        PaddleDetection does, which is right for a constant decay only: constants come out 1.1 % too large
-        after 3 steps, 0.013 % after 500.
+    correction: "exact" divides by 1 - d_0 d_1 ... d_(n-1). The quotient itself is stored and updated, so a constant
+        value stays exactly the same. "published" divides by 1 - d_(n-1)^n, as PaddleDetection does. That is right for
+        a constant decay only: a constant comes out 1.1 % too large after 3 steps, 0.013 % after 500.
     """
 
     def __init__(self, model: nn.Layer, *, decay: float = 0.9998, correction: str = "exact"):
         if not 0.0 <= decay < 1.0:
-            raise ValueError(f"decay is {decay}, give 0 <= decay < 1")
+            raise ValueError(f"decay is {decay}: give 0 <= decay < 1")
         if correction not in CORRECTIONS:
-            raise ValueError(f"correction is {correction!r}, choose one of {', '.join(CORRECTIONS)}")
+            raise ValueError(f"correction is {correction!r}: choose one of {', '.join(CORRECTIONS)}")
         self.decay = decay
         self.correction = correction
         self.steps = 0
@@ -37,7 +36,7 @@ class ExponentialMovingAverage:
 
     @paddle.no_grad()
     def update(self) -> None:
-        """Take in the model's weights as they are; call once after every optimizer step."""
+        """Add the model's current weights to the average; call it once after every optimizer step."""
         decay = self._decay_at(self.steps)
         self._zero_share *= decay
         self.steps += 1
@@ -50,14 +49,14 @@ class ExponentialMovingAverage:
                 self._averages[name] = average * decay + value * (1.0 - decay)
 
     def weights(self) -> dict[str, np.ndarray]:
-        """The averaged weights under the names of `model.state_dict()`. Raises ValueError before the first update."""
+        """Return averaged weights by the names of `model.state_dict()`. Raises ValueError before the first update."""
         return {name: value.numpy() for name, value in self._corrected().items()}
 
     @contextmanager
     def applied(self) -> Iterator[None]:
-        """The model has the averaged weights inside the `with` block, and after it exactly those from before.
+        """Give the model the averaged weights inside the `with` block, and exactly its own weights again after it.
 
-        What is written to the model's weights inside, batch statistics for instance, is lost.
+        Changes to the model's weights inside the block, such as batch statistics, are lost.
         """
         averages = self._corrected()
         own = {name: value.detach().clone() for name, value in self._model.state_dict().items()}
@@ -68,7 +67,7 @@ class ExponentialMovingAverage:
             self._fill_model(own)
 
     def state_dict(self) -> dict[str, Any]:
-        """All that `load_state_dict` needs to go on as if there had been no break."""
+        """Return everything that `load_state_dict` needs to continue exactly."""
         return {
             "steps": self.steps,
             "zero_share": self._zero_share,
@@ -77,7 +76,7 @@ class ExponentialMovingAverage:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take over a state of the same model and correction. Raises ValueError, and changes nothing, otherwise."""
+        """Load a state of the same model and correction. Otherwise raise ValueError and change nothing."""
         averages = state["averages"]
         if state["correction"] != self.correction:
             raise ValueError(f"the state's correction is {state['correction']!r}, this average's {self.correction!r}")

@@ -1,4 +1,4 @@
-"""The model card of a run: what was trained on what, how, and how well it does."""
+"""The model card of a run: its data, its settings, and its quality."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -9,14 +9,14 @@ from ppsolo.schema import Config
 from ppsolo.version import __version__
 
 LOSSES = ("loss", "loss_mask", "loss_category")
-MOST_ROWS = 10  # of the curve
+MOST_ROWS = 10  # of the table of losses
 LARGEST_READ = 64_000_000  # bytes
 
 
 def model_card(config: Config, *, images: int, instances: int, log_file: Path, licenses: Sequence[str] = ()) -> str:
-    """The card as Markdown. images, instances: of the training set. log_file: the run's log.jsonl.
+    """Return the card as Markdown. images, instances: of the training set. log_file: the run's log.jsonl.
 
-    licenses: those that the annotation file names. AP is given from 0 to 100.
+    licenses: those that the annotation file names. AP ranges from 0 to 100.
     """
     records = [json.loads(line) for line in log_file.read_text(encoding="utf-8").splitlines()]
     losses = [record for record in records if "train/loss" in record]
@@ -60,12 +60,12 @@ def model_card(config: Config, *, images: int, instances: int, log_file: Path, l
 
 
 def read_licenses(annotations: Path) -> list[str]:
-    """The names of the licences in a COCO file; of a very large file none, which would take a minute."""
+    """Return the names of the licences in a COCO file; none for a very large file, where reading takes a minute."""
     if annotations.stat().st_size > LARGEST_READ:
         return []
     try:
         entries = json.loads(annotations.read_bytes()).get("licenses", [])
-    except (AttributeError, ValueError):  # not UTF-8, say
+    except (AttributeError, ValueError):  # for example not UTF-8
         return []
     entries = entries if isinstance(entries, list) else []
     return [str(entry.get("name") or entry.get("url")) for entry in entries if isinstance(entry, dict)]
@@ -86,7 +86,7 @@ def _loss_row(record: Mapping[str, Any]) -> list[Any]:
 
 
 def _few(records: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """At most MOST_ROWS of the records, evenly spread; the last is one of them."""
+    """Choose at most MOST_ROWS records, evenly spread, with the last one."""
     count = min(MOST_ROWS, len(records))
     return [records[(i + 1) * len(records) // count - 1] for i in range(count)]
 

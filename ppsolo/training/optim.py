@@ -1,4 +1,4 @@
-"""The optimizer: how much each parameter learns and decays, momentum, gradient clipping."""
+"""The optimizer: learning rate and decay of each parameter, momentum, gradient clipping."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -13,7 +13,7 @@ VELOCITY = "_velocity_"
 
 
 class ParameterGroup(NamedTuple):
-    """Parameters that learn at `lr_factor` times the scheduled rate and decay (L2) by `weight_decay`."""
+    """Parameters with the learning rate `lr_factor` times the scheduled one, and the L2 decay `weight_decay`."""
 
     parameters: list[paddle.Tensor]
     lr_factor: float
@@ -28,17 +28,17 @@ def parameter_groups(
     backbone_lr_factors: Sequence[float] = (),
     free_neck_bias: bool = False,
 ) -> list[ParameterGroup]:
-    """The trainable parameters of a SOLOv2 model, grouped by learning-rate factor and L2 decay.
+    """Group the trainable parameters of a SOLOv2 model by learning-rate factor and L2 decay.
 
     - Scale and bias of every norm do not decay.
-    - Biases of the deformable convolutions in both heads learn at twice the rate and do not decay; so do the
-      neck's biases if `free_neck_bias` (PaddleDetection 0.5 does so, 2.x does not).
-    - `backbone_lr_factors`, where given, has one factor for each section of the backbone: a ResNet's 4 stages (the
-      stem goes with the first), or every 3 blocks of a MobileNetV3 (stem with the first, last convolution with
-      the last of 5). The offset convolutions of the backbone, being new, learn at the full rate.
+    - Biases of the deformable convolutions in both heads have twice the learning rate and do not decay. With
+      `free_neck_bias`, the same holds for the neck's biases (as in PaddleDetection 0.5; not in 2.x).
+    - `backbone_lr_factors` has one factor for each section of the backbone, or is empty. A section is one of a
+      ResNet's 4 stages (the stem belongs to the first), or 3 blocks of a MobileNetV3 (the stem belongs to the first
+      section, the last convolution to the last of 5). The backbone's offset convolutions are new: their factor is 1.
     - `backbone_weight_decay` replaces `weight_decay` in the backbone.
 
-    Raises ValueError if nothing is trainable or the number of factors is not the backbone's.
+    Raises ValueError if nothing is trainable, or the number of factors is not the number of sections.
     """
     trainable = {name: parameter for name, parameter in model.named_parameters() if not parameter.stop_gradient}
     if not trainable:
@@ -67,7 +67,7 @@ def parameter_groups(
 
 
 def _section(name: str) -> int | None:
-    """The section of the backbone that a parameter lies in, None for what comes after the last one."""
+    """Return the section of the backbone that holds a parameter; None for a parameter after the last section."""
     match = re.match(r"backbone\.(stem|stages|blocks)\.(\d*)", name)
     if match is None:
         return None
@@ -99,8 +99,8 @@ def build_optimizer(
 ) -> paddle.optimizer.Momentum:
     """Stochastic gradient descent with momentum over `parameter_groups(model, ...)`, float32.
 
-    v = momentum v + (gradient + decay p); p = p - rate factor v; no Nesterov. All velocities exist, at 0, from
-    the start, so that the state can be saved and loaded at any time. Gradients of the model are cleared.
+    v = momentum v + (gradient + decay p); p = p - rate factor v; no Nesterov. All velocities exist from the start,
+    with the value 0, so that the state can be saved and loaded at any time. The model's gradients are cleared.
     """
     groups = parameter_groups(
         model,
@@ -117,7 +117,7 @@ def build_optimizer(
             for group in groups
         ],
     )
-    # Paddle makes velocities in the first step, and only where there is a gradient: take one at rate 0.
+    # Paddle creates velocities in the first step, and only for parameters with a gradient: take one step at rate 0.
     for group in groups:
         for parameter in group.parameters:
             parameter.grad = paddle.zeros_like(parameter)
@@ -130,10 +130,10 @@ def build_optimizer(
 
 
 def clip_gradients(model: nn.Layer, max_norm: float) -> paddle.Tensor:
-    """Scale all gradients of `model` so that their joint L2 norm is at most `max_norm`; smaller ones stay as they are.
+    """Scale all gradients of `model` so that their joint L2 norm is at most `max_norm`; never enlarge them.
 
-    Returns the norm before, a float32 scalar that is still on the device. It is not finite when any gradient is
-    not. Under automatic mixed precision unscale the gradients first.
+    Returns the norm before scaling: a float32 scalar on the device. It is not finite if any gradient is not finite.
+    With automatic mixed precision, unscale the gradients first.
     """
     gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
     squares = [gradient.astype("float32").square().sum() for gradient in gradients]
@@ -145,16 +145,16 @@ def clip_gradients(model: nn.Layer, max_norm: float) -> paddle.Tensor:
 
 
 def optimizer_state(optimizer: paddle.optimizer.Momentum, model: nn.Layer) -> dict[str, np.ndarray]:
-    """The velocity of every trainable parameter under the name that the parameter has in `model.state_dict()`."""
+    """Return the velocity of every trainable parameter, by the parameter's name in `model.state_dict()`."""
     return {name: velocity.numpy() for name, velocity in _named_velocities(optimizer, model).items()}
 
 
 def load_optimizer_state(
     optimizer: paddle.optimizer.Momentum, model: nn.Layer, state: Mapping[str, np.ndarray]
 ) -> None:
-    """Put back what `optimizer_state` gave, for an optimizer from `build_optimizer`.
+    """Load a result of `optimizer_state` into an optimizer of `build_optimizer`.
 
-    Raises ValueError, and changes nothing, if a velocity is missing, unexpected or wrongly shaped.
+    Raises ValueError, and changes nothing, if a velocity is missing, unexpected or has the wrong shape.
     """
     velocities = _named_velocities(optimizer, model)
     faults = [f"missing {name}" for name in velocities if name not in state]
@@ -172,7 +172,7 @@ def load_optimizer_state(
 
 
 def _velocities(optimizer: paddle.optimizer.Momentum) -> dict[str, paddle.Tensor]:
-    """Paddle's own name of a parameter -> its velocity, the very tensor that the optimizer uses."""
+    """Map Paddle's name of each parameter to its velocity, the tensor that the optimizer itself uses."""
     return {name.rpartition(VELOCITY)[0]: tensor for name, tensor in optimizer.state_dict().items() if VELOCITY in name}
 
 

@@ -1,4 +1,4 @@
-"""A configuration for a data set: which system to start from, at which size, with which grids, for how long."""
+"""A configuration that fits a data set: the system to start from, picture size, grids, and length of training."""
 
 import math
 import tempfile
@@ -24,30 +24,30 @@ ON_CPU, ON_GPU = "solov2_mobilenetv3_fpn_448_3x", "solov2_r50_enhance_coco"
 PRESET = "finetune"
 NAME = "mine"
 
-COMFORTABLE_SIZE = 64  # pixels of the median object; smaller ones gain from a larger picture
-MOST_ENLARGED = 1.25  # more makes pictures soft and steps slow
-LARGEST_COMPACT = 448  # pixels of the short side that the compact network trains at
+COMFORTABLE_SIZE = 64  # pixels of the median object; if it is smaller, larger pictures help
+MOST_ENLARGED = 1.25  # beyond it, pictures get soft and steps slow
+LARGEST_COMPACT = 448  # short side in training with the compact network, in pixels
 SIDE_STEP = 32
 SMALLEST_SIDE = 128
-# Pictures seen in a run. The compact network has 0.69 mask AP on 67 pictures of nuclei after 4,288.
+# Pictures seen in a run. The compact network reached 0.69 mask AP on 67 pictures of nuclei after 4,288.
 LEAST_SEEN = {"nothing": 4288, "weights": 2400}
 LEAST_EPOCHS = 12
 EVALUATIONS = 8
-IMAGES_PER_STEP = 2  # of small data sets: more steps teach more than larger steps
-FEWEST_OF_A_CLASS, FEWEST_TO_TELL = 30, 100  # objects whose widths and heights are compared
-ERRORS_OF_CHANCE = 3.0  # standard errors
-RARE = 0.01  # share of the objects; a level with fewer keeps its grid
+IMAGES_PER_STEP = 2  # for small data sets: more steps teach more than larger batches
+FEWEST_OF_A_CLASS, FEWEST_TO_TELL = 30, 100  # objects needed to compare widths and heights
+ERRORS_OF_CHANCE = 3.0  # so many standard errors are not chance
+RARE = 0.01  # share of the objects; a level below it keeps its grid
 MEASURED_RECORDS = 300  # enough for the grids; more takes minutes
 
 Start = Literal["weights", "nothing"]
 
 
 class DataFacts(NamedTuple):
-    """What decides about a recipe.
+    """The properties of a data set that decide about its recipe.
 
-    sides: the medians of the images' short and long side, in pixels. object_sizes: float [n], sqrt(width * height) of
-    the boxes in the original images, in pixels. upright: whether objects differ in width and height, as where pictures
-    have an up and a down.
+    sides: medians of the short and the long side of the images, in pixels. object_sizes: float [n], sqrt(width *
+    height) of the boxes in the original images, in pixels. upright: whether widths and heights of objects differ, as
+    in pictures with a top and a bottom.
     """
 
     images: int
@@ -59,7 +59,7 @@ class DataFacts(NamedTuple):
 
 @dataclass(frozen=True)
 class Recipe:
-    """bases: names of shipped configurations, in order. settings: dotted key -> value. reasons: a line for each key."""
+    """bases: names of shipped configurations, in order. settings: dotted key -> value. reasons: one line per key."""
 
     bases: tuple[str, ...]
     settings: Mapping[str, Any]
@@ -87,17 +87,15 @@ def suggest_recipe(
     processes: int = 1,
     gpu: bool = False,
 ) -> Recipe:
-    """The recipe for the training images that the overrides, or the configuration, name.
+    """Return the recipe for the training images that the overrides or the configuration name.
 
-    config: a shipped configuration to start from, None: the recipe chooses one. overrides: "key=value" texts as `-o`
-    takes them; they win. from_nothing: train the compact network from random weights. processes: how many will train
-    together. gpu: whether they train on GPUs.
+    config: a shipped configuration to start from; None: the recipe chooses one. overrides: "key=value" texts, as for
+    `-o`; they win over the recipe. from_nothing: train the compact network from random weights. processes: number of
+    processes in training. gpu: whether they train on GPUs.
     Raises PpsoloError.
     """
     if config is not None and Path(config).suffix:
-        raise ConfigError(
-            f"a recipe starts from a configuration that comes with ppsolo, {config} is a file: give a name"
-        )
+        raise ConfigError(f"{config} is a file: a recipe starts from a shipped configuration, give its name")
     read = load_config(config or COMPACT, [text for text in overrides if text.startswith("data.")])
     data = data_in_place(read.data, Path(read.train.output_dir) / NAME / "annotations", needed="train")
     root = Path(data.root)
@@ -122,7 +120,7 @@ def suggest_recipe(
 
 
 def recipe_config(recipe: Recipe) -> Config:
-    """The configuration that the recipe's text describes. Raises ConfigError."""
+    """Return the configuration that the recipe's text describes. Raises ConfigError."""
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "recipe.yml"
         file.write_text(recipe.text(), encoding="utf-8")
@@ -130,7 +128,7 @@ def recipe_config(recipe: Recipe) -> Config:
 
 
 def _nested_keys(data: DataConfig) -> dict[str, Any]:
-    """The paths of the data set, by their keys; without a file of validation images there is no evaluation."""
+    """The paths of the data set by key; without a file of validation images there is no evaluation."""
     paths = {f"data.{key}": getattr(data, key) for key in ("root", "train_annotations", "train_images")}
     found = data.val_annotations and (Path(data.root) / data.val_annotations).is_file()
     return {
@@ -141,10 +139,10 @@ def _nested_keys(data: DataConfig) -> dict[str, Any]:
 
 
 def data_facts(records: Sequence[ImageRecord], *, classes: int) -> DataFacts:
-    """The facts of the training images. Raises DatasetError where no image has an instance."""
+    """Return the facts of the training images. Raises DatasetError if no image has an instance."""
     boxes = [record.boxes for record in records if len(record.boxes)]
     if not boxes:
-        raise DatasetError("no image has an instance to train on; annotate some")
+        raise DatasetError("no image has an instance to train on: annotate some")
     joined = np.concatenate(boxes).astype(np.float64)
     extents = np.maximum(joined[:, 2:] - joined[:, :2], 0)
     sides = np.array([record.size for record in records])
@@ -163,10 +161,10 @@ def make_recipe(
     processes: int = 1,
     gpu: bool = False,
 ) -> Recipe:
-    """The recipe for these training images.
+    """Return the recipe for these training images.
 
     start: "weights" fine-tunes a published system, "nothing" trains the compact network from random weights.
-    system: the shipped configuration to start from; None chooses one. processes: how many will train together.
+    system: the shipped configuration to start from; None chooses one. processes: number of processes in training.
     """
     facts = data_facts(records, classes=len(class_names))
     if system is None:
@@ -176,7 +174,7 @@ def make_recipe(
     reasons = {"data": f"{facts.images} images, {len(facts.object_sizes)} objects, {facts.classes} classes"}
     if start == "weights":
         settings["weights"] = system
-        reasons["weights"] = "a published system that learns your classes; the class layer starts anew"
+        reasons["weights"] = "a published system learns your classes; its class layer starts from random weights"
     _choose_sizes(base, facts, start, settings, reasons)
     _choose_grids(base, records, settings, reasons)
     _choose_length(base, facts, start, processes, settings, reasons)
@@ -185,9 +183,10 @@ def make_recipe(
 
 
 def _upright(extents: np.ndarray, labels: np.ndarray) -> bool:
-    """Whether objects of some class are wider than high, or higher than wide, by more than chance; or too few to tell.
+    """Whether pictures have a top and a bottom: in some class, width and height differ by more than chance.
 
-    extents: float [n, 2], (width, height). The mean of log(width / height) is compared with its standard error.
+    True, too, with too few objects to tell. extents: float [n, 2], (width, height). The mean of log(width / height) is
+    compared with its standard error.
     """
     ratios = np.log((extents[:, 0] + 1) / (extents[:, 1] + 1))
     tested = [own for label in np.unique(labels) if len(own := ratios[labels == label]) >= FEWEST_OF_A_CLASS]
@@ -199,9 +198,9 @@ def _upright(extents: np.ndarray, labels: np.ndarray) -> bool:
 def _choose_sizes(
     base: Config, facts: DataFacts, start: Start, settings: dict[str, Any], reasons: dict[str, str]
 ) -> None:
-    """Sizes of the pictures in training and prediction."""
+    """Choose the sizes of pictures in training and prediction."""
     if start == "weights":
-        reasons["sizes"] = f"of {base.name}, {base.preprocess.short_side} pixels, which its weights have learned"
+        reasons["sizes"] = f"those of {base.name}, {base.preprocess.short_side} pixels: its weights learned this size"
         return
     median = float(np.median(facts.object_sizes))
     factor = min(max(COMFORTABLE_SIZE / max(median, 1.0), 1.0), MOST_ENLARGED)
@@ -222,7 +221,7 @@ def _choose_sizes(
 def _choose_grids(
     base: Config, records: Sequence[ImageRecord], settings: dict[str, Any], reasons: dict[str, str]
 ) -> None:
-    """Grids that lose few objects to collisions, at the sizes of training."""
+    """Choose grids that lose few objects to collisions at the training sizes."""
     short = settings.get("preprocess.short_side", max(base.train.augment.short_sides))
     long = settings.get("train.augment.long_side", base.train.augment.long_side)
     if "preprocess.short_side" in settings:
@@ -246,20 +245,20 @@ def _choose_grids(
     own = base.model.head.num_grids
     grids = [grid if few else max(grid, wanted) for grid, wanted, few in zip(own, enough, rare, strict=True)]
     settings["model.head.num_grids"] = grids
-    reasons["grids"] = f"of {base.name}, enlarged where more than one in a hundred objects would share a cell"
+    reasons["grids"] = f"those of {base.name}, enlarged where more than one object in a hundred would share a cell"
 
 
 def _choose_length(
     base: Config, facts: DataFacts, start: Start, processes: int, settings: dict[str, Any], reasons: dict[str, str]
 ) -> None:
-    """Batch, epochs and evaluations."""
+    """Choose batch size, epochs and evaluations."""
     batch = max(1, min(IMAGES_PER_STEP, facts.images) // processes)
     epochs = max(LEAST_EPOCHS, math.ceil(LEAST_SEEN[start] / facts.images))
     settings["train.augment.turn"] = not facts.upright
     reasons["turn"] = "objects are " + (
-        "wider or higher than chance explains, or too few to tell: pictures are not turned"
+        "objects are wider or higher by more than chance, or too few to tell: pictures are not turned"
         if facts.upright
-        else "as often wide as high: pictures are turned by quarters too"
+        else "objects are as often wide as high: pictures are also turned by 90 degrees"
     )
     settings["train.batch_size"] = batch
     settings["train.epochs"] = epochs

@@ -6,9 +6,9 @@ from typing import Any
 
 
 def wrong_value(record: Any) -> str | None:
-    """The first key of a record whose value training cannot have written; None where all may be right.
+    """Return the first key of a record whose value training cannot have written; None if all values are possible.
 
-    A checksum that fits says nothing of who wrote the record. Whoever needs a key notices that it is missing.
+    A correct checksum does not say who wrote the record. A missing key raises an error later, where it is read.
 
     >>> wrong_value({"step": 7, "best_ap": 0.3}), wrong_value({"step": "7"})
     (None, 'step')
@@ -37,7 +37,7 @@ def _are_losses(value: Any) -> bool:
 
 
 def _is_average(value: Any) -> bool:
-    """Whether it is None or what `ExponentialMovingAverage.state_dict` gives, without the averages."""
+    """Whether it is None or the result of `ExponentialMovingAverage.state_dict` without the averages."""
     return value is None or (
         isinstance(value, dict)
         and value.keys() == {"steps", "zero_share", "correction"}

@@ -1,4 +1,4 @@
-"""A training run from its configuration: everything built, loaded or resumed, trained and written down."""
+"""A training run: build, load or resume, train and write everything that a configuration describes."""
 
 import dataclasses
 import logging
@@ -44,14 +44,14 @@ logger = logging.getLogger(__name__)
 AUTO = "auto"
 LOW_AP = 0.01
 LOW_AP_ADVICE = (
-    "It has learned next to nothing: look at the data (ppsolo check-data), start from published weights "
-    "(-o weights=...), train longer (-o train.epochs=...), or take the settings that ppsolo suggest prints for the data"
+    "The model has learned almost nothing: check the data (ppsolo check-data), start from published weights "
+    "(-o weights=...), train longer (-o train.epochs=...), or use the settings of `ppsolo suggest` for the data"
 )
 
 
 @dataclasses.dataclass(frozen=True)
 class TrainingSummary:
-    """What a run left. best_ap: in [0, 1], -1 without evaluation."""
+    """The result of a run. best_ap: in [0, 1], -1 without evaluation."""
 
     directory: Path
     steps: int
@@ -73,13 +73,13 @@ def train(
     download: Progress | None = None,
     stop: StopRequest | None = None,
 ) -> TrainingSummary:
-    """Train what `config` describes, alone or with the other processes that the launcher started.
+    """Train what `config` describes, alone or together with the other processes of the launcher.
 
-    resume: the file of a training state; "auto" for the newest whole one of the run's directory, or for a new run
-        where there is none. console: gets the losses; None: nothing does. stop: an entered request to end early;
-        None: one of its own. download: called with (bytes done, bytes in all) of published weights.
-    Raises PpsoloError, one line for whatever is missing, broken or does not fit; TrainingInterrupted after Ctrl-C,
-    SIGTERM or the death of the launcher, once a state is written.
+    resume: the file of a training state, or "auto": the newest whole state in the run's directory, or a new run if
+        there is none. console: shows losses; None: silent. stop: a request to end early, already entered; None: `train`
+        makes one. download: called with (bytes done, all bytes) while published weights are fetched.
+    Raises PpsoloError, one line that says what is missing, broken or does not fit; TrainingInterrupted after Ctrl-C,
+    SIGTERM or the launcher's death, once a state is written.
     """
     own = StopRequest(launcher=launcher_id(), console=console) if stop is None else nullcontext(stop)
     with own as stop:
@@ -93,14 +93,14 @@ def train(
         config = training_classes(config, dataset)
         run = RunDirectory(directory)
         with run.held() if processes.is_main else nullcontext():
-            processes.gather(None)  # whoever held the directory before us has written its last state
+            processes.gather(None)  # the previous holder of the directory has now written its last state
             trainer = _train_in(run, config, dataset, processes, resume, console, download, stop)
     if trainer.stopped:
         assert stop.signal_number is not None
         command = f"ppsolo train -c {run.config_file} -r auto"
         again = command if processes.world_size == 1 else "the same command and -r auto"
         raise TrainingInterrupted(
-            f"{stop.reason} after {trainer.step} steps, in epoch {trainer.epoch + 1}; a state is written: go on "
+            f"{stop.reason} after {trainer.step} steps, in epoch {trainer.epoch + 1}; a state is written: continue "
             f"with {again}",
             stop.signal_number,
         )
@@ -117,7 +117,7 @@ def _train_in(
     download: Progress | None,
     stop: StopRequest,
 ) -> Trainer:
-    """Train in a run's directory that this process, or the main process, holds."""
+    """Train in a run directory that this process or the main process holds."""
     identity = _identity(config, dataset, processes)
     validation_set = _validation_set(config)
     resumed = _state_to_resume(run, resume)
@@ -190,9 +190,9 @@ def _open_sinks(
 
 
 class CheckpointWriter:
-    """Called by the trainer: writes a training state with the newest weights, or the best weights.
+    """Called by the trainer: writes a training state and the newest weights, or the best weights.
 
-    identity: what `check_same_run` compares when training goes on. keep: training states that stay.
+    identity: compared by `check_same_run` on resume. keep: number of training states to keep.
     """
 
     def __init__(self, run: RunDirectory, *, identity: Mapping[str, Any], keep: int):
@@ -206,20 +206,20 @@ class CheckpointWriter:
         if best:
             self._write_weights(trainer, self.run.best_weights)
             return
-        # Weights first: every state has its weights, wherever the run is killed.
+        # Weights first: if the run is killed between the two, every state still has its weights.
         self._write_weights(trainer, self.run.last_weights)
         state = trainer.state()
         state = TrainingState(state.arrays, {**state.record, **self.identity})
         self.run.add_state(state, step=trainer.step, keep=self.keep)
 
     def _write_weights(self, trainer: Trainer, file: Path) -> None:
-        """The weights, and beside them the configuration with the class names, whose name ends in .yml."""
+        """Write the weights, and next to them the configuration with the class names, a file in .yml."""
         write_config(self.identity["config"], file.with_suffix(".yml"))
         write_checkpoint(trainer.published_weights(), file)
 
 
 def load_start(model: SOLOv2, config: Config, download: Progress | None = None) -> None:
-    """Load what training starts from: a whole checkpoint, a backbone, or nothing; the log says which."""
+    """Load the start of training (a whole checkpoint, a backbone, or nothing), and say in the log which one."""
     if config.weights is not None:
         report = load_pretrained(model, config.weights, allow_other_classes=True, progress=download)
     elif config.pretrained_backbone is not None:
@@ -231,18 +231,18 @@ def load_start(model: SOLOv2, config: Config, download: Progress | None = None) 
 
 
 def refuse_frozen_random_norms(config: Config) -> None:
-    """Raise ConfigError where training starts from random weights and the backbone's norms are frozen."""
+    """Raise ConfigError if training starts from random weights while the backbone's norms are frozen."""
     random = config.weights is None and config.pretrained_backbone is None
     if random and config.model.backbone.freeze_norm and config.model.backbone.norm != "gn":
         raise ConfigError(
-            f"{config.name}: the backbone's norms are frozen, and it starts from random weights, which never learns: "
-            "set weights or pretrained_backbone, or model.backbone.freeze_norm=false and "
-            "model.backbone.frozen_stages=-1 to train everything from nothing"
+            f"{config.name}: the backbone starts from random weights and cannot learn, because its norms are frozen: "
+            "set weights or pretrained_backbone; or, to train everything from random weights, "
+            "model.backbone.freeze_norm=false and model.backbone.frozen_stages=-1"
         )
 
 
 def set_up_cpu() -> None:
-    """Where training runs on a CPU: let kernels have the cores of the process, and freed memory be kept."""
+    """On a CPU: let kernels use all cores of the process, and keep freed memory."""
     if paddle.device.get_device() == "cpu":
         use_threads(default_threads())
         keep_freed_memory()
@@ -282,12 +282,12 @@ def _state_to_resume(run: RunDirectory, resume: str | None) -> TrainingState | N
         logger.info("no checkpoint in %s: a new run starts", run.path)
         return None
     path, state = newest
-    logger.info("going on from %s", path)
+    logger.info("resuming from %s", path)
     return state
 
 
 def _identity(config: Config, dataset: CocoDataset, processes: Processes) -> dict[str, object]:
-    """What must be the same when training goes on; see `check_same_run`."""
+    """Return everything that must be the same on resume; see `check_same_run`."""
     return {
         "config": config_to_dict(config),
         "world_size": processes.world_size,

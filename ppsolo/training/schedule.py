@@ -7,12 +7,12 @@ from paddle.optimizer.lr import LRScheduler
 
 
 class WarmupPiecewise(LRScheduler):
-    """Linear warm-up from 0, then `base` times `gamma` for every milestone reached; one `step()` an iteration.
+    """Linear warm-up from 0, then `base` times `gamma` for every milestone reached; call `step()` once per iteration.
 
-    While step < warmup_steps the rate is base * step / warmup_steps, so the first iteration learns at 0. From
-    then on it is base * gamma^k, where k milestones are <= step. Warm-up wins over milestones that fall into it:
-    they take effect, all at once, when it ends. PaddleDetection does the same, since it looks for the first
-    boundary above the step in a list that is then unsorted.
+    While step < warmup_steps, the rate is base * step / warmup_steps, so the first iteration has the rate 0. After
+    that it is base * gamma^k, where k is the number of milestones <= step. Milestones inside the warm-up take effect
+    when it ends. PaddleDetection does the same: it looks for the first boundary above the step in a list that is then
+    unsorted.
 
     milestones: in iterations, or in epochs if `steps_per_epoch` is given; any order.
     """
@@ -34,7 +34,7 @@ class WarmupPiecewise(LRScheduler):
         super().__init__(learning_rate=base)
 
     def get_lr(self) -> float:
-        """The rate of iteration `last_epoch` (Paddle's name for the count of `step()` calls), from 0."""
+        """Return the rate of iteration `last_epoch`: Paddle's name for the number of `step()` calls."""
         step = self.last_epoch
         if step < self.warmup_steps:
             return self.base_lr * (step / self.warmup_steps)
@@ -49,8 +49,8 @@ def _check_at_least(name: str, value: int, lowest: int) -> None:
 class WarmupCosine(LRScheduler):
     """Linear warm-up from 0, then half a cosine from `base` to 0 (Loshchilov & Hutter, arXiv 1608.03983, eq. 5).
 
-    The rate of step s is base * s / warmup_steps during the warm-up, then base * (1 + cos(pi p)) / 2 with p from 0
-    to 1 over what is left of `total_steps`; one `step()` an iteration.
+    In the warm-up the rate of step s is base * s / warmup_steps. Then it is base * (1 + cos(pi p)) / 2, where p goes
+    from 0 to 1 over the remaining steps of `total_steps`. Call `step()` once per iteration.
     """
 
     def __init__(self, *, base: float, warmup_steps: int, total_steps: int):
@@ -59,7 +59,7 @@ class WarmupCosine(LRScheduler):
         super().__init__(learning_rate=base)
 
     def get_lr(self) -> float:
-        """The rate of iteration `last_epoch`, Paddle's name for the count of `step()` calls."""
+        """Return the rate of iteration `last_epoch`: Paddle's name for the number of `step()` calls."""
         step = self.last_epoch
         if step < self.warmup_steps:
             return self.base_lr * (step / self.warmup_steps)

@@ -25,21 +25,21 @@ Metrics = Mapping[str, float | np.ndarray]
 
 
 class Sink(Protocol):
-    """Takes metrics; names are like "train/loss" or "val/segm_AP"."""
+    """Stores metrics; their names are like "train/loss" or "val/segm_AP"."""
 
     def log(self, metrics: Metrics, step: int) -> None:
-        """Take the metrics of a step."""
+        """Store the metrics of a step."""
         ...
 
     def close(self) -> None:
-        """Write what is still to be written; no `log` comes after it."""
+        """Write everything that is left; `log` is not called again."""
         ...
 
 
 class ConsoleSink:
-    """Losses with rate and time left: a bar on a terminal, else a line each; and a line for every evaluation.
+    """Shows losses, rate and time left, as a bar on a terminal or as lines elsewhere, and a line per evaluation.
 
-    stream: where to. first_step, total_steps: where this session starts, and how many steps the run has.
+    stream: the output. first_step, total_steps: the step where this session starts, and the number of steps of the run.
     """
 
     def __init__(self, stream: TextIO, *, first_step: int, total_steps: int):
@@ -74,13 +74,13 @@ class ConsoleSink:
 
 
 class JsonLinesSink:
-    """One JSON object a line, {"step": 120, "train/loss": ...}, pictures left out.
+    """Writes one JSON object per line, {"step": 120, "train/loss": ...}, without pictures.
 
-    Lines that are there already stay up to `first_step`: what came after it is about to be trained again.
+    Lines up to `first_step` are kept. Later ones are removed: these steps are about to be trained again.
     """
 
     def __init__(self, path: Path, *, first_step: int):
-        with atomic_writer(path, "w") as stream:  # a run that is killed here keeps the lines that it had
+        with atomic_writer(path, "w") as stream:  # if the run is killed here, the old lines are safe
             stream.writelines(line for line in _lines(path) if _step_of(line) <= first_step)
         self._stream = path.open("a", encoding="utf-8")
 
@@ -93,9 +93,9 @@ class JsonLinesSink:
 
 
 class VisualDLSink:
-    """Records for `visualdl --logdir folder`: curves of the numbers, and the pictures.
+    """Writes records for `visualdl --logdir folder`: curves of the numbers, and the pictures.
 
-    first_step: where this session starts; at 0 the records of an earlier run in the folder are removed.
+    first_step: the step where this session starts; at 0, records of an earlier run in the folder are removed.
     """
 
     def __init__(self, folder: Path, *, first_step: int):
@@ -117,9 +117,9 @@ class VisualDLSink:
 
 
 class CsvSink:
-    """One line a step with losses or an evaluation, for spreadsheets; empty where a step has no such number.
+    """Writes one line for each step with losses or an evaluation, for spreadsheets; a missing number is empty.
 
-    Lines that are there already stay up to `first_step`.
+    Lines up to `first_step` are kept.
     """
 
     def __init__(self, path: Path, *, first_step: int):
@@ -138,7 +138,7 @@ class CsvSink:
 
 
 class TensorBoardSink:
-    """Records for `tensorboard --logdir folder`. Raises ConfigError where tensorboardX is not installed."""
+    """Writes records for `tensorboard --logdir folder`. Raises ConfigError if tensorboardX is not installed."""
 
     def __init__(self, folder: Path, *, first_step: int):
         writer = _tracker("tensorboardX", "tensorboard").SummaryWriter
@@ -156,9 +156,10 @@ class TensorBoardSink:
 
 
 class MLflowSink:
-    """Metrics for MLflow, at the server of MLFLOW_TRACKING_URI, else in `folder`; each session is a run there.
+    """Sends metrics to MLflow: to the server MLFLOW_TRACKING_URI, or else into `folder`. Each session is one MLflow
+    run.
 
-    Raises ConfigError where MLflow is not installed.
+    Raises ConfigError if MLflow is not installed.
     """
 
     def __init__(self, folder: Path, name: str):
@@ -176,9 +177,9 @@ class MLflowSink:
 
 
 class WandbSink:
-    """Metrics and pictures for Weights & Biases; WANDB_MODE=offline keeps them in `folder`.
+    """Sends metrics and pictures to Weights & Biases; WANDB_MODE=offline keeps them in `folder`.
 
-    Raises ConfigError where wandb is not installed.
+    Raises ConfigError if wandb is not installed.
     """
 
     def __init__(self, folder: Path, name: str):
@@ -197,7 +198,7 @@ class WandbSink:
 
 
 def _tracker(module: str, extra: str) -> Any:
-    """The module, imported where a run asks for it."""
+    """Import the module of a sink, or raise ConfigError that names the extra to install."""
     try:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
@@ -209,7 +210,7 @@ def _tracker(module: str, extra: str) -> Any:
 
 
 def _printable_names(metrics: Metrics) -> Metrics:
-    """The metrics under names that every tracker can store: a lone surrogate is no UTF-8."""
+    """Make the names of metrics storable for every tracker: a lone surrogate is not valid UTF-8."""
     return {one_line(name): value for name, value in metrics.items()}
 
 
@@ -222,7 +223,7 @@ def _lines(path: Path) -> list[str]:
 
 
 def _step_of(line: str) -> float:
-    """Infinite for a line that was cut off."""
+    """Return the step of a line; infinity if the line was cut off."""
     try:
         return json.loads(line)["step"]
     except (ValueError, KeyError):

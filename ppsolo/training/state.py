@@ -28,9 +28,9 @@ logger = logging.getLogger(__name__)
 
 FORMAT = 1
 RECORD = "record.json"
-HOLDER_PATIENCE = 10.0  # seconds; processes whose launcher was killed need some to end
+HOLDER_PATIENCE = 10.0  # seconds; after a launcher was killed, its processes need time to end
 
-# What may differ between a run and its continuation: it changes neither the weights nor the way to them.
+# A continuation may change these keys: they affect neither the weights nor the way to them.
 FREE_KEYS = (
     "data.num_workers",
     "data.root",
@@ -54,14 +54,14 @@ FREE_KEYS = (
 
 @dataclass(frozen=True)
 class TrainingState:
-    """All that training needs to resume: on a CPU the run then equals an uninterrupted one bit for bit.
+    """Everything that training needs to resume. On a CPU, a resumed run equals an uninterrupted one bit for bit.
 
     On a GPU the state is just as complete, but some kernels add in changing order, so later weights differ by rounding.
 
     arrays: float32 arrays by group ("model", "optimizer", "ema") and by the names of `model.state_dict()`.
-    record: everything else, as JSON has it: position, counters, the configuration, what the data set was.
+    record: everything else, as JSON types: position, counters, configuration, description of the data set.
 
-    Random numbers need no room here: each step's follow from (seed, step, process), each sample's from (seed,
+    Random numbers are not stored. Those of a step follow from (seed, step, process), those of a sample from (seed,
     epoch, index).
     """
 
@@ -70,7 +70,7 @@ class TrainingState:
 
 
 def write_state(state: TrainingState, path: Path) -> None:
-    """One .safetensors file, whole or not at all. Raises CheckpointError if it cannot be written."""
+    """Write one .safetensors file, whole or not at all. Raises CheckpointError if that fails."""
     flat = {f"{group}/{name}": array for group, arrays in state.arrays.items() for name, array in arrays.items()}
     record = {"format": FORMAT, "checksum": _checksum(flat), "record": state.record}
     text = np.frombuffer(json.dumps(record).encode(), np.uint8)
@@ -78,7 +78,7 @@ def write_state(state: TrainingState, path: Path) -> None:
 
 
 def read_state(path: Path) -> TrainingState:
-    """What `write_state` wrote; nothing in the file is run. Raises CheckpointError for any other or damaged file."""
+    """Read a file of `write_state`; nothing in it is run. Raises CheckpointError if it is damaged or not one."""
     flat = read_checkpoint(path)
     text = flat.pop(RECORD, None)
     try:
@@ -86,14 +86,14 @@ def read_state(path: Path) -> TrainingState:
         known, checksum, content = record["format"], record["checksum"], record["record"]
     except (KeyError, RecursionError, TypeError, ValueError):
         raise CheckpointError(
-            f"{path}: is not the state of a training run; give a file of a run's checkpoints folder"
+            f"{path}: is not the state of a training run: give a file of a run's checkpoints folder"
         ) from None
     if known != FORMAT:
-        raise CheckpointError(f"{path}: was written in format {known}, this ppsolo reads {FORMAT}; use the same ppsolo")
+        raise CheckpointError(f"{path}: has format {known}, this ppsolo reads {FORMAT}: use the version that wrote it")
     if checksum != _checksum(flat):
-        raise CheckpointError(f"{path}: is damaged (its checksum differs); resume from another checkpoint")
+        raise CheckpointError(f"{path}: is damaged (its checksum differs): resume from another checkpoint")
     if (key := wrong_value(content)) is not None:
-        raise CheckpointError(f"{path}: its {key} is not what training writes; resume from another checkpoint")
+        raise CheckpointError(f"{path}: its {key} is not a value that training writes: resume from another checkpoint")
     arrays: dict[str, dict[str, np.ndarray]] = {}
     for name, array in flat.items():
         group, _, rest = name.partition("/")
@@ -102,11 +102,11 @@ def read_state(path: Path) -> TrainingState:
 
 
 class RunDirectory:
-    """One directory per run; only the main process writes to it.
+    """The directory of one run; only the main process writes to it.
 
-    config.yml: the configuration as resolved, class names included. class_names.txt: one name a line.
-    log.jsonl and visualdl/: the metrics. checkpoints/STEP.safetensors: training states. last.pdparams and
-    best.pdparams: weights to predict with, of the newest checkpoint and of the evaluation with the highest AP.
+    config.yml: the resolved configuration with the class names. class_names.txt: one name per line. log.jsonl and
+    visualdl/: the metrics. checkpoints/STEP.safetensors: training states. last.pdparams, best.pdparams: weights to
+    predict with, from the newest checkpoint and from the evaluation with the highest AP.
     """
 
     def __init__(self, path: Path):
@@ -122,10 +122,10 @@ class RunDirectory:
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """Keep other processes from writing to the directory, which is made, during the block.
+        """Create the directory and keep other processes from writing to it during the block.
 
-        The lock ends with the process that holds it, however that ends. Raises TrainingError where another process
-        holds the directory and keeps it for HOLDER_PATIENCE seconds, or where the directory cannot be written to.
+        The lock ends with its process, even if the process is killed. Raises TrainingError if another process still
+        holds the directory after HOLDER_PATIENCE seconds, or if the directory is not writable.
         """
         lock = self.path / "run.lock"
         with ExitStack() as stack:
@@ -141,7 +141,7 @@ class RunDirectory:
             except OSError as error:
                 if error.errno not in WITHOUT_LOCKS:
                     raise self._not_writable(error) from None
-                logger.warning("%s: its file system has no locks; start no second run there", self.path)
+                logger.warning("%s: its file system has no locks; do not start a second run there", self.path)
             try:
                 yield
             finally:
@@ -150,14 +150,14 @@ class RunDirectory:
                     self.path.rmdir()
 
     def refuse_another_run(self) -> None:
-        """Raises TrainingError if there is a run in the directory that could be gone on with."""
+        """Raise TrainingError if the directory holds a run that could be resumed."""
         if self.states():
             raise TrainingError(
-                f"{self.path} holds a run: go on with it (-r auto), or give this one another name (-o name=...)"
+                f"{self.path} holds a run: resume it (-r auto), or give the new run another name (-o name=...)"
             )
 
     def prepare(self, config: Config, class_names: Sequence[str]) -> None:
-        """Make the directory, and write what describes the run. Raises TrainingError if that is impossible."""
+        """Create the directory and write the files that describe the run. Raises TrainingError if that fails."""
         try:
             self._checkpoints.mkdir(parents=True, exist_ok=True)
             for folder in (self.path, self._checkpoints):
@@ -174,10 +174,10 @@ class RunDirectory:
             stream.write(text)
 
     def _not_writable(self, error: OSError) -> TrainingError:
-        return TrainingError(f"{self.path}: cannot be written to ({error.strerror}); set train.output_dir")
+        return TrainingError(f"{self.path}: is not writable ({error.strerror}): set train.output_dir")
 
     def clear(self) -> None:
-        """Remove what an earlier run has written, and nothing else that lies there. Raises OSError."""
+        """Remove the files of an earlier run, and nothing else. Raises OSError."""
         written = [self.config_file, self.path / "class_names.txt", self.log_file, self.csv_file, self.card]
         for weights in (self.best_weights, self.last_weights):
             written += [weights, weights.with_suffix(".yml")]
@@ -185,45 +185,45 @@ class RunDirectory:
             file.unlink(missing_ok=True)
 
     def states(self) -> list[Path]:
-        """The files of all training states, newest first."""
+        """Return the files of all training states, newest first."""
         return sorted(self._checkpoints.glob("*.safetensors"), key=lambda path: path.stem, reverse=True)
 
     def add_state(self, state: TrainingState, *, step: int, keep: int) -> None:
-        """Write the state after `step` steps; then remove all but the newest `keep` files."""
+        """Write the state after `step` steps; then remove all but the newest `keep` states."""
         write_state(state, self._checkpoints / f"{step:09d}.safetensors")
         for old in self.states()[keep:]:
             old.unlink(missing_ok=True)
 
     def newest_state(self) -> tuple[Path, TrainingState] | None:
-        """The newest state that is whole; those passed over are named in the log. None if there is none at all.
+        """Return the newest whole state, and log the broken ones that were skipped; None if there are no states.
 
-        Raises CheckpointError if there are files but all are broken.
+        Raises CheckpointError if all states are broken.
         """
         states = self.states()
         for path in states:
             try:
                 return path, read_state(path)
             except CheckpointError as error:
-                logger.warning("passed over a broken checkpoint, the one before is tried: %s", error)
+                logger.warning("skipped a broken checkpoint and tried the one before it: %s", error)
         if states:
-            raise CheckpointError(f"{self.path}: every checkpoint is broken; start anew under another name")
+            raise CheckpointError(f"{self.path}: every checkpoint is broken: start a new run under another name")
         return None
 
 
 def write_config(tree: Mapping[str, Any], file: Path) -> None:
-    """Write a configuration, as `config_to_dict` gives it, for `load_config`. Raises OSError."""
+    """Write the result of `config_to_dict` for `load_config`. Raises OSError."""
     with atomic_writer(file, "w") as stream:
         yaml.safe_dump(dict(tree), stream, sort_keys=False, allow_unicode=True)
 
 
 def check_same_run(record: Mapping[str, Any], current: Mapping[str, Any]) -> None:
-    """Raises TrainingError, naming what differs, unless the current run may go on from a state.
+    """Raise TrainingError that names the differences, if the current run cannot resume from a state.
 
-    record, current: "config" as `config_to_dict` gives it, and "world_size" and "dataset", which must be equal.
+    record, current: "config", a result of `config_to_dict`, and "world_size" and "dataset", which must be equal.
     """
     for key in ("step", *current):
         if key not in record:
-            raise TrainingError(f"cannot resume: the checkpoint does not say its {key}; take one that training wrote")
+            raise TrainingError(f"cannot resume: the checkpoint lacks {key}: give one that training wrote")
     for key, remedy in (
         ("world_size", "start as many processes as before"),
         ("dataset", "bring the same annotations back"),
@@ -235,7 +235,7 @@ def check_same_run(record: Mapping[str, Any], current: Mapping[str, Any]) -> Non
             )
     before, now = _flattened(record["config"]), _flattened(current["config"])
     differing = sorted(key for key in before.keys() | now.keys() if before.get(key) != now.get(key))
-    # Along a cosine, and in a warm-up of a tenth of the run, the rate depends on the number of epochs.
+    # The number of epochs changes the rate of a cosine, and of a warm-up that is a share of the run.
     fixed = now["train.schedule.type"] == "cosine" or now["train.schedule.warmup_steps"] == "auto"
     free_keys = [key for key in FREE_KEYS if key != "train.epochs" or not fixed]
     differing = [key for key in differing if not any(key == free or key.startswith(f"{free}.") for free in free_keys)]

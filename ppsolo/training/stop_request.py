@@ -13,14 +13,14 @@ from typing import TextIO
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 REASONS = {signal.SIGINT: "stopped by Ctrl-C", signal.SIGTERM: "stopped by SIGTERM"}
 LAUNCHER_GONE = "stopped because the launcher has ended"
-PEER_STOPPED = "stopped because another process was asked to"
-LOOK_SECONDS = 1.0  # between looks at the launcher
-GRACE_SECONDS = 120.0  # after a request; a step that takes longer waits for a process that will not come
+PEER_STOPPED = "stopped because another process was asked to stop"
+LOOK_SECONDS = 1.0  # between checks of the launcher
+GRACE_SECONDS = 120.0  # after a request; a longer step waits for a process that is gone
 SECOND_PRESS_SECONDS = 0.5  # the same key press may arrive twice
 
 
 class TrainingInterrupted(KeyboardInterrupt):
-    """Training was asked to stop; `str` is one line that says how to go on.
+    """Training was asked to stop; `str` gives one line that says how to resume.
 
     exit_code: 130 after Ctrl-C, 143 after SIGTERM or the death of the launcher.
     """
@@ -31,23 +31,23 @@ class TrainingInterrupted(KeyboardInterrupt):
 
 
 class EvaluationStopped(Exception):
-    """An evaluation was given up because of a request to stop."""
+    """An evaluation ended early because of a request to stop."""
 
 
 class StopRequest:
-    """Notes that this process was asked to stop, so that training can end its step and write a state.
+    """Notes a request to stop, so that training can finish its step and write a state.
 
-    Use it as a context manager in the main thread; elsewhere signals are left as they are. Before `defer` a signal
-    raises TrainingInterrupted at once. After it a signal is only noted: Paddle turns an exception that arrives during
+    Use it as a context manager in the main thread; in other threads it leaves signals alone. Before `defer`, a signal
+    raises TrainingInterrupted at once. After it, a signal is only noted: Paddle turns an exception that arrives during
     a backward pass into an OSError with its own text. A second Ctrl-C then ends the process at once.
 
-    A thread watches the launcher: when it has died, that counts as a request. The thread also ends the process if no
-    step ends within `grace` seconds of a request. This happens when another process of the run does not answer.
+    A thread watches the launcher; its death counts as a request. The thread also ends the process if no step ends
+    within `grace` seconds of a request. This happens when another process of the run does not answer.
 
-    launcher: the process id that must live on; None: nobody's death matters. grace: seconds. console: gets one line
-    when the request comes; None: none.
+    launcher: the process id to watch; None: watch none. grace: seconds. console: gets one line when the request comes;
+    None: silent.
 
-    Attributes: signal_number, None until there is a request; reason, in words.
+    Attributes: signal_number, None before a request; reason, in words.
     """
 
     def __init__(self, *, launcher: int | None = None, grace: float = GRACE_SECONDS, console: TextIO | None = None):
@@ -79,12 +79,12 @@ class StopRequest:
                 os.write(self._alarm_writer, b"\0")
 
     def listen(self) -> None:
-        """Take the signals again, after an import of Paddle has given SIGTERM back to the system."""
+        """Install the signal handlers again: importing Paddle resets the one for SIGTERM."""
         for number in self._handlers:
             signal.signal(number, self._on_signal)
 
     def defer(self) -> None:
-        """From now on a request is noted, and the caller looks at `requested` between steps."""
+        """From now on only note a request; the caller checks `requested` between steps."""
         self._deferred = True
 
     @property
@@ -93,7 +93,7 @@ class StopRequest:
         return self.signal_number is not None
 
     def hear(self) -> None:
-        """Say that training has noticed the request: from now on it may take its time to write the state."""
+        """Tell the thread that training has noticed the request, so that it may take its time to write the state."""
         self._heard = True
         if self.signal_number is None:
             self.signal_number, self.reason = signal.SIGTERM, PEER_STOPPED
@@ -102,9 +102,9 @@ class StopRequest:
         now = time.monotonic()
         if not self._deferred:
             self._note(number, REASONS[signal.Signals(number)])
-            raise TrainingInterrupted(f"{self.reason} before the first step: start again the same way", number)
+            raise TrainingInterrupted(f"{self.reason} before the first step: run the same command again", number)
         if number == signal.SIGINT == self.signal_number and now - self._asked_at > SECOND_PRESS_SECONDS:
-            self._end("stopped at once by the second Ctrl-C; go on from the last training state with -r auto")
+            self._end("stopped at once by the second Ctrl-C; resume from the last training state with -r auto")
         self._note(number, REASONS[signal.Signals(number)])
 
     def _note(self, number: int, reason: str) -> None:
@@ -112,10 +112,10 @@ class StopRequest:
             self.signal_number, self.reason, self._asked_at = number, reason, time.monotonic()
             if self._console is not None and self._deferred:
                 again = "; Ctrl-C again ends it at once" if number == signal.SIGINT else ""
-                self._write(f"{reason}: the step ends, then a training state is written{again}")
+                self._write(f"{reason}: finishing the step, then writing a training state{again}")
 
     def _watch(self) -> None:
-        """The life of the thread."""
+        """Run in the thread until `__exit__`."""
         while not self._ended.is_set():
             ready, _, _ = select.select([self._alarm], [], [], LOOK_SECONDS)
             numbers = os.read(self._alarm, 64) if ready else b""
@@ -127,8 +127,8 @@ class StopRequest:
             late = self._asked_at and time.monotonic() - self._asked_at > self._grace
             if late and not self._heard and not self._ended.is_set():
                 self._end(
-                    f"{self.reason or 'asked to stop'}, and the step did not end in {self._grace:g} s: ended without "
-                    "a new state; go on from the last one with -r auto"
+                    f"{self.reason or 'asked to stop'}, and the step did not end within {self._grace:g} s: ended "
+                    "without a new state; resume from the last one with -r auto"
                 )
         os.close(self._alarm)
         os.close(self._alarm_writer)
@@ -145,5 +145,5 @@ class StopRequest:
 
 
 def launcher_id() -> int | None:
-    """The process id of the launcher that started this process, None without a launcher."""
+    """Return the process id of the launcher that started this process, None without a launcher."""
     return os.getppid() if "PADDLE_LOCAL_RANK" in os.environ else None

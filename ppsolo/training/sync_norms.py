@@ -1,4 +1,4 @@
-"""Synchronised batch norms: a check at the start that they see all processes."""
+"""A check before training that synchronised batch norms see all processes."""
 
 import paddle
 from paddle import nn
@@ -8,10 +8,10 @@ from ppsolo.processes import Processes
 
 
 def check_sync_norms(model: nn.Layer, processes: Processes) -> None:
-    """Raise TrainingError where synchronised norms see their own process alone; call it in all processes.
+    """Raise TrainingError if synchronised norms see only their own process; call it in all processes.
 
-    Without a group for communication Paddle computes local statistics and says nothing. Each process gives its rank
-    to a norm of its own: the mean must be that of all ranks. Processes count the same, however many values they have.
+    Without a communication group, Paddle computes local statistics and gives no warning. For the check, each process
+    feeds its rank to an extra norm. The norm's mean must be the mean of all ranks. All processes weigh the same.
     """
     if processes.world_size == 1 or not any(isinstance(layer, nn.SyncBatchNorm) for layer in model.sublayers()):
         return
@@ -22,6 +22,6 @@ def check_sync_norms(model: nn.Layer, processes: Processes) -> None:
     seen, expected = float(norm._mean), (processes.world_size - 1) / 2
     if abs(seen - expected) > 1e-3:
         raise TrainingError(
-            f"synchronised batch norms see {seen:g} in place of the mean {expected:g} of all processes: start with "
+            f"synchronised batch norms do not see all processes (mean {seen:g}, not {expected:g}): start with "
             "`python -m paddle.distributed.launch`, or set model.backbone.norm=bn or gn"
         )

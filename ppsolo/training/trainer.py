@@ -1,4 +1,4 @@
-"""The training loop: epochs of steps, with everything that a step needs given to it built."""
+"""The training loop; the trainer gets the model, the loader and everything else ready-made."""
 
 import logging
 import random
@@ -28,12 +28,12 @@ from ppsolo.training.stop_request import EvaluationStopped, StopRequest
 logger = logging.getLogger(__name__)
 
 AP = "val/segm_AP"
-MOST_SKIPPED = 10  # steps in a row; after that the weights themselves must be broken
-MOST_OVERFLOWS = 20  # steps in a row: the loss scale of mixed precision has then fallen from 65,536 to 1/16
+MOST_SKIPPED = 10  # steps in a row; beyond it, the weights themselves must be broken
+MOST_OVERFLOWS = 20  # steps in a row; by then the loss scale has fallen from 65,536 to 1/16
 
 
 class _Step(NamedTuple):
-    """What a step leaves on the device, to be read back later."""
+    """Results of a step that stay on the device until they are read."""
 
     number: int  # from 0
     image_ids: list[tuple[int | str, ...]]  # of each batch
@@ -43,25 +43,25 @@ class _Step(NamedTuple):
 
 
 class Trainer:
-    """Trains a model; what it does in which order is in `fit`, `train_one_epoch` and `train_step`.
+    """Trains a model. Read `fit`, `train_one_epoch` and `train_step` for the order of its work.
 
-    model, criterion, optimizer, schedule, loader: built, the schedule being the optimizer's.
-    epochs: to train in all. accumulate: batches in a step. clip_norm: largest joint norm of the gradients.
-    ema: averaged weights, which evaluation then uses. precision: mixed or not.
-    non_finite: what to do at a loss or gradient that is not finite; either way the image ids are named. "stop" raises
-        TrainingError where it is next looked for (`settle`): with the losses that are logged, and before anything is
-        evaluated or written. "skip" looks at every step, before the weights change, which on a GPU makes it wait for
-        each; it passes the step over, but ten in a row stop.
-    seed: every step's random numbers (Python's, numpy's, Paddle's) follow from it, the step and the process.
-    evaluate: measures the model as it is, returning metrics with "val/segm_AP"; called every `evaluate_every` epochs
-        and after the last. patience: evaluations without a better AP after which training ends, 0: never;
-        patience_from: the step from which on they count.
+    model, criterion, optimizer, schedule, loader: ready to use; the schedule belongs to the optimizer.
+    epochs: number of all epochs. accumulate: batches per step. clip_norm: largest joint norm of the gradients.
+    ema: averaged weights; if given, evaluation uses them. precision: mixed or not.
+    non_finite: what to do if a loss or gradient is not finite; the image ids are named in any case. "stop" raises
+        TrainingError at the next check (`settle`): when losses are logged, and before an evaluation or a checkpoint.
+        "skip" skips the step, before the weights change; ten skipped steps in a row raise TrainingError. It checks
+        every step, so a GPU must wait after each.
+    seed: the random numbers of a step (Python, numpy, Paddle) follow from seed, step and process.
+    evaluate: measures the current model and returns metrics with "val/segm_AP"; called every `evaluate_every` epochs
+        and after the last one. patience: training ends after so many evaluations without a better AP, 0: never;
+        patience_from: the step after which evaluations count.
     checkpoint: `checkpoint(trainer, best)`: `best=True` after a new best AP, `False` for a state that training can
-        resume from: after every epoch, every `checkpoint_steps` steps within it, and when `stop` asks for an end.
+        resume from: after every epoch, every `checkpoint_steps` steps within it, and after a request to stop.
     sinks: get the mean losses, learning rate and times of every `log_every` steps, and the result of `evaluate`.
     stop: the request to end early; None: there is none.
 
-    Attributes: epoch, step_in_epoch, step (the numbers of those done), best_ap, stopped (whether `stop` ended `fit`).
+    Attributes: epoch, step_in_epoch and step, the numbers already done; best_ap; stopped, whether `stop` ended `fit`.
     """
 
     def __init__(
@@ -107,21 +107,21 @@ class Trainer:
         self.epoch = self.step_in_epoch = self.step = 0
         self.best_ap = -1.0
         self._without_gain = self._skipped = self._overflows = 0
-        self._skipped_in_all = 0  # steps of whatever cause: they move neither weights nor schedule
+        self._skipped_in_all = 0  # steps for any reason; they change neither weights nor schedule
         self._trained = [parameter for parameter in model.parameters() if not parameter.stop_gradient]
         state = model.state_dict()
         self._statistics = [state[name] for name in state if name.endswith(("._mean", "._variance"))]
         self._unsettled: list[_Step] = []
         self._wishes: list[paddle.Tensor] = []  # of the newest steps: how many processes were asked to stop
-        # Since the last record: losses, and seconds with those of them for data.
+        # Since the last record: losses, seconds, and the seconds of these that were spent on data.
         self._recent_losses: list[np.ndarray] = []
         self._recent_seconds: list[tuple[float, float]] = []
 
     def fit(self) -> None:
         """Train from the current state to the last epoch, or until `patience` is used up.
 
-        Where `stop` asks for it, training ends after a step or within an evaluation: a state is written, and `stopped`
-        is True. Training from that state goes on with the next step, or with that evaluation.
+        If `stop` asks for it, training ends after a step or during an evaluation: a state is written, and `stopped` is
+        True. A run that resumes from that state continues with the next step, or repeats that evaluation.
         """
         while self.epoch < self.epochs and not self._gave_up() and not self.stopped:
             self.train_one_epoch()
@@ -145,7 +145,7 @@ class Trainer:
             )
 
     def train_one_epoch(self) -> None:
-        """The steps that are left of the epoch, or those until `stop` asks for an end."""
+        """Train the remaining steps of the epoch; return early if `stop` asks for it."""
         self.model.train()
         first, end = self.step_in_epoch * self.accumulate, self.steps_per_epoch * self.accumulate
         with closing(self.loader.epoch(self.epoch, start=first, stop=end)) as batches:
@@ -156,7 +156,7 @@ class Trainer:
                 except DatasetError:
                     if not self.stop.requested:
                         raise
-                    self._end_here()  # who asked us to stop has ended our data workers
+                    self._end_here()  # the same signal has ended the data workers
                     return
                 data_seconds = time.perf_counter() - start
                 self.train_step(group)
@@ -164,7 +164,7 @@ class Trainer:
                 last = self.step_in_epoch == self.steps_per_epoch
                 log, save = self.step % self.log_every == 0, self.step % self.checkpoint_steps == 0 and not last
                 if log or save or last:
-                    self.settle()  # waits for the device, which is part of the steps' time
+                    self.settle()  # waits for the device; this is part of the steps' time
                 self._recent_seconds.append((time.perf_counter() - start, data_seconds))
                 if log:
                     self._log()
@@ -174,17 +174,17 @@ class Trainer:
                     self._checkpoint(best=False)
 
     def train_step(self, batches: Sequence[TrainingBatch]) -> paddle.Tensor:
-        """One step of the optimizer -> float32 [3]: mask, category and total loss, of all batches and processes.
+        """Take an optimizer step; return float32 [3]: mask, category and total loss over all batches and processes.
 
-        Nothing is read back from the device, unless steps may be skipped. A skipped step moves nothing: neither
-        weights, their average and running statistics, nor the learning rate.
+        Nothing is read from the device, unless steps may be skipped. A skipped step changes nothing: neither weights,
+        their average, running statistics, nor the learning rate.
         """
         skips = self.non_finite == "skip" or self.precision.level != "none"
         statistics = [(value, value.clone()) for value in self._statistics] if skips else []
         seed_step(self.seed, self.step, self.processes.rank)
         found = []
         for batch, (mask_share, category_share) in zip(batches, self._shares(batches), strict=True):
-            # All copies to the device come first: each waits until the device has done what was asked for before.
+            # Copy all batches to the device first: a copy waits until the device has finished its earlier work.
             images, targets = paddle.to_tensor(batch.images), Targets.from_arrays(batch.targets)
             with self.precision.forward():
                 raw = self.model(images)
@@ -218,9 +218,9 @@ class Trainer:
         return means
 
     def settle(self) -> bool:
-        """Read back the losses of the steps since the last time -> whether they and the gradients were finite.
+        """Read the losses since the last call from the device; return whether they and the gradients were finite.
 
-        Raises TrainingError at the first step that was not, unless it may be passed over.
+        Raises TrainingError for the first step that was not finite, unless it may be skipped.
         """
         steps, self._unsettled = self._unsettled, []
         if not steps:
@@ -236,13 +236,13 @@ class Trainer:
         return bool(finite.all())
 
     def published_weights(self) -> dict[str, np.ndarray]:
-        """The weights to predict with: averaged if there is an average."""
+        """Return the weights to predict with: averaged ones if there is an average."""
         if self.ema is not None and self.ema.steps:
             return self.ema.weights()
         return {name: value.numpy() for name, value in self.model.state_dict().items()}
 
     def state(self) -> TrainingState:
-        """All that `load_state` needs to go on as if there had been no break. Raises as `settle`."""
+        """Return everything that `load_state` needs to continue exactly. Raises like `settle`."""
         self.settle()
         arrays: dict[str, Mapping[str, np.ndarray]] = {
             "model": {name: value.numpy() for name, value in self.model.state_dict().items()},
@@ -268,7 +268,7 @@ class Trainer:
         return TrainingState(arrays, record)
 
     def load_state(self, state: TrainingState) -> None:
-        """Take over all of a state. Raises TrainingError if any of it is missing or does not fit."""
+        """Load a whole state. Raises TrainingError if any part is missing or does not fit."""
         record, arrays = state.record, state.arrays
         model = self.model.state_dict()
         weights = arrays.get("model", {})
@@ -276,9 +276,9 @@ class Trainer:
             if {name: list(value.shape) for name, value in model.items()} != {
                 name: list(value.shape) for name, value in weights.items()
             }:
-                raise ValueError("its weights are those of another network")
+                raise ValueError("its weights belong to another network")
             if (record["ema"] is None) != (self.ema is None):
-                raise ValueError("one has averaged weights and the other has not (train.ema_decay)")
+                raise ValueError("only one of state and run has averaged weights (train.ema_decay)")
             if self.ema is not None:
                 self.ema.load_state_dict({**record["ema"], "averages": arrays.get("ema", {})})
             load_optimizer_state(self.optimizer, self.model, arrays.get("optimizer", {}))
@@ -299,8 +299,8 @@ class Trainer:
     def _shares(self, batches: Sequence[TrainingBatch]) -> paddle.Tensor:
         """float32 [batches, 2]: the weights of each batch's mask and category loss in the mean over the step.
 
-        With them the step's losses are sums over what is positive in all its batches and processes, divided by how
-        much that is: the same, however its images are shared out. Where there is one batch they are 1.
+        The step's loss becomes a sum over the positives of all batches and processes, divided by their number. So it
+        does not depend on how images are divided over batches and processes. With one batch the weights are 1.
         """
         counts = paddle.to_tensor([positive_counts(batch.targets) for batch in batches], dtype="float32")
         parts = len(batches) * self.processes.world_size
@@ -310,7 +310,7 @@ class Trainer:
         return paddle.stack([mask_shares, category_shares], axis=1)
 
     def _means(self, losses: paddle.Tensor) -> paddle.Tensor:
-        """float32 [3]: the mean of the processes' losses; whether they were asked to stop goes along."""
+        """float32 [3]: mean losses over processes. The same message exchanges whether they were asked to stop."""
         if self.processes.world_size == 1:
             return losses
         wish = paddle.to_tensor([float(self.stop.requested)])
@@ -321,7 +321,7 @@ class Trainer:
     def _asked_to_stop(self) -> bool:
         """Whether any process was asked to stop: all processes get the same answer after the same step.
 
-        On a GPU the answer is that of the step before, which is there without waiting for the device.
+        On a GPU it is the answer of the step before, so that nobody waits for the device.
         """
         if self.processes.world_size == 1:
             return self.stop.requested
@@ -343,7 +343,7 @@ class Trainer:
                 self.processes.share_weights(self.model)
                 metrics = self.evaluate()
         except EvaluationStopped:
-            self.epoch, self.step_in_epoch = self.epoch - 1, self.steps_per_epoch  # where it is still to be done
+            self.epoch, self.step_in_epoch = self.epoch - 1, self.steps_per_epoch  # the evaluation is still to be done
             self._end_here()
             return
         ap = metrics[AP]
@@ -388,16 +388,16 @@ class Trainer:
 
     @paddle.no_grad()
     def _finite(self, losses: paddle.Tensor) -> paddle.Tensor:
-        """bool []: losses and gradients are finite; of scaled gradients, which may overflow, nothing is said.
+        """bool []: whether losses and gradients are finite. Scaled gradients may overflow, so they are not checked.
 
-        Kernels may turn a nan into 0 on its way to the loss, but not on the way back.
+        A kernel may turn nan into 0 in the forward pass, but not in the backward pass.
         """
         gradients = [] if self.precision.level != "none" else [parameter.grad for parameter in self._trained]
         sums = [losses.sum(), *(gradient.sum() for gradient in gradients if gradient is not None)]
         return paddle.isfinite(paddle.stack(sums)).all()
 
     def _count_overflow(self, taken: bool) -> None:
-        """Count the steps that mixed precision skips in a row; raise where there are too many."""
+        """Count the steps that mixed precision skips in a row; raise TrainingError after too many."""
         self._overflows = 0 if taken else self._overflows + 1
         if self._overflows >= MOST_OVERFLOWS:
             raise TrainingError(
@@ -406,7 +406,7 @@ class Trainer:
             )
 
     def _pass_over(self, step: _Step) -> None:
-        """Name the images of a step that was not finite; raise unless it may be skipped."""
+        """Name the images of a step that was not finite; raise TrainingError unless it may be skipped."""
         self._skipped += 1
         guilty = [
             ids for ids, losses in zip(step.image_ids, step.found, strict=True) if not np.isfinite(losses.numpy()).all()
@@ -416,14 +416,14 @@ class Trainer:
         ids = ", ".join(str(image_id) for batch in chosen for image_id in batch)
         message = f"the loss or gradient of step {step.number + 1} is not finite; its images: {ids}"
         if self.non_finite == "stop":
-            raise TrainingError(f"{message}; check them, lower the learning rate, or set train.non_finite=skip")
+            raise TrainingError(f"{message}; check these, lower the learning rate, or set train.non_finite=skip")
         if self._skipped >= MOST_SKIPPED:
-            raise TrainingError(f"{message}; so were the {MOST_SKIPPED - 1} before: lower the learning rate")
-        logger.warning("%s; the step is passed over", message)
+            raise TrainingError(f"{message}; nor were the {MOST_SKIPPED - 1} steps before: lower the learning rate")
+        logger.warning("%s; the step is skipped", message)
 
 
 def seed_step(seed: int, step: int, rank: int) -> None:
-    """Make what Python, numpy and Paddle draw next depend on these three alone."""
+    """Seed Python, numpy and Paddle with a number that depends only on the three arguments."""
     (number,) = np.random.SeedSequence((seed, step, rank)).generate_state(1).tolist()
     random.seed(number)
     np.random.seed(number)

@@ -1,4 +1,4 @@
-"""What training measures now and then: the AP on the validation images, and pictures of a few of them."""
+"""Validation during training: the AP on the validation images, and pictures of a few of them."""
 
 from contextlib import ExitStack
 from typing import Any, TextIO
@@ -14,16 +14,16 @@ from ppsolo.training.stop_request import EvaluationStopped, StopRequest
 
 IOU_TYPES = ("segm", "bbox")
 SHOWN_STATS = {"AP": 0, "AP50": 1, "AP75": 2}
-PICTURE_THRESHOLD = 0.3  # least score of an instance that is drawn
+PICTURE_THRESHOLD = 0.3  # least score of a drawn instance
 GAP = 8  # pixels between prediction and truth
 
 
 class Validation:
-    """Called by the trainer: metrics "val/segm_AP", ..., "val/bbox_AP", ..., in [0, 1], and pictures.
+    """Called by the trainer; returns the metrics "val/segm_AP", ..., "val/bbox_AP", ..., in [0, 1], and pictures.
 
-    predictor: holds the model that is trained. pictures: number of images to draw, prediction left, annotations right:
-        the same images every time, spread evenly over the annotated ones.
-    console: shows progress; None: nothing shows it. stop: a request during the evaluation raises EvaluationStopped.
+    predictor: holds the model in training. pictures: number of images to draw, prediction left, annotations right;
+        always the same images, spread evenly over the annotated ones.
+    console: shows progress; None: silent. stop: a request during the evaluation raises EvaluationStopped.
     """
 
     def __init__(
@@ -72,7 +72,7 @@ class Validation:
         return metrics
 
     def _picture(self, image_id: Any, path: Any) -> np.ndarray:
-        """uint8 RGB [H, 2 W + gap, 3]"""
+        """Return uint8 RGB [H, 2 W + gap, 3]."""
         image = self.predictor.read(path)
         predicted = self.predictor(image)
         truth = self.dataset.truth_of(image_id, predicted)

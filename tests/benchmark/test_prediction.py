@@ -58,5 +58,5 @@ def test_sides_are_measured_stage_by_stage(tmp_path, tiny):
 def test_a_side_that_cannot_be_had_is_named(tmp_path, tiny):
     write_image(tmp_path / "a.png", np.zeros([60, 90, 3], np.uint8))
     side = Side(str(tmp_path / "nothing"), load_config("solov2_r50_fpn_1x", tiny), str(tmp_path / "a.png"))
-    with pytest.raises(PpsoloError, match="nothing: none of dygraph, onnxruntime"):
+    with pytest.raises(PpsoloError, match="nothing: give one of dygraph, onnxruntime"):
         benchmark([side], repeats=1, warm_up=0)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from ppsolo.benchmark import training as training_benchmark
-from ppsolo.benchmark.paddledetection import original_model
+from ppsolo.benchmark.paddledetection import paddledetection_model
 from ppsolo.benchmark.training import (
     NETS,
     READER,
@@ -19,8 +19,8 @@ from ppsolo.benchmark.training import (
     benchmark,
     cases,
     format_measurement,
-    measure_original_reader,
-    measure_original_step,
+    measure_paddledetection_reader,
+    measure_paddledetection_step,
     measure_reader,
     measure_step,
     measure_targets,
@@ -32,7 +32,9 @@ from ppsolo.config import load_config
 from ppsolo.errors import DatasetError
 
 ROOT = Path(__file__).parents[2]
-with_original = pytest.mark.skipif(importlib.util.find_spec("ppdet") is None, reason="PaddleDetection is not installed")
+with_paddledetection = pytest.mark.skipif(
+    importlib.util.find_spec("ppdet") is None, reason="PaddleDetection is not installed"
+)
 
 
 @pytest.mark.parametrize(
@@ -45,8 +47,10 @@ def test_what_is_measured(training, measure, count):
     assert figures["peak_rss_mb"] > 50
 
 
-@with_original
-@pytest.mark.parametrize(("measure", "count"), [(measure_original_reader, "batches"), (measure_original_step, "steps")])
+@with_paddledetection
+@pytest.mark.parametrize(
+    ("measure", "count"), [(measure_paddledetection_reader, "batches"), (measure_paddledetection_step, "steps")]
+)
 def test_paddledetection_is_measured_where_it_is_installed(training, measure, count, capsys):
     overrides = {key: value for key, value in training.items() if key.startswith(("data.", "train.augment."))}
     figures = measure(load_config("solov2_r50_enhance_coco", overrides), **{count: 2})
@@ -54,14 +58,14 @@ def test_paddledetection_is_measured_where_it_is_installed(training, measure, co
     assert not capsys.readouterr().out
 
 
-@with_original
+@with_paddledetection
 @pytest.mark.parametrize("name", NETS)
 def test_paddledetections_network_learns_what_ours_does(training, name):
     config = load_config(name, {key: value for key, value in training.items() if key.startswith("data.")})
     config = replace(config, num_classes=len(build_dataset(config).category_ids))
     shapes = [
         sorted(tuple(parameter.shape) for parameter in model.parameters() if not parameter.stop_gradient)
-        for model in (build_model(config), original_model(config))
+        for model in (build_model(config), paddledetection_model(config))
     ]
     assert shapes[0] == shapes[1]
 
@@ -74,7 +78,7 @@ def test_ratios(monkeypatch, training):
     monkeypatch.setattr(training_benchmark, "MEASURES", dict.fromkeys(("reader", "targets", "step"), lambda: measured))
     theirs = {"seconds": {"median": 0.8, "min": 0.7, "max": 0.9, "n": 5}, "peak_rss_mb": 400.0}
     monkeypatch.setattr(training_benchmark, "ORIGINALS", {"step": lambda: theirs})
-    monkeypatch.setattr(training_benchmark, "has_original", lambda: True)
+    monkeypatch.setattr(training_benchmark, "has_paddledetection", lambda: True)
     net = NETS["solov2_r50_fpn_1x_coco"]
     baseline = {
         "machine": "some machine; a matrix product takes 100.0 GFLOP/s",
@@ -93,7 +97,7 @@ def test_ratios(monkeypatch, training):
         0.25
     )
     assert "2.00 of the baseline's time" in format_measurement(found["reader"])
-    assert "original_seconds" not in found["reader"]
+    assert "paddledetection_seconds" not in found["reader"]
     assert "0.250 of the time of PaddleDetection, 0.25 of its memory" in format_measurement(found["step"])
     assert all(entry["ratio"] is None for entry in benchmark({}, progress=lines.append)["measurements"])
     assert json.loads(json.dumps(result)) == result
@@ -102,7 +106,7 @@ def test_ratios(monkeypatch, training):
 @pytest.mark.parametrize("text", ["{", "[]", '{"machine": "x", "measurements": []}'])
 def test_other_files_are_no_baseline(tmp_path, text):
     (tmp_path / "b.json").write_text(text)
-    with pytest.raises(DatasetError, match=r"b\.json: is no baseline"):
+    with pytest.raises(DatasetError, match=r"b\.json: is not a baseline"):
         read_baseline(tmp_path / "b.json")
 
 

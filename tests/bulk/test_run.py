@@ -129,9 +129,9 @@ def test_merging_refuses_what_is_not_whole(predictor, paths, tmp_path):
     assert merge([tmp_path / "a"], tmp_path / "all.jsonl", partial=True)[0] == 12
     with pytest.raises(ConfigError, match=r"is in .* too"):
         merge([tmp_path / "a", tmp_path / "a"], tmp_path / "all.jsonl")
-    with pytest.raises(ConfigError, match="end it in one of"):
+    with pytest.raises(ConfigError, match="choose a name that ends with one of"):
         merge([tmp_path / "a"], tmp_path / "all.txt")
-    with pytest.raises(ConfigError, match="holds no bulk run"):
+    with pytest.raises(ConfigError, match="has no bulk run"):
         merge([Path("/")], tmp_path / "all.jsonl")
 
 

@@ -155,8 +155,8 @@ def test_all_faults_in_one_go(check, folder):
     assert kinds(report) == expected
     details = [detail for problem in report.problems for detail in problem.details]
     assert any("'images' has the id 2 twice" in detail for detail in details)
-    assert any("1.png is 64 x 96 (height x width), listed as 96 x 64" in detail for detail in details)
-    assert any("num_classes is 80, the file has 2 categories" in detail for detail in details)
+    assert any("1.png is 64 x 96 (height x width), but listed as 96 x 64" in detail for detail in details)
+    assert any("num_classes is 80, but the file has 2 categories" in detail for detail in details)
     assert all("\n" not in line for problem in report.problems for line in (problem.line, *problem.details))
     assert json.loads(json.dumps(report.to_json(), allow_nan=False)) == report.to_json()
 
@@ -263,7 +263,7 @@ def test_files_that_are_no_data_set(check, folder):
     check(content([]))
     with pytest.raises(DatasetError, match="no such image folder"):
         check_dataset(folder / "set.json", folder / "none", **SMALL)
-    with pytest.raises(ValueError, match="every level"):
+    with pytest.raises(ValueError, match="one of each per level"):
         check_dataset(folder / "set.json", folder, **{**SMALL, "num_grids": (8,)})
 
 

@@ -384,7 +384,7 @@ def test_a_dripping_server_is_given_up_and_what_came_is_kept(server, destination
 def test_a_body_without_end_is_given_up_and_removed(server, destination, monkeypatch):
     monkeypatch.setattr(module, "_MOST_BYTES", len(CONTENT) // 4)
     server.replies = [Reply(chunked=True)]
-    assert "it sends more than the 0 MiB that a published file may have" in refusal(get, server, destination)
+    assert "it sends more than the limit of 0 MiB for a published file" in refusal(get, server, destination)
     server.replies = [Reply()]
     assert f"it sends {len(CONTENT)} bytes, more than" in refusal(get, server, destination)
     assert len(server.asked) == 2 and list(destination.parent.iterdir()) == []

@@ -107,7 +107,7 @@ def test_another_class_count_is_refused_unless_asked_for(tmp_path, tiny, generat
     path = written(tmp_path, arrays_of(model_of(generation, tiny), generation))
     model = model_of(generation, tiny, num_classes=5)
     before = snapshot(model)
-    with pytest.raises(CheckpointError, match="has 3 classes, the model 5"):
+    with pytest.raises(CheckpointError, match="has 3 classes, but the model 5"):
         load_weights(model, path)
     report = load_weights(model, path, allow_other_classes=True)
     assert report.total - report.loaded == len(report.skipped) == (4 if generation == DYGRAPH else 2)
@@ -127,7 +127,7 @@ def test_a_class_layer_at_odds_with_itself_is_refused(tmp_path, tiny):
 
 def test_a_file_of_something_else_is_refused(tmp_path, tiny):
     path = written(tmp_path, {"fc.weight": np.zeros((2, 2), "float32")})
-    with pytest.raises(CheckpointError, match=r"names are those of no SOLOv2 .*'fc\.weight'"):
+    with pytest.raises(CheckpointError, match=r"array names belong to no SOLOv2 .*'fc\.weight'"):
         load_weights(model_of(STATIC, tiny), path)
 
 

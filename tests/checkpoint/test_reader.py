@@ -360,7 +360,7 @@ def test_folders_that_are_no_archive(tmp_path: Path) -> None:
     (tmp_path / "best_model.pdparams").write_bytes(b"")
     check_refused(tmp_path, "folder", "best_model.pdparams")
     (tmp_path / "best_model.pdparams").rename(tmp_path / "readme.txt")
-    with pytest.raises(CheckpointError, match=r"/readme.txt: 'readme.txt' is no raw paddle variable"):
+    with pytest.raises(CheckpointError, match=r"/readme.txt: 'readme.txt' is not a raw paddle variable"):
         read_checkpoint(tmp_path)
 
 
@@ -391,8 +391,8 @@ def zip_bytes() -> bytes:
         (RAW_VARIABLES["step"], ["raw paddle variables", ".pdparams"]),
         (pickle.dumps({"w": FLOATS}, protocol=0), ["protocol 0"]),
         (pickle.dumps({"w": FLOATS}, protocol=1), ["protocol 0 or 1"]),
-        (bytes(5000), ["no weights file"]),
-        (b"MZ\x90\x00", ["no weights file", "4d 5a 90 00"]),
+        (bytes(5000), ["not a weights file"]),
+        (b"MZ\x90\x00", ["not a weights file", "4d 5a 90 00"]),
     ],
     ids=lambda value: "-".join(value) if isinstance(value, list) else "",  # compressed bytes hold the time of day
 )

@@ -141,12 +141,12 @@ def test_every_kind_of_fault_is_counted_and_named():
     assert "4 missing (res2a_branch1_weights, res2a_branch2a_weights, res2a_branch2b_weights (and 1 more)); " in message
     assert "1 unexpected (extra); " in message
     assert "1 of a wrong shape (bbox_head.solo_cate.bias [3] instead of [80]); " in message
-    assert message.endswith("fetch the file again, or name the checkpoint that it really is")
+    assert message.endswith("fetch the file again, or give the name of the checkpoint that it is")
 
 
 def test_the_weights_of_another_published_checkpoint_are_recognised():
     message = check("solov2_r50_enhance_coco", weights_of("solov2_r50_fpn_1x"))
-    assert message.endswith("its arrays are those of solov2_r50_fpn_1x or solov2_r50_fpn_3x")
+    assert message.endswith("its arrays fit solov2_r50_fpn_1x or solov2_r50_fpn_3x")
 
 
 def test_no_weights_at_all_are_refused():

@@ -56,7 +56,7 @@ def test_a_folder_names_what_it_leaves_out(work, tmp_path, capsys):
     assert infer(work, tmp_path / "out", "--source", str(pictures)) == 1
     captured = capsys.readouterr()
     assert "scan.pdf: left out, not a picture" in captured.err and "1 file left out" in captured.err
-    assert "1 annotation or text file passed over (1 .json)" in captured.out and "in 9 pictures" in captured.out
+    assert "1 annotation or text file skipped (1 .json)" in captured.out and "in 9 pictures" in captured.out
 
 
 def test_lists_folders_and_shards_give_the_same(work, tmp_path, capsys, monkeypatch):

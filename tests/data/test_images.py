@@ -705,7 +705,7 @@ def test_a_reader_says_each_kind_of_note_once(caplog):
     reader = images.ImageReader()
     for data in (first, second, first):
         reader(data)
-    assert len(caplog.records) == 1 and "other pictures like it are not named" in caplog.text
+    assert len(caplog.records) == 1 and "further pictures of this kind are not named" in caplog.text
 
 
 def test_nuclei_in_twelve_bits_are_the_8_bit_pictures(tmp_path):

@@ -128,7 +128,7 @@ def test_images_without_instances_are_kept_on_request(folder, tmp_path):
 
 
 def test_too_few_images_are_refused(folder):
-    with pytest.raises(DatasetError, match=r"7 images, one step takes 8 \(4 in each of 2 processes\)"):
+    with pytest.raises(DatasetError, match=r"7 images, but one step takes 8 \(4 in each of 2 processes\)"):
         TrainingLoader(maker(folder), batch_size=4, world_size=2)
 
 

@@ -68,7 +68,7 @@ def test_channels():
     assert to_rgb(Samples(bands, 255), PixelSettings(channels=(3,)))[0][0, 0].tolist() == [40, 40, 40]
     assert to_rgb(Samples(bands, 255), PixelSettings(channels=(1, 3)))[0][0, 0].tolist() == [20, 40, 0]
     assert to_rgb(Samples(bands[:, :, :2], 255), PixelSettings())[0][0, 0].tolist() == [10, 10, 10]
-    with pytest.raises(ImageError, match="it has 5 channels, channel 5 is asked for"):
+    with pytest.raises(ImageError, match="it has 5 channels, but no channel 5"):
         to_rgb(Samples(bands, 255), PixelSettings(channels=(5,)))
 
 

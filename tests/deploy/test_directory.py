@@ -109,7 +109,7 @@ def test_a_configuration_that_is_missing_cut_changed_or_foreign_is_named(copied,
     tree = yaml.safe_load(text)
     del tree["ppsolo"]
     file.write_text(yaml.safe_dump(tree))
-    with pytest.raises(ExportError, match="of another program"):
+    with pytest.raises(ExportError, match="another program wrote it"):
         read_info(copied)
     file.unlink()
     with pytest.raises(ExportError, match=r"infer_cfg\.yml is missing"):

@@ -78,7 +78,7 @@ def test_an_export_that_is_wrong_is_not_kept(exported, tmp_path, monkeypatch):
         return folded
 
     monkeypatch.setattr(export_module, "fold_norms", wrong)
-    with pytest.raises(ExportError, match="not to be trusted and was not kept"):
+    with pytest.raises(ExportError, match="failed its verification and was not kept"):
         export_model(exported.model, exported.config, place)
     assert read_info(place) == exported.export.info
     assert [path.name for path in tmp_path.iterdir()] == ["old"]

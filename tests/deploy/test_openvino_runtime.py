@@ -52,7 +52,7 @@ def test_what_cannot_be_had_is_refused(network, exported, tmp_path, monkeypatch)
         (whole.directory, {}, "--graph network"),
         (network, {"device": "gpu"}, "on a CPU"),
         (network, {"precision": "fp16"}, "fp32 or bf16"),
-        (network, {"onednn": True}, "of a Paddle export"),
+        (network, {"onednn": True}, "for a Paddle export"),
     ):
         with pytest.raises(ExportError, match=message):
             load(directory, engine="openvino", **options)
@@ -65,7 +65,7 @@ def test_what_is_no_network_is_refused(network, tmp_path):
     (tmp_path / "model.onnx").write_bytes(b"no model at all")
     with pytest.raises(ExportError, match=r"model\.onnx cannot be loaded by OpenVINO"):
         OpenVinoSession(tmp_path / "model.onnx", ["scores"])
-    with pytest.raises(ExportError, match="no network of ppsolo"):
+    with pytest.raises(ExportError, match="not a network of ppsolo"):
         OpenVinoSession(network / "model.onnx", ["scores"])
 
 

@@ -109,5 +109,5 @@ def test_paddlex_reads_the_export_and_so_does_our_loader(system, tmp_path):
 @pytest.mark.parametrize("other", [{"format": "onnx"}, {"graph": "network"}])
 def test_the_layout_takes_a_whole_paddle_graph(system, tmp_path, other, layout):
     config, model, _ = system
-    with pytest.raises(ExportError, match="takes a whole Paddle graph"):
+    with pytest.raises(ExportError, match="needs a whole Paddle graph"):
         export_model(model, config, tmp_path / "export", layout=layout, **other)

@@ -63,5 +63,5 @@ def test_models_share_a_repository_and_one_replaces_only_itself(repository, tiny
 
 
 def test_a_network_alone_is_refused(repository, tiny_config, tmp_path):
-    with pytest.raises(ExportError, match="takes a whole ONNX graph"):
+    with pytest.raises(ExportError, match="needs a whole ONNX graph"):
         export_model(repository[1], tiny_config, tmp_path / "x", layout="triton", graph="network")

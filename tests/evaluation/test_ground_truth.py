@@ -50,7 +50,7 @@ def test_images_left_out_are_known_but_have_no_index():
     [
         (("images",), None, "it has no list 'images'"),
         (("annotations",), {}, "it has no list 'annotations'"),
-        (("images", 0), {"height": 1}, "every entry of 'images' needs a whole number as 'id': entry 0"),
+        (("images", 0), {"height": 1}, "every entry of 'images' needs an integer as 'id': entry 0"),
         (("images", 0, "id"), 2, "'images' has the id 2 twice"),
         (("categories", 1, "id"), 4, "'categories' has the id 4 twice"),
         (("annotations", 2, "id"), 10, "'annotations' has the id 10 twice"),
@@ -143,7 +143,7 @@ def test_boxes_and_areas_of_results():
         ({"score": float("inf")}, "no finite 'score'"),
         ({"bbox": [0, 0, 1]}, "its 'bbox' is not left, top, width, height"),
         ({"bbox": 7}, "its 'bbox' is not left, top, width, height"),
-        ({"segmentation": {"size": [8, 6], "counts": [48]}}, r"\[8, 6\], the image's \[6, 8\]"),
+        ({"segmentation": {"size": [8, 6], "counts": [48]}}, r"\[8, 6\], but the image's \[6, 8\]"),
         ({"segmentation": {"size": [6, 8], "counts": "zz"}}, "cannot be read"),
         ({"segmentation": None}, "neither 'segmentation' nor 'bbox'"),
     ],

@@ -303,7 +303,7 @@ def test_yolo_scores_boxes_and_pictures_without_labels(tmp_path):
     assert read.images[0].split == "train"
     assert any("box" in note for note in read.notes) and any("without a label file" in note for note in read.notes)
     label.write_text("0 0.5 0.5 0.2 0.2\n")
-    with pytest.raises(DatasetError, match="hold boxes or nothing"):
+    with pytest.raises(DatasetError, match="have boxes or nothing"):
         read_folder(tmp_path)
 
 

@@ -24,7 +24,7 @@ def test_nothing_known(tmp_path):
     with pytest.raises(DatasetError, match="an empty folder"):
         read_folder(tmp_path)
     write_image(tmp_path / "a.png", np.zeros((4, 4, 3), np.uint8))
-    with pytest.raises(DatasetError, match="1 pictures and no annotations; the formats read are coco, labelme"):
+    with pytest.raises(DatasetError, match="1 pictures and no annotations; the known formats are coco, labelme"):
         read_folder(tmp_path)
     with pytest.raises(DatasetError, match="nothing in the format yolo"):
         read_folder(tmp_path, "yolo")
@@ -32,7 +32,7 @@ def test_nothing_known(tmp_path):
     (tmp_path / "export.zip").write_bytes(b"PK")
     with pytest.raises(DatasetError, match=r"an archive \(export\.zip\) and no pictures: unpack it"):
         read_folder(tmp_path)
-    with pytest.raises(DatasetError, match="there is no such folder"):
+    with pytest.raises(DatasetError, match="no such folder"):
         read_folder(tmp_path / "missing")
 
 

@@ -48,7 +48,7 @@ def test_groups_stay_together(seed):
 def test_few_pictures():
     assert [len(part) for part in divide(images(2)).values()] == [1, 1]
     assert [len(part) for part in divide(images(1)).values()] == [1, 0]
-    with pytest.raises(DatasetError, match="none is left to train on"):
+    with pytest.raises(DatasetError, match="is left for training"):
         divide(images(3, "test"))
 
 

@@ -355,10 +355,10 @@ def test_an_old_key_on_our_configuration_is_answered_with_the_new_one(key, ours)
     ("changes", "reason"),
     [
         (["architecture=YOLOv3"], "architecture is YOLOv3"),
-        (["ResNet.depth=34"], "ResNet.depth is 34; choose 50 or 101"),
-        (["OptimizerBuilder.optimizer.type=Adam"], "type 'Adam' is not computed, 'Momentum' is"),
+        (["ResNet.depth=34"], "ResNet.depth is 34: choose 50 or 101"),
+        (["OptimizerBuilder.optimizer.type=Adam"], "type 'Adam' is not supported, only 'Momentum'"),
         (["FPN.has_extra_convs=true"], "FPN.has_extra_convs True is not computed"),
-        (["SOLOv2MaskHead.out_channels=64"], "SOLOv2Head.kernel_out_channels 256; make them equal"),
+        (["SOLOv2MaskHead.out_channels=64"], "SOLOv2Head.kernel_out_channels 256: make them equal"),
         (["metric=VOC"], "ppsolo import-data"),
         (["TrainReader.batch_size=two"], "TrainReader.batch_size takes a number"),
         (["SOLOv2=x"], "SOLOv2 takes a mapping"),
@@ -373,8 +373,8 @@ def test_what_changes_the_computation_is_refused(tmp_path, changes, reason):
 def test_what_has_no_counterpart_is_listed(tmp_path):
     file = write_theirs(tmp_path, "solov2_r50_fpn_1x_coco")
     notes = {str(note) for note in import_theirs(file, ["ResNet.colour=red", "OptimizerBuilder.speed=1"])[1]}
-    assert "ResNet.colour: ppsolo knows no such key; left out" in notes
-    assert "OptimizerBuilder.speed: ppsolo knows no such key; left out" in notes
+    assert "ResNet.colour: ppsolo has no such key and ignores it" in notes
+    assert "OptimizerBuilder.speed: ppsolo has no such key and ignores it" in notes
     assert any(note.startswith("weights=output/solov2_r50_fpn_1x_coco/model_final: ") for note in notes)
 
 
@@ -384,11 +384,11 @@ def test_what_has_no_counterpart_is_listed(tmp_path):
         ("architecture: !!python/object/apply:os.system [true]", "not valid YAML"),
         ("architecture: [", "not valid YAML"),
         ("architecture: SOLOv2\n_BASE_: [nowhere.yml]", "nowhere.yml does not exist"),
-        ("architecture: SOLOv2\n_BASE_: [mine.yml]", "leads back to the file itself"),
+        ("architecture: SOLOv2\n_BASE_: [mine.yml]", "leads back to this file"),
         ("architecture: SOLOv2\n_BASE_: [3]", "takes a list of file names"),
         ("architecture: SOLOv2\nResNet: &a {depth: 50}\nFPN: *a", "aliases"),
         ("LearningRate:\n  schedulers: [!ExpWarmup {steps: 3}]", "has ExpWarmup"),
-        ("TrainReader:\n  sample_transforms: [3]", "is no transform"),
+        ("TrainReader:\n  sample_transforms: [3]", "is not a transform"),
     ],
 )
 def test_a_broken_file_is_refused_in_one_line(tmp_path, text, reason):

@@ -83,7 +83,7 @@ def test_the_queue_is_bounded_and_so_is_what_is_prepared(batcher):
         wait_until(lambda number=number: len(queue._ready) == number)
     futures += [queue.submit(number) for number in range(5, 8)]
     assert queue.waiting() == 7
-    with pytest.raises(QueueFull, match="3 requests are waiting"):
+    with pytest.raises(QueueFull, match="3 requests are already waiting"):
         queue.submit(99)
     assert sorted(prepared) == [0, 1, 2, 3, 4]
     futures[6].cancel()  # makes room
@@ -206,7 +206,7 @@ def test_who_would_wait_too_long_is_not_taken_in(batcher):
     assert gate.entered.acquire(timeout=SOON)
     futures.append(queue.submit(1))
     for refuse in (queue.check_room, lambda: queue.submit(2)):
-        with pytest.raises(QueueFull, match="one more would wait"):
+        with pytest.raises(QueueFull, match="a new request would wait"):
             refuse()
     gate.open.set()
     assert [future.result(SOON) for future in futures] == [0, 10]

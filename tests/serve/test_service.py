@@ -191,8 +191,8 @@ FILE = b'--b\r\nContent-Disposition: form-data; name="file"; filename="a.png"\r\
         (PNG, png(picture(0))[:-20], 422, "cut short"),
         ({"Content-Type": "image/jpeg"}, b"\xff\xd8\xff" + bytes(99), 422, "cut short"),
         (PNG, png(np.zeros((400, 300, 3), np.uint8)), 422, "400 x 300 pixels are too many (at most 100000)"),
-        ({}, b"x", 415, "of type nothing"),
-        ({"Content-Type": "application/json"}, b"{}", 415, "of type application/json: send the picture as multipart"),
+        ({}, b"x", 415, "has the type nothing"),
+        ({"Content-Type": "application/json"}, b"{}", 415, "has the type application/json: send the picture"),
         ({"Content-Type": "multipart/form-data"}, b"--b--\r\n", 400, "oundary"),
         (BOUNDARY, b"nonsense", 400, "cannot be read"),
         (BOUNDARY, b"", 400, "cannot be read"),
@@ -360,7 +360,7 @@ def test_who_would_wait_too_long_is_refused_at_once(server, predictor, monkeypat
         monkeypatch.setattr(server.service._batcher, "_seconds_each", 9.0)
         response = post(server, data)
         assert response.status_code == 503 and 4 * 9 < int(response.headers["retry-after"]) <= 5 * 9
-        assert "one more would wait" in refusal(response)
+        assert "a new request would wait" in refusal(response)
         on_its_way.sendall(data[9:])
         assert received(on_its_way).startswith(b"HTTP/1.1 503")
         predictor.free.set()
@@ -374,9 +374,9 @@ def test_what_is_not_answered_in_time_is_refused_and_not_predicted(predictor):
         with ThreadPoolExecutor(3) as pool:
             responses = list(pool.map(lambda seed: post(server, png(picture(seed))), range(3)))
         begun, *others = sorted(responses, key=lambda response: -response.status_code)
-        assert begun.status_code == 504 and "was not done within 0.3 s" in refusal(begun)
+        assert begun.status_code == 504 and "took more than 0.3 s" in refusal(begun)
         for response in others:  # these never left the queue
-            assert response.status_code == 503 and "others were answered for 0.3 s" in refusal(response)
+            assert response.status_code == 503 and "waited 0.3 s for others" in refusal(response)
             assert "retry-after" in response.headers
         predictor.free.set()
         wait_until(lambda: not server.service._batcher._answering)
@@ -528,7 +528,7 @@ def test_limits_and_sockets_that_cannot_be_are_refused():
             Limits(**{name: value})
     with listen("127.0.0.1", 0) as taken:
         port = taken.getsockname()[1]
-        with pytest.raises(ConfigError, match=f"--port {port}: cannot be listened on"):
+        with pytest.raises(ConfigError, match=f"--port {port}: cannot listen there"):
             listen("127.0.0.1", port)
     for host, port in (("no.such.host.invalid", 80), ("127.0.0.1", 99999), ("127.0.0.1", -1)):
         with pytest.raises(ConfigError, match="choose another"):

@@ -76,7 +76,7 @@ def test_workers_answer_count_together_are_replaced_and_end(export):
         process.send_signal(signal.SIGTERM)
         assert process.wait(PATIENCE) == 0
         wait_until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in workers), SOON)
-        assert "another one is started" in process.stderr.read()
+        assert "starting another one" in process.stderr.read()
     finally:
         process.kill()
         process.communicate()

@@ -81,10 +81,13 @@ def turn(data):
 # the ids of annotation and image, "{f}" is the image's file name.
 ERRORS = {
     "bad-id": (other_id, "'images' has the id {i} twice; give every entry its own"),
-    "image-entry": (set_image("height", "tall"), "image {i}: needs a 'file_name' and whole 'height' and 'width'"),
+    "image-entry": (
+        set_image("height", "tall"),
+        "image {i}: needs a 'file_name', and integers above zero as 'height' and 'width'",
+    ),
     "missing-image": (lambda data: data.file.unlink(), "image {i}: {f} does not exist; check the image folder"),
     "unreadable-image": (lambda data: data.file.write_bytes(b"no picture"), "image {i}: {f}: not an image"),
-    "image-size": (turn, "image {i}: {f} is 64 x 48 (height x width), its annotations are for 48 x 64; correct"),
+    "image-size": (turn, "image {i}: {f} is 64 x 48 (height x width), but its annotations are for 48 x 64; correct"),
     "unknown-image": (
         set_annotation("image_id", 99),
         "annotation {a} is for image 99, which is not among 'images'; add",
@@ -106,7 +109,7 @@ ERRORS = {
         "annotation {a} of image {i}: the run",
     ),
     "num-classes": (lambda data: data.content["categories"].append({"id": 98, "name": "cone"}), "set num_classes=4"),
-    "nothing-to-train": (no_annotations, "no image has an instance to train on; annotate some"),
+    "nothing-to-train": (no_annotations, "no image has an instance to train on: annotate some"),
 }
 IN_THE_IMAGES = ("unreadable-image", "image-size")  # met when the image's turn comes, perhaps by a worker
 

@@ -95,11 +95,11 @@ def test_what_is_suggested_can_be_trained_with(drawn, tmp_path, capsys):
     trained = load_config(tmp_path / "mine" / "config.yml")
     assert trained.model.head.num_grids == config.model.head.num_grids and trained.train.epochs == 1
     out = capsys.readouterr().out
-    assert "It has learned next to nothing: look at the data (ppsolo check-data)" in out
+    assert "The model has learned almost nothing: check the data (ppsolo check-data)" in out
 
 
 def test_bad_input_is_named(drawn, tmp_path, capsys):
-    with pytest.raises(ConfigError, match=r"mine\.yml is a file: give a name"):
+    with pytest.raises(ConfigError, match=r"mine\.yml is a file: a recipe starts from a shipped configuration"):
         suggest_recipe("mine.yml", options(drawn))
     with pytest.raises(DatasetError, match=r"gone\.json"):
         suggest_recipe(None, [f"data.root={tmp_path}", "data.train_annotations=gone.json", "data.train_images=train"])

@@ -125,7 +125,7 @@ def test_what_is_published_is_the_average(run):
 
 def test_a_second_run_of_that_name_is_refused(run, training, capsys):
     arguments = options(training, run.parent)
-    assert "tiny holds a run: go on with it (-r auto)" in refusal(capsys, "train", *arguments)
+    assert "tiny holds a run: resume it (-r auto)" in refusal(capsys, "train", *arguments)
     other = options(training, run.parent, train__batch_size=3)
     assert "train.batch_size is 3, the checkpoint was made with 2" in refusal(capsys, "train", *other, "-r", "auto")
     unchanged = load_config(run / "config.yml")
@@ -157,7 +157,7 @@ def test_a_killed_run_goes_on_from_its_newest_whole_checkpoint(training, run, tm
     newest.write_bytes(newest.read_bytes()[:-100])
     with caplog.at_level("INFO"):
         assert main(["train", *arguments, "-r", "auto"]) == 0
-    assert "passed over a broken checkpoint" in caplog.text and newest.name in caplog.text
+    assert "skipped a broken checkpoint" in caplog.text and newest.name in caplog.text
     for name in ("last.pdparams", "best.pdparams"):
         ours, theirs = read_checkpoint(tmp_path / "tiny" / name), read_checkpoint(run / name)
         assert all(np.array_equal(ours[key], theirs[key]) for key in ours.keys() | theirs.keys())
@@ -192,7 +192,7 @@ def test_fine_tuning_takes_other_classes_and_says_so(training, run, tmp_path, ca
     changes = {"data__root": str(tmp_path), "num_classes": 1, "train__epochs": 1, "weights": str(run / "best.pdparams")}
     with caplog.at_level("INFO"):
         assert main(["train", *options(training, tmp_path, **changes)]) == 0
-    assert "the class layer starts anew" in caplog.text
+    assert "the class layer is new" in caplog.text
 
 
 def test_the_preset_for_fine_tuning_goes_on_a_system(training, tmp_path, caplog):
@@ -205,8 +205,8 @@ def test_the_preset_for_fine_tuning_goes_on_a_system(training, tmp_path, caplog)
     arguments = ["train", "-c", str(tmp_path / "mine.yml"), "-o"]
     with caplog.at_level("INFO"):
         assert main([*arguments, *(f"{key}={json.dumps(value)}" for key, value in own.items())]) == 0
-    assert "the class layer starts anew" in caplog.text
-    assert "learning rate 0.000625: 0.005 is for 16 images a step, here are 2" in caplog.text
+    assert "the class layer is new" in caplog.text
+    assert "learning rate 0.000625: 0.005 is for 16 images a step, and this run has 2" in caplog.text
     config = load_config(tmp_path / "tiny" / "config.yml")
     assert config.train.schedule.type == "cosine" and config.train.patience == 4 and config.num_classes == 3
 
@@ -214,7 +214,7 @@ def test_the_preset_for_fine_tuning_goes_on_a_system(training, tmp_path, caplog)
 def test_the_learning_rate_is_scaled_in_one_line(training, tmp_path, caplog):
     with caplog.at_level("INFO"):
         assert main(["train", *options(training, tmp_path, train__epochs=1, train__schedule__scale_to_batch=True)]) == 0
-    assert "learning rate 0.00125: 0.01 is for 16 images a step, here are 2" in caplog.text
+    assert "learning rate 0.00125: 0.01 is for 16 images a step, and this run has 2" in caplog.text
 
 
 BACKBONES = {

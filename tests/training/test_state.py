@@ -127,7 +127,7 @@ def test_a_cosine_cannot_be_prolonged():
 @pytest.mark.parametrize("key", SAVED)
 def test_a_state_that_does_not_say_where_it_is_from_is_refused(key):
     record = {name: value for name, value in SAVED.items() if name != key}
-    with pytest.raises(TrainingError, match=f"does not say its {key}"):
+    with pytest.raises(TrainingError, match=f"lacks {key}"):
         check_same_run(record, identity())
 
 

@@ -146,7 +146,7 @@ def test_a_signal_is_noted_with_one_line(number, code, words):
         out, error = process.communicate(timeout=60)
     assert process.returncode == code and out == f"{words}\n"
     (line,) = error.splitlines()
-    assert line.startswith(f"{words}: the step ends, then a training state is written")
+    assert line.startswith(f"{words}: finishing the step, then writing a training state")
 
 
 def test_a_second_ctrl_c_ends_at_once():
@@ -165,7 +165,7 @@ def test_a_step_that_never_ends_is_given_up():
         line_of(process)
         process.send_signal(signal.SIGTERM)
         _, error = process.communicate(timeout=60)
-    assert process.returncode == 143 and "the step did not end in 0.5 s" in error
+    assert process.returncode == 143 and "the step did not end within 0.5 s" in error
 
 
 def test_the_death_of_the_launcher_is_a_request():

@@ -233,7 +233,7 @@ def test_such_steps_are_passed_over_on_request(training, caplog):
 def test_ten_such_steps_in_a_row_always_stop(training):
     trainer = trainer_of(training, train__non_finite="skip", train__epochs=4)
     break_losses(trainer, steps=range(2, 99))
-    with pytest.raises(TrainingError, match="so were the 9 before"):
+    with pytest.raises(TrainingError, match="nor were the 9 steps before"):
         trainer.fit()
     assert trainer.step == 11
 

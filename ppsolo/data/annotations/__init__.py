@@ -1,1 +1,1 @@
-"""The one reader of COCO annotation files: rules, packed table, findings, cache."""
+"""Reads COCO annotation files: rules, packed table, findings, cache."""

@@ -1,4 +1,4 @@
-"""Parsed annotation files on disk: made once per machine, then mapped into memory by every process."""
+"""Parsed annotation files on disk: written once per machine, then mapped into memory by every process."""
 
 import hashlib
 import json
@@ -18,16 +18,16 @@ from ppsolo.errors import DatasetError
 logger = logging.getLogger(__name__)
 
 LEAST_BYTES = 2**24  # smaller files are parsed in less than a second
-_FORMAT = "2"  # of what is kept; another number makes all entries anew
+_FORMAT = "2"  # version of an entry; other versions are made again
 _FACTS = "facts.json"
 _HASHED_AT_ONCE = 2**22
 
 
 def open_annotations(path: str | os.PathLike[str], *, cache: Path | None = None) -> Annotations:
-    """Read a COCO file, or map what an earlier reading of the same file left in the cache.
+    """Read a COCO file, or map the cached result of an earlier reading.
 
-    An entry of the cache belongs to a file's size, time and SHA-256, and is there whole or not at all. Where the
-    folder cannot be written, the file is parsed into memory.
+    A cache entry belongs to the size, time and SHA-256 of a file, and exists whole or not at all. If the folder is not
+    writable, the file is parsed into memory.
 
     path: the file. cache: the folder, default: see `annotation_folder`.
     Raises DatasetError: see `read_annotation_file`.
@@ -48,7 +48,7 @@ def open_annotations(path: str | os.PathLike[str], *, cache: Path | None = None)
     try:
         entry.parent.mkdir(parents=True, exist_ok=True)
         with sole_holder(entry.parent / f"{place}.lock"):
-            kept = _mapped(entry, path)  # another process may have made it while this one waited
+            kept = _mapped(entry, path)  # another process may have written it meanwhile
             if kept is None:
                 parsed = read_annotation_file(path)
                 _keep(parsed, entry)
@@ -57,12 +57,12 @@ def open_annotations(path: str | os.PathLike[str], *, cache: Path | None = None)
             return kept
     except OSError as error:
         reason = error.strerror or error
-        logger.info("%s: parsed into memory, since %s cannot be written (%s)", path, entry.parent, reason)
+        logger.info("%s: parsed into memory, because %s is not writable (%s)", path, entry.parent, reason)
         return read_annotation_file(path)
 
 
 def annotation_folder() -> Path:
-    """Where parsed files are kept: PPSOLO_ANNOTATIONS, or ppsolo/annotations under XDG_CACHE_HOME or ~/.cache."""
+    """Return the cache folder: PPSOLO_ANNOTATIONS, or ppsolo/annotations under XDG_CACHE_HOME or ~/.cache."""
     if chosen := os.environ.get("PPSOLO_ANNOTATIONS"):
         return Path(chosen)
     cache = Path(os.environ.get("XDG_CACHE_HOME", ""))
@@ -70,12 +70,12 @@ def annotation_folder() -> Path:
 
 
 def _place(path: Path) -> str:
-    """A name for the path, so that a new version of a file takes the place of the old one."""
+    """Return a name for the path, so that a new version of a file replaces the old entry."""
     return f"{path.stem[:40]}-{hashlib.sha256(os.fsencode(path.resolve())).hexdigest()[:10]}"
 
 
 def _key(path: Path) -> str:
-    """A name for the content: its size, time and SHA-256."""
+    """Return a name for the content: its size, time and SHA-256."""
     digest = hashlib.sha256()
     with path.open("rb") as stream:
         status = os.fstat(stream.fileno())
@@ -87,7 +87,7 @@ def _key(path: Path) -> str:
 
 
 def _mapped(entry: Path, path: Path) -> Annotations | None:
-    """The annotations of an entry, their arrays mapped read-only; None if it is not there or not whole."""
+    """Return the annotations of an entry, arrays mapped read-only; None if it does not exist or is damaged."""
     try:
         facts = json.loads((entry / _FACTS).read_text())
         columns = {name: _array(entry / f"{name}.npy", shape) for name, shape in facts["shapes"].items()}
@@ -98,7 +98,7 @@ def _mapped(entry: Path, path: Path) -> Annotations | None:
 
 def _array(file: Path, shape: list[int]) -> np.ndarray:
     if 0 in shape:
-        return np.load(file, allow_pickle=False)  # nothing can be mapped
+        return np.load(file, allow_pickle=False)  # an empty array cannot be mapped
     found = np.load(file, mmap_mode="r", allow_pickle=False)
     if list(found.shape) != shape:
         raise ValueError(f"{file} has another shape")
@@ -116,7 +116,7 @@ def _keep(parsed: Annotations, entry: Path) -> None:
 
 
 def _remove_others(entry: Path, place: str) -> None:
-    """Remove what earlier versions of the file left; processes that have it mapped keep it."""
+    """Remove entries of earlier versions of the file; processes that have one mapped keep it."""
     for other in entry.parent.iterdir():
         if other.name.startswith(f"{place}-") and other != entry:
             shutil.rmtree(other, ignore_errors=True)

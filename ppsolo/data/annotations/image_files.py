@@ -1,4 +1,4 @@
-"""The image files of an annotation file: where each one is, also where its name is spelled in another way."""
+"""Finds the image files of an annotation file, also under another spelling of the name."""
 
 import os
 from collections.abc import Iterator, Sequence
@@ -11,8 +11,8 @@ from ppsolo.data.annotations.table import Annotations
 class ImageFiles(Sequence[Path]):
     """The paths of all images of `annotations` in a folder, by their index.
 
-    A name that is not there is looked for with forward slashes and without its folders, and counted as "file-name" in
-    `findings`. What is not found is counted as "missing-image", and has the path that the file states.
+    If a name does not exist, it is tried with forward slashes and without folders; success counts as "file-name" in
+    `findings`. A file that is not found counts as "missing-image" and keeps the stated path.
     """
 
     def __init__(self, annotations: Annotations, folder: Path, findings: Findings):
@@ -41,14 +41,14 @@ class ImageFiles(Sequence[Path]):
 
 
 def _spellings(name: str) -> Iterator[str]:
-    """Other names under which people's tools leave the same file."""
+    """Yield other names that tools use for the same file."""
     path = PurePosixPath(name.replace("\\", "/"))
     yield str(path)
     yield path.name
 
 
 def _is_there(folder: Path, name: str, listings: dict[str, frozenset[str]]) -> bool:
-    """Whether the file is in the folder; a folder is listed once, since a million questions take long."""
+    """Whether the file is in the folder; each folder is listed once, because checking a million files is slow."""
     head, _, tail = name.rpartition("/")
     if head not in listings:
         try:
@@ -58,4 +58,4 @@ def _is_there(folder: Path, name: str, listings: dict[str, frozenset[str]]) -> b
             listings[head] = frozenset()
     if tail in listings[head]:
         return True
-    return not listings[head] and os.path.isfile(folder / name)  # a folder that can be entered but not listed
+    return not listings[head] and os.path.isfile(folder / name)  # the folder may forbid listing but allow access

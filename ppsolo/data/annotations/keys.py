@@ -1,4 +1,4 @@
-"""The images and categories of a COCO file, found by their ids, or by their names where a name stands for an id."""
+"""The images and categories of a COCO file, found by id, or by a name in the place of an id."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
@@ -12,14 +12,14 @@ from ppsolo.text import one_line
 
 
 class Keys:
-    """Ids of a list and their indices; a name also finds an entry if no other entry has it."""
+    """Ids of a list and their indices; a unique name finds its entry too."""
 
     def __init__(self) -> None:
         self.index: dict[Identity, int] = {}
         self._named: dict[str, list[int]] = defaultdict(list)
 
     def find(self, value: Any) -> tuple[int, str] | None:
-        """-> (index, kind of finding or ""), None if there is no such entry, or several of this name."""
+        """Return (index, kind of finding or ""); None if there is no such entry, or several have this name."""
         identity = read_identity(value)
         if identity is not None and identity in self.index:
             return self.index[identity], "" if type(value) is type(identity) else "number-as-text"
@@ -32,7 +32,7 @@ class Keys:
 
 
 class Categories(Keys):
-    """The categories, in the order of the file. names: one each, on one line."""
+    """The categories, in the order of the file. names: one per category, on one line."""
 
     def __init__(self, entries: Iterable[Any], findings: Findings):
         super().__init__()
@@ -46,9 +46,9 @@ class Categories(Keys):
 
 
 class Images(Keys):
-    """The images, by ascending id: numbers, then texts.
+    """The images, sorted by id: numbers, then texts.
 
-    identities, file_names, sizes: one each; "" and (0, 0) where the file says nothing usable.
+    identities, file_names, sizes: one per image; "" and (0, 0) if the file states nothing usable.
     """
 
     def __init__(self, entries: Iterable[Any], findings: Findings):
@@ -63,7 +63,7 @@ class Images(Keys):
         self._has_names = False
 
     def find(self, value: Any) -> tuple[int, str] | None:
-        """As `Keys.find`; a name is the file's, with its folders and suffix or without."""
+        """See `Keys.find`; a name is a file name, with or without folders and suffix."""
         if not self._has_names and isinstance(value, str):
             self._has_names = True
             for index, name in enumerate(self.file_names):
@@ -74,18 +74,18 @@ class Images(Keys):
 
 
 def _entries(name: str, entries: Iterable[Any], findings: Findings) -> Iterator[tuple[Identity, Mapping[str, Any]]]:
-    """The entries that have an id of their own, with it."""
+    """Yield the entries that have a unique id, with it."""
     seen: set[Identity] = set()
     for position, entry in enumerate(entries):
         identity = read_identity(entry.get("id")) if isinstance(entry, Mapping) else None
         if not isinstance(entry, Mapping):
-            findings.add("bad-id", position, f"'{name}' is not a list of objects: entry {position} is none")
+            findings.add("bad-id", position, f"'{name}' is not a list of objects: entry {position} is not one")
         elif identity is None:
             has = f"entry {position} of '{name}' has {entry.get('id')!r:.50}"
-            findings.add("bad-id", position, f"every entry of '{name}' needs a whole number as 'id': {has}")
+            findings.add("bad-id", position, f"every entry of '{name}' needs an integer as 'id': {has}")
         elif identity in seen:
             problem = f"'{name}' has the id {identity} twice"
-            findings.add("bad-id", position, f"{problem}; give every entry its own (entry {position} has it again)")
+            findings.add("bad-id", position, f"{problem}; give every entry its own (entry {position} repeats it)")
         else:
             seen.add(identity)
             if type(entry["id"]) is not type(identity):
@@ -94,13 +94,13 @@ def _entries(name: str, entries: Iterable[Any], findings: Findings) -> Iterator[
 
 
 def _image(identity: Identity, entry: Mapping[str, Any], findings: Findings) -> tuple[str, tuple[int, int]]:
-    """-> (file name or "", (height, width) or (0, 0))"""
+    """Return (file name or "", (height, width) or (0, 0))."""
     name, stated = entry.get("file_name"), (entry.get("height"), entry.get("width"))
     height, width = map(read_side, stated)
     size = (0, 0) if height is None or width is None else (height, width)
     if size == (0, 0) or not isinstance(name, str) or not name:
         has = f"it has {name!r} and {stated[0]!r} x {stated[1]!r}"
-        problem = "needs a 'file_name' and whole 'height' and 'width' above zero"
+        problem = "needs a 'file_name', and integers above zero as 'height' and 'width'"
         findings.add("image-entry", identity, f"image {identity}: {problem}, {has}")
     elif size[0] * size[1] > MAX_PIXELS:
         findings.add("image-entry", identity, f"image {identity}: has more than {MAX_PIXELS} pixels")

@@ -1,4 +1,4 @@
-"""COCO annotation files read into flat arrays, with every fault and every unusual entry counted."""
+"""Reads COCO annotation files into flat arrays, and counts every fault and unusual entry."""
 
 import os
 from collections.abc import Iterator, Mapping
@@ -17,7 +17,7 @@ LISTS = ("images", "annotations", "categories")
 
 
 class _Lists(msgspec.Struct):
-    """The three lists of a file, their entries not parsed yet: only one at a time becomes a Python object."""
+    """The three lists of a file, unparsed: only one entry at a time becomes a Python object."""
 
     images: list[msgspec.Raw]
     annotations: list[msgspec.Raw]
@@ -25,7 +25,7 @@ class _Lists(msgspec.Struct):
 
 
 def read_annotation_file(path: str | os.PathLike[str]) -> Annotations:
-    """Read a COCO file; what is wrong with its entries is in `findings`.
+    """Read a COCO file; faults of its entries are in `findings`.
 
     Raises DatasetError: the file cannot be read, is not JSON, or lacks one of the three lists.
     """
@@ -34,15 +34,15 @@ def read_annotation_file(path: str | os.PathLike[str]) -> Annotations:
         lists = msgspec.json.decode(content, type=_Lists)
         parts = [map(msgspec.json.decode, getattr(lists, key)) for key in LISTS]
         return _pack(parts[0], parts[1], parts[2], str(path))
-    except (msgspec.MsgspecError, RecursionError):  # Python's parser takes NaN, and its messages name line and column
+    except (msgspec.MsgspecError, RecursionError):  # Python's parser accepts NaN, and its messages name line and column
         return pack_annotations(parse_json(content, path), str(path))
 
 
 def pack_annotations(content: Any, source: str) -> Annotations:
-    """The annotations in a parsed file, which is not changed. Raises DatasetError if it lacks one of the lists."""
+    """Pack a parsed file; the content is not changed. Raises DatasetError if it lacks one of the lists."""
     for key in LISTS:
         if not isinstance(content, Mapping) or not isinstance(content.get(key), (list, tuple)):
-            raise DatasetError(f"{source}: not in COCO's format, it has no list '{key}'")
+            raise DatasetError(f"{source}: not in COCO's format: it has no list '{key}'")
     images, annotations, categories = (iter(content[key]) for key in LISTS)
     return _pack(images, annotations, categories, source)
 

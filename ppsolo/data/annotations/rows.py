@@ -1,4 +1,4 @@
-"""The annotations of a COCO file, read entry by entry into growing arrays."""
+"""Reads the annotations of a COCO file, entry by entry, into growing arrays."""
 
 from array import array
 from collections.abc import Mapping, Sequence
@@ -35,14 +35,14 @@ class _Values(NamedTuple):
 
     @property
     def empty(self) -> bool:
-        """Whether area or box say that there is nothing; of crowds the box says nothing."""
+        """Whether area or box is zero; a crowd's box does not matter."""
         if self.area is not None and self.area <= 0:
             return True
         return self.box is not None and min(self.box[2:]) <= 0 and not self.crowd and not self.ignored
 
 
 class Rows:
-    """The annotations so far, in the order of the file."""
+    """The annotations read so far, in the order of the file."""
 
     def __init__(self, images: Images, categories: Categories, findings: Findings):
         self._images = images
@@ -59,7 +59,7 @@ class Rows:
         self._unchecked: list[int] = []
 
     def add(self, position: int, entry: Any) -> None:
-        """Read one annotation; of several faults the first is listed, and the annotation is left out."""
+        """Read one annotation. If it has faults, list the first one and leave the annotation out."""
         identity = self._identity(position, entry)
         if identity is None:
             return
@@ -84,7 +84,7 @@ class Rows:
         if values.empty:
             self._findings.add("zero-area", identity)
         elif not outlined:
-            remedy = "has no segmentation with three points or more; add its outline or remove the annotation"
+            remedy = "has no segmentation with at least three points; add its outline or remove the annotation"
             self._findings.add("no-outline", identity, f"{where}: {remedy}")
         if not outlined and (values.empty or values.box is None):
             return
@@ -101,7 +101,7 @@ class Rows:
         self._runs.extend((runs, len(self._run_bytes)))
 
     def packed(self, source: str) -> Annotations:
-        """The arrays, sorted by image."""
+        """Return the arrays, sorted by image."""
         images, categories = self._images, self._categories
         image = _column(self._image, np.int32)
         order = np.argsort(image, kind="stable")
@@ -132,7 +132,7 @@ class Rows:
         )
 
     def _usable(self) -> np.ndarray:
-        """bool [rows]: all but those whose run lengths, checked here, are no mask of their image."""
+        """bool [rows]: False for rows whose run lengths, checked here, are not a mask of their image."""
         usable = np.ones(len(self._ids), bool)
         counts = [bytes(self._run_bytes[self._runs[2 * row] : self._runs[2 * row + 1]]) for row in self._unchecked]
         sizes = np.array([self._images.sizes[self._image[row]] for row in self._unchecked], np.int64).reshape(-1, 2)
@@ -145,20 +145,20 @@ class Rows:
                     {"size": sizes[place].tolist(), "counts": counts[place]}, self._images.sizes[self._image[row]]
                 )
             except ValueError as error:
-                self._findings.add("broken-run-lengths", self._ids[row], f"{where}: {error}; draw the outline anew")
+                self._findings.add("broken-run-lengths", self._ids[row], f"{where}: {error}; draw the outline again")
         return usable
 
     def _identity(self, position: int, entry: Any) -> Identity | None:
-        """The id of an annotation, None after a fault."""
+        """Return the id of an annotation, None after a fault."""
         if type(entry) is dict and type(entry.get("id")) is int and entry["id"] not in self._seen:
             self._seen.add(entry["id"])
             return entry["id"]
         identity = read_identity(entry.get("id")) if isinstance(entry, Mapping) else None
         if not isinstance(entry, Mapping):
-            problem = f"'annotations' is not a list of objects: entry {position} is none"
+            problem = f"'annotations' is not a list of objects: entry {position} is not one"
         elif identity is None:
             has = f"entry {position} of 'annotations' has {entry.get('id')!r:.50}"
-            problem = f"every entry of 'annotations' needs a whole number as 'id': {has}"
+            problem = f"every entry of 'annotations' needs an integer as 'id': {has}"
         elif identity in self._seen:
             problem = f"'annotations' has the id {identity} twice; give every entry its own"
         else:
@@ -170,7 +170,7 @@ class Rows:
         return None
 
     def _found(self, keys: Keys, value: Any, identity: Identity) -> int | None:
-        """The index of an image or category, None if there is none such."""
+        """Return the index of an image or category, None if it does not exist."""
         if type(value) is int:
             return keys.index.get(value)
         found = keys.find(value)
@@ -179,7 +179,7 @@ class Rows:
         return None if found is None else found[0]
 
     def _values(self, entry: Mapping[str, Any], identity: Identity, where: str) -> _Values | None:
-        """The area, box and flags of an annotation, None after a fault."""
+        """Return the area, box and flags of an annotation, None after a fault."""
         usual = _usual_values(entry)
         if usual is not None:
             return usual
@@ -210,7 +210,7 @@ class Rows:
         return _Values(number, box, bool(flags["iscrowd"]), bool(flags["ignore"]))
 
     def _outline(self, segmentation: Any, image: int, identity: Identity, where: str) -> bool | None:
-        """Append the outline; -> whether there is one, None after a fault."""
+        """Append the outline; return whether there is one, None after a fault."""
         if not segmentation:
             return False
         size = self._images.sizes[image]
@@ -222,7 +222,7 @@ class Rows:
             and segmentation.get("size") == [*size]
         ):
             self._run_bytes += segmentation["counts"].encode()
-            self._unchecked.append(len(self._ids))  # all at once in the end, which is much faster
+            self._unchecked.append(len(self._ids))  # checked together at the end, which is much faster
             return True
         segmentation = unwrap_segmentation(segmentation)
         try:
@@ -230,14 +230,14 @@ class Rows:
                 self._run_bytes += read_runs(dict(segmentation), size if size[0] else None)["counts"]
                 return True
             if not isinstance(segmentation, (list, tuple)):
-                raise ValueError("the segmentation is neither a list of polygons nor a mapping of run lengths")
+                raise ValueError("the segmentation is neither a list of polygons nor run lengths")
             rings, kinds, short = read_rings(segmentation)
         except ValueError as error:
             kind = "broken-run-lengths" if isinstance(segmentation, Mapping) else "broken-polygon"
-            self._findings.add(kind, identity, f"{where}: {error}; draw the outline anew")
+            self._findings.add(kind, identity, f"{where}: {error}; draw the outline again")
             return None
         if max(map(_length, rings), default=0) > MAX_OUTLINE:
-            problem = f"{where}: a polygon's outline is longer than {MAX_OUTLINE:g} pixels; draw it anew"
+            problem = f"{where}: a polygon's outline is longer than {MAX_OUTLINE:g} pixels; draw it again"
             self._findings.add("broken-polygon", identity, problem)
             return None
         for kind in sorted(kinds):
@@ -250,7 +250,7 @@ class Rows:
         return len(rings) > 0
 
     def _append_rings(self, rings: list[Any]) -> bool:
-        """Append rings that are all as they should be, or nothing; -> whether they were, as in nearly all files."""
+        """Append rings if all are regular, as in nearly all files; otherwise nothing. Return whether it did."""
         points, offsets = self._points, self._ring_offsets
         start, first = len(points), len(offsets)
         for ring in rings:
@@ -259,7 +259,7 @@ class Rows:
             try:
                 points.fromlist(ring)
                 highest, lowest = max(ring), min(ring)
-                # The sum tells of NaN, which no comparison does. The last bound is above every length of the outline.
+                # The sum detects NaN, which comparisons cannot. The last bound exceeds every length of the outline.
                 finite = highest <= MAX_COORDINATE and lowest >= -MAX_COORDINATE and sum(ring) < 1e300
             except (TypeError, OverflowError):
                 break
@@ -273,7 +273,7 @@ class Rows:
 
 
 def _usual_values(entry: Mapping[str, Any]) -> _Values | None:
-    """What `Rows._values` gives for an annotation as it should be, in a fraction of the time; None for all others."""
+    """Return the result of `Rows._values` for a regular annotation, much faster; None for all others."""
     area, bbox, flag = entry.get("area"), entry.get("bbox"), entry.get("iscrowd", 0)
     if type(bbox) is not list or len(bbox) != 4 or type(flag) is not int or flag not in (0, 1) or "ignore" in entry:
         return None

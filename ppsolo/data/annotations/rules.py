@@ -1,4 +1,4 @@
-"""How one value of a COCO file is understood: ids, sizes, flags, boxes and outlines, as people's tools write them."""
+"""Interprets single values of a COCO file: ids, sizes, flags, boxes and outlines, in the forms that tools write."""
 
 import json
 import math
@@ -13,7 +13,7 @@ _WHOLE = re.compile(r"(-?(?:0|[1-9]\d{0,17}))(?:\.0+)?")
 
 
 def read_identity(value: Any) -> Identity | None:
-    """An id: a whole number, 1.0 and "1" as 1, any other text as itself; None for everything else.
+    """Return an id: an integer, also from 1.0 and "1"; any other text unchanged; None for everything else.
 
     >>> [read_identity(value) for value in (3, 3.0, "3", "3.0", "007", "a.png", None, True, 1.5)]
     [3, 3, 3, 3, '007', 'a.png', None, None, None]
@@ -31,13 +31,13 @@ def read_identity(value: Any) -> Identity | None:
 
 
 def read_side(value: Any) -> int | None:
-    """A side of an image in pixels: a whole number above zero, also as 480.0 or "480"; None for everything else."""
+    """Return the side of an image in pixels: an integer above zero, also from 480.0 or "480"; otherwise None."""
     side = read_identity(value)
     return side if isinstance(side, int) and 0 < side < 2**31 else None
 
 
 def read_number(value: Any) -> float | None:
-    """A finite number, also written as text; None for everything else."""
+    """Return a finite number, also from text; None for everything else."""
     try:
         number = None if isinstance(value, bool) or not isinstance(value, (int, float, str)) else float(value)
     except (ValueError, OverflowError):
@@ -46,7 +46,7 @@ def read_number(value: Any) -> float | None:
 
 
 def read_flag(value: Any) -> bool | None:
-    """`iscrowd` or `ignore`: 0, 1, true, false, also as text or fraction; null and "" are false; None else.
+    """Return `iscrowd` or `ignore`: 0, 1, true, false, also as text or float; null and "" are False; None otherwise.
 
     >>> [read_flag(value) for value in (0, 1, True, None, "1", "false", 0.0, 2)]
     [False, True, True, False, True, False, False, None]
@@ -59,7 +59,7 @@ def read_flag(value: Any) -> bool | None:
 
 
 def read_box(value: Any) -> list[float] | None:
-    """[x, y, width, height] of four numbers, also as texts or one text; None for everything else."""
+    """Return [x, y, width, height] of four numbers, also from texts or one text; None for everything else."""
     if isinstance(value, str):
         value = [part for part in re.split(r"[\s,;]+", value.strip(" []()")) if part]
     if not isinstance(value, (list, tuple)) or len(value) != 4:
@@ -69,10 +69,10 @@ def read_box(value: Any) -> list[float] | None:
 
 
 def read_rings(segmentation: Sequence[Any]) -> tuple[list[list[float]], set[str], int]:
-    """The rings of a polygon outline, the kinds of findings it gives, and how many rings were too short.
+    """Return the rings of a polygon outline, the kinds of findings, and the number of rings that were too short.
 
-    Each ring is [x, y, x, y, ...] of three points or more. Taken too: one flat ring, points as [x, y], numbers as
-    text. Raises ValueError: says what cannot be understood.
+    A ring is [x, y, x, y, ...] with at least three points. Also accepted: one flat ring, points as [x, y], numbers as
+    text. Raises ValueError that says what is wrong.
     """
     kinds: set[str] = set()
     rings: list[Any] = list(segmentation)
@@ -99,7 +99,7 @@ def read_rings(segmentation: Sequence[Any]) -> tuple[list[list[float]], set[str]
 
 
 def read_runs(segmentation: dict[str, Any], size: tuple[int, int] | None) -> rle.Rle:
-    """Run lengths of an image of `size`; without one, of the size they state. Raises ValueError."""
+    """Return run lengths for an image of `size`, or of their stated size if it is None. Raises ValueError."""
     stated = segmentation.get("size")
     if isinstance(stated, (list, tuple)) and len(stated) == 2:
         sides = [read_side(side) for side in stated]
@@ -110,7 +110,7 @@ def read_runs(segmentation: dict[str, Any], size: tuple[int, int] | None) -> rle
 
 
 def unwrap_segmentation(segmentation: Any) -> Any:
-    """A segmentation that was stored as JSON text, or alone in a list, as what it stands for."""
+    """Unwrap a segmentation that is stored as JSON text, or alone in a list."""
     if isinstance(segmentation, str) and segmentation.strip()[:1] in ("[", "{"):
         try:
             segmentation = json.loads(segmentation)

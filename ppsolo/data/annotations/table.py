@@ -1,4 +1,4 @@
-"""A data set's annotations as flat arrays: small, shared between processes without copies, and mapped from a file."""
+"""A data set's annotations as flat arrays: small, shared by processes without copies, and mapped from a file."""
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,12 +18,12 @@ Outline = tuple[np.ndarray, ...] | rle.Rle
 Identity = int | str
 
 
-PARTS = 100.0  # of a pixel: COCO's files have two decimals
+PARTS = 100.0  # parts of a pixel: COCO's files have two decimals
 _COMPARED_AT_ONCE = 2**20
 
 
 def compact_points(points: np.ndarray) -> np.ndarray:
-    """Coordinates, float64 [n], in the smallest form that gives back every bit: hundredths as uint16 or int32.
+    """Return coordinates, float64 [n], in the smallest form that keeps every bit: hundredths as uint16 or int32.
 
     >>> compact_points(np.array([0.0, 12.34, 640.0])), compact_points(np.array([0.125]))
     (array([    0,  1234, 64000], dtype=uint16), array([0.125]))
@@ -38,7 +38,7 @@ def compact_points(points: np.ndarray) -> np.ndarray:
                 break
             found = whole[start : start + len(part)]
             found[:] = hundredths
-            if not np.array_equal((found / PARTS).view(np.int64), part.view(np.int64)):  # -0.0 and 0.0 differ too
+            if not np.array_equal((found / PARTS).view(np.int64), part.view(np.int64)):  # also tells -0.0 from 0.0
                 return points
         else:
             return whole
@@ -68,7 +68,7 @@ class Texts:
 
 @dataclass(frozen=True)
 class Identities:
-    """n ids: int64 [n], or texts in JSON's form where one is a text or too large. One of the two is None."""
+    """n ids: int64 [n], or texts in JSON's form if one is a text or too large. One of the two is None."""
 
     numbers: np.ndarray | None
     texts: Texts | None
@@ -92,7 +92,7 @@ class Identities:
         return map(self.__getitem__, range(len(self)))
 
     def some(self, rows: np.ndarray) -> tuple[Identity, ...]:
-        """The ids at `rows`, int64 [k]."""
+        """Return the ids at `rows`, int64 [k]."""
         if self.numbers is not None:
             return tuple(self.numbers[rows].tolist())
         return tuple(self[row] for row in rows.tolist())
@@ -100,23 +100,23 @@ class Identities:
 
 @dataclass(frozen=True)
 class Annotations:
-    """N images and M annotations of a COCO file, checked; the images by ascending id, the rows by image.
+    """N images and M annotations of a COCO file, checked; images sorted by id, rows sorted by image.
 
     Attributes:
-        source: what errors call the file.
-        image_ids: N ids. file_names: N, as in the file, "" where there is none.
-        sizes: int32 [N, 2], (height, width) in pixels; zeros where the file states no usable size.
+        source: the file's name in errors.
+        image_ids: N ids. file_names: N, as in the file, "" for none.
+        sizes: int32 [N, 2], (height, width) in pixels; zeros if the file states no usable size.
         category_ids, category_names: in the order of the file.
         offsets: int64 [N + 1]; image i has the rows offsets[i] to offsets[i + 1], in the order of the file.
         ids: M ids. image: int32 [M], index of the image. label: int32 [M], position of the category.
         boxes: float64 [M, 4], left, top, width, height as stated; NaN without a bbox.
         areas: float64 [M] as stated, NaN without an area.
         crowd: bool [M], `iscrowd`. ignored: bool [M], `ignore`.
-        rings: int64 [M, 2], which rings of `ring_offsets` an outline has, first and last + 1.
-        ring_offsets: int64 [R + 1], where a ring's numbers are in `points`, x, y, x, y, ...
+        rings: int64 [M, 2], first and last + 1 of an outline's rings in `ring_offsets`.
+        ring_offsets: int64 [R + 1], position of a ring's numbers x, y, x, y, ... in `points`.
         points: float64 in pixels; or uint16 or int32 in hundredths of a pixel, see `compact_points`.
-        runs: int64 [M, 2], where an outline's compressed run lengths are in `run_bytes`, uint8.
-        findings: all faults of the file, and everything that was read though it was unusual.
+        runs: int64 [M, 2], position of an outline's compressed run lengths in `run_bytes`, uint8.
+        findings: all faults of the file, and everything that was read by a special rule.
     """
 
     source: str
@@ -156,7 +156,7 @@ class Annotations:
         return height, width
 
     def outline(self, row: int) -> Outline | None:
-        """The outline of an annotation, None if it has none; the arrays are not to be written to."""
+        """Return the outline of an annotation, None if it has none; do not write to the arrays."""
         first, last = self.rings[row].tolist()
         if last > first:
             ends = self.ring_offsets[first : last + 1].tolist()
@@ -169,17 +169,17 @@ class Annotations:
         return {"size": [height, width], "counts": self.run_bytes[start:stop].tobytes()}
 
     def bbox(self, row: int) -> list[float] | None:
-        """[left, top, width, height] as stated, None if it is not."""
+        """Return [left, top, width, height] as stated, None if it is missing."""
         box = self.boxes[row].tolist()
         return None if box[0] != box[0] else box
 
     def refuse_errors(self, passed_over: Sequence[str] = ()) -> None:
-        """Raise DatasetError for the first error among the findings, but for the kinds `passed_over`."""
+        """Raise DatasetError for the first error among the findings, except for the kinds `passed_over`."""
         if (error := self.findings.first_error(passed_over)) is not None:
             raise DatasetError(f"{self.source}: {error}")
 
     def columns(self) -> dict[str, np.ndarray]:
-        """All arrays by name, for `from_columns`."""
+        """Return all arrays by name, for `from_columns`."""
         found: dict[str, np.ndarray] = {}
         for name in _ARRAYS:
             found[name] = getattr(self, name)
@@ -193,7 +193,7 @@ class Annotations:
         return found
 
     def facts(self) -> dict[str, Any]:
-        """Everything that is no array, ready for JSON."""
+        """Return everything except arrays, ready for JSON."""
         return {
             "category_ids": list(self.category_ids),
             "category_names": list(self.category_names),
@@ -202,7 +202,7 @@ class Annotations:
 
     @staticmethod
     def from_columns(source: str | Path, facts: Mapping[str, Any], columns: Mapping[str, np.ndarray]) -> "Annotations":
-        """What `facts` and `columns` gave. Raises KeyError if something is missing."""
+        """Undo `facts` and `columns`. Raises KeyError if something is missing."""
         return Annotations(
             source=str(source),
             image_ids=_identities("image_ids", columns),

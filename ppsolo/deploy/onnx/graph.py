@@ -1,4 +1,4 @@
-"""A SOLOv2 model as ONNX, written layer by layer: the network alone, or whole, with instances as its outputs."""
+"""Writes a SOLOv2 model as ONNX, layer by layer: the network alone, or with postprocessing."""
 
 from typing import TYPE_CHECKING, cast, get_args
 
@@ -20,24 +20,24 @@ if TYPE_CHECKING:
 def build_onnx(
     model: SOLOv2, postprocess: SOLOv2Postprocess | None = None, *, device: Device = "cpu"
 ) -> "onnx.ModelProto":
-    """The model as an ONNX graph with its weights inside; N, H and W are free, H and W multiples of 32.
+    """Return the model as an ONNX graph with its weights; N, H and W are free, H and W multiples of 32.
 
     Input: `image` float32 [N, 3, H, W], preprocessed.
 
     Outputs with `postprocess`, as in `Detections`: `scores` float32 [M], `labels` int64 [M],
-    `masks` float32 [M, H/4, W/4], `counts` int64 [N]; every count is -1 where the network's output is not finite.
+    `masks` float32 [M, H/4, W/4], `counts` int64 [N]. Every count is -1 if the network's output is not finite.
 
-    Outputs without, as in `RawPredictions`: `category_logits0` to `4` float32 [N, C, S, S], `kernels0` to `4`
-    float32 [N, E, S, S], `mask_features` float32 [N, E, H/4, W/4].
+    Outputs without `postprocess`, as in `RawPredictions`: `category_logits0` to `4` float32 [N, C, S, S],
+    `kernels0` to `4` float32 [N, E, S, S], `mask_features` float32 [N, E, H/4, W/4].
 
-    device: "cpu" or "gpu", for which the graph is written; it runs on both.
+    device: "cpu" or "gpu": the graph is fast on this device, and runs on both.
 
     The graph's name is `solov2` or `solov2_network`; its metadata hold the versions of ppsolo and Paddle.
 
-    Raises ExportError where the package onnx is missing.
+    Raises ExportError if the package onnx is missing.
     """
     if device not in get_args(Device):
-        raise ValueError(f"device is {device!r}, choose one of {', '.join(get_args(Device))}")
+        raise ValueError(f"device is {device!r}: choose one of {', '.join(get_args(Device))}")
     writer = OnnxWriter(device)
     raw = network(writer, "image", model)
     head = cast(SOLOv2Head, model.head)
@@ -55,7 +55,7 @@ def build_onnx(
 
 
 def raw_outputs(writer: OnnxWriter, raw: RawNames, head: SOLOv2Head) -> list["onnx.ValueInfoProto"]:
-    """What the network alone puts out."""
+    """Describe the outputs of the network alone."""
     classes, kernels = head.category.weight.shape[0], head.kernel.weight.shape[0]
     return [
         *(
@@ -68,7 +68,7 @@ def raw_outputs(writer: OnnxWriter, raw: RawNames, head: SOLOv2Head) -> list["on
 
 
 def detection_outputs(writer: OnnxWriter) -> list["onnx.ValueInfoProto"]:
-    """What the whole model puts out."""
+    """Describe the outputs of the whole model."""
     return [
         writer.value("scores", writer.types.FLOAT, ["M"]),
         writer.value("labels", writer.types.INT64, ["M"]),

@@ -1,4 +1,4 @@
-"""A model written by `onnx_graph` with its network in float16, for GPUs."""
+"""Converts the network of an ONNX model to float16, for GPUs."""
 
 import os
 from collections.abc import Container, Iterable, Mapping
@@ -14,11 +14,11 @@ POSTPROCESS = "postprocess."
 
 
 def half_precision(source: str | os.PathLike[str] | bytes) -> bytes:
-    """The content of a model, given as file or content, with its network in float16.
+    """Return the content of a model, given as file or content, with its network in float16.
 
-    Its input, outputs and postprocessing stay float32:
-    areas, overlaps and scores need more than the 11 bits of float16, and the network takes nearly all of the time.
-    Raises ExportError: onnx or onnxruntime is missing.
+    Input, outputs and postprocessing stay float32: areas, overlaps and scores need more than the 11 bits of float16,
+    and the network takes nearly all of the time.
+    Raises ExportError if onnx or onnxruntime is missing.
     """
     try:
         import onnx
@@ -50,7 +50,7 @@ def half_precision(source: str | os.PathLike[str] | bytes) -> bytes:
 
 
 def _read(nodes: Iterable["onnx.NodeProto"], constants: Container[str]) -> set[str]:
-    """The constants that nodes and the bodies of their loops read."""
+    """Return the constants that nodes and the bodies of their loops read."""
     names = {name for node in nodes for name in node.input if name in constants}
     return names.union(*(_read(body.node, constants) for body in _bodies(nodes)))
 

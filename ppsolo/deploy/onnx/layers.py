@@ -24,7 +24,7 @@ def conv_norm(
 ) -> str:
     """Convolution, normalisation, activation; batch norm is folded into the convolution.
 
-    coordinates: [1, 2, H, W], two more channels of every image. to: the output's name, where there is an activation.
+    coordinates: [1, 2, H, W], two extra channels for every image. to: the output's name, if there is an activation.
     """
     scale, shift = folded_batch_norm(layer.norm) if isinstance(layer.norm, BATCH_NORMS) else (None, None)
     if isinstance(layer.conv, DeformableConv):
@@ -38,14 +38,14 @@ def conv_norm(
 
 
 def array(tensor: paddle.Tensor) -> np.ndarray:
-    """The values of a tensor, float64."""
+    """Return the values of a tensor, float64."""
     return tensor.numpy().astype(np.float64)
 
 
 def kernel_weights(
     layer: nn.Conv2D | paddle.vision.ops.DeformConv2D, scale: np.ndarray | None, shift: np.ndarray | None
 ) -> tuple[np.ndarray, list[np.ndarray]]:
-    """A convolution's weight and, where there is one, bias, followed by scale and shift per channel."""
+    """Return a convolution's weight and its bias, if any, with scale and shift per channel applied."""
     weight = array(layer.weight)
     bias = None if layer.bias is None else array(layer.bias)
     if scale is not None and shift is not None:
@@ -55,7 +55,7 @@ def kernel_weights(
 
 
 def window(layer: nn.Conv2D | paddle.vision.ops.DeformConv2D) -> dict[str, Any]:
-    """The attributes of a convolution of square kernels."""
+    """Return the attributes of a convolution with square kernels."""
     strides, pads = ([side] * 2 if isinstance(side, int) else list(side) for side in (layer._stride, layer._padding))
     return {"kernel_shape": list(layer.weight.shape[2:]), "strides": strides, "pads": pads * 2}
 
@@ -71,9 +71,9 @@ def conv(
     coordinates: str | None = None,
     to: str | None = None,
 ) -> str:
-    """A convolution, its outputs scaled and shifted per channel.
+    """Write a convolution whose outputs are scaled and shifted per channel.
 
-    coordinates: as of `conv_norm`. They are convolved apart: the fast kernels of onnxruntime take channels by 16.
+    coordinates: see `conv_norm`. They get their own convolution: onnxruntime is fast with multiples of 16 channels.
     """
     weight, biases = kernel_weights(layer, scale, shift)
     bias = [writer.weight(f"{at}.bias", array) for array in biases]
@@ -94,7 +94,7 @@ def deformable_conv(
     scale: np.ndarray | None = None,
     shift: np.ndarray | None = None,
 ) -> str:
-    """A modulated deformable convolution, its outputs scaled and shifted per channel."""
+    """Write a modulated deformable convolution whose outputs are scaled and shifted per channel."""
     offset = conv(writer, x, layer.offset, f"{at}.offset")
     split = writer.constant([2 * layer.taps, layer.taps])
     displacement, modulation = writer.ops("Split", [offset, split], {"axis": 1}, outputs=2, at=at)
@@ -106,14 +106,14 @@ def deformable_conv(
 
 
 def group_norm(writer: OnnxWriter, x: str, norm: nn.GroupNorm, at: str) -> str:
-    """Group norm: each group of channels is one instance of an instance norm."""
+    """Write a group norm as an instance norm: each group of channels is one instance."""
     groups = norm._num_groups
     grouped = writer.op("Reshape", [x, writer.constant([0, groups, -1])], at=at)
     ones, zeros = (writer.constant(np.full(groups, value, np.float32)) for value in (1.0, 0.0))
     normal = writer.op("InstanceNormalization", [grouped, ones, zeros], {"epsilon": norm._epsilon}, at=at)
     normal = writer.op("Reshape", [normal, writer.op("Shape", [x], at=at)], at=at)
     weight, bias = norm.weight.numpy(), norm.bias.numpy()
-    if writer.device == "cpu":  # one pass over the image, with the activation in it, where onnxruntime takes three
+    if writer.device == "cpu":  # one pass with the activation; onnxruntime would take three
         inputs = [normal, writer.weight(f"{at}.weight", weight[:, None, None, None]), writer.weight(f"{at}.bias", bias)]
         return writer.op("Conv", inputs, {"group": len(weight), "kernel_shape": [1, 1]}, at=at)
     scaled = writer.op("Mul", [normal, writer.weight(f"{at}.weight", weight[:, None, None])], at=at)
@@ -147,8 +147,8 @@ def double(writer: OnnxWriter, x: str, at: str, *, mode: str) -> str:
 
 
 def range_of(writer: OnnxWriter, count: str, at: str) -> str:
-    """int64 [count]: 0, 1, ..., count - 1 for count int64 [1]. `Range` wants a scalar; onnxruntime's optimiser makes a
-    vector of it again where the sides of images are fixed, and then refuses it."""
+    """int64 [count]: 0, 1, ..., count - 1; count is int64 [1]. `Range` needs a scalar, but onnxruntime's optimiser
+    makes a vector of it if image sides are fixed, and then refuses it."""
     ones = writer.op("Expand", [writer.constant([1]), count], at=at)
     return writer.op("CumSum", [ones, writer.constant(0)], {"exclusive": 1}, at=at)
 
@@ -170,7 +170,7 @@ def coordinates(writer: OnnxWriter, size: str, at: str) -> str:
 
 
 def append(writer: OnnxWriter, x: str, channels: str, at: str) -> str:
-    """x [N, C, H, W] and channels [1, K, H, W], the same for every image -> [N, C + K, H, W]."""
+    """x [N, C, H, W] and channels [1, K, H, W] for every image -> [N, C + K, H, W]."""
     batch = writer.op("Shape", [x], {"start": 0, "end": 1}, at=at)
     shape = writer.op("Concat", [batch, writer.constant([1, 1, 1])], {"axis": 0}, at=at)
     return writer.op("Concat", [x, writer.op("Expand", [channels, shape], at=at)], {"axis": 1}, at=at)

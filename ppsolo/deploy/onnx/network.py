@@ -17,7 +17,7 @@ from ppsolo.models.solov2 import SOLOv2
 
 
 class RawNames(NamedTuple):
-    """The tensors of `RawPredictions`, by name."""
+    """The names of the tensors of `RawPredictions`."""
 
     category_logits: list[str]
     kernels: list[str]
@@ -25,7 +25,7 @@ class RawNames(NamedTuple):
 
 
 def network(writer: OnnxWriter, image: str, model: SOLOv2, *, outputs: RawNames | None = None) -> RawNames:
-    """image [N, 3, H, W] -> raw predictions, under the names of `outputs` where given."""
+    """image [N, 3, H, W] -> raw predictions. outputs: the names to use for them."""
     if isinstance(model.backbone, ResNet):
         features = resnet(writer, image, model.backbone, "backbone")
     else:
@@ -45,7 +45,7 @@ def network(writer: OnnxWriter, image: str, model: SOLOv2, *, outputs: RawNames 
 
 
 def sequence(writer: OnnxWriter, x: str, blocks: nn.Layer, at: str, *, coordinates: str | None = None) -> str:
-    """`ConvNorm` blocks one after another. coordinates: of `layers.conv_norm`, for the first one."""
+    """Write `ConvNorm` blocks one after another. coordinates: see `layers.conv_norm`, for the first one."""
     for index, block in enumerate(blocks.children()):
         x = layers.conv_norm(
             writer, x, cast(ConvNorm, block), f"{at}.{index}", coordinates=None if index else coordinates
@@ -70,7 +70,7 @@ def bottleneck(writer: OnnxWriter, x: str, block: Bottleneck, at: str) -> str:
     residual = x
     if block.shortcut:
         if block.shortcut.pool:
-            # The sides of an input are multiples of 32: no window sticks out.
+            # The input's sides are multiples of 32, so no window crosses the edge.
             residual = writer.op("AveragePool", [x], {"kernel_shape": [2, 2], "strides": [2, 2]}, at=f"{at}.shortcut")
         residual = layers.conv_norm(writer, residual, block.shortcut.conv, f"{at}.shortcut.conv")
     for name in ("conv1", "conv2", "conv3"):
@@ -129,7 +129,7 @@ def mask_feature_head(writer: OnnxWriter, pyramid: Sequence[str], head: MaskFeat
     *finer, coarsest = pyramid
     coordinates = layers.coordinates(writer, layers.size_of(writer, coarsest, at), at)
     finest, *towers = head.levels
-    # What comes to P3's size is added there and doubled once: both are linear.
+    # Maps of P3's size are added first and doubled once: both operations are linear.
     total = ""
     for level, (x, tower) in enumerate(zip([*finer[1:], coarsest], towers, strict=True), start=1):
         for index, block in enumerate(tower.children()):

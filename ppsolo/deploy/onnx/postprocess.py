@@ -1,4 +1,4 @@
-"""`SOLOv2Postprocess` as ONNX nodes: raw predictions of a batch in, its instances out."""
+"""Writes `SOLOv2Postprocess` as ONNX nodes: raw predictions of a batch in, instances out."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -11,12 +11,12 @@ from ppsolo.deploy.onnx.writer import OnnxWriter
 from ppsolo.interface import EQUAL_SCORES
 from ppsolo.models.postprocess import SOLOv2Postprocess
 
-# Rows of the mask features that are worked on at once; their number is a multiple of it in every padded image.
+# Rows of mask features per strip; every padded image has a multiple of these.
 STRIP_ROWS = 8
 
 
 class Candidates(NamedTuple):
-    """Tensors of the K best cells of each image: scores [N, K, C], kernels [N, K, E], strides [N, K]."""
+    """Tensors of each image's K best cells: scores [N, K, C], kernels [N, K, E], strides [N, K]."""
 
     scores: str
     kernels: str
@@ -24,9 +24,9 @@ class Candidates(NamedTuple):
 
 
 class MaskStatistics(NamedTuple):
-    """Tensors of the K candidates' masks: areas [N, K], sums of the probabilities inside [N, K], masks [N, K, h w].
+    """Tensors of K masks: areas [N, K], sums of the probabilities inside [N, K], masks [N, K, h w].
 
-    Masks are uint8, 0 or 1, in a graph for CPUs, and bool in one for GPUs.
+    Masks are uint8, 0 or 1, in a graph for CPUs, and bool in a graph for GPUs.
     """
 
     areas: str
@@ -35,9 +35,9 @@ class MaskStatistics(NamedTuple):
 
 
 def postprocess(writer: OnnxWriter, raw: RawNames, settings: SOLOv2Postprocess, num_grids: tuple[int, ...]) -> None:
-    """Write the outputs `scores`, `labels`, `masks`, `counts`, by the steps of `SOLOv2Postprocess`.
+    """Write the outputs `scores`, `labels`, `masks` and `counts`, in the steps of `SOLOv2Postprocess`.
 
-    Where the raw predictions are not finite, every count is -1.
+    Every count is -1 if the raw predictions are not finite.
     """
     at = "postprocess"
     found = candidates(writer, raw, settings, num_grids, f"{at}.candidates")
@@ -61,7 +61,7 @@ def postprocess(writer: OnnxWriter, raw: RawNames, settings: SOLOv2Postprocess, 
         writer, scores, labels, overlaps, f"{at}.matrix_nms", kernel=settings.nms_kernel, sigma=settings.nms_sigma
     )
 
-    # What survives: [N, Q], then without the empty slots [M].
+    # Survivors: [N, Q]; without empty slots: [M].
     survives = writer.op(
         "And",
         [
@@ -83,7 +83,7 @@ def postprocess(writer: OnnxWriter, raw: RawNames, settings: SOLOv2Postprocess, 
     for name, values in (("scores", scores), ("labels", elements(writer, labels, survivors, at))):
         writer.op("Gather", [writer.op("Reshape", [values, flat], at=at), kept], {"axis": 0}, at=at, to=name)
 
-    # Masks once more, for those that are kept: [M, h, w].
+    # Compute the kept masks again: [M, h, w].
     kernels = rows(writer, found.kernels, elements(writer, slots, survivors, at), at)
     features = writer.op("Reshape", [raw.mask_features, writer.constant([0, 0, -1])], at=at)
     logits = writer.op("MatMul", [kernels, features], at=at)
@@ -91,13 +91,13 @@ def postprocess(writer: OnnxWriter, raw: RawNames, settings: SOLOv2Postprocess, 
     logits = writer.op("Reshape", [logits, writer.op("Concat", [flat, pixels], {"axis": 0}, at=at)], at=at)
     probabilities = writer.op("Sigmoid", [writer.op("Gather", [logits, kept], {"axis": 0}, at=at)], at=at)
     size = writer.op("Slice", [shape, writer.constant([2]), writer.constant([4])], at=at)
-    # A zero keeps the number of rows, which may be zero.
+    # The size 0 means: keep the number of rows, which may be zero.
     shape = writer.op("Concat", [writer.constant([0]), size], {"axis": 0}, at=at)
     writer.op("Reshape", [probabilities, shape], at=at, to="masks")
 
 
 def all_finite(writer: OnnxWriter, tensors: Sequence[str], at: str) -> str:
-    """bool []: whether every value is finite: the sum of such values minus itself is 0, otherwise not a number."""
+    """bool []: whether every value is finite. The sum of finite values minus itself is 0; otherwise it is NaN."""
     sums = [writer.op("ReduceSum", [tensor], {"keepdims": 0}, at=at) for tensor in tensors]
     total = writer.op("Sum", sums, at=at)
     return equal(writer, writer.op("Sub", [total, total], at=at), writer.constant(0.0), at)
@@ -113,7 +113,7 @@ def equal(writer: OnnxWriter, a: str, b: str, at: str) -> str:
 def candidates(
     writer: OnnxWriter, raw: RawNames, settings: SOLOv2Postprocess, num_grids: tuple[int, ...], at: str
 ) -> Candidates:
-    """The cells whose best class passes the score threshold; scores up to the threshold are zero."""
+    """Return the cells whose best class passes the score threshold; scores up to the threshold are zero."""
     # Levels, then cells in row-major order: [N, C, cells] and [N, E, cells].
     scores = [cells(writer, points_nms(writer, logits, at), at) for logits in raw.category_logits]
     scores = writer.op("Concat", scores, {"axis": 2}, at=at)
@@ -141,7 +141,7 @@ def cells(writer: OnnxWriter, x: str, at: str) -> str:
 
 
 def points_nms(writer: OnnxWriter, logits: str, at: str) -> str:
-    """Scores [N, C, S, S], zero where the upper, left or upper-left neighbour has a higher one."""
+    """Return scores [N, C, S, S]; zero if the upper, left or upper-left neighbour has a higher score."""
     scores = writer.op("Sigmoid", [logits], at=at)
     peaks = writer.op("MaxPool", [scores], {"kernel_shape": [2, 2], "strides": [1, 1], "pads": [1, 1, 0, 0]}, at=at)
     lower = writer.op("Sub", [peaks, scores], at=at)
@@ -152,7 +152,7 @@ def points_nms(writer: OnnxWriter, logits: str, at: str) -> str:
 def best(writer: OnnxWriter, values: str, taken: str, limit: int, at: str) -> tuple[str, str]:
     """The best taken values of each row, at most `limit`, and their positions: [N, X] -> two of [N, Y], best first.
 
-    Y is what the fullest row needs, at least 1; what a row leaves empty has the value -1. Values are not negative.
+    Y is the number that the fullest row needs, at least 1. Empty places have the value -1. Values are not negative.
     """
     counts = writer.op("Cast", [taken], {"to": writer.types.INT64}, at=at)
     counts = writer.op("ReduceSum", [counts, writer.constant([1])], {"keepdims": 0}, at=at)
@@ -164,18 +164,18 @@ def best(writer: OnnxWriter, values: str, taken: str, limit: int, at: str) -> tu
 
 
 def rows(writer: OnnxWriter, x: str, index: str, at: str) -> str:
-    """x [N, X, D] at the positions index [N, Y] of each image: [N, Y, D]."""
+    """x [N, X, D] -> [N, Y, D]: the positions index [N, Y] of each image."""
     index = writer.op("Unsqueeze", [index, writer.constant([2])], at=at)
     return writer.op("GatherND", [x, index], {"batch_dims": 1}, at=at)
 
 
 def elements(writer: OnnxWriter, x: str, index: str, at: str) -> str:
-    """x [N, X] at the positions index [N, Y] of each image: [N, Y]."""
+    """x [N, X] -> [N, Y]: the positions index [N, Y] of each image."""
     return writer.op("GatherElements", [x, index], {"axis": 1}, at=at)
 
 
 def mask_statistics(writer: OnnxWriter, kernels: str, features: str, threshold: float, at: str) -> MaskStatistics:
-    """kernels [N, K, E] over features [N, E, h, w], strip after strip, so that no [K, h w] floats ever exist."""
+    """Apply kernels [N, K, E] to features [N, E, h, w] strip by strip, so that [K, h w] floats never exist."""
     height, width = split(writer, size_of(writer, features, at), at)
     rows_at_once = writer.constant([STRIP_ROWS])
     strips = writer.op("Div", [height, rows_at_once], at=at)
@@ -183,7 +183,7 @@ def mask_statistics(writer: OnnxWriter, kernels: str, features: str, threshold: 
     shape = writer.op("Concat", [writer.constant([0, 0]), strips, pixels], {"axis": 0}, at=at)
     striped = writer.op("Reshape", [features, shape], at=at)
 
-    # CPUs multiply masks as bytes; on a GPU there is no GatherND for bytes.
+    # CPUs multiply masks as bytes. GPUs have no GatherND for bytes.
     masks_type = writer.types.UINT8 if writer.device == "cpu" else writer.types.BOOL
     names = {name: f"{at}.body.{name}" for name in ("index", "area", "sum", "areas", "sums", "mask")}
 
@@ -225,7 +225,7 @@ def mask_statistics(writer: OnnxWriter, kernels: str, features: str, threshold: 
 
 
 def mask_scores(writer: OnnxWriter, statistics: MaskStatistics, strides: str, at: str) -> str:
-    """Maskness [N, K]: the mean probability inside the mask, zero where that is no larger than the stride."""
+    """Maskness [N, K]: the mean probability inside the mask; zero if its area is not larger than the stride."""
     areas = writer.op("Max", [statistics.areas, writer.constant(1.0)], at=at)
     means = writer.op("Div", [statistics.sums, areas], at=at)
     large = writer.op("Greater", [statistics.areas, strides], at=at)
@@ -235,10 +235,10 @@ def mask_scores(writer: OnnxWriter, statistics: MaskStatistics, strides: str, at
 def intersections(writer: OnnxWriter, masks: str, at: str) -> str:
     """Masks [N, P, pixels] -> float32 [N, P, P], the number of pixels that two masks share.
 
-    A CPU multiplies integers, which is faster; a GPU multiplies float32, since it has no kernel for integers.
+    A CPU multiplies integers, which is faster. A GPU multiplies float32, because it has no kernel for integers.
     """
     if writer.device == "cpu":
-        # Bytes with and without sign: what the integer product of most CPUs takes.
+        # The integer product of most CPUs takes signed and unsigned bytes.
         columns = writer.op("Cast", [masks], {"to": writer.types.INT8}, at=at)
         columns = writer.op("Transpose", [columns], {"perm": [0, 2, 1]}, at=at)
         common = writer.op("MatMulInteger", [masks, columns], at=at)
@@ -248,7 +248,7 @@ def intersections(writer: OnnxWriter, masks: str, at: str) -> str:
 
 
 def matrix_nms(writer: OnnxWriter, scores: str, labels: str, common: str, at: str, *, kernel: str, sigma: float) -> str:
-    """Decayed scores [N, P] of pairs sorted by falling score; common: float32 [N, P, P], see `intersections`."""
+    """Decayed scores [N, P] of pairs sorted by falling score. common: float32 [N, P, P], from `intersections`."""
     row, column = writer.constant([1]), writer.constant([2])
     count = writer.op("Shape", [scores], {"start": 1, "end": 2}, at=at)
     rank = range_of(writer, count, at)
@@ -259,7 +259,7 @@ def matrix_nms(writer: OnnxWriter, scores: str, labels: str, common: str, at: st
     both = writer.op("Add", [writer.op("Unsqueeze", [areas, axis], at=at) for axis in (column, row)], at=at)
     union = writer.op("Max", [writer.op("Sub", [both, common], at=at), writer.constant(1.0)], at=at)
     iou = writer.op("Div", [common, union], at=at)
-    # iou[i, j]: overlap of j with the better i of its class, zero elsewhere.
+    # iou[i, j]: overlap of j with a better i of its class, zero elsewhere.
     better = writer.op("Less", [writer.op("Unsqueeze", [rank, row], at=at), rank], at=at)
     below, beside = (writer.op("Unsqueeze", [labels, axis], at=at) for axis in (column, row))
     same = equal(writer, below, beside, at)
@@ -271,7 +271,7 @@ def matrix_nms(writer: OnnxWriter, scores: str, labels: str, common: str, at: st
         least = writer.op("ReduceMin", [writer.op("Sub", [own, iou], at=at), row], {"keepdims": 0}, at=at)
         decay = writer.op("Exp", [writer.op("Mul", [least, writer.constant(sigma)], at=at)], at=at)
     else:
-        # A copy of a better one decays nobody: its own factor is 1 / 0.
+        # An exact copy of a better mask must not decay others: its own factor is 1 / 0.
         one = writer.constant(1.0)
         own = writer.op("Max", [writer.op("Sub", [one, own], at=at), writer.constant(1e-6)], at=at)
         ratio = writer.op("Div", [writer.op("Sub", [one, iou], at=at), own], at=at)

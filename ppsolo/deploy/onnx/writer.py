@@ -1,4 +1,4 @@
-"""A writer of ONNX graphs: nodes and weights in the order in which they are written."""
+"""A writer of ONNX graphs: stores nodes and weights in the order of the calls."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -11,20 +11,20 @@ from ppsolo.errors import ExportError
 if TYPE_CHECKING:
     import onnx
 
-# DeformConv came with 19. A CUDA kernel of onnxruntime that is registered "from version N on" serves an operator only
-# where its last change is N: ReduceMax and ReduceMin of set 20 would run on the CPU.
+# DeformConv needs 19. onnxruntime's CUDA kernels that are registered "from version N on" serve an operator only if its
+# last change is N: in set 20, ReduceMax and ReduceMin would run on the CPU.
 OPSETS = {"cpu": 20, "gpu": 19}
-# The container of these operator sets; older runtimes refuse newer ones.
+# The file format that belongs to these operator sets; older runtimes refuse newer ones.
 IR_VERSION = 9
 
 
 class OnnxWriter:
     """One graph being written. Tensors are known by their names, plain strings.
 
-    Nodes are named after the layer that writes them (`at`), so that profiles and errors can be read.
+    A node is named after its layer (`at`), which makes profiles and errors readable.
 
-    device: "cpu" or "gpu", whose fastest operators are to be taken where there is a choice. types: the element types by
-        name, `types.FLOAT`. value: makes the description of an input or output from its name, type and shape.
+    device: "cpu" or "gpu"; the writer prefers operators that are fast on it. types: the element types by name, such as
+        `types.FLOAT`. value: makes the description of an input or output from its name, type and shape.
     """
 
     def __init__(self, device: Device = "cpu") -> None:
@@ -52,9 +52,9 @@ class OnnxWriter:
         at: str = "",
         to: str | None = None,
     ) -> str:
-        """Write a node with one output and give that output's name.
+        """Write a node with one output and return the output's name.
 
-        kind: the ONNX operator. inputs: names, "" for one left out. at: the layer's name. to: the output's name.
+        kind: the ONNX operator. inputs: names, "" for an omitted one. at: the layer's name. to: the output's name.
         """
         return self.ops(kind, inputs, attributes, outputs=1, at=at, to=None if to is None else (to,))[0]
 
@@ -68,20 +68,20 @@ class OnnxWriter:
         at: str = "",
         to: Sequence[str] | None = None,
     ) -> tuple[str, ...]:
-        """As `op`, with several outputs."""
+        """Write a node with several outputs; see `op`."""
         name = self._unique(f"{at}.{kind}" if at else kind)
         results = tuple(to) if to else (name, *(f"{name}:{index}" for index in range(1, outputs)))
         self._nodes.append(self._make_node(kind, list(inputs), list(results), name=name, **(attributes or {})))
         return results
 
     def weight(self, name: str, array: np.ndarray) -> str:
-        """A learned array by its name, which the layer's path makes unique; a layer used twice stores it once."""
+        """Store a learned array under a name; the layer's path makes it unique. A layer used twice stores it once."""
         if name not in self._names:
             self._weights.append(self._from_array(np.ascontiguousarray(array), self._unique(name)))
         return name
 
     def constant(self, value: np.ndarray | Sequence[int] | int | float) -> str:
-        """A constant: an array as it is, integers as int64, a float as float32; equal ones are stored once."""
+        """Store a constant: an array unchanged, integers as int64, a float as float32; equal ones only once."""
         array = np.asarray(value)
         if not isinstance(value, np.ndarray):
             array = array.astype(np.float32 if array.dtype.kind == "f" else np.int64)
@@ -97,7 +97,7 @@ class OnnxWriter:
         outputs: Sequence["onnx.ValueInfoProto"],
         write: Callable[[], None],
     ) -> "onnx.GraphProto":
-        """The nodes that `write` writes, as the body of a loop; it may use tensors written before it."""
+        """Let `write` write nodes as the body of a loop; it may use earlier tensors."""
         import onnx.helper
 
         outer, self._nodes = self._nodes, []
@@ -114,7 +114,7 @@ class OnnxWriter:
         outputs: Sequence["onnx.ValueInfoProto"],
         metadata: Mapping[str, str],
     ) -> "onnx.ModelProto":
-        """The graph as a checked model. `metadata` is stored as its properties."""
+        """Return the graph as a checked model. `metadata` becomes its properties."""
         import onnx
 
         graph = onnx.helper.make_graph(self._nodes, name, list(inputs), list(outputs), initializer=self._weights)

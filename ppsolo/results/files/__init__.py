@@ -1,1 +1,1 @@
-"""Files of other tools that instances are written as, one file per format."""
+"""Writers of instances in other tools' file formats, one file per format."""

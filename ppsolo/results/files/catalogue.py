@@ -1,4 +1,4 @@
-"""The formats that instances are written in, by name, and what each needs."""
+"""The output formats by name, with their requirements."""
 
 import importlib
 from collections.abc import Callable, Sequence
@@ -20,9 +20,9 @@ class Format(NamedTuple):
 
     Attributes:
         encode: the instances of one image -> the content of a file.
-        suffix: of such a file.
-        media_type: of such a file over HTTP.
-        package: that must be installed, "" for none.
+        suffix: of its file name.
+        media_type: for HTTP.
+        package: the required package, "" for none.
     """
 
     encode: Callable[[ImageResults], bytes]
@@ -45,7 +45,7 @@ FORMATS: dict[str, Format] = {
 
 
 def checked_formats(names: Sequence[str]) -> tuple[str, ...]:
-    """The names, each once. Raises ConfigError for one that is not in FORMATS or needs a package that is missing."""
+    """Return the names, each once. Raises ConfigError for a name not in FORMATS, or if its package is missing."""
     for name in names:
         if name not in FORMATS:
             raise ConfigError(f"there is no format {name!r}: choose among {', '.join(FORMATS)}")
@@ -57,5 +57,5 @@ def checked_formats(names: Sequence[str]) -> tuple[str, ...]:
 def _check_package(name: str, package: str) -> None:
     try:
         importlib.import_module(package)
-    except ImportError:  # not installed, or refuses this numpy
+    except ImportError:  # not installed, or incompatible with this numpy
         raise ConfigError(f"{name} needs the package {package}: pip install 'ppsolo[formats]'") from None

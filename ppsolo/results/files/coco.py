@@ -8,9 +8,9 @@ from ppsolo.results.rle import mask_boxes_xywh
 
 
 def coco_entries(found: ImageResults) -> list[dict[str, Any]]:
-    """One dict per instance: image_id, category_id, segmentation (compressed RLE, counts a str), score, bbox.
+    """Return a dict per instance: image_id, category_id, segmentation (compressed RLE, counts a str), score, bbox.
 
-    In a video with identities `track_id` too; null for an instance without one.
+    In a tracked video also `track_id`; null for an instance without a number.
     """
     boxes = mask_boxes_xywh(found.rles)
     entries: list[dict[str, Any]] = [
@@ -30,7 +30,7 @@ def coco_entries(found: ImageResults) -> list[dict[str, Any]]:
 
 
 def coco_json(found: ImageResults) -> bytes:
-    """The entries as a JSON list, with the image's name in each where it is known."""
+    """Return the entries as a JSON list; each has the image's name if it is known."""
     named = {"file_name": found.image_name} if found.image_name else {}
     lines = [json.dumps({**entry, **named}, ensure_ascii=False) for entry in coco_entries(found)]
     return ("[\n" + ",\n".join(lines) + "\n]\n").encode()

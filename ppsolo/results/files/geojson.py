@@ -12,7 +12,7 @@ from ppsolo.results.polygons import Part, mask_parts
 
 
 def geojson_document(found: ImageResults) -> dict[str, Any]:
-    """A FeatureCollection: a Polygon per instance, or a MultiPolygon where it has several parts, holes included.
+    """Return a FeatureCollection: a Polygon per instance, or a MultiPolygon if it has several parts, with holes.
 
     Coordinates are pixels of the image, exactly along the edges of pixels. Each feature is a "detection" with its
     class, the class's colour and, as a measurement, its score. Instances with an empty mask are left out.
@@ -45,10 +45,10 @@ def geojson_document(found: ImageResults) -> dict[str, Any]:
 
 
 def geojson_bytes(found: ImageResults) -> bytes:
-    """The document as UTF-8."""
+    """Return the document as UTF-8."""
     return json.dumps(geojson_document(found), ensure_ascii=False).encode()
 
 
 def _coordinates(part: Part) -> list[list[list[int]]]:
-    """The outer ring, then the holes, each closed."""
+    """Return the outer ring, then the holes, each closed."""
     return [np.concatenate([ring, ring[:1]]).tolist() for ring in (part.outer, *part.holes)]

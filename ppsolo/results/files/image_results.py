@@ -1,4 +1,4 @@
-"""The instances of one image as plain values, with what is known of the image: what every writer takes."""
+"""The instances of one image as plain values, with a description of the image: the input of every writer."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -20,13 +20,13 @@ class ImageResults:
         size: (height, width) in pixels.
         class_names: of all classes.
         category_ids: the COCO category id of each class.
-        image: the pixels, uint8 RGB [height, width, 3], for measures of intensity.
-        image_path: the image's file, for formats that point at it.
-        image_name: what tables call the image.
-        image_id: what COCO results and tables call it.
+        image: the pixels, uint8 RGB [height, width, 3], to measure intensities.
+        image_path: the image's file, for formats that refer to it.
+        image_name: the image's name in tables.
+        image_id: its id in COCO results and tables.
         pixel_size: micrometres per pixel.
-        track_ids: int64 [n], the number of each object in a video, from 1; -1 for those without one.
-        extra: further values for each row of a table, such as the time of a video's frame.
+        track_ids: int64 [n], the number of each object in a video, from 1; -1 for none.
+        extra: more values for each row of a table, such as the time of a video's frame.
     """
 
     rles: Sequence[Rle]

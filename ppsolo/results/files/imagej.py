@@ -1,4 +1,4 @@
-"""A zip file of ImageJ ROIs, which ImageJ's ROI Manager opens."""
+"""A zip file of ROIs for ImageJ's ROI Manager."""
 
 import io
 import zipfile
@@ -10,12 +10,12 @@ from ppsolo.errors import PpsoloError
 from ppsolo.results.files.image_results import ImageResults
 from ppsolo.results.polygons import Part, mask_parts
 
-_MOVE, _LINE, _CLOSE = 0.0, 1.0, 4.0  # steps of a composite ROI's path
-_LARGEST = 2**15 - 1  # coordinate of a composite ROI's box
+_MOVE, _LINE, _CLOSE = 0.0, 1.0, 4.0  # codes in the path of a composite ROI
+_LARGEST = 2**15 - 1  # largest coordinate of a composite ROI's box
 
 
 def imagej_zip(found: ImageResults) -> bytes:
-    """One ROI per instance: a traced outline, or a composite where it has several parts or holes.
+    """Return one ROI per instance: a traced outline, or a composite if it has several parts or holes.
 
     ROIs are named by number, class and score. Instances with an empty mask are left out.
 
@@ -37,7 +37,7 @@ def _roi(roifile: Any, parts: list[Part], title: str) -> Any:
     if len(parts) == 1 and not parts[0].holes:
         roi = roifile.ImagejRoi.frompoints(parts[0].outer, name=title)
         roi.roitype = roifile.ROI_TYPE.TRACED
-        # The box of an outline along the edges of pixels ends where the last pixel does.
+        # Outlines follow the edges of pixels, so the box ends where the last pixel ends.
         roi.right, roi.bottom = roi.right - 1, roi.bottom - 1
         return roi
     rings = [ring for part in parts for ring in (part.outer, *part.holes)]

@@ -1,4 +1,4 @@
-"""PNG files of masks: one label map for all instances of an image, or one picture per instance."""
+"""PNG files of masks: one label map for all instances, or one picture per instance."""
 
 import io
 import re
@@ -11,20 +11,20 @@ from ppsolo.errors import PpsoloError
 from ppsolo.results.files.image_results import ImageResults
 from ppsolo.results.rle import decode_mask, decode_window, mask_boxes
 
-MOST_LABELS = 2**16 - 1  # of a 16-bit PNG
+MOST_LABELS = 2**16 - 1  # limit of a 16-bit PNG
 
 
 def label_map(found: ImageResults) -> np.ndarray:
-    """[height, width]: 0 for background, i + 1 for instance i; where masks overlap, the best score wins.
+    """Return [height, width]: 0 for background, i + 1 for instance i; where masks overlap, the best score wins.
 
     uint8 for up to 255 instances, else uint16. Raises PpsoloError for more than MOST_LABELS.
     """
     number = len(found.rles)
     if number > MOST_LABELS:
-        raise PpsoloError(f"a 16-bit label map holds {MOST_LABELS} instances, here are {number}: choose masks or coco")
+        raise PpsoloError(f"a 16-bit label map has at most {MOST_LABELS} instances, not {number}: use masks or coco")
     labels = np.zeros(found.size, np.uint8 if number <= 255 else np.uint16)
     boxes = mask_boxes(found.rles).astype(int)
-    # The best instances are painted last. Of equal scores, the first wins.
+    # Paint the best instances last. Of equal scores, the first one wins.
     for i in np.argsort(-found.scores, kind="stable")[::-1]:
         x1, y1, x2, y2 = boxes[i].tolist()
         if x2 > x1:
@@ -33,12 +33,12 @@ def label_map(found: ImageResults) -> np.ndarray:
 
 
 def label_map_png(found: ImageResults) -> bytes:
-    """The label map as a grey PNG of 8 or 16 bits."""
+    """Return the label map as a grey PNG of 8 or 16 bits."""
     return _png(label_map(found))
 
 
 def mask_pngs(found: ImageResults) -> dict[str, bytes]:
-    """File name -> a grey PNG, 255 inside and 0 outside, for each instance that has a pixel."""
+    """Return file name -> grey PNG, 255 inside and 0 outside, for each instance with at least one pixel."""
     files = {}
     for i, (name, rle) in enumerate(zip(found.names, found.rles, strict=True)):
         mask = decode_mask(rle)
@@ -48,7 +48,7 @@ def mask_pngs(found: ImageResults) -> dict[str, bytes]:
 
 
 def masks_zip(found: ImageResults) -> bytes:
-    """`mask_pngs` as a zip file."""
+    """Return `mask_pngs` as a zip file."""
     stream = io.BytesIO()
     with zipfile.ZipFile(stream, "w") as archive:
         for name, data in mask_pngs(found).items():
@@ -64,5 +64,5 @@ def _png(array: np.ndarray) -> bytes:
 
 
 def _plain(name: str) -> str:
-    """A class name without what file names cannot hold."""
+    """Remove characters from a class name that file names cannot contain."""
     return re.sub(r'[\x00-\x1f/\\:*?"<>|]', "-", name)[:100].strip(" .") or "object"

@@ -1,4 +1,4 @@
-"""labelme's JSON: one file of polygons beside each image."""
+"""labelme's JSON: one file of polygons per image."""
 
 import json
 import os
@@ -9,16 +9,16 @@ from ppsolo.results.files.image_results import ImageResults
 from ppsolo.results.polygons import close_polygons, mask_polygons
 from ppsolo.results.rle import Rle
 
-_VERSION = "5.5.0"  # of the file format
+_VERSION = "5.5.0"  # version of the file format
 
 
 def labelme_document(found: ImageResults, *, folder: Path, tolerance: float | None = None) -> dict[str, Any]:
-    """The content of a labelme file that lies in `folder`.
+    """Return the content of a labelme file in `folder`.
 
-    The parts of one instance share a group_id. A hole is cut open to the ring around it. Each shape holds its score
-    under "score", a key that labelme leaves alone. Instances with an empty mask have no shape.
+    The parts of one instance share a group_id. A hole is joined to the outer ring by a cut. Each shape stores its score
+    under "score", a key that labelme ignores. Instances with an empty mask have no shape.
 
-    tolerance: as in `mask_polygons`; None: as in `close_polygons`.
+    tolerance: see `mask_polygons`; None: see `close_polygons`.
     """
     relative = "" if found.image_path is None else os.path.relpath(found.image_path, folder)
     return {
@@ -46,12 +46,12 @@ def labelme_document(found: ImageResults, *, folder: Path, tolerance: float | No
 
 
 def labelme_text(found: ImageResults, *, folder: Path, tolerance: float | None = None) -> str:
-    """`labelme_document` as JSON."""
+    """Return `labelme_document` as JSON."""
     return json.dumps(labelme_document(found, folder=folder, tolerance=tolerance), ensure_ascii=False, indent=2)
 
 
 def labelme_json(found: ImageResults) -> bytes:
-    """A labelme file for the image's own folder, as UTF-8."""
+    """Return a labelme file for the image's own folder, as UTF-8."""
     folder = Path() if found.image_path is None else found.image_path.parent
     return labelme_text(found, folder=folder).encode()
 

@@ -1,4 +1,4 @@
-"""Measures of each instance: area, box, centroid, perimeter, equivalent diameter, mean intensity."""
+"""Measurements of each instance: area, box, centroid, perimeter, equivalent diameter, mean intensity."""
 
 import math
 from typing import Any
@@ -9,7 +9,7 @@ import numpy as np
 from ppsolo.results.files.image_results import ImageResults
 from ppsolo.results.rle import decode_window, mask_areas, mask_boxes_xywh
 
-# In the order of a table. Names end in the unit; micrometres are known where the size of a pixel is.
+# In table order. Names end with the unit. Micrometres need a known pixel size.
 COLUMNS = (
     "file_name",
     "image_id",
@@ -38,8 +38,8 @@ COLUMNS = (
     "perimeter_um",
     "equivalent_diameter_um",
 )
-# Weights of the pixels around a border pixel, and the length that each sum stands for (Benkrid and Crookes, "Design
-# and FPGA implementation of a perimeter estimator", 2000).
+# Weights of the pixels around a border pixel, and the length for each sum of weights (Benkrid and Crookes, "Design and
+# FPGA implementation of a perimeter estimator", 2000).
 _NEIGHBOURS = np.array([[10, 2, 10], [2, 1, 2], [10, 2, 10]], np.uint8)
 _LENGTH_OF = np.zeros(50)
 _LENGTH_OF[[5, 7, 15, 17, 25, 27]] = 1
@@ -48,13 +48,13 @@ _LENGTH_OF[[13, 23]] = (1 + math.sqrt(2)) / 2
 
 
 def measures(found: ImageResults) -> dict[str, np.ndarray]:
-    """Every measure as a column: name -> array [n], in the order of COLUMNS, then those of `found.extra` and
-    track_id where there are identities.
+    """Return every measurement as a column: name -> array [n], in the order of COLUMNS, then those of `found.extra`,
+    and track_id if the objects have numbers.
 
-    area: pixels of the mask. left, top, width, height: its tight box. centroid: mean of its pixels' centres, where
-    the first pixel's centre is 0.5. perimeter: the estimate that `skimage.measure.perimeter` makes.
-    equivalent_diameter: of the circle with this area. mean_intensity: mean over the mask of (red + green + blue) / 3,
-    0 .. 255; NaN without the image. What micrometres would need and an unknown pixel size cannot give is NaN.
+    area: pixels of the mask. left, top, width, height: its tight box. centroid: mean of its pixels' centres; the first
+    pixel's centre is 0.5. perimeter: estimated as in `skimage.measure.perimeter`. equivalent_diameter: of the circle
+    with this area. mean_intensity: mean over the mask of (red + green + blue) / 3, 0 .. 255; NaN without the image.
+    Values in micrometres are NaN without a pixel size.
     """
     n = len(found.rles)
     boxes = mask_boxes_xywh(found.rles)
@@ -97,7 +97,7 @@ def measures(found: ImageResults) -> dict[str, np.ndarray]:
 
 
 def perimeter(mask: np.ndarray) -> float:
-    """The length of the border of a mask, bool [h, w], in pixels; holes have a border too."""
+    """Return the length of the border of a mask, bool [h, w], in pixels; holes have a border too."""
     padded = np.pad(mask.view(np.uint8), 1)
     cross = cv2.getStructuringElement(cv2.MORPH_CROSS, (3, 3))
     border = padded - cv2.erode(padded, cross, borderType=cv2.BORDER_CONSTANT, borderValue=0)

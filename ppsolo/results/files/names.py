@@ -1,6 +1,6 @@
-"""The names of the formats that instances are written in. This file imports nothing, so that help texts are quick."""
+"""The names of the output formats. This file imports nothing, so help texts are quick."""
 
-# Name -> what it is, for help texts.
+# Name -> description, for help texts.
 FORMAT_NAMES = {
     "coco": "COCO results with compressed run lengths",
     "labelme": "polygons for labelme",
@@ -9,6 +9,6 @@ FORMAT_NAMES = {
     "masks": "a PNG per instance",
     "geojson": "polygons with holes for QuPath",
     "imagej": "ROIs for ImageJ's ROI Manager",
-    "csv": "measures of each instance",
-    "parquet": "measures of each instance, for many",
+    "csv": "measurements of each instance",
+    "parquet": "measurements of each instance, for large runs",
 }

@@ -1,4 +1,4 @@
-"""Objects of other libraries: a data frame of pandas, detections of supervision."""
+"""Objects of other libraries: a pandas data frame, supervision's detections."""
 
 from typing import TYPE_CHECKING
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def data_frame(found: ImageResults) -> "pandas.DataFrame":
-    """The measures of each instance. Raises PpsoloError without pandas."""
+    """Return the measurements of each instance. Raises PpsoloError without pandas."""
     try:
         import pandas
     except ModuleNotFoundError:
@@ -24,7 +24,7 @@ def data_frame(found: ImageResults) -> "pandas.DataFrame":
 
 
 def detections(found: ImageResults) -> "supervision.Detections":
-    """Boxes, masks, scores, labels and the class names. Raises PpsoloError without supervision."""
+    """Return boxes, masks, scores, labels and class names. Raises PpsoloError without supervision."""
     try:
         import supervision
     except ModuleNotFoundError:

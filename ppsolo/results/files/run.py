@@ -1,4 +1,4 @@
-"""The files that a run over many images leaves in its output directory."""
+"""The result files of a run over many images."""
 
 import contextlib
 import json
@@ -18,16 +18,16 @@ from ppsolo.results.files.tables import CsvTable, ParquetTable
 class RunFiles:
     """Writes the instances of image after image; a context manager.
 
-    Whole-run formats are one file, which appears when the run ends well: `predictions.json` (coco), `instances.csv`
-    and `instances.parquet`. The others get a folder of their name with a file per image, or for masks a folder per
-    image.
+    Some formats are one file for the whole run, which appears when the run succeeds: `predictions.json` (coco),
+    `instances.csv` and `instances.parquet`. The others get a folder of their name with a file per image, or a folder
+    per image for masks.
 
     Args:
         output_dir: an existing folder.
-        formats: names in FORMATS; each counts once.
+        formats: names in FORMATS; repeated names count once.
 
     Raises:
-        ConfigError: there is no such format, or it needs a package that is not installed.
+        ConfigError: there is no such format, or its package is not installed.
         OSError: a file cannot be written.
     """
 
@@ -59,7 +59,7 @@ class RunFiles:
             write(found, stem)
 
     def _open(self, name: str) -> Callable[[ImageResults, str], None]:
-        """What writes the instances of one image in a format."""
+        """Return a function that writes the instances of one image in a format."""
         if name == "coco":
             return self._open_coco()
         if name == "csv":
@@ -82,7 +82,7 @@ class RunFiles:
         return lambda found, stem: _write(folder / (stem + suffix), encode(found))
 
     def _open_coco(self) -> Callable[[ImageResults, str], None]:
-        """A JSON list of COCO results that grows by an image at a time."""
+        """Open a JSON list of COCO results that grows image by image."""
         stream = self._stack.enter_context(atomic_writer(self._folder / "predictions.json", "w"))
         separators = iter(("[\n",))
 
@@ -91,7 +91,7 @@ class RunFiles:
                 named = {**entry, "file_name": found.image_name} if found.image_name else entry
                 stream.write(next(separators, ",\n") + json.dumps(named))
 
-        # Runs before the stream is closed. After an exception the file is dropped anyway.
+        # Runs before the stream is closed. After an exception the file is removed anyway.
         self._stack.callback(lambda: stream.write(next(separators, "") + "\n]\n"))
         return write
 

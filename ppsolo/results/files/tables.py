@@ -1,4 +1,4 @@
-"""Measures as CSV and Parquet, of one image or of a whole run."""
+"""Measurements as CSV and Parquet, for one image or a whole run."""
 
 import csv
 import io
@@ -13,10 +13,10 @@ from ppsolo.results.files.measures import measures
 
 
 class CsvTable:
-    """A CSV file that grows: the header first, then a line per instance; unknown values stay empty.
+    """A CSV file that grows: a header, then a line per instance; unknown values stay empty.
 
-    Numbers have up to ten significant digits. A text that a spreadsheet would take for a formula gets
-    a leading apostrophe.
+    Numbers have up to ten significant digits. A leading apostrophe protects a text that a spreadsheet would read as a
+    formula.
     """
 
     def __init__(self, stream: TextIO):
@@ -33,14 +33,14 @@ class CsvTable:
 
 
 def csv_bytes(found: ImageResults) -> bytes:
-    """The measures of one image as CSV, UTF-8."""
+    """Return the measurements of one image as CSV, UTF-8."""
     stream = io.StringIO()
     CsvTable(stream).add(found)
     return stream.getvalue().encode()
 
 
 class ParquetTable:
-    """A Parquet file that grows by the rows of several images at a time. Raises PpsoloError without pyarrow."""
+    """A Parquet file that grows by the rows of several images. Raises PpsoloError without pyarrow."""
 
     ROWS_AT_ONCE = 50_000
 
@@ -59,7 +59,7 @@ class ParquetTable:
             self._write()
 
     def close(self) -> None:
-        """Write what is held, and the end of the file. A table without an image has no columns and no file content."""
+        """Write the remaining rows and the end of the file. Without images, the file has no columns and stays empty."""
         self._write()
         if self._writer is None:
             self._writer = self._parquet.ParquetWriter(self._stream, self._pyarrow.schema([]))
@@ -83,7 +83,7 @@ class ParquetTable:
 
 
 def parquet_bytes(found: ImageResults) -> bytes:
-    """The measures of one image as Parquet."""
+    """Return the measurements of one image as Parquet."""
     stream = io.BytesIO()
     table = ParquetTable(stream)
     table.add(found)
@@ -103,6 +103,6 @@ def _pyarrow() -> tuple[Any, Any]:
     try:
         import pyarrow
         import pyarrow.parquet
-    except ImportError:  # not installed, or refuses this numpy
+    except ImportError:  # not installed, or incompatible with this numpy
         raise PpsoloError("Parquet needs the package pyarrow: pip install 'ppsolo[formats]'") from None
     return pyarrow, pyarrow.parquet

@@ -5,11 +5,11 @@ from ppsolo.results.polygons import single_ring
 
 
 def yolo_text(found: ImageResults) -> str:
-    """A line "class x y x y ..." for each instance, x and y divided by the image's width and height.
+    """Return a line "class x y x y ..." per instance; x and y are divided by the image's width and height.
 
-    The class is the label, from 0. The parts of an instance are joined to one ring by cuts without width, as
-    Ultralytics joins them, and so are holes. Instances with an empty mask have no line. Scores are not written: a
-    training label has none.
+    The class is the label, from 0. Cuts without width join the parts and holes of an instance to one ring, as in
+    Ultralytics' tools. Instances with an empty mask have no line. Scores are not written, because training labels have
+    none.
     """
     height, width = found.size
     lines = []
@@ -22,5 +22,5 @@ def yolo_text(found: ImageResults) -> str:
 
 
 def yolo_bytes(found: ImageResults) -> bytes:
-    """`yolo_text` as UTF-8."""
+    """Return `yolo_text` as UTF-8."""
     return yolo_text(found).encode()
