@@ -1,5 +1,6 @@
 """The documents name what is there: every room, and only files that exist."""
 
+import argparse
 import importlib.util
 import re
 import shlex
@@ -56,14 +57,45 @@ def test_every_public_name_is_in_the_reference():
     )
 
 
-def test_every_command_in_the_documents_is_understood():
+def commands(text: str) -> list[list[str]]:
+    """The words of each command of ours in code blocks, fenced or indented, without what stands before it."""
+    found = []
+    blocks = re.findall(r"^```(?:sh|bash|console)?\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+    blocks += re.findall(r"^    (ppsolo .*)$", text, re.MULTILINE)
+    for line in "\n".join(blocks).replace("\\\n", " ").splitlines():
+        command = re.search(r"^(?:.*[|&] (?:\S*bin/)?)?ppsolo (.*)", line)
+        if command:
+            words = shlex.split(command[1], comments=True)
+            found.append(words[: words.index(">")] if ">" in words else words)
+    return found
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_every_command_in_the_documents_is_understood(document):
+    for words in commands(document.read_text(encoding="utf-8")):
+        cli.parser().parse_args(words)
+
+
+def test_commands_are_found_in_every_form():
+    text = "```sh\nls | ppsolo infer --source - # x\na && .venv/bin/ppsolo demo\n```\n\n    ppsolo doctor > log\n"
+    assert commands(text) == [["infer", "--source", "-"], ["demo"], ["doctor"]]
+
+
+def test_flags_in_running_text_exist():
+    """`ppsolo COMMAND --flag` within a line names flags of that command, `python scripts/X.py --flag` those of X."""
+    actions = next(a for a in cli.parser()._actions if isinstance(a, argparse._SubParsersAction))
     for document in DOCUMENTS:
-        for block in re.findall(r"^```sh\n(.*?)^```", document.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE):
-            for line in block.replace("\\\n", " ").splitlines():
-                if line.startswith("ppsolo "):
-                    words = shlex.split(line, comments=True)[1:]
-                    words = words[: words.index(">")] if ">" in words else words
-                    cli.parser().parse_args(words)
+        text = document.read_text(encoding="utf-8")
+        for name, rest in re.findall(r"`ppsolo ([a-z][\w-]*)([^`\n]*)`", text):
+            assert name in actions.choices, f"{document.name}: there is no command ppsolo {name}"
+            known = actions.choices[name]._option_string_actions
+            for flag in re.findall(r"(?<=\s)--?[a-z][\w-]*", rest.split("&&")[0]):
+                assert flag in known, f"{document.name}: ppsolo {name} has no {flag}"
+        for script, rest in re.findall(r"python3? (?:-m \S+ (?:--\w+ \S+ )*)?(scripts/\w+\.py)([^`\n]*)", text):
+            source = (ROOT / script).read_text(encoding="utf-8")
+            if "from ppsolo.cli import main" not in source:
+                for flag in re.findall(r"(?<=\s)--[a-z][\w-]*", rest.split("#")[0]):
+                    assert f'"{flag}"' in source, f"{document.name}: {script} has no {flag}"
 
 
 def test_the_site_builds_without_a_warning(tmp_path):
