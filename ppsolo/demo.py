@@ -32,6 +32,7 @@ from ppsolo.model_source import ModelSource
 from ppsolo.models.solov2 import SOLOv2
 from ppsolo.predictor import Predictor
 from ppsolo.results.instances import Instances
+from ppsolo.results.labels import write_stamp
 from ppsolo.schema import Config
 from ppsolo.training.run import train
 from ppsolo.training.state import RunDirectory
@@ -53,6 +54,7 @@ LARGE_SIZE = (480, 640)
 DRAWN_FROM = 0.5  # least score of a drawn instance
 GPUS = "CUDA_VISIBLE_DEVICES"
 LAST_LINES = 3  # last lines of the launcher to show after a failure
+STAMP = "UNTRAINED WEIGHTS: NOT A RESULT"  # on pictures drawn with such weights
 PROCESSES = 2  # training processes on a CPU with at least as many cores
 SCRIPT = "import sys\n\nfrom ppsolo.cli import main\n\nsys.exit(main())\n"
 PROGRESS = re.compile(r"epoch \d+, |step \d+: |\d+ steps trained")  # a run's lines among the launcher's lines
@@ -293,14 +295,17 @@ def _predict_photo(photo: np.ndarray, target: Path, progress: Progress | None) -
     """Draw the published system's result for a photograph; if its weights cannot be fetched, say so."""
     try:
         predictor = Predictor.from_pretrained(PUBLISHED, progress=progress)
-        lines, threshold = [predictor.origin], DRAWN_FROM
+        lines, trained = [predictor.origin], True
     except UnavailableError as error:
-        predictor, threshold = Predictor(PUBLISHED, model=seeded_model(seed=0)), 0.0
+        predictor, trained = Predictor(PUBLISHED, model=seeded_model(seed=0)), False
         lines = [
             f"the published weights for the photograph cannot be fetched: {error}",
             "random weights are used instead: the masks show that network, postprocessing and drawing run, not what a "
             "trained SOLOv2 finds (the network of this demo knows only drawn shapes)",
         ]
     instances = predictor(photo)
-    write_image(target, instances.draw(photo, score_threshold=threshold))
+    drawn = instances.draw(photo, score_threshold=DRAWN_FROM if trained else 0.0)
+    if not trained:
+        write_stamp(drawn, STAMP)
+    write_image(target, drawn)
     return [*lines, f"{instances} -> {target}"]

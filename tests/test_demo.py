@@ -120,7 +120,13 @@ def test_a_photograph_without_published_weights(tmp_path, monkeypatch):
     target = tmp_path / "photo_prediction.png"
     first, second, last = demo._predict_photo(photo, target, None)
     assert "cannot be fetched: no network here" in first and "not what a trained SOLOv2 finds" in second
-    assert "photo_prediction.png" in last and read_image(target).shape == photo.shape
+    drawn = read_image(target)
+    assert "photo_prediction.png" in last and drawn.shape == photo.shape
+    assert (drawn[-2:] == 255).all(), "there is no stamp that says that the weights are untrained"
+    trained = demo.Predictor(tmp_path / "small.yml", model=demo.seeded_model(seed=0))
+    monkeypatch.setattr(demo.Predictor, "from_pretrained", lambda *args, **kwargs: trained)
+    assert len(demo._predict_photo(photo, target, None)) == 2
+    assert not (read_image(target)[-2:] == 255).all()
 
 
 def test_a_contact_sheet_keeps_every_pixel():

@@ -1,4 +1,4 @@
-"""Labels on drawings: size, place, and which are left out; and the legend."""
+"""Labels on drawings: size, place, and which are left out; the legend; and the stamp."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -68,6 +68,17 @@ def write_legend(canvas: np.ndarray, names: Sequence[str], colors: Sequence[Colo
         if rows == len(names) or row < rows - 1:
             canvas[top : top + round(letter), round(letter / 2) : round(letter * 1.5)] = color
         _blend(canvas, text, round(letter * 2), top, (0, 0, 0))
+
+
+def write_stamp(canvas: np.ndarray, text: str) -> None:
+    """Write a text on a white strip along the lower edge, in place, as wide as the image allows."""
+    height, width = canvas.shape[:2]
+    columns = _text(text, 20.0).ink.shape[1] / 20  # for each pixel of a letter's height
+    letter = max(1.0, min(height / 20, 0.8 * width / columns))
+    drawn = _text(text, letter)
+    top = max(0, height - drawn.ink.shape[0] - max(2, round(letter)))
+    canvas[top:] = 255
+    _blend(canvas, drawn, max(0, (width - drawn.ink.shape[1]) // 2), top + max(1, round(letter / 2)), (176, 0, 0))
 
 
 def _write(canvas: np.ndarray, label: _Label) -> None:

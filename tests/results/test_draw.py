@@ -1,13 +1,17 @@
 """Drawings: what is coloured, what is refused, and where labels go."""
 
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
 import pytest
 
+from ppsolo.results import fonts
 from ppsolo.results.draw import instance_color
 from ppsolo.results.instances import Instances
+from ppsolo.results.labels import write_stamp
 
 
 def make(masks: np.ndarray, labels: list[int] | None = None, names: tuple[str, ...] = ("thing", "цвет")) -> Instances:
@@ -141,6 +145,70 @@ def test_names_in_other_scripts_are_drawn_and_others_become_their_number(monkeyp
     assert "cannot be drawn" in caplog.text and "PPSOLO_FONT" in caplog.text
 
 
+@pytest.fixture
+def own_font(tmp_path, monkeypatch) -> Path:
+    """A font with two Chinese letters, a square and a bar, as the user's choice of PPSOLO_FONT."""
+    builder = pytest.importorskip("fontTools.fontBuilder", reason="fontTools comes with matplotlib")
+    pen_of = pytest.importorskip("fontTools.pens.ttGlyphPen").TTGlyphPen
+    corners = {".notdef": (0, 0, 50, 50), "square": (100, 0, 900, 800), "bar": (400, 0, 600, 800)}
+    glyphs = {}
+    for name, (left, low, right, high) in corners.items():
+        pen = pen_of(None)
+        pen.moveTo((left, low))
+        for point in ((left, high), (right, high), (right, low)):
+            pen.lineTo(point)
+        pen.closePath()
+        glyphs[name] = pen.glyph()
+    font = builder.FontBuilder(1000, isTTF=True)
+    font.setupGlyphOrder(list(glyphs))
+    font.setupCharacterMap({ord("划"): "square", ord("痕"): "bar"})
+    font.setupGlyf(glyphs)
+    font.setupHorizontalMetrics(dict.fromkeys(glyphs, (1000, 0)))
+    font.setupHorizontalHeader(ascent=900, descent=-100)
+    font.setupNameTable({"familyName": "Two letters", "styleName": "Regular"})
+    font.setupOS2(sTypoAscender=900, usWinAscent=900, usWinDescent=100)
+    font.setupPost()
+    font.save(tmp_path / "two.ttf")
+    monkeypatch.setenv("PPSOLO_FONT", str(tmp_path / "two.ttf"))
+    return tmp_path / "two.ttf"
+
+
+@pytest.fixture
+def fresh_fonts() -> Iterator[None]:
+    """Fonts are looked for anew, now and after the test."""
+    cached = (fonts._font_files, fonts.font_of, fonts.drawable_name, fonts._font)
+    for one in cached:
+        one.cache_clear()
+    yield
+    for one in cached:
+        one.cache_clear()
+
+
+def test_chinese_names_are_drawn_by_a_font_that_has_them(own_font, fresh_fonts):
+    pytest.importorskip("PIL")
+    assert fonts.font_of("划") == fonts.font_of("痕") == str(own_font) != fonts.font_of("я")
+    assert fonts.drawable_name("划痕", 7) == "划痕"
+    ink, base = fonts.render("划痕", 40)
+    columns = (ink[base - 5] > 128).nonzero()[0]
+    assert len(columns) == pytest.approx(40 * (0.8 + 0.2), abs=2)  # the square, then the bar
+    mixed, _ = fonts.render("划 я", 40)  # each letter by a font that has it
+    assert mixed.shape[1] > 40 and (mixed[:, 45:] > 0).any()
+    # What no font has falls back to the number, and says what to do.
+    assert fonts.drawable_name("划痕\U0010fffd", 7) == "class 7"
+
+
+def test_chinese_names_are_drawn_by_a_font_of_the_system(fresh_fonts, monkeypatch):
+    monkeypatch.delenv("PPSOLO_FONT", raising=False)
+    pytest.importorskip("PIL")
+    if fonts.font_of("划") is None:
+        pytest.skip("no font of this system has Chinese letters: apt-get install fonts-wqy-microhei")
+    masks = np.zeros((1, 200, 300), bool)
+    masks[0, 100:150, 100:200] = True
+    image = np.zeros((200, 300, 3), np.uint8)
+    drawn = [make(masks, labels=[1], names=("thing", name)).draw(image) for name in ("划痕", "痕划", "class 1")]
+    assert not np.array_equal(drawn[0], drawn[1]) and not np.array_equal(drawn[0], drawn[2])
+
+
 def labelled_pixels(instances: Instances, image: np.ndarray) -> int:
     return int((instances.draw(image) != instances.draw(image, write_labels=False)).any(axis=2).sum())
 
@@ -159,6 +227,38 @@ def test_labels_shrink_beyond_thirty_and_go_beyond_a_hundred():
     each = [labelled_pixels(make(spots(n)), image) / n for n in (30, 60, 100)]
     assert each[0] > 1.5 * each[1] > 1.5 * each[2] > 0
     assert labelled_pixels(make(spots(101)), image) == 0
+
+
+def scattered(n: int) -> np.ndarray:
+    """n discs at random in an image of 600 x 800, larger where they are few."""
+    masks = np.zeros((n, 600, 800), np.uint8)
+    generator = np.random.default_rng(n)
+    for mask in masks:
+        x, y = (int(generator.integers(limit)) for limit in (800, 600))
+        cv2.circle(mask, (x, y), int(generator.integers(40, 80) * (5 / n) ** 0.5) + 3, 1, -1)
+    return masks.astype(bool)
+
+
+@pytest.mark.parametrize(("n", "least", "most"), [(5, 0.01, 0.1), (50, 0.05, 0.25), (300, 0, 0)])
+def test_drawings_of_few_and_many_objects_can_be_read(n, least, most):
+    """Labels take a bounded share of the picture, and every one is written or left out as a whole."""
+    image = np.full((600, 800, 3), 90, np.uint8)
+    instances = make(scattered(n), labels=[i % 2 for i in range(n)], names=("thing", "other"))
+    assert least <= labelled_pixels(instances, image) / image[..., 0].size <= most
+    alone = make(scattered(n), names=("thing",))
+    assert labelled_pixels(alone, image) <= 0.7 * labelled_pixels(instances, image)  # scores without names
+    tinted = (instances.draw(image, write_labels=False) != image).any(axis=2)
+    assert (tinted >= cv2.erode(instances.masks.any(axis=0).astype(np.uint8), np.ones((3, 3)))).all()
+
+
+@pytest.mark.parametrize("size", [(1, 1), (3, 400), (400, 3), (24, 32), (480, 640), (3000, 4000)])
+def test_a_stamp_fits_any_picture(size):
+    canvas = np.full((*size, 3), 90, np.uint8)
+    write_stamp(canvas, "NOT A RESULT")
+    assert (canvas[-1] == 255).all()
+    if min(size) >= 24:
+        ink = (canvas < 128).any(axis=2)[-(size[0] // 6) :]
+        assert ink.any() and (canvas[: size[0] // 2] == 90).all()
 
 
 def test_one_class_writes_no_names():
