@@ -219,7 +219,7 @@ def with_classes(
     """Fill the classes of a data set into a configuration that does not state them.
 
     Labels follow the order of the categories in the file, as in PaddleDetection. A file with COCO's 80 categories gets
-    the published order, unless `order_of_file`. The log names the order if the ids do not ascend.
+    the published order, unless `order_of_file`. A warning names the order if the ids do not ascend.
 
     category_ids, class_names: those of the data set, in its order. source: its name in errors.
     Raises ConfigError if the ids or their number differ; it says what to set.
@@ -247,7 +247,7 @@ def with_classes(
         ids = published if is_coco else numbers
         if list(numbers) != sorted(numbers):
             order = "the published order" if is_coco else "the order of the file"
-            logger.info("%s: labels 0, 1, ... are the categories %s: %s", source, first_few(ids, 5), order)
+            logger.warning("%s: labels 0, 1, ... are the categories %s: %s", source, first_few(ids, 5), order)
     names = dict(zip(category_ids, class_names, strict=True))
     if len(set(class_names)) < number:
         names = {category_id: f"{name} {category_id}" for category_id, name in names.items()}

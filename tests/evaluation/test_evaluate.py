@@ -1,6 +1,7 @@
 """Evaluation of a predictor: the numbers of pycocotools, whoever sees which image."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,9 +11,11 @@ from pycocotools.cocoeval import COCOeval
 
 from ppsolo.checkpoint.zoo import zoo_entry
 from ppsolo.config import load_config
+from ppsolo.data.coco import CocoDataset
 from ppsolo.errors import ConfigError, DatasetError, ImageError
 from ppsolo.evaluation.evaluate import EvaluationSet, compare_with_published, evaluate, with_classes, write_results
 from ppsolo.processes import Processes
+from ppsolo.training.run import training_classes
 
 
 @pytest.fixture(scope="module")
@@ -113,6 +116,42 @@ def test_classes_are_filled_in_or_refused():
         classes(three, (1, 2), ("a", "b"))
     with pytest.raises(ConfigError, match="has no category 7"):
         classes(filled, (1, 2, 3), ("a", "b", "c"))
+
+
+@pytest.fixture
+def turned_round(drawn, tmp_path) -> Path:
+    """The drawn training part with its categories from the last to the first: ids 3, 2, 1."""
+    content = json.loads((drawn / "instances_train.json").read_text())
+    content["categories"].reverse()
+    (tmp_path / "turned.json").write_text(json.dumps(content))
+    return tmp_path / "turned.json"
+
+
+def test_labels_follow_the_order_of_the_file(turned_round, drawn, caplog):
+    """As in PaddleDetection, which numbers what pycocotools' getCatIds gives: labels 0, 1, 2 are the ids 3, 2, 1."""
+    truth = COCO(str(turned_round))
+    paths = {"data.root": "/", "data.train_annotations": str(turned_round), "data.train_images": str(drawn / "train")}
+    trained = CocoDataset(turned_round, drawn / "train")
+    config = training_classes(load_config("solov2_r50_fpn_1x", {**paths, "num_classes": 3}), trained)
+    assert config.category_ids == tuple(truth.getCatIds()) == (3, 2, 1)
+    assert config.class_names == ("triangle", "rectangle", "circle")
+    assert "labels 0, 1, ... are the categories 3, 2, 1: the order of the file" in caplog.text
+    for record in (trained[index] for index in range(len(trained))):
+        ids = [truth.anns[identity]["category_id"] for identity in record.annotation_ids]
+        assert [config.category_ids[label] for label in record.labels] == ids
+
+    caplog.clear()
+    dataset = EvaluationSet(turned_round, drawn / "train")
+    names = {"category_ids": dataset.category_ids, "class_names": dataset.class_names, "source": dataset.source}
+    assert with_classes(load_config("solov2_r50_fpn_1x", {"num_classes": 3}), **names).category_ids == (3, 2, 1)
+    assert "are the categories 3, 2, 1: the order of the file" in caplog.text
+    evaluation = evaluate(Oracle(dataset, shift=0), dataset, keep_results=True)
+    assert evaluation.report["segm"]["stats"][0] == 1
+    theirs = COCOeval(truth, truth.loadRes(evaluation.results), "segm")
+    theirs.evaluate()
+    theirs.accumulate()
+    theirs.summarize()
+    assert theirs.stats[0] == 1
 
 
 def test_coco_keeps_its_published_order():
