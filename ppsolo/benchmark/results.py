@@ -141,10 +141,14 @@ def _ellipse(rng: np.random.Generator) -> Ellipse:
 
 def _mask(shape: Ellipse) -> Rle:
     x, y, first, second, angle = shape
-    rows, columns = np.ogrid[: SIZE[0], : SIZE[1]]
+    reach = max(first, second)
+    top, left = max(0, int(y - reach)), max(0, int(x - reach))
+    rows, columns = np.ogrid[top : min(SIZE[0], int(y + reach) + 1), left : min(SIZE[1], int(x + reach) + 1)]
     along = (columns - x) * np.cos(angle) + (rows - y) * np.sin(angle)
     across = (rows - y) * np.cos(angle) - (columns - x) * np.sin(angle)
-    return encode_mask((along / first) ** 2 + (across / second) ** 2 < 1)
+    mask = np.zeros(SIZE, bool)
+    mask[rows, columns] = (along / first) ** 2 + (across / second) ** 2 < 1
+    return encode_mask(mask)
 
 
 def _plain(mask: Rle) -> dict[str, Any]:

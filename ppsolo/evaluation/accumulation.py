@@ -68,15 +68,18 @@ def per_class(accumulation: Accumulation, truth: GroundTruth) -> list[dict[str, 
     counts = np.bincount(truth.category[~truth.crowd], minlength=len(truth.category_ids))
     precision = accumulation.precision[..., 0, -1]  # all sizes, all detections -> [T, R, K]
     recall = accumulation.recall[..., 0, -1]  # [T, K]
+    means = {
+        "AP": _means(precision.reshape(-1, len(counts))),
+        "AP50": _means(precision[0]),
+        "AP75": _means(precision[5]),
+        "AR100": _means(recall),
+    }
     return [
         {
             "id": category_id,
             "name": truth.category_names[k],
             "ground_truths": int(counts[k]),
-            "AP": _mean(precision[:, :, k]),
-            "AP50": _mean(precision[0, :, k]),
-            "AP75": _mean(precision[5, :, k]),
-            "AR100": _mean(recall[:, k]),
+            **{name: column[k] for name, column in means.items()},
         }
         for k, category_id in enumerate(truth.category_ids)
     ]
@@ -118,7 +121,10 @@ def _spans(column: np.ndarray, values: np.ndarray) -> Iterator[slice]:
     return map(slice, np.searchsorted(column, values, "left"), np.searchsorted(column, values, "right"))
 
 
-def _mean(values: np.ndarray) -> float | None:
-    """Return the mean of the values other than -1, as COCO's summary does; None if there are none."""
-    present = values[values > -1]
-    return float(np.mean(present)) if present.size else None
+def _means(values: np.ndarray) -> list[float | None]:
+    """Return the mean of the values other than -1 of each column, as COCO's summary does; None if there are none."""
+    rows = np.ascontiguousarray(values.T)  # so that sums are rounded as in numpy's mean of one column
+    there = rows > -1
+    count = there.sum(axis=1)
+    sums = np.where(there, rows, 0).sum(axis=1)
+    return [float(total / number) if number else None for total, number in zip(sums, count, strict=True)]

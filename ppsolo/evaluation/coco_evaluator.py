@@ -376,11 +376,12 @@ def _evaluate_plain(
 
 def _numbers(everywhere: Accumulation, annotated: Accumulation, truth: GroundTruth) -> dict[str, Any]:
     """Return the part of a report for one IoU type."""
+    classes = per_class(everywhere, truth)
     return {
         "stats": everywhere.stats,
         "stats_annotated": annotated.stats,
-        "per_class": per_class(everywhere, truth),
-        "per_class_annotated": per_class(annotated, truth),
+        "per_class": classes,
+        "per_class_annotated": classes if annotated is everywhere else per_class(annotated, truth),
     }
 
 

@@ -15,7 +15,8 @@ MAX_OUTLINE = 1e6  # pixels around a polygon
 MAX_COORDINATE = 1e5  # in pixels: pycocotools walks along every edge, so a far point could fill the memory
 
 _LONGEST_GROUP = 7  # characters of five bits each: enough for any 32-bit run
-_CHARACTERS_AT_ONCE = 2**15  # fits into a core's cache
+_GROUPS_OF_INT32 = 6  # 30 bits
+_CHARACTERS_AT_ONCE = 2**16  # fits into a core's cache
 _AT_ONCE = 255  # masks per call: pycocotools 2.0.11 with numpy 2 fails for areas of more
 _API: Any = pycocotools_mask  # the published type stubs lack some argument types
 
@@ -175,65 +176,91 @@ def run_lengths(rle: Rle) -> np.ndarray:
 def fill_their_images(counts: Sequence[bytes], sizes: np.ndarray) -> np.ndarray:
     """Whether compressed run lengths are masks of images of `sizes`, int64 [n, 2] (height, width): bool [n].
 
-    Gives the result of `read_segmentation` for each, in a twentieth of the time.
+    Gives the result of `read_segmentation` for each, in a fortieth of the time.
     """
     found = np.zeros(len(counts), bool)
-    start = 0
-    while start < len(counts):
-        stop, characters = start, 0
-        while stop < len(counts) and characters < _CHARACTERS_AT_ONCE:
-            characters += len(counts[stop])
-            stop += 1
-        rows = np.array([row for row in range(start, stop) if counts[row]], np.int64)
-        if rows.size:
-            found[rows] = _fill(b"".join(counts[start:stop]), [len(counts[row]) for row in rows.tolist()], sizes[rows])
-        start = stop
+    lengths = np.array([len(text) for text in counts], np.int64)
+    rows = np.flatnonzero(lengths)
+    part = np.cumsum(lengths[rows]) // _CHARACTERS_AT_ONCE
+    for some in np.split(rows, np.flatnonzero(np.diff(part)) + 1):
+        if len(some):
+            found[some] = _fill(b"".join([counts[row] for row in some.tolist()]), lengths[some], sizes[some])
     return found
 
 
-def _fill(text: bytes, lengths: Sequence[int], sizes: np.ndarray) -> np.ndarray:
+def _fill(text: bytes, lengths: np.ndarray, sizes: np.ndarray) -> np.ndarray:
     """`fill_their_images` for joined strings with these `lengths`, none of them 0."""
     groups = np.frombuffer(text, np.uint8) - np.uint8(48)  # characters below 48 wrap around to large values
-    ends = np.cumsum(np.array(lengths, np.int64))
+    ends = np.cumsum(lengths)
     starts = ends - lengths
     pixels = sizes[:, 0] * sizes[:, 1]
     good = (np.maximum.reduceat(groups, starts) <= 63) & (groups[ends - 1] & 32 == 0)
     good &= (pixels > 0) & (pixels <= MAX_PIXELS)
     groups[ends - 1] &= 31  # a broken string must not run into the next
-    closing = groups & 32 == 0
-    last = np.flatnonzero(closing)
-    first = np.empty_like(last)
-    first[0], first[1:] = 0, last[:-1] + 1
-    spans = np.minimum(last - first, _LONGEST_GROUP)
-    count = np.add.reduceat(closing, starts, dtype=np.int64)  # number of values of each mask
+    more = groups & 32 != 0
+    values, long = _values(groups, more)
+    count = np.add.reduceat(~more, starts, dtype=np.int64)  # number of values of each mask
     begin = np.cumsum(count) - count
-    good &= np.maximum.reduceat(spans, begin) < _LONGEST_GROUP
-    bits = groups & 31
-    values = bits[first].astype(np.int64)
-    for place in range(1, min(int(spans.max()) + 1, _LONGEST_GROUP)):
-        longer = np.flatnonzero(spans >= place)
-        values[longer] += bits[first[longer] + place].astype(np.int64) << 5 * place
-    values -= (groups[last] & 16).astype(np.int64) << (5 * spans + 1)
-    # From the second value on, each is added to the value two before: running sums in pairs, mask by mask.
+    lowest, total = _sums(values, begin, count)
+    good &= (lowest >= 0) & (total == pixels)
+    for row in np.unique(np.searchsorted(ends, long, "right")).tolist():
+        good[row] = _is_mask(text[starts[row] : ends[row]], sizes[row])
+    return good
+
+
+def _values(groups: np.ndarray, more: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the values of groups of five bits, int32, and the places of values that do not fit into 30 bits.
+
+    more: bool, whether the next group belongs to the same value.
+    """
+    bits = (groups & 31).astype(np.int32)
+    bits -= ((groups & 48) == 16).view(np.uint8) << 5  # bit 16 of the last group is the sign
+    joins = -more.astype(np.int32)[:-1]  # all bits where `more` says so
+    values, chain = bits.copy(), more
+    for number in range(1, _GROUPS_OF_INT32):
+        if not chain.any():
+            break
+        values[:-1] = bits[:-1] + ((values[1:] << 5) & joins)
+        chain = chain[:-1] & more[number:]
+    first = np.ones(len(more), bool)
+    first[1:] = ~more[:-1]
+    return values[first], np.flatnonzero(chain)
+
+
+def _sums(values: np.ndarray, begin: np.ndarray, count: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the lowest run and the sum of the runs of each mask, int64 [n]. Mask i: `count[i]` values from `begin[i]`.
+
+    From the second value on, each is added to the value two before: running sums in pairs, mask by mask. Two sums of 32
+    bits are computed as one of 64. A sum that leaves 32 bits is negative first, because every step is below 2**29.
+    """
+    lowest = values[begin].astype(np.int64)
+    total = lowest.copy()
     pairs = count // 2
-    heads = np.cumsum(pairs) - pairs
-    place = np.arange(len(values)) + np.repeat(2 * heads - begin - 1, count)
-    later = np.ones(len(values), bool)
-    later[begin] = False
-    table = np.zeros((int(pairs.sum()) + 1, 2), np.int64)  # one more row, for masks of one value
-    table.ravel()[place[later]] = values[later]
-    sums = np.cumsum(table, axis=0)
-    before = np.where(heads[:, None] > 0, sums[np.maximum(heads - 1, 0)], 0)
-    sums[:-1] -= np.repeat(before, pairs, axis=0)
-    sums[-1] = 0
     several = np.flatnonzero(pairs)
-    lowest, total = np.zeros(len(count), np.int64), values[begin]
-    flat = sums.ravel()
-    lowest[several] = np.minimum.reduceat(flat, 2 * heads[several])
-    total[several] += np.add.reduceat(flat, 2 * heads[several])
-    odd = np.flatnonzero((count % 2 == 0) & (pairs > 0))  # the last pair has only one value
-    total[odd] -= sums[heads[odd] + pairs[odd] - 1, 1]
-    return good & (values[begin] >= 0) & (lowest >= 0) & (total == pixels)
+    if not several.size:
+        return lowest, total
+    heads = np.cumsum(pairs) - pairs
+    later, there = np.ones(len(values), bool), np.ones(2 * int(pairs.sum()), bool)
+    later[begin] = False
+    there[2 * (heads + pairs)[several][count[several] % 2 == 0] - 1] = False  # the last pair has only one value
+    steps = np.zeros((len(there) // 2, 2), np.int32)
+    steps.ravel()[there] = values[later]
+    steps[:, 1] += steps[:, 0] >> 31  # a negative first half borrows from the second
+    sums = np.cumsum(steps.view(np.int64).ravel())
+    sums -= np.repeat(np.where(heads > 0, sums[np.maximum(heads - 1, 0)], 0), pairs)
+    runs = sums.view(np.int32)
+    runs[~there] = 0
+    lowest[several] = np.minimum(lowest[several], np.minimum.reduceat(runs, 2 * heads[several]))
+    total[several] += np.add.reduceat(runs, 2 * heads[several], dtype=np.int64)
+    return lowest, total
+
+
+def _is_mask(counts: bytes, size: np.ndarray) -> bool:
+    try:
+        read_segmentation({"size": size.tolist(), "counts": counts}, (int(size[0]), int(size[1])))
+    except ValueError:
+        return False
+    return True
 
 
 def mask_areas(rles: Sequence[Rle]) -> np.ndarray:

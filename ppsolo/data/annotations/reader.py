@@ -1,7 +1,7 @@
 """Reads COCO annotation files into flat arrays, and counts every fault and unusual entry."""
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -11,13 +11,15 @@ from ppsolo.data.annotations.json_file import parse_json, read_utf8
 from ppsolo.data.annotations.keys import Categories, Images
 from ppsolo.data.annotations.rows import Rows
 from ppsolo.data.annotations.table import Annotations
+from ppsolo.data.annotations.usual import read_usual
 from ppsolo.errors import DatasetError
 
 LISTS = ("images", "annotations", "categories")
+_AT_ONCE = 1024  # annotations that are Python objects at the same time
 
 
 class _Lists(msgspec.Struct):
-    """The three lists of a file, unparsed: only one entry at a time becomes a Python object."""
+    """The three lists of a file, unparsed: only some entries at a time become Python objects."""
 
     images: list[msgspec.Raw]
     annotations: list[msgspec.Raw]
@@ -32,8 +34,9 @@ def read_annotation_file(path: str | os.PathLike[str]) -> Annotations:
     content = read_utf8(path)
     try:
         lists = msgspec.json.decode(content, type=_Lists)
-        parts = [map(msgspec.json.decode, getattr(lists, key)) for key in LISTS]
-        return _pack(parts[0], parts[1], parts[2], str(path))
+        rows = _empty_rows(map(msgspec.json.decode, lists.images), map(msgspec.json.decode, lists.categories))
+        _add_raw(rows, lists.annotations)
+        return rows.packed(str(path))
     except (msgspec.MsgspecError, RecursionError):  # Python's parser accepts NaN, and its messages name line and column
         return pack_annotations(parse_json(content, path), str(path))
 
@@ -43,13 +46,22 @@ def pack_annotations(content: Any, source: str) -> Annotations:
     for key in LISTS:
         if not isinstance(content, Mapping) or not isinstance(content.get(key), (list, tuple)):
             raise DatasetError(f"{source}: not in COCO's format: it has no list '{key}'")
-    images, annotations, categories = (iter(content[key]) for key in LISTS)
-    return _pack(images, annotations, categories, source)
-
-
-def _pack(images: Iterator[Any], annotations: Iterator[Any], categories: Iterator[Any], source: str) -> Annotations:
-    findings = Findings()
-    rows = Rows(Images(images, findings), Categories(categories, findings), findings)
-    for position, entry in enumerate(annotations):
+    rows = _empty_rows(content["images"], content["categories"])
+    for position, entry in enumerate(content["annotations"]):
         rows.add(position, entry)
     return rows.packed(source)
+
+
+def _empty_rows(images: Iterable[Any], categories: Iterable[Any]) -> Rows:
+    findings = Findings()
+    return Rows(Images(images, findings), Categories(categories, findings), findings)
+
+
+def _add_raw(rows: Rows, entries: Sequence[msgspec.Raw]) -> None:
+    """Add unparsed annotations: many at once, or one by one if one of them has another form than usual."""
+    for start in range(0, len(entries), _AT_ONCE):
+        some = entries[start : start + _AT_ONCE]
+        usual = read_usual(some, rows.images, rows.categories)
+        if usual is None or not rows.add_usual(usual):
+            for position, entry in enumerate(some, start):
+                rows.add(position, msgspec.json.decode(entry))

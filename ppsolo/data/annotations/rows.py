@@ -1,7 +1,7 @@
 """Reads the annotations of a COCO file, entry by entry, into growing arrays."""
 
 from array import array
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,6 +19,7 @@ from ppsolo.data.annotations.rules import (
     unwrap_segmentation,
 )
 from ppsolo.data.annotations.table import Annotations, Identities, Texts, compact_points
+from ppsolo.data.annotations.usual import UsualRows
 from ppsolo.results.rle import MAX_COORDINATE, MAX_OUTLINE, fill_their_images
 
 _NUMBERS = frozenset((int, float))
@@ -42,11 +43,11 @@ class _Values(NamedTuple):
 
 
 class Rows:
-    """The annotations read so far, in the order of the file."""
+    """The annotations read so far, in the order of the file. images, categories: of the same file."""
 
     def __init__(self, images: Images, categories: Categories, findings: Findings):
-        self._images = images
-        self._categories = categories
+        self.images = images
+        self.categories = categories
         self._findings = findings
         self._seen: set[Identity] = set()
         self._ids: list[Identity] = []
@@ -63,13 +64,13 @@ class Rows:
         identity = self._identity(position, entry)
         if identity is None:
             return
-        image = self._found(self._images, entry.get("image_id"), identity)
+        image = self._found(self.images, entry.get("image_id"), identity)
         if image is None:
             problem = f"annotation {identity} is for image {entry.get('image_id')}, which is not among 'images'"
             self._findings.add("unknown-image", identity, f"{problem}; add it there or remove the annotation")
             return
-        where = f"annotation {identity} of image {self._images.identities[image]}"
-        label = self._found(self._categories, entry.get("category_id"), identity)
+        where = f"annotation {identity} of image {self.images.identities[image]}"
+        label = self._found(self.categories, entry.get("category_id"), identity)
         if label is None:
             problem = f"{where}: category {entry.get('category_id')} is not among the file's categories"
             self._findings.add("unknown-category", identity, f"{problem}; add it there or remove the annotation")
@@ -100,9 +101,34 @@ class Rows:
         self._rings.extend((rings, len(self._ring_offsets) - 1))
         self._runs.extend((runs, len(self._run_bytes)))
 
+    def add_usual(self, more: UsualRows) -> bool:
+        """Append annotations of the usual form, or nothing if an id occurs twice; return whether they were appended."""
+        new = set(more.ids)
+        if len(new) < len(more.ids) or not self._seen.isdisjoint(new):
+            return False
+        self._seen |= new
+        for identity, crowd in zip(more.ids, more.crowd, strict=True):
+            if crowd:
+                self._findings.add("crowd", identity)
+        first = len(self._ids)
+        self._unchecked += [first + place for place, length in enumerate(more.run_lengths) if length]
+        self._ids += more.ids
+        self._image.fromlist(more.image)
+        self._label.fromlist(more.label)
+        self._crowd.fromlist(more.crowd)
+        self._ignored.frombytes(bytes(len(more.ids)))
+        self._areas.frombytes(more.areas.tobytes())
+        self._boxes.frombytes(more.boxes.tobytes())
+        self._rings.extend(_spans(len(self._ring_offsets) - 1, more.ring_counts))
+        self._runs.extend(_spans(len(self._run_bytes), more.run_lengths))
+        self._ring_offsets.extend(len(self._points) + end for end in more.ring_ends)
+        self._points.extend(more.points)
+        self._run_bytes += more.run_bytes
+        return True
+
     def packed(self, source: str) -> Annotations:
         """Return the arrays, sorted by image."""
-        images, categories = self._images, self._categories
+        images, categories = self.images, self.categories
         image = _column(self._image, np.int32)
         order = np.argsort(image, kind="stable")
         order = order[self._usable()[order]]
@@ -135,15 +161,13 @@ class Rows:
         """bool [rows]: False for rows whose run lengths, checked here, are not a mask of their image."""
         usable = np.ones(len(self._ids), bool)
         counts = [bytes(self._run_bytes[self._runs[2 * row] : self._runs[2 * row + 1]]) for row in self._unchecked]
-        sizes = np.array([self._images.sizes[self._image[row]] for row in self._unchecked], np.int64).reshape(-1, 2)
+        sizes = np.array([self.images.sizes[self._image[row]] for row in self._unchecked], np.int64).reshape(-1, 2)
         for place in np.flatnonzero(~fill_their_images(counts, sizes)).tolist():
             row = self._unchecked[place]
             usable[row] = False
-            where = f"annotation {self._ids[row]} of image {self._images.identities[self._image[row]]}"
+            where = f"annotation {self._ids[row]} of image {self.images.identities[self._image[row]]}"
             try:
-                read_runs(
-                    {"size": sizes[place].tolist(), "counts": counts[place]}, self._images.sizes[self._image[row]]
-                )
+                read_runs({"size": sizes[place].tolist(), "counts": counts[place]}, self.images.sizes[self._image[row]])
             except ValueError as error:
                 self._findings.add("broken-run-lengths", self._ids[row], f"{where}: {error}; draw the outline again")
         return usable
@@ -213,7 +237,7 @@ class Rows:
         """Append the outline; return whether there is one, None after a fault."""
         if not segmentation:
             return False
-        size = self._images.sizes[image]
+        size = self.images.sizes[image]
         if type(segmentation) is list and self._append_rings(segmentation):
             return True
         if (
@@ -287,6 +311,14 @@ def _usual_values(entry: Mapping[str, Any]) -> _Values | None:
     if not (0 <= width < MAX_COORDINATE / 2 and 0 <= height < MAX_COORDINATE / 2):
         return None
     return _Values(area, bbox, flag == 1, False)
+
+
+def _spans(start: int, lengths: Sequence[int]) -> Iterator[int]:
+    """Yield the begin and the end of each of several consecutive parts."""
+    for length in lengths:
+        yield start
+        start += length
+        yield start
 
 
 def _column(values: array, kind: type) -> np.ndarray:
