@@ -300,6 +300,14 @@ def _nearest(word: str, known: Sequence[str]) -> str:
     return f", did you mean '{found[0]}'?" if found else ""
 
 
+def _nearest_in_section(key: str, known: Sequence[str]) -> str:
+    """The nearest key of a section; where there is none, a key of that name in another section."""
+    elsewhere = [name for name in _dotted_keys(Config, "") if name.rpartition(".")[2] == key]
+    if elsewhere:
+        return f", did you mean {' or '.join(map(repr, elsewhere[:3]))}?"
+    return _nearest(key, known) or f"; known: {', '.join(known)}"
+
+
 def _to_dataclass(kind: type, tree: Any, where: str, prefix: str) -> Any:
     if not isinstance(tree, Mapping):
         raise ConfigError(f"{where}: {prefix[:-1]} takes a mapping of keys, got {_shown(tree)}")
@@ -308,7 +316,7 @@ def _to_dataclass(kind: type, tree: Any, where: str, prefix: str) -> Any:
         if not isinstance(key, str):
             raise ConfigError(f"{where}: the keys of {prefix[:-1] or 'a configuration'} are words, one is a number")
         if key not in hints:
-            hint = _nearest(str(key), list(hints)) or f"; known: {', '.join(hints)}"
+            hint = _nearest_in_section(key, list(hints))
             raise ConfigError(f"{where}: unknown key '{prefix}{key}'{hint}")
     values = {key: _convert(hints[key], value, where=where, key=f"{prefix}{key}") for key, value in tree.items()}
     return kind(**values)

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -252,11 +253,13 @@ def _converted(
     from ppsolo.deploy.runtime import NetworkEngine
 
     logger.info("converting the network for %s; the first image of each size takes longer", engine)
+    start = time.monotonic()
     graph = build_onnx(model).SerializeToString()
     if engine == "openvino":
         session = OpenVinoSession(graph, RAW_OUTPUTS, precision=precision, threads=threads)
     else:
         session = OnnxSession(graph, RAW_OUTPUTS, threads=threads, keep_memory=keep_memory)
+    logger.info("converted in %.1f s", time.monotonic() - start)
     return NetworkEngine(session, build_numpy_postprocess(config, threads=threads))
 
 

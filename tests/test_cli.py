@@ -1,6 +1,8 @@
 """The command line: the zoo, conversion and the entry points."""
 
+import importlib
 import json
+import logging
 import os
 import subprocess
 import sys
@@ -12,7 +14,7 @@ import pytest
 import ppsolo
 from ppsolo import build_model, load_config, save_weights
 from ppsolo.checkpoint.zoo import ZOO
-from ppsolo.cli import main
+from ppsolo.cli import LONG_STEPS, main
 from ppsolo.data.synthetic import draw_dataset
 
 ROOT = Path(__file__).parent.parent
@@ -97,3 +99,11 @@ def test_an_error_of_paddle_keeps_its_words_and_traceback(monkeypatch):
     monkeypatch.setattr("ppsolo.cli.shared.load_answering_config", broken)
     with pytest.raises(OSError, match="unspecified launch failure"):
         main(["infer", "-c", "x", "--infer_img", "x"])
+
+
+def test_long_steps_are_named_unless_quiet(monkeypatch):
+    monkeypatch.setenv("PPSOLO_PROGRESS", "on")  # put back afterwards
+    for flags, level in (([], logging.INFO), (["-q"], logging.ERROR), ([], logging.INFO)):
+        assert main([*flags, "zoo", "list"]) == 0
+        for name in LONG_STEPS:
+            assert logging.getLogger(name).level == level and importlib.import_module(name).logger.name == name

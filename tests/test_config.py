@@ -82,6 +82,8 @@ def test_shipped_configurations_are_found_by_name():
     [
         ("num_clases: 3", "unknown key 'num_clases', did you mean 'num_classes'?"),
         ("model: {head: {chanels: 3}}", "unknown key 'model.head.chanels', did you mean 'channels'?"),
+        ("num_grids: [1, 2, 3, 4, 5]", "unknown key 'num_grids', did you mean 'model.head.num_grids'?"),
+        ("train: {short_side: 640}", "unknown key 'train.short_side', did you mean 'preprocess.short_side'?"),
         ("num_classes: three", "num_classes takes a whole number, got 'three'"),
         ("num_classes: true", "num_classes takes a whole number, got True"),
         ("num_classes: 0", "num_classes takes a number from 1 to 100000, got 0"),
@@ -128,6 +130,21 @@ def test_refusals_name_the_key_and_the_remedy(tmp_path, text, expected):
     message = refusal(written(tmp_path, text))
     assert expected in message
     assert "mine.yml" in message
+
+
+@pytest.mark.parametrize(
+    ("key", "nearest"),
+    [
+        ("num_grids", "'model.head.num_grids'"),
+        ("head.num_grid", "'model.head.num_grids'"),
+        ("epochs", "'train.epochs'"),
+        ("train.learning_rte", "'train.schedule.learning_rate'"),
+        ("postproces.score_treshold", "'postprocess.score_threshold'"),
+        ("channels", "'model.neck.channels' or 'model.head.channels' or 'preprocess.channels'"),
+    ],
+)
+def test_the_nearest_key_is_found_by_its_last_part(key, nearest):
+    assert f"-o {key}: unknown key, did you mean {nearest}?" in refusal("solov2_r50_fpn_1x", [f"{key}=3"])
 
 
 @pytest.mark.parametrize("override", ["weights", "=3", "model.head.channels=[", "model.hed.channels=3"])

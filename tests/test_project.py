@@ -1,7 +1,10 @@
 """The files for contributors are read by their tools, and run what .ci/run runs."""
 
+import ast
+import importlib.metadata
 import re
 import shlex
+from collections.abc import Iterable
 from pathlib import Path
 
 import yaml
@@ -36,6 +39,37 @@ def test_hooks_look_at_files_that_exist():
     files = [str(path.relative_to(ROOT)) for path in [*ROOT.glob("*.py"), *(ROOT / "ppsolo").rglob("*.py")]]
     for hook in hooks():
         assert any(re.search(hook.get("files", ""), file) for file in files)
+
+
+def with_what_they_need(packages: Iterable[str]) -> set[str]:
+    """Packages and all that they require, by what is installed here; extras left out."""
+    found, todo = set(), list(packages)
+    while todo:
+        name = re.split(r"[^\w.-]", todo.pop())[0].lower().replace("_", "-")
+        if name not in found:
+            found.add(name)
+            required = (importlib.metadata.requires(name) or []) if installed(name) else []
+            todo += [one for one in required if "extra ==" not in one]
+    return found
+
+
+def installed(name: str) -> bool:
+    return any(True for _ in importlib.metadata.distributions(name=name))
+
+
+def test_the_install_for_a_cpu_brings_few_packages_of_our_choosing():
+    text = (ROOT / "setup.py").read_text()
+    required = re.search(r"install_requires=(\[.*?\])", text, re.DOTALL)
+    extra = re.search(r'"cpu": (\[.*?\])', text, re.DOTALL)
+    assert required and extra
+    names = [re.split(r"[<>=; ]", one)[0] for one in ast.literal_eval(required[1]) + ast.literal_eval(extra[1])]
+    assert set(names) == {
+        *("paddlepaddle", "visualdl", "matplotlib"),
+        *("numpy", "msgspec", "opencv-python", "pycocotools", "pyyaml", "threadpoolctl"),
+    }
+    theirs = with_what_they_need(["paddlepaddle", "visualdl"])
+    ours = with_what_they_need(names) - theirs
+    assert len(ours | set(names)) <= 12, sorted(ours)
 
 
 def test_templates_name_what_they_are_for():

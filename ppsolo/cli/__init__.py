@@ -46,6 +46,9 @@ COMMANDS = (
     export,
 )
 
+# Their messages name steps that take seconds or minutes, such as converting a network.
+LONG_STEPS = ("ppsolo.predictor", "ppsolo.deploy.export")
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code: 0, 1 (some inputs failed), 2 (refused), 130 (Ctrl-C), 143 (SIGTERM)."""
@@ -63,6 +66,8 @@ def _main(arguments: Sequence[str] | None) -> int:
     log = logging.StreamHandler()
     log.setFormatter(LogFormatter("%(levelname)s: %(message)s"))
     logging.basicConfig(level=logging.ERROR if options.quiet else logging.WARNING, handlers=[log])
+    for name in LONG_STEPS:
+        logging.getLogger(name).setLevel(logging.ERROR if options.quiet else logging.INFO)
     if options.verbose:
         logging.getLogger("ppsolo").setLevel(logging.INFO)
     if options.quiet:

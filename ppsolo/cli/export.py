@@ -117,19 +117,21 @@ def run(options: argparse.Namespace) -> int:
     say(str(report))
     if options.precision == "int8":
         return _export_int8(model, config, options)
-    written = export_model(
-        model,
-        config,
-        options.output_dir,
-        format=options.format,
-        graph=options.graph,
-        device=options.device,
-        layout=options.layout,
-        input_shape=options.input_shape,
-        checkpoint=checkpoint_facts(str(config.weights)),
-        model_card=card_of(str(config.weights)),
-        verify_export=options.verify,
-    )
+    with Progress("verify") as progress:
+        written = export_model(
+            model,
+            config,
+            options.output_dir,
+            format=options.format,
+            graph=options.graph,
+            device=options.device,
+            layout=options.layout,
+            input_shape=options.input_shape,
+            checkpoint=checkpoint_facts(str(config.weights)),
+            model_card=card_of(str(config.weights)),
+            verify_export=options.verify,
+            progress=progress.update,
+        )
     say(str(written))
     return OK
 

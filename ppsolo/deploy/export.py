@@ -1,6 +1,7 @@
 """Export: writes a model for Paddle Inference or as ONNX into a directory with its description, and verifies it."""
 
 import dataclasses
+import logging
 import os
 import shutil
 import tempfile
@@ -41,11 +42,13 @@ from ppsolo.deploy.paddledetection import PaddleDetectionGraph, PaddleXGraph
 from ppsolo.deploy.reference import computing_on, model_on, verification_device
 from ppsolo.deploy.runtime import ONNX_FILE, load
 from ppsolo.deploy.triton import triton_config, triton_name
-from ppsolo.deploy.verify import Verification, verify
+from ppsolo.deploy.verify import Progress, Verification, verify
 from ppsolo.errors import ExportError
 from ppsolo.interface import RAW_OUTPUTS
 from ppsolo.models.solov2 import SOLOv2
 from ppsolo.version import __version__
+
+logger = logging.getLogger(__name__)
 
 CARD = "model_card.md"
 OPEN_SHAPE = (-1, 3, -1, -1)
@@ -89,6 +92,7 @@ def export_model(
     checkpoint: dict[str, str] | None = None,
     model_card: Path | None = None,
     verify_export: bool = True,
+    progress: Progress | None = None,
 ) -> Export:
     """Write `model` into `directory`; the model itself is not changed.
 
@@ -105,6 +109,7 @@ def export_model(
         checkpoint: "file" and "sha256" of the weights, to be recorded.
         model_card: a file to copy into the export.
         verify_export: compare the export with the model; an export beyond the bounds is removed.
+        progress: called with the number of images compared, and of all.
 
     Raises:
         ExportError: the shape or the place is refused, or the verification failed.
@@ -120,6 +125,7 @@ def export_model(
             raise ExportError("--layout triton needs a whole ONNX graph: omit --graph")
         format, directory = "onnx", directory / triton_name(config.name)
     model.eval()
+    logger.info("writing the %s graph for %s", graph, "Paddle Inference" if format == "paddle" else "onnxruntime")
     with new_directory(directory) as place:
         _write(model, config, format, graph, shape, device, place, layout=layout, name=directory.name)
         if model_card is not None:
@@ -141,7 +147,7 @@ def export_model(
         write_info(place, info)
         verification = None
         if verify_export:
-            verification = _verify(model, info, device, place)
+            verification = _verify(model, info, device, place, progress)
             if not verification.trusted:
                 raise ExportError(f"the export failed its verification and was not kept: {verification}")
             info = dataclasses.replace(info, verified=str(verification))
@@ -161,7 +167,7 @@ def checkpoint_facts(weights: str) -> dict[str, str]:
     return {"file": path.name, "sha256": file_sha256(path)}
 
 
-def _verify(model: SOLOv2, info: ExportInfo, device: Device, place: Path) -> Verification:
+def _verify(model: SOLOv2, info: ExportInfo, device: Device, place: Path, progress: Progress | None) -> Verification:
     """Compare the export in `place` with the model. The heads of a whole graph get a graph of their own."""
     config, shape = info.config, info.input_shape
     here = verification_device(device, info.format)
@@ -180,7 +186,8 @@ def _verify(model: SOLOv2, info: ExportInfo, device: Device, place: Path) -> Ver
         else:
             heads = PaddleSession(network, device=here, threads=default_threads())
         with computing_on(here):
-            return verify(model_on(here, model), config, shape, heads=heads, detect=load(place, device=here).detect)
+            detect = load(place, device=here).detect
+            return verify(model_on(here, model), config, shape, heads=heads, detect=detect, progress=progress)
 
 
 def _write(

@@ -36,6 +36,7 @@ SHORT_SIDE, LONG_SIDE = 224, 320
 
 Heads = Callable[[np.ndarray], Sequence[np.ndarray]]
 Detect = Callable[[np.ndarray], DetectionArrays]
+Progress = Callable[[int, int], None]
 
 
 class Verification(NamedTuple):
@@ -73,12 +74,22 @@ class Verification(NamedTuple):
         )
 
 
-def verify(model: SOLOv2, config: Config, input_shape: Sequence[int], *, heads: Heads, detect: Detect) -> Verification:
+def verify(
+    model: SOLOv2,
+    config: Config,
+    input_shape: Sequence[int],
+    *,
+    heads: Heads,
+    detect: Detect,
+    progress: Progress | None = None,
+) -> Verification:
     """Compare an export's network (`heads`) and its complete result (`detect`) with the model, batch by batch.
 
     input_shape: N, 3, H, W of the export, -1 for open sides. Scenes are drawn with a fixed seed.
     heads: prepared images -> the arrays of `RawPredictions`, flat. detect: prepared images -> instances.
+    progress: called with the number of images compared, and of all.
     """
+    images = sum(map(len, SCENES)) if input_shape[0] < 0 else len(SCENES) * input_shape[0]
     postprocess = build_postprocess(config)
     total = Verification(0, 0, 0.0, 0.0, 0.0, 0, 0, 0)
     wrong_pixels = all_pixels = 0
@@ -109,6 +120,8 @@ def verify(model: SOLOv2, config: Config, input_shape: Sequence[int], *, heads: 
             for i, j in pairs:
                 wrong_pixels += _differing(one.masks[i], other.masks[j], postprocess.mask_threshold)
                 all_pixels += one.masks[i].size
+        if progress is not None:
+            progress(total.images, images)
     return total._replace(pixels=wrong_pixels / max(all_pixels, 1))
 
 

@@ -15,6 +15,8 @@ import subprocess
 import sys
 import threading
 import time
+import traceback
+import urllib.error
 import urllib.request
 
 import pytest
@@ -448,6 +450,23 @@ def test_a_web_page_does_not_cost_the_part(server, destination):
     get(server, destination)
     assert_whole(destination)
     assert server.asked[2]["Range"] == f"bytes={HALF}-"
+
+
+def test_a_download_without_a_network_fails_with_one_short_traceback(tmp_path, monkeypatch):
+    """Without the chain of errors of sockets and urllib, which has 60 lines."""
+    monkeypatch.setattr(module.urllib.request.OpenerDirector, "open", refuse_connection)
+    with pytest.raises(UnavailableError) as caught:
+        download("https://example.org/a.pdparams", tmp_path / "a.pdparams", attempts=2, backoff=0)
+    text = "".join(traceback.format_exception(caught.value))
+    assert text.count("Traceback (most recent call last)") == 1 and len(text.splitlines()) < 20, text
+    assert "put the file by hand" in str(caught.value)
+
+
+def refuse_connection(*args, **kwargs):
+    try:
+        raise ConnectionRefusedError(111, "Connection refused")
+    except OSError as error:
+        raise urllib.error.URLError(error) from error
 
 
 def test_what_cannot_be_fetched_is_told_from_what_is_wrong(server, destination):

@@ -25,7 +25,15 @@ def test_the_export_is_verified(exported):
 
 
 def test_a_fixed_shape_fills_batches_and_refuses_what_is_larger(exported, tmp_path):
-    export = export_model(exported.model, exported.config, tmp_path / "fixed", input_shape=(2, 3, 96, 96))
+    seen: list[tuple[int, int]] = []
+    export = export_model(
+        exported.model,
+        exported.config,
+        tmp_path / "fixed",
+        input_shape=(2, 3, 96, 96),
+        progress=lambda *counts: seen.append(counts),
+    )
+    assert seen == [(2, 10), (4, 10), (6, 10), (8, 10), (10, 10)]
     assert export.verification is not None and export.verification.trusted
     fixed = load(tmp_path / "fixed")
     random = np.random.default_rng(0)
