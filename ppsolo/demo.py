@@ -19,7 +19,6 @@ import yaml
 
 import ppsolo
 from ppsolo.build.network import build_model
-from ppsolo.checkpoint.download import Progress
 from ppsolo.config import config_to_dict, load_config
 from ppsolo.cpu import available_cores
 from ppsolo.data.images import read_image, write_image
@@ -27,10 +26,11 @@ from ppsolo.data.synthetic import draw_dataset, draw_scene
 from ppsolo.errors import ConfigError, TrainingError, UnavailableError
 from ppsolo.evaluation.evaluate import evaluate_source
 from ppsolo.evaluation.report import write_report
-from ppsolo.infer import make_output_dir
+from ppsolo.infer.output import make_output_dir
 from ppsolo.model_source import ModelSource
 from ppsolo.models.solov2 import SOLOv2
 from ppsolo.predictor import Predictor
+from ppsolo.progress import Progress
 from ppsolo.results.instances import Instances
 from ppsolo.results.labels import write_stamp
 from ppsolo.schema import Config
@@ -119,9 +119,8 @@ def run_demo(
     write_report(record, output_dir / "demo.json")
     lines = [
         f"mask AP {100 * ap:.1f} (AP50 {100 * ap50:.1f}, AP75 {100 * ap75:.1f}) on {scenes[1]} scenes that were not "
-        "trained on, after "
-        f"{config.train.epochs} epochs of {scenes[0]}: {minutes['training']:.1f} minutes of training, "
-        f"{minutes['all']:.1f} in all",
+        f"trained on, after {config.train.epochs} epochs of {scenes[0]}: {minutes['training']:.1f} minutes of "
+        f"training, {minutes['all']:.1f} in all",
         f"{output_dir}: demo.json and curve.png (AP over time), predictions.png (new scenes next to the truth), "
         f"prediction.png ({seen}), training/ (data and run)",
         f"to continue with it: ppsolo infer -c {run.config_file} --infer_img {output_dir / 'scene.png'}",

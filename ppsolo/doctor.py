@@ -13,6 +13,7 @@ from typing import Literal, NamedTuple
 import ppsolo
 from ppsolo.cpu import available_cores, cpu_facts, has_bfloat16
 from ppsolo.deploy.engines import best_engine, installed
+from ppsolo.progress import Progress
 from ppsolo.version import __version__
 
 Status = Literal["ok", "missing", "broken"]
@@ -73,7 +74,7 @@ class Finding(NamedTuple):
     remedy: str = ""
 
 
-def examine(*, probes: bool = True, progress: Callable[[int, int], None] | None = None) -> list[Finding]:
+def examine(*, probes: bool = True, progress: Progress | None = None) -> list[Finding]:
     """Examine everything. probes: also compute with Paddle, in separate processes; takes up to a minute."""
     steps: list[Callable[[], list[Finding]]] = [
         _versions,

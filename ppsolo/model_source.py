@@ -5,13 +5,13 @@ import os
 from pathlib import Path
 from typing import Any, Literal
 
-from ppsolo.checkpoint.download import Progress
 from ppsolo.config import Config, Overrides, override_config
 from ppsolo.data.tiles import Tiling
 from ppsolo.deploy.directory import read_info
 from ppsolo.errors import ConfigError
 from ppsolo.interface import ENGINES, PRECISIONS
 from ppsolo.pipeline import Pipeline, TiledPipeline
+from ppsolo.progress import Progress
 
 CONFIG_ENGINES = tuple(engine for engine in ENGINES if engine != "paddle")
 EXPORT_ENGINES = tuple(engine for engine in ENGINES if engine != "dygraph")

@@ -3,12 +3,16 @@
 import os
 import sys
 import time
-from typing import TextIO
+from collections.abc import Callable
+from typing import TextIO, TypeAlias
 
 from ppsolo.text import printable
 
+Progress: TypeAlias = Callable[[int, int | None], None]
+"""What a piece of work calls as progress(done, total), in its units; total is None where nobody knows it."""
 
-class Progress:
+
+class ProgressBar:
     """Shows the progress of a piece of work.
 
     label: the name of the work. total: all units, None if not known. done: units done before; the rate ignores them.
@@ -37,7 +41,7 @@ class Progress:
         self._start = self._shown = time.monotonic()
         self._shown_done: int | None = None
 
-    def __enter__(self) -> "Progress":
+    def __enter__(self) -> "ProgressBar":
         return self
 
     def __exit__(self, *exc_info: object) -> None:

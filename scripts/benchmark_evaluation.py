@@ -6,7 +6,7 @@ import sys
 from ppsolo.benchmark.evaluation import benchmark_evaluation
 from ppsolo.errors import PpsoloError
 from ppsolo.evaluation.report import write_report
-from ppsolo.progress import Progress
+from ppsolo.progress import ProgressBar
 
 
 def main() -> int:
@@ -17,7 +17,7 @@ def main() -> int:
     options = parser.parse_args()
     if options.images < 1 or options.instances < 1:
         parser.exit(2, "benchmark_evaluation: error: --images and --instances take at least 1\n")
-    with Progress("evaluation", unit="images") as progress:
+    with ProgressBar("evaluation", unit="images") as progress:
         result = benchmark_evaluation(images=options.images, instances=options.instances, progress=progress.update)
     try:
         write_report(result, options.output)

@@ -320,7 +320,7 @@ def test_a_video_that_cannot_be_drawn_keeps_its_results(system, tmp_path, monkey
     def refuse(*arguments: object, **options: object) -> None:
         raise ImageError("clip.mp4: OpenCV cannot write mp4v")
 
-    monkeypatch.setattr("ppsolo.infer.VideoWriter", refuse)
+    monkeypatch.setattr("ppsolo.infer.video.VideoWriter", refuse)
     output = tmp_path / "out"
     arguments = ["--source", str(tmp_path / "clip.mp4"), "--output_dir", str(output), "--save", "coco", "csv"]
     assert main(["infer", *system, *arguments, "--max_frames", "2"]) == 1

@@ -9,7 +9,8 @@ import pytest
 
 from ppsolo.data.sources import Video
 from ppsolo.data.videos import VideoWriter
-from ppsolo.infer import InferSettings, infer_video
+from ppsolo.infer.settings import InferSettings
+from ppsolo.infer.video import infer_video
 from ppsolo.results.files.coco import coco_entries
 from ppsolo.results.instances import Instances
 

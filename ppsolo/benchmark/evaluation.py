@@ -3,7 +3,7 @@
 import contextlib
 import io
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import cv2
@@ -13,6 +13,7 @@ from pycocotools.cocoeval import COCOeval
 
 from ppsolo.benchmark.machine import machine
 from ppsolo.evaluation.coco_evaluator import CocoEvaluator
+from ppsolo.progress import Progress
 from ppsolo.results.instances import Instances
 from ppsolo.results.resize import resize_masks
 from ppsolo.results.rle import encode_mask, mask_areas, mask_boxes_xywh
@@ -23,9 +24,7 @@ CLASSES = tuple(range(1, 81))
 ANNOTATED = 7  # objects per image, as in COCO
 
 
-def benchmark_evaluation(
-    *, images: int, instances: int = 100, progress: Callable[[int, int], None] | None = None
-) -> dict[str, Any]:
+def benchmark_evaluation(*, images: int, instances: int = 100, progress: Progress | None = None) -> dict[str, Any]:
     """Time ppsolo and the usual way on the same drawn detections, in turn for each image.
 
     Both get the probabilities of `instances` masks at stride 4, with scores and classes, and return COCO's 12 numbers

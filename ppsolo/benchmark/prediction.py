@@ -18,13 +18,12 @@ from ppsolo.cpu import threads_in_words
 from ppsolo.data.images import read_image, write_image
 from ppsolo.errors import ConfigError, PpsoloError
 from ppsolo.evaluation.report import write_report
+from ppsolo.progress import Progress
 from ppsolo.schema import Config
 
 BF16 = "openvino-bf16"
 ENGINES = ("dygraph", "onnxruntime", "openvino", BF16)
 TOTAL = "total"
-# Called with (rounds done, all rounds).
-Callback = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
@@ -55,7 +54,7 @@ class _Runner(Protocol):
         ...
 
 
-def benchmark(sides: Sequence[Side], *, repeats: int, warm_up: int, progress: Callback | None = None) -> dict[str, Any]:
+def benchmark(sides: Sequence[Side], *, repeats: int, warm_up: int, progress: Progress | None = None) -> dict[str, Any]:
     """Measure the sides in turn, `repeats` times, after `warm_up` rounds that do not count.
 
     Returns the content of the JSON file: machine and versions; "gigaflops" of a large matrix product on the CPU with
@@ -114,7 +113,7 @@ def benchmark(sides: Sequence[Side], *, repeats: int, warm_up: int, progress: Ca
 
 
 def benchmark_curve(
-    points: Sequence[Sequence[Side]], *, repeats: int, warm_up: int, progress: Callback | None = None
+    points: Sequence[Sequence[Side]], *, repeats: int, warm_up: int, progress: Progress | None = None
 ) -> list[dict[str, Any]]:
     """Run `benchmark` at several points: batch sizes, threads or picture sizes. progress: counts the points."""
     reports = []
@@ -154,7 +153,7 @@ def count_multiply_adds(model: Any, images: Any) -> int:
     """Run a model on one batch and count the multiply-adds of its convolutions."""
     from paddle import nn
 
-    from ppsolo.models.deformable import DeformableConv
+    from ppsolo.models.convolution import DeformableConv
 
     counts: list[int] = []
 

@@ -16,13 +16,11 @@ from ppsolo.bulk.parts import Entry, check_format, entries_of, write_part
 from ppsolo.data.images import read_ahead
 from ppsolo.errors import ConfigError, ImageError
 from ppsolo.pipeline import Pipeline
+from ppsolo.progress import Progress
 
 PART_PICTURES = 1000
 MOST_EXAMPLES = 20  # lines about unreadable pictures; all are in the failures files
 ALL = Shard()
-
-# Called with the number of pictures done by this process; the total is not known.
-Callback = Callable[[int, int | None], None]
 
 
 @dataclass
@@ -63,7 +61,7 @@ def run_bulk(
     batch_size: int = 1,
     part_pictures: int = PART_PICTURES,
     stop: Callable[[], bool] = lambda: False,
-    progress: Callback | None = None,
+    progress: Progress | None = None,
 ) -> BulkSummary:
     """Predict on every picture of a list and write the results in parts; the list is read step by step.
 

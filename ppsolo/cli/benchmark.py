@@ -52,7 +52,7 @@ def run(options: argparse.Namespace) -> int:
     import_paddle()  # which counts the multiply-adds
     from ppsolo.benchmark.prediction import Side, benchmark_curve, write_benchmark
     from ppsolo.cpu import default_threads
-    from ppsolo.progress import Progress
+    from ppsolo.progress import ProgressBar
 
     points = [
         [
@@ -74,7 +74,7 @@ def run(options: argparse.Namespace) -> int:
         for threads in options.threads or [default_threads()]
         for height in options.height or [None]
     ]
-    with Progress("benchmark", unit="points") as progress:
+    with ProgressBar("benchmark", unit="points") as progress:
         reports = benchmark_curve(points, repeats=options.repeats, warm_up=options.warm_up, progress=progress.update)
     for line in write_benchmark(reports, Path(options.output)):
         say(line)

@@ -71,11 +71,11 @@ def threads_of(options: argparse.Namespace) -> int | None:
 def run_bulk_command(predictor: "Pipeline", options: argparse.Namespace) -> int:
     """Predict on the list or the folder, and say what was done; the exit code."""
     from ppsolo.bulk.run import run_bulk
-    from ppsolo.progress import Progress
+    from ppsolo.progress import ProgressBar
 
     paths, left_out, notes = _paths(options)
     stopper = _Stopper()
-    with stopper, Progress("predict") as progress:
+    with stopper, ProgressBar("predict") as progress:
         summary = run_bulk(
             predictor,
             paths,

@@ -46,10 +46,10 @@ def check(config: Config, annotations: str | os.PathLike, images: str | os.PathL
     """The report on a data set with the configuration's settings, with progress on the terminal."""
     from ppsolo.build.pipeline import build_reader
     from ppsolo.check.dataset import check_dataset
-    from ppsolo.progress import Progress
+    from ppsolo.progress import ProgressBar
 
     augment = config.train.augment
-    with Progress("check") as progress:
+    with ProgressBar("check") as progress:
         return check_dataset(
             annotations,
             images,

@@ -29,13 +29,13 @@ def run(options: argparse.Namespace) -> int:
     import_paddle()
     from ppsolo.checkpoint.load import save_weights
     from ppsolo.predictor import load_model
-    from ppsolo.progress import Progress
+    from ppsolo.progress import ProgressBar
 
     if Path(options.output).suffix not in (".pdparams", ".safetensors"):
         raise ConfigError(f"--output {options.output}: end it in .pdparams or .safetensors")
     if config.weights is not None and Path(options.output).resolve() == Path(config.weights).resolve():
         raise ConfigError(f"--output {options.output} is the file to be read; choose another")
-    with Progress("download", unit="B") as progress:
+    with ProgressBar("download", unit="B") as progress:
         model, report = load_model(config, progress=progress.update)
     save_weights(model, options.output, generation=options.names)
     say(f"{report}; written to {options.output} under the names of {options.names}")

@@ -23,10 +23,10 @@ def run(options: argparse.Namespace) -> int:
     """Draw a data set, train a small network on it, measure it, and leave numbers and pictures."""
     import_paddle()
     from ppsolo.demo import run_demo
-    from ppsolo.progress import Progress
+    from ppsolo.progress import ProgressBar
 
     logging.getLogger("ppsolo").setLevel(logging.INFO)
-    with Progress("download", unit="B") as progress:
+    with ProgressBar("download", unit="B") as progress:
         lines = run_demo(
             output_dir=Path(options.output_dir),
             console=sys.stderr,

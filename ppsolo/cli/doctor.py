@@ -17,9 +17,9 @@ def add(commands: Commands) -> None:
 def run(options: argparse.Namespace) -> int:
     """Say what is installed, which runtime answers and why, what works, and what mends the rest."""
     from ppsolo.doctor import examine, format_findings
-    from ppsolo.progress import Progress
+    from ppsolo.progress import ProgressBar
 
-    with Progress("examine", unit="steps") as progress:
+    with ProgressBar("examine", unit="steps") as progress:
         findings = examine(probes=not options.quick, progress=progress.update)
     say(format_findings(findings))
     broken = [one.name for one in findings if one.status == "broken"]

@@ -76,6 +76,11 @@ def add(commands: Commands) -> None:
         help="evaluate and time several side by side: dygraph, onnxruntime, openvino, openvino-bf16 (of -c), exported "
         "directories, also as DIR@openvino@bf16; writes compare.json and compare.png to --output_dir",
     )
+    _add_thresholds(command)
+
+
+def _add_thresholds(command: argparse.ArgumentParser) -> None:
+    """Add the flags that find thresholds."""
     command.add_argument(
         "--find_thresholds",
         metavar="FILE",
@@ -135,9 +140,9 @@ def run(options: argparse.Namespace) -> int:
 
 def _write_html(evaluation: "Evaluation", source: "ModelSource", options: argparse.Namespace) -> None:
     from ppsolo.evaluation.html import write_html
-    from ppsolo.progress import Progress
+    from ppsolo.progress import ProgressBar
 
-    with Progress("draw", unit="pictures") as progress:
+    with ProgressBar("draw", unit="pictures") as progress:
         write_html(evaluation, source.config, Path(options.html), progress=progress.update)
     say(f"{Path(options.html) / 'index.html'} opens in a browser; its numbers are in report.json")
 
@@ -191,10 +196,10 @@ def _evaluate_model(source: "ModelSource", options: argparse.Namespace) -> "Eval
     """The evaluation, on the main process; None on the others."""
     from ppsolo.evaluation.evaluate import evaluate_source, write_results
     from ppsolo.processes import start_processes
-    from ppsolo.progress import Progress
+    from ppsolo.progress import ProgressBar
 
     processes = start_processes()
-    with Progress("download", unit="B") as download, Progress("evaluate") as progress:
+    with ProgressBar("download", unit="B") as download, ProgressBar("evaluate") as progress:
         evaluation = evaluate_source(
             source,
             batch_size=options.batch_size,
@@ -225,7 +230,7 @@ def _compare(options: argparse.Namespace) -> int:
         raise ConfigError("--compare names engine and precision itself, such as DIR@openvino@bf16")
     from ppsolo.evaluation.compare import compare, format_comparison, write_comparison
     from ppsolo.model_source import named_side
-    from ppsolo.progress import Progress
+    from ppsolo.progress import ProgressBar
 
     config = None if options.config is None else load_answering_config(options.config, options.override)
     tiling = checked_tiling(options.tile, options.overlap)
@@ -233,7 +238,7 @@ def _compare(options: argparse.Namespace) -> int:
     sides = [_with_data(side, options) for side in named]
     if any(side.needs_paddle for side in sides):
         import_paddle()
-    with Progress("compare", unit="steps") as progress:
+    with ProgressBar("compare", unit="steps") as progress:
         report = compare(
             sides,
             batch_size=options.batch_size,

@@ -57,6 +57,24 @@ def add(commands: Commands) -> None:
         default=True,
         help="compare with the model on drawn scenes; what differs is not kept (default)",
     )
+    _add_quantization(command)
+    command.add_argument(
+        "--class_thresholds", metavar="FILE", help="what `ppsolo eval --find_thresholds` wrote, kept in the export"
+    )
+    command.add_argument(
+        "--layout",
+        choices=("ppsolo", "paddledetection", "paddlex", "triton"),
+        default="ppsolo",
+        help="whose tools read it; paddledetection: its deploy scripts, and paddlex: its create_model, one image at a "
+        "time; triton: --output_dir is a model repository, in which the model is a folder; default: %(default)s",
+    )
+    command.add_argument("--exclude_nms", action="store_true", help="the same as --graph network")
+    add_refused_flags(command, "export")
+    command.add_argument("--no_verify", dest="verify", action="store_false", help="write without comparing")
+
+
+def _add_quantization(command: argparse.ArgumentParser) -> None:
+    """Add the flags of int8."""
     command.add_argument(
         "--precision",
         choices=("fp32", "int8"),
@@ -73,19 +91,6 @@ def add(commands: Commands) -> None:
     command.add_argument(
         "--max_drop", type=float, metavar="AP", help="int8 is refused where mask AP falls further, default: 0.005"
     )
-    command.add_argument(
-        "--class_thresholds", metavar="FILE", help="what `ppsolo eval --find_thresholds` wrote, kept in the export"
-    )
-    command.add_argument(
-        "--layout",
-        choices=("ppsolo", "paddledetection", "paddlex", "triton"),
-        default="ppsolo",
-        help="whose tools read it; paddledetection: its deploy scripts, and paddlex: its create_model, one image at a "
-        "time; triton: --output_dir is a model repository, in which the model is a folder; default: %(default)s",
-    )
-    command.add_argument("--exclude_nms", action="store_true", help="the same as --graph network")
-    add_refused_flags(command, "export")
-    command.add_argument("--no_verify", dest="verify", action="store_false", help="write without comparing")
 
 
 def run(options: argparse.Namespace) -> int:
@@ -108,11 +113,11 @@ def run(options: argparse.Namespace) -> int:
     from ppsolo.deploy.export import card_of, checkpoint_facts, export_model
     from ppsolo.deploy.triton import triton_name
     from ppsolo.predictor import load_model
-    from ppsolo.progress import Progress
+    from ppsolo.progress import ProgressBar
 
     place = Path(options.output_dir)
     check_place(place / triton_name(config.name) if options.layout == "triton" else place)  # before minutes of work
-    with Progress("download", unit="B") as progress:
+    with ProgressBar("download", unit="B") as progress:
         model, report = load_model(config, progress=progress.update)
     say(str(report))
     if options.precision == "int8":
@@ -141,9 +146,9 @@ def _export_int8(model: "SOLOv2", config: "Config", options: argparse.Namespace)
     from ppsolo.deploy.export import checkpoint_facts
     from ppsolo.deploy.quantize import MAX_DROP, quantize_model
     from ppsolo.evaluation.calibration import calibration_data
-    from ppsolo.progress import Progress
+    from ppsolo.progress import ProgressBar
 
-    with Progress("evaluate") as progress:
+    with ProgressBar("evaluate") as progress:
         images, measure = calibration_data(
             config, options.calibrate, image_dir=options.calibrate_images, progress=progress.update
         )

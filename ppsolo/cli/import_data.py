@@ -60,7 +60,7 @@ def run(options: argparse.Namespace) -> int:
     from ppsolo.formats.dataset import CONFIG_FILE, check_classes, new_dataset, training_config, write_dataset
     from ppsolo.formats.recognition import read_folder
     from ppsolo.formats.split import divide, read_groups
-    from ppsolo.progress import Progress
+    from ppsolo.progress import ProgressBar
 
     if options.val is not None and not 0 <= options.val < 1:
         raise ConfigError(f"--val is {options.val}, give a share from 0 to below 1")
@@ -74,7 +74,7 @@ def run(options: argparse.Namespace) -> int:
     base = options.config if not Path(options.config).is_file() else str(Path(options.config).resolve())
     bases = [base, "finetune"] if published else [base]
     with new_dataset(output) as draft:
-        with Progress("write", unit="images") as progress:
+        with ProgressBar("write", unit="images") as progress:
             written = write_dataset(
                 parts, dataset.class_names, draft, pictures=options.pictures, progress=progress.update
             )

@@ -21,12 +21,14 @@ from ppsolo.cli.shared import (
     say_note,
 )
 from ppsolo.errors import ConfigError
-from ppsolo.progress import Progress
+from ppsolo.progress import ProgressBar
 from ppsolo.results.files.names import FORMAT_NAMES
 from ppsolo.text import counted
 
 if TYPE_CHECKING:
-    from ppsolo.infer import InferenceSummary, InferSettings
+    from ppsolo.data.sources import Pictures, Video
+    from ppsolo.infer.settings import InferSettings
+    from ppsolo.infer.summary import InferenceSummary
 
 EXAMPLES = """ppsolo infer -c solov2_r50_fpn_3x -o weights=solov2_r50_fpn_3x --infer_img street.jpg
 ppsolo infer --model_dir output/r50_onnx --infer_list photos.txt --results jsonl --output_dir output/photos
@@ -155,12 +157,20 @@ def run(options: argparse.Namespace) -> int:
         options.tile, options.overlap = tile_of_slices(options)
     code = _predict(options)
     if options.do_eval and code in (OK, SOME_FAILED):
-        from ppsolo.cli import main
-
-        model = ["-c", options.config] if options.config is not None else ["--model_dir", options.model_dir]
-        changes = ["-o", *options.override] if options.override else []
-        code = main(["eval", *model, *changes]) or code
+        code = _evaluate(options) or code
     return code
+
+
+def _evaluate(options: argparse.Namespace) -> int:
+    """`ppsolo eval` with the same model; the exit code."""
+    from ppsolo.cli import eval
+
+    top = argparse.ArgumentParser(prog="ppsolo")
+    eval.add(top.add_subparsers())
+    model = ["-c", options.config] if options.config is not None else ["--model_dir", options.model_dir]
+    changes = ["-o", *options.override] if options.override else []
+    chosen = top.parse_args(["eval", *model, *changes])
+    return chosen.run(chosen)
 
 
 def _predict(options: argparse.Namespace) -> int:
@@ -169,14 +179,16 @@ def _predict(options: argparse.Namespace) -> int:
     if options.results is not None:
         if options.track:
             raise ConfigError("--track gives numbers in one video or stream: --results takes pictures")
-        with Progress("download", unit="B") as progress:
+        with ProgressBar("download", unit="B") as progress:
             predictor = model.open(threads=threads_of(options), progress=progress.update)
         say(predictor.origin)
         say(predictor.description)
         return run_bulk_command(predictor, options)
-    from ppsolo.data.files import find_images
-    from ppsolo.data.sources import Picture, Pictures, Video, find_source
-    from ppsolo.infer import InferSettings, StreamLimits, infer_images, infer_video, make_output_dir
+    from ppsolo.data.sources import Video
+    from ppsolo.infer.output import make_output_dir
+    from ppsolo.infer.pictures import infer_images
+    from ppsolo.infer.settings import InferSettings, StreamLimits
+    from ppsolo.infer.video import infer_video
     from ppsolo.results.files.catalogue import checked_formats
 
     settings = InferSettings(
@@ -194,25 +206,18 @@ def _predict(options: argparse.Namespace) -> int:
     )
     limits = StreamLimits(options.max_frames, options.max_seconds, options.stream_timeout, options.reconnect)
     # What is to be read and where to write is looked for before the weights are loaded: a wrong path is found at once.
-    if options.infer_dir is not None and options.infer_list is not None:
-        source = Pictures(tuple(map(Picture, listed_images(Path(options.infer_dir), Path(options.infer_list)))), ())
-    elif options.infer_dir is not None:
-        found = find_images(options.infer_dir)
-        source = Pictures(tuple(map(Picture, found.images)), tuple(found.left_out), found.notes)
-    else:
-        named = str(options.source or options.infer_img or options.infer_list)
-        source = find_source(named, lines=sys.stdin, network=options.allow_network)
+    source = _source(options)
     video = isinstance(source, Video)
     if options.track and not video:
         raise ConfigError("--track gives numbers in one video or stream: the source has pictures")
     read = [source.source] if video else [picture.path for picture in source.items if picture.content is None]
     make_output_dir(settings.output_dir, apart_from=[path for path in read if isinstance(path, Path)])
 
-    with Progress("download", unit="B") as progress:
+    with ProgressBar("download", unit="B") as progress:
         predictor = model.open(progress=progress.update)
     say(predictor.origin)
     say(predictor.description)
-    with Progress("predict", unit="frames" if video else "images") as progress:
+    with ProgressBar("predict", unit="frames" if video else "images") as progress:
         if isinstance(source, Video):
             summary = infer_video(predictor, source, settings, limits=limits, progress=progress.update)
         else:
@@ -222,6 +227,20 @@ def _predict(options: argparse.Namespace) -> int:
             summary.failures += source.left_out
             summary.notes += source.notes
     return _report(summary, settings, left_out=0 if video else len(source.left_out))
+
+
+def _source(options: argparse.Namespace) -> "Pictures | Video":
+    """What the flags name to be read. Raises ConfigError, ImageError."""
+    from ppsolo.data.files import find_images
+    from ppsolo.data.sources import Picture, Pictures, find_source
+
+    if options.infer_dir is not None and options.infer_list is not None:
+        return Pictures(tuple(map(Picture, listed_images(Path(options.infer_dir), Path(options.infer_list)))), ())
+    if options.infer_dir is not None:
+        found = find_images(options.infer_dir)
+        return Pictures(tuple(map(Picture, found.images)), tuple(found.left_out), found.notes)
+    named = str(options.source or options.infer_img or options.infer_list)
+    return find_source(named, lines=sys.stdin, network=options.allow_network)
 
 
 def listed_images(folder: Path, file: Path) -> list[Path]:

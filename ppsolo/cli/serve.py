@@ -94,11 +94,11 @@ def _serve(
     options: argparse.Namespace, listener: socket.socket, ready: Callable[[str], None], *, threads: int | None = None
 ) -> int:
     """Load the model and answer until told to stop. ready: called with what is to be said of the model."""
-    from ppsolo.progress import Progress
+    from ppsolo.progress import ProgressBar
     from ppsolo.serve.application import create_app
     from ppsolo.serve.server import Server
 
-    with Progress("download", unit="B") as progress:
+    with ProgressBar("download", unit="B") as progress:
         predictor = model_source(options).open(threads=threads, keep_memory=False, progress=progress.update)
     ready(f"{predictor.origin}\n{predictor.description}")
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(OK))  # what follows the server's orderly end

@@ -96,7 +96,6 @@ def add_model(command: argparse.ArgumentParser) -> None:
 
 def model_source(options: argparse.Namespace) -> "ModelSource":
     """The model that the flags of `add_model` name; Paddle is imported where it is needed. Raises PpsoloError."""
-    from ppsolo.evaluation.thresholds import with_thresholds
     from ppsolo.model_source import ModelSource, export_config
 
     if (options.config is None) == (options.model_dir is None):
@@ -106,6 +105,8 @@ def model_source(options: argparse.Namespace) -> "ModelSource":
     else:
         config, directory = export_config(options.model_dir, options.override), Path(options.model_dir)
     if options.class_thresholds is not None:
+        from ppsolo.evaluation.thresholds import with_thresholds
+
         config = with_thresholds(config, options.class_thresholds)
     source = ModelSource(
         config,

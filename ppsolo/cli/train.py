@@ -11,7 +11,7 @@ from ppsolo.cli.shared import OK, Commands, add_command, add_config, import_padd
 from ppsolo.cli.suggest import add_start
 from ppsolo.config import load_config, override_config
 from ppsolo.errors import ConfigError
-from ppsolo.progress import Progress
+from ppsolo.progress import ProgressBar
 from ppsolo.schema import Config
 from ppsolo.training.stop_request import StopRequest, TrainingInterrupted, launcher_id
 
@@ -66,7 +66,7 @@ def run(options: argparse.Namespace) -> int:
 
             if os.environ.get("PADDLE_TRAINER_ID", "0") == "0":
                 logging.getLogger("ppsolo").setLevel(logging.INFO)
-            with Progress("download", unit="B") as progress:
+            with ProgressBar("download", unit="B") as progress:
                 summary = run_training(
                     config, resume=options.resume, console=sys.stderr, download=progress.update, stop=stop
                 )

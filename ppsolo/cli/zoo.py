@@ -37,7 +37,7 @@ def run(options: argparse.Namespace) -> int:
     from ppsolo.checkpoint.backbones import BACKBONES
     from ppsolo.checkpoint.reader import read_checkpoint
     from ppsolo.checkpoint.zoo import ZOO, check_manifest, zoo_entry
-    from ppsolo.progress import Progress
+    from ppsolo.progress import ProgressBar
 
     if options.action == "list":
         say(f"{'name':38} {'generation':12} {'mask AP':>8} {'ms':>6}  device  (published, not reproduced)")
@@ -60,7 +60,7 @@ def run(options: argparse.Namespace) -> int:
         import_paddle()
         from ppsolo.checkpoint.load import read_published
 
-        with Progress(entry.name, unit="B") as progress:
+        with ProgressBar(entry.name, unit="B") as progress:
             path, _ = read_published(entry.name, progress=progress.update)
         say(str(path))
     else:
@@ -74,10 +74,10 @@ def _backbone(options: argparse.Namespace) -> int:
     from ppsolo.checkpoint.backbones import BACKBONES, check_backbone, read_backbone
     from ppsolo.checkpoint.reader import read_checkpoint
     from ppsolo.legacy.names import DYGRAPH, STATIC
-    from ppsolo.progress import Progress
+    from ppsolo.progress import ProgressBar
 
     if options.action == "fetch":
-        with Progress(options.name, unit="B") as progress:
+        with ProgressBar(options.name, unit="B") as progress:
             path, _ = read_backbone(options.name, progress=progress.update)
         say(str(path))
         return OK
@@ -101,9 +101,9 @@ def _verify(entry: "ZooEntry", coco: Path) -> int:
     from ppsolo.evaluation.evaluate import compare_with_published, evaluate_source
     from ppsolo.evaluation.report import format_report
     from ppsolo.model_source import ModelSource
-    from ppsolo.progress import Progress
+    from ppsolo.progress import ProgressBar
 
-    with Progress("download", unit="B") as download, Progress(entry.name) as progress:
+    with ProgressBar("download", unit="B") as download, ProgressBar(entry.name) as progress:
         report = evaluate_source(ModelSource(config), download=download.update, progress=progress.update).report
     say(format_report(report))
     line, agrees = compare_with_published(entry, report)

@@ -12,9 +12,10 @@ from ppsolo.data.annotations.json_file import read_json
 from ppsolo.data.files import find_images
 from ppsolo.data.images import read_image
 from ppsolo.errors import ConfigError
-from ppsolo.evaluation.evaluate import Callback, EvaluationSet, evaluate, with_classes
+from ppsolo.evaluation.evaluate import EvaluationSet, evaluate, with_classes
 from ppsolo.legacy.dataset_folder import found_data
 from ppsolo.pipeline import Pipeline
+from ppsolo.progress import Progress
 
 MOST_IMAGES = 128
 
@@ -27,7 +28,7 @@ def calibration_data(
     *,
     image_dir: str | os.PathLike[str] | None = None,
     most: int = MOST_IMAGES,
-    progress: Callback | None = None,
+    progress: Progress | None = None,
 ) -> tuple[list[np.ndarray], Measure | None]:
     """Return prepared images, float32 [3, H, W], and a function that measures the mask AP of a predictor.
 
@@ -61,7 +62,7 @@ def calibration_data(
     return images, None if dataset is None else _measure(config, dataset, progress)
 
 
-def _measure(config: Config, dataset: EvaluationSet, progress: Callback | None) -> Measure:
+def _measure(config: Config, dataset: EvaluationSet, progress: Progress | None) -> Measure:
     config = with_classes(
         config, category_ids=dataset.category_ids, class_names=dataset.class_names, source=dataset.source
     )

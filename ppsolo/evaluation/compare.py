@@ -20,13 +20,11 @@ from ppsolo.evaluation.coco_evaluator import MAX_DETECTIONS
 from ppsolo.evaluation.evaluate import evaluate, open_evaluation_set
 from ppsolo.evaluation.report import write_report
 from ppsolo.model_source import ModelSource
+from ppsolo.progress import Progress
 
 TIMED_IMAGES = 12
 IOU_TYPES = ("segm", "bbox")
 _END_SECONDS = 5  # how long a process may take to end by itself
-
-# Called with (steps done, all steps).
-Callback = Callable[[int, int], None]
 
 
 def compare(
@@ -36,7 +34,7 @@ def compare(
     threads: int | None = None,
     images: int = TIMED_IMAGES,
     max_detections: int = MAX_DETECTIONS,
-    progress: Callback | None = None,
+    progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Evaluate and time each model on one data set, each in its own process.
 
@@ -134,7 +132,7 @@ def write_comparison(report: Mapping[str, Any], directory: Path) -> None:
     write_image(directory / "compare.png", draw_comparison(report))
 
 
-def _tell(progress: Callback | None, done: int, total: int) -> None:
+def _tell(progress: Progress | None, done: int, total: int) -> None:
     if progress is not None:
         progress(done, total)
 

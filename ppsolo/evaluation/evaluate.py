@@ -3,7 +3,7 @@
 import dataclasses
 import json
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from itertools import islice
@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 
 from ppsolo.atomic import atomic_writer
-from ppsolo.checkpoint.download import Progress
 from ppsolo.checkpoint.zoo import ZooEntry
 from ppsolo.data.annotations.cache import open_annotations
 from ppsolo.data.annotations.image_files import ImageFiles
@@ -27,6 +26,7 @@ from ppsolo.formats.data_config import data_in_place
 from ppsolo.model_source import ModelSource
 from ppsolo.pipeline import Pipeline
 from ppsolo.processes import ALONE, Processes
+from ppsolo.progress import Progress
 from ppsolo.results.instances import Instances
 from ppsolo.schema import Config
 from ppsolo.text import first_few
@@ -35,9 +35,6 @@ logger = logging.getLogger(__name__)
 
 # Tolerated difference between a measured and a published AP, in points.
 TOLERATED_DIFFERENCE = 0.2
-
-# Called with (images done, all images).
-Callback = Callable[[int, int], None]
 
 
 class EvaluationSet:
@@ -109,7 +106,7 @@ def evaluate(
     keep_results: bool = False,
     max_detections: int = MAX_DETECTIONS,
     processes: Processes = ALONE,
-    progress: Callback | None = None,
+    progress: Progress | None = None,
 ) -> Evaluation:
     """Predict on every image of a data set and compare with its annotations; boxes come from the masks.
 
@@ -165,7 +162,7 @@ def evaluate_source(
     max_detections: int = MAX_DETECTIONS,
     processes: Processes = ALONE,
     download: Progress | None = None,
-    progress: Callback | None = None,
+    progress: Progress | None = None,
 ) -> Evaluation:
     """Run `evaluate` for a model on the validation images of its configuration.
 

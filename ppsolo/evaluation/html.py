@@ -20,6 +20,7 @@ from ppsolo.evaluation.analysis import SIZE_EDGES, TIDE_KINDS, Analysis, Picture
 from ppsolo.evaluation.coco_evaluator import IOU_TYPES
 from ppsolo.evaluation.evaluate import Evaluation, EvaluationSet, open_evaluation_set
 from ppsolo.evaluation.report import write_report
+from ppsolo.progress import Progress
 from ppsolo.results.instances import Instances
 from ppsolo.results.rle import read_segmentation
 from ppsolo.version import __version__
@@ -33,9 +34,6 @@ SHOWN_CONFUSIONS = 15
 _LONGEST_SIDE = 480  # of a picture in the page, in pixels
 _CELLS_WITH_NUMBERS = 10  # with more classes, the matrix shows colours only
 
-# Called with (pictures drawn, all pictures).
-Callback = Callable[[int, int], None]
-
 
 def check_packages() -> None:
     """Raise ConfigError if matplotlib is not installed; it draws the charts."""
@@ -44,7 +42,7 @@ def check_packages() -> None:
 
 
 def write_html(
-    evaluation: Evaluation, config: Config, directory: Path, *, progress: Callback | None = None
+    evaluation: Evaluation, config: Config, directory: Path, *, progress: Progress | None = None
 ) -> dict[str, Any]:
     """Write index.html and report.json; return the content of report.json.
 
@@ -70,7 +68,7 @@ def build_page(
     dataset: EvaluationSet,
     config: Config,
     *,
-    progress: Callback | None = None,
+    progress: Progress | None = None,
 ) -> str:
     """The page's HTML."""
     report = evaluation.report

@@ -6,7 +6,7 @@ import logging
 import os
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -15,10 +15,9 @@ from ppsolo.atomic import atomic_writer, scratch_folder
 from ppsolo.checkpoint.lock import WITHOUT_LOCKS, sole_holder
 from ppsolo.errors import DatasetError
 from ppsolo.formats.annotated import AnnotatedImage, AnnotatedSet, Notes
+from ppsolo.progress import Progress
 from ppsolo.results.rle import mask_areas, mask_boxes_xywh, read_segmentation
 from ppsolo.text import one_line
-
-Progress = Callable[[int, int | None], None]
 
 LOCK = "import.lock"
 CONFIG_FILE = "config.yml"

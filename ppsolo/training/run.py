@@ -10,8 +10,8 @@ from typing import Any, TextIO
 import paddle
 
 from ppsolo.build.training import build_dataset, build_loader, build_trainer
-from ppsolo.checkpoint.download import Progress
-from ppsolo.checkpoint.load import load_backbone, load_pretrained
+from ppsolo.checkpoint.load import load_pretrained
+from ppsolo.checkpoint.load_backbone import load_backbone
 from ppsolo.checkpoint.writer import write_checkpoint
 from ppsolo.config import config_to_dict
 from ppsolo.cpu import default_threads, keep_freed_memory, use_threads
@@ -22,6 +22,7 @@ from ppsolo.formats.data_config import data_in_place
 from ppsolo.legacy.names import DYGRAPH, STATIC
 from ppsolo.models.solov2 import SOLOv2
 from ppsolo.processes import Processes, start_processes
+from ppsolo.progress import Progress
 from ppsolo.schema import Config
 from ppsolo.training.model_card import model_card, read_licenses
 from ppsolo.training.sinks import (

@@ -11,7 +11,7 @@ import numpy as np
 
 from ppsolo.atomic import atomic_writer
 from ppsolo.errors import ConfigError
-from ppsolo.progress import Progress
+from ppsolo.progress import ProgressBar
 from ppsolo.text import one_line, printable
 
 CSV_COLUMNS = (
@@ -46,7 +46,7 @@ class ConsoleSink:
         self._stream = stream
         self._total = total_steps
         self._live = stream.isatty()
-        self._progress = Progress("train", total_steps, done=first_step, unit="steps", stream=stream, interval=0.0)
+        self._progress = ProgressBar("train", total_steps, done=first_step, unit="steps", stream=stream, interval=0.0)
 
     def log(self, metrics: Metrics, step: int) -> None:
         numbers = _numbers(metrics)

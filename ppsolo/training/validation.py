@@ -8,7 +8,7 @@ import numpy as np
 from ppsolo.evaluation.evaluate import EvaluationSet, evaluate
 from ppsolo.predictor import Predictor
 from ppsolo.processes import ALONE, Processes
-from ppsolo.progress import Progress
+from ppsolo.progress import ProgressBar
 from ppsolo.training.sinks import Metrics
 from ppsolo.training.stop_request import EvaluationStopped, StopRequest
 
@@ -51,7 +51,7 @@ class Validation:
         with ExitStack() as stack:
             shown = None
             if self.console is not None:
-                shown = stack.enter_context(Progress("evaluate", stream=self.console))
+                shown = stack.enter_context(ProgressBar("evaluate", stream=self.console))
 
             def progress(done: int, total: int | None) -> None:
                 if self.stop is not None and self.stop.requested:

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 from ppsolo import Predictor, build_model, load_config, load_weights
-from ppsolo.checkpoint.load import load_backbone, save_weights
+from ppsolo.checkpoint.load import save_weights
+from ppsolo.checkpoint.load_backbone import load_backbone
 from ppsolo.checkpoint.reader import read_checkpoint
 from ppsolo.checkpoint.writer import write_checkpoint
 from ppsolo.cli import main

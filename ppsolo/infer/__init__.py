@@ -1,0 +1,1 @@
+"""Prediction for many pictures or a video: writes drawings and results in bounded memory."""

@@ -1,0 +1,43 @@
+"""The output directory of a run of inference, and the names of what lies in it."""
+
+import os
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+from ppsolo.errors import ConfigError
+
+
+def make_output_dir(output_dir: Path, *, apart_from: Sequence[Path] = ()) -> None:
+    """Create the directory. Raises ConfigError if that fails, or if it holds a file of `apart_from`."""
+    try:
+        output_dir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"{output_dir}: cannot be created ({error.strerror}); choose another --output_dir") from None
+    if not os.access(output_dir, os.W_OK | os.X_OK):
+        raise ConfigError(f"{output_dir}: is not writable; choose another --output_dir")
+    place = output_dir.resolve()
+    for source in apart_from:
+        if place in (source.resolve().parent, source.parent.resolve()):
+            raise ConfigError(f"{output_dir} holds {source.name}, which is an input; choose another --output_dir")
+
+
+def file_names(paths: Sequence[Path]) -> dict[Path, str]:
+    """Name each picture in results: its file name, or its whole path if another file has the same name."""
+    count = Counter(path.name for path in paths)
+    return {path: path.name if count[path.name] == 1 else path.as_posix() for path in paths}
+
+
+def drawing_paths(output_dir: Path, paths: Sequence[Path]) -> list[Path]:
+    """Choose a file in output_dir for each picture, with its own name; a second one of that name gets _2, and so on."""
+    taken: set[str] = set()
+    drawings = []
+    for path in paths:
+        suffix = path.suffix if path.suffix.lower() in (".png", ".jpg", ".jpeg") else ".png"
+        name, count = path.stem + suffix, 1
+        while name.casefold() in taken:
+            count += 1
+            name = f"{path.stem}_{count}{suffix}"
+        taken.add(name.casefold())
+        drawings.append(output_dir / name)
+    return drawings

@@ -1,0 +1,31 @@
+"""The summary of a run of inference: what was read, found and drawn, and what failed."""
+
+from dataclasses import dataclass, field
+
+from ppsolo.results.instances import Instances
+
+
+@dataclass
+class InferenceSummary:
+    """The result of an inference run.
+
+    Attributes:
+        images, instances: numbers of images read and instances found. drawn: number of drawn instances.
+        unreadable: how many pictures could not be read.
+        failures: a line for each picture or video that could not be read or drawn.
+        notes: other lines for the user.
+        interrupted: whether the user ended a live stream.
+    """
+
+    images: int = 0
+    instances: int = 0
+    drawn: int = 0
+    unreadable: int = 0
+    failures: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    interrupted: bool = False
+
+    def count(self, instances: Instances) -> None:
+        """Add the instances of one more image."""
+        self.images += 1
+        self.instances += len(instances)
