@@ -8,11 +8,12 @@ from types import MappingProxyType
 
 import numpy as np
 
-from ppsolo.checkpoint.download import Progress, download, weights_directory
+from ppsolo.checkpoint.download import download, weights_directory
 from ppsolo.checkpoint.reader import read_checkpoint
 from ppsolo.checkpoint.zoo import ZOO, Generation, load_manifest
 from ppsolo.errors import CheckpointError
 from ppsolo.legacy.names import DYGRAPH, STATIC
+from ppsolo.progress import Progress
 
 _STORES = {
     STATIC: "https://paddle-imagenet-models-name.bj.bcebos.com",

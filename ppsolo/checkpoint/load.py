@@ -4,19 +4,20 @@ import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from paddle import nn
 
-from ppsolo.checkpoint.backbones import BACKBONES, CLASSIFIER, read_backbone
-from ppsolo.checkpoint.download import Progress, fetch_published
 from ppsolo.checkpoint.reader import read_checkpoint
 from ppsolo.checkpoint.sources import find_weights
-from ppsolo.checkpoint.writer import write_checkpoint
-from ppsolo.checkpoint.zoo import ZOO, Generation, check_manifest, zoo_entry
+from ppsolo.checkpoint.zoo import ZOO, check_manifest, zoo_entry
 from ppsolo.errors import CheckpointError
-from ppsolo.legacy.names import DYGRAPH, NATIVE, STATIC, alias_of, generation_of, published_names
+from ppsolo.legacy.names import DYGRAPH, NATIVE, alias_of, generation_of, published_names
 from ppsolo.text import first_few
+
+if TYPE_CHECKING:
+    from ppsolo.progress import Progress
 
 # The only arrays whose first axis is the number of classes.
 CLASS_LAYER = ("head.category.weight", "head.category.bias")
@@ -68,7 +69,7 @@ def load_arrays(
             f"'{next(iter(arrays), '')}'); give a SOLOv2 checkpoint of PaddleDetection 0.5, 2.x or ppsolo"
         )
     state = model.state_dict()
-    names = _names_in_file(state, generation, file_name)
+    names = names_in_file(state, generation, file_name)
     aliases = {alias: name for name in names.values() if (alias := _alias(name, generation)) is not None}
     _check_names(arrays, names, aliases, generation, file_name)
 
@@ -92,7 +93,7 @@ def load_arrays(
             f"{file_name} has {classes} classes, but the model {state[CLASS_LAYER[1]].shape[0]}: set num_classes to "
             "the file's, or start a new class layer (allow_other_classes=True; training does so automatically)"
         )
-    _check_values(arrays, aliases, file_name)
+    check_values(arrays, aliases, file_name)
 
     for name, published in names.items():
         if published not in skipped:
@@ -101,94 +102,12 @@ def load_arrays(
     return LoadReport(file_name, generation, len(arrays) - len(skipped), len(arrays), tuple(sorted(skipped)))
 
 
-@dataclass(frozen=True)
-class BackboneReport:
-    """The result of `load_backbone`. loaded, total: arrays of the backbone in the file.
-
-    ignored: the file's classifier. untouched: offset convolutions of the model, which keep their initial values.
-    """
-
-    file: str
-    loaded: int
-    total: int
-    ignored: tuple[str, ...]
-    untouched: tuple[str, ...]
-
-    def __str__(self) -> str:
-        text = f"{self.loaded} of {self.total} arrays of {self.file} loaded into the backbone"
-        if self.ignored:
-            text += f"; ignored its classifier: {first_few(list(self.ignored))}"
-        if self.untouched:
-            text += f"; not in it, so initialised: {first_few(list(self.untouched))}"
-        return text
-
-
-def load_backbone(
-    model: nn.Layer,
-    source: str | os.PathLike[str],
-    *,
-    preferred: Generation = DYGRAPH,
-    progress: Progress | None = None,
-) -> BackboneReport:
-    """Load ImageNet weights into the backbone of a SOLOv2 model; the rest of the model does not change.
-
-    The file's classifier is ignored, and deformable convolutions may lack their offset part. Otherwise the model
-    changes only if the file holds exactly the arrays of the backbone, with the same shapes and finite values.
-
-    Args:
-        model: a SOLOv2 model.
-        source: a name in `BACKBONES`, fetched on first use, or a source for `find_weights`. Array names may be those
-            of either published generation (2.x with or without "backbone.") or of ppsolo.
-        preferred: the generation whose file to fetch if both published one.
-        progress: called with (bytes so far, all bytes or None) while a file is fetched.
-
-    Raises CheckpointError, DownloadError.
-    """
-    name = os.fspath(source)
-    if name in BACKBONES:
-        path, arrays = read_backbone(name, preferred=preferred, progress=progress)
-    else:
-        path = find_weights(name, progress=progress)
-        arrays = read_checkpoint(path)
-    return load_backbone_arrays(model, arrays, file_name=path.name)
-
-
-def load_backbone_arrays(model: nn.Layer, arrays: Mapping[str, np.ndarray], *, file_name: str) -> BackboneReport:
-    """`load_backbone` for arrays that are already read; file_name: their name in errors."""
-    if generation_of(arrays) is not None:
-        raise CheckpointError(
-            f"{file_name} holds a whole SOLOv2 system, not a backbone: give it as weights={file_name} instead of "
-            "pretrained_backbone"
-        )
-    state = model.state_dict()
-    names = _backbone_names(state, arrays, file_name)
-    untouched = tuple(name for name, theirs in names.items() if theirs not in arrays and ".offset." in name)
-    names = {name: theirs for name, theirs in names.items() if name not in untouched}
-    ignored = tuple(name for name in arrays if CLASSIFIER.fullmatch(name))
-    expected = set(names.values())
-    faults = [f"missing {theirs}" for theirs in names.values() if theirs not in arrays]
-    faults += [f"unexpected {name}" for name in arrays if name not in expected and name not in ignored]
-    faults += [
-        f"{theirs} is {list(arrays[theirs].shape)}, but the model has {list(state[name].shape)}"
-        for name, theirs in names.items()
-        if theirs in arrays and arrays[theirs].shape != tuple(state[name].shape)
-    ]
-    if faults:
-        raise CheckpointError(
-            f"{file_name} does not fit the backbone: {first_few(faults)}; give the weights of the same backbone"
-        )
-    _check_values({theirs: arrays[theirs] for theirs in names.values()}, {}, file_name)
-    for name, theirs in names.items():
-        state[name].set_value(np.ascontiguousarray(arrays[theirs], dtype=np.float32))
-    return BackboneReport(file_name, len(names), len(arrays) - len(ignored), ignored, untouched)
-
-
 def load_pretrained(
     model: nn.Layer,
     source: str | os.PathLike[str],
     *,
     allow_other_classes: bool = False,
-    progress: Progress | None = None,
+    progress: "Progress | None" = None,
 ) -> LoadReport:
     """`load_weights` from a published checkpoint, checked against its manifest, or from a file.
 
@@ -204,11 +123,13 @@ def load_pretrained(
     return load_arrays(model, arrays, file_name=path.name, allow_other_classes=allow_other_classes)
 
 
-def read_published(name: str, *, progress: Progress | None = None) -> tuple[Path, dict[str, np.ndarray]]:
+def read_published(name: str, *, progress: "Progress | None" = None) -> tuple[Path, dict[str, np.ndarray]]:
     """Return the file of a published checkpoint, fetched on first use, and its arrays, checked against the manifest.
 
     Raises CheckpointError for a wrong file, and deletes its checksum, so that the right file can replace it.
     """
+    from ppsolo.checkpoint.download import fetch_published
+
     path = fetch_published(name, progress=progress)
     try:
         arrays = read_checkpoint(path)
@@ -226,6 +147,8 @@ def save_weights(model: nn.Layer, file: str | os.PathLike[str], *, generation: s
     writes its second names, and zero biases for deformable convolutions that have no bias here. Raises CheckpointError
     if 2.x has no such layer (MobileNetV3).
     """
+    from ppsolo.checkpoint.writer import write_checkpoint
+
     state = {name: tensor.numpy() for name, tensor in model.state_dict().items()}
     if generation == NATIVE:
         write_checkpoint(state, file)
@@ -233,7 +156,7 @@ def save_weights(model: nn.Layer, file: str | os.PathLike[str], *, generation: s
     if generation != DYGRAPH:
         raise ValueError(f"generation is {generation!r}: choose {NATIVE!r} or {DYGRAPH!r}")
     arrays = {}
-    for name, published in _names_in_file(state, DYGRAPH, Path(file).name).items():
+    for name, published in names_in_file(state, DYGRAPH, Path(file).name).items():
         arrays[published] = state[name]
         bias = published.replace("conv_dcn.weight", "conv_dcn.bias")
         if bias != published and name.replace("conv.weight", "conv.bias") not in state:
@@ -242,7 +165,7 @@ def save_weights(model: nn.Layer, file: str | os.PathLike[str], *, generation: s
     write_checkpoint(arrays, file)
 
 
-def _names_in_file(names: Iterable[str], generation: str, file_name: str) -> dict[str, str]:
+def names_in_file(names: Iterable[str], generation: str, file_name: str) -> dict[str, str]:
     """Map ppsolo's names to the names in a file of `generation`."""
     if generation == NATIVE:
         return {name: name for name in names}
@@ -253,22 +176,6 @@ def _names_in_file(names: Iterable[str], generation: str, file_name: str) -> dic
             f"{file_name}: the {generation} generation has no array for the model's {error.args[0]}; "
             "choose the configuration of the other generation"
         ) from None
-
-
-def _backbone_names(state: Iterable[str], arrays: Iterable[str], file_name: str) -> dict[str, str]:
-    """Map ppsolo's names of the backbone to the file's names, in the generation that matches most names."""
-    found = set(arrays)
-    candidates = []
-    for generation in (NATIVE, STATIC, DYGRAPH):
-        try:
-            published = _names_in_file(state, generation, file_name)
-        except CheckpointError:
-            continue
-        names = {name: theirs for name, theirs in published.items() if name.startswith("backbone.")}
-        candidates.append(names)
-        if generation == DYGRAPH:
-            candidates.append({name: theirs.removeprefix("backbone.") for name, theirs in names.items()})
-    return max(candidates, key=lambda names: sum(theirs in found for theirs in names.values()))
 
 
 def _alias(published: str, generation: str) -> str | None:
@@ -292,7 +199,7 @@ def _check_names(
         )
 
 
-def _check_values(arrays: Mapping[str, np.ndarray], aliases: Mapping[str, str], file_name: str) -> None:
+def check_values(arrays: Mapping[str, np.ndarray], aliases: Mapping[str, str], file_name: str) -> None:
     faults = []
     for name, array in arrays.items():
         if array.dtype.kind != "f":

@@ -1,4 +1,7 @@
-"""A lock between processes: a file that one process at a time can hold; the system frees it when that process ends."""
+"""A lock between processes: a file that one process at a time can hold; the system frees it when that process ends.
+
+Not `filelock`: on Unix it leaves its file behind, beside every fetched one.
+"""
 
 import contextlib
 import errno

@@ -6,16 +6,16 @@ import re
 
 import numpy as np
 
-from ppsolo.checkpoint.archives import TAR_BLOCK, is_tar_block, read_folder, read_tar
 from ppsolo.checkpoint.checked_file import MAX_RANK, Source, open_source, problem, quoted
 from ppsolo.checkpoint.pickle_machine import read_pickle
 from ppsolo.checkpoint.pickle_records import PickledArray, Span, Text, load_array
-from ppsolo.checkpoint.safetensors import read_safetensors
 
 NAME_TABLE = "StructuredToParameterName@@"
 MOST_TABLES = 100  # most entries of a file with nested weights, as in {'model': weights, 'epoch': 3}
 SLICE_TABLE = "UnpackBigParamInfor@@"
 
+_HEAD_BYTES = 512  # one block of a tar
+_PICKLE = 0x80  # the first byte of a pickle of protocol 2 and later
 _KNOWN = "ppsolo reads PaddlePaddle .pdparams, .safetensors and the ImageNet .tar archives"
 
 # first bytes of files that ppsolo does not read, and the message for each
@@ -80,7 +80,7 @@ def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
     """
     label = os.fsdecode(path)
     try:
-        weights = read_folder(label) if os.path.isdir(label) else _read_file(label)
+        weights = _read_folder(label) if os.path.isdir(label) else _read_file(label)
     except MemoryError:
         raise problem(label, "needs more memory than there is; free some or use a larger machine") from None
     if not weights:
@@ -93,23 +93,41 @@ def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
 
 def _read_file(path: str) -> dict[str, np.ndarray]:
     with open_source(path, follow_link=True) as source:
-        head = source.head(TAR_BLOCK)
+        head = source.head(_HEAD_BYTES)
         if not head:
             raise source.fail("is empty: a copy or download went wrong; copy or download it again")
         if head[4:9] == b"\0\0\0\0{":
+            from ppsolo.checkpoint.safetensors import read_safetensors
+
             return read_safetensors(source)
-        if is_tar_block(head):
-            return read_tar(source)
-        if head.startswith(b"\x1f\x8b\x08") and is_tar_block((inner := source.inflated()).head(TAR_BLOCK)):
-            weights = read_tar(inner)
-            inner.drain()
+        if head[0] != _PICKLE and (weights := _read_tar(source, head)) is not None:
             return weights
         for pattern, text in _FOREIGN:
             if re.match(pattern, head, re.DOTALL):
                 raise source.fail(text)
-        if head[0] == 0x80:
+        if head[0] == _PICKLE:
             return _weights_of(source, read_pickle(source))
         raise source.fail(f"is not a weights file (it begins with {head[:8].hex(' ')}); {_KNOWN}")
+
+
+# Archives are rare: their reader is imported where one is met.
+def _read_folder(path: str) -> dict[str, np.ndarray]:
+    from ppsolo.checkpoint.archives import read_folder
+
+    return read_folder(path)
+
+
+def _read_tar(source: Source, head: bytes) -> dict[str, np.ndarray] | None:
+    """The arrays of a .tar or .tar.gz; None where the file is neither."""
+    from ppsolo.checkpoint.archives import is_tar_block, read_tar
+
+    if is_tar_block(head):
+        return read_tar(source)
+    if head.startswith(b"\x1f\x8b\x08") and is_tar_block((inner := source.inflated()).head(_HEAD_BYTES)):
+        weights = read_tar(inner)
+        inner.drain()
+        return weights
+    return None
 
 
 def _weights_of(source: Source, root: object) -> dict[str, np.ndarray]:

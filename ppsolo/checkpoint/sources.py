@@ -4,10 +4,13 @@ import os
 import re
 import urllib.parse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from ppsolo.checkpoint.download import Progress, download, weights_directory
 from ppsolo.checkpoint.zoo import ZOO, zoo_entry
 from ppsolo.errors import CheckpointError, ConfigError, DownloadError
+
+if TYPE_CHECKING:
+    from ppsolo.progress import Progress
 
 SUFFIXES = (".pdparams", ".pdema", ".safetensors", ".tar")
 _SCHEMES = ("https",)
@@ -28,7 +31,7 @@ def with_checksum(source: str, sha256: str) -> str:
     return f"{source.partition('#')[0]}#sha256={sha256.lower()}"
 
 
-def find_weights(source: str | os.PathLike[str], *, progress: Progress | None = None) -> Path:
+def find_weights(source: str | os.PathLike[str], *, progress: "Progress | None" = None) -> Path:
     """Return the weights file that `source` names; an address is fetched on first use.
 
     Args:
@@ -63,7 +66,9 @@ def published_name(address: str) -> str | None:
     return next((entry.name for entry in ZOO.values() if entry.url == address), None)
 
 
-def _fetched(address: str, progress: Progress | None) -> Path:
+def _fetched(address: str, progress: "Progress | None") -> Path:
+    from ppsolo.checkpoint.download import download, weights_directory
+
     url, _, fragment = address.partition("#")
     checksum = _CHECKSUM.fullmatch(fragment)
     if fragment and checksum is None:

@@ -11,7 +11,7 @@ from backbone_files import arrays_of, write_archive, write_published
 from ppsolo import build_model, load_config
 from ppsolo.checkpoint import backbones
 from ppsolo.checkpoint.backbones import BACKBONES, check_backbone, read_backbone
-from ppsolo.checkpoint.load import load_backbone
+from ppsolo.checkpoint.load_backbone import load_backbone
 from ppsolo.errors import CheckpointError, UnavailableError
 from ppsolo.legacy.names import DYGRAPH, STATIC, published_names
 

@@ -22,6 +22,7 @@ import urllib.request
 import pytest
 
 from ppsolo.checkpoint import download as module
+from ppsolo.checkpoint import transfer
 from ppsolo.checkpoint.download import download, fetch_published, weights_directory
 from ppsolo.checkpoint.zoo import ZOO
 from ppsolo.errors import ConfigError, DownloadError, UnavailableError
@@ -384,7 +385,7 @@ def test_a_dripping_server_is_given_up_and_what_came_is_kept(server, destination
 
 
 def test_a_body_without_end_is_given_up_and_removed(server, destination, monkeypatch):
-    monkeypatch.setattr(module, "_MOST_BYTES", len(CONTENT) // 4)
+    monkeypatch.setattr(transfer, "MOST_BYTES", len(CONTENT) // 4)
     server.replies = [Reply(chunked=True)]
     assert "it sends more than the limit of 0 MiB for a published file" in refusal(get, server, destination)
     server.replies = [Reply()]
