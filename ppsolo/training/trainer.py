@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, closing, nullcontext
 from itertools import islice
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import numpy as np
 import paddle
@@ -23,23 +23,13 @@ from ppsolo.training.optim import clip_gradients, load_optimizer_state, optimize
 from ppsolo.training.precision import Precision
 from ppsolo.training.sinks import Metrics, Sink
 from ppsolo.training.state import TrainingState
+from ppsolo.training.step_records import Step, StepRecords
 from ppsolo.training.stop_request import EvaluationStopped, StopRequest
 
 logger = logging.getLogger(__name__)
 
 AP = "val/segm_AP"
-MOST_SKIPPED = 10  # steps in a row; beyond it, the weights themselves must be broken
 MOST_OVERFLOWS = 20  # steps in a row; by then the loss scale has fallen from 65,536 to 1/16
-
-
-class _Step(NamedTuple):
-    """Results of a step that stay on the device until they are read."""
-
-    number: int  # from 0
-    image_ids: list[tuple[int | str, ...]]  # of each batch
-    found: list[paddle.Tensor]  # float32 [3] of each batch: mask, category and total loss
-    losses: paddle.Tensor  # float32 [3], their mean over batches and processes
-    finite: paddle.Tensor  # bool [], whether losses and gradients are
 
 
 class Trainer:
@@ -106,16 +96,13 @@ class Trainer:
             )
         self.epoch = self.step_in_epoch = self.step = 0
         self.best_ap = -1.0
-        self._without_gain = self._skipped = self._overflows = 0
+        self._without_gain = self._overflows = 0
         self._skipped_in_all = 0  # steps for any reason; they change neither weights nor schedule
         self._trained = [parameter for parameter in model.parameters() if not parameter.stop_gradient]
         state = model.state_dict()
         self._statistics = [state[name] for name in state if name.endswith(("._mean", "._variance"))]
-        self._unsettled: list[_Step] = []
+        self._records = StepRecords(processes, non_finite)
         self._wishes: list[paddle.Tensor] = []  # of the newest steps: how many processes were asked to stop
-        # Since the last record: losses, seconds, and the seconds of these that were spent on data.
-        self._recent_losses: list[np.ndarray] = []
-        self._recent_seconds: list[tuple[float, float]] = []
 
     def fit(self) -> None:
         """Train from the current state to the last epoch, or until `patience` is used up.
@@ -165,7 +152,7 @@ class Trainer:
                 log, save = self.step % self.log_every == 0, self.step % self.checkpoint_steps == 0 and not last
                 if log or save or last:
                     self.settle()  # waits for the device; this is part of the steps' time
-                self._recent_seconds.append((time.perf_counter() - start, data_seconds))
+                self._records.add_seconds(time.perf_counter() - start, data_seconds)
                 if log:
                     self._log()
                 if self._asked_to_stop():
@@ -196,7 +183,7 @@ class Trainer:
         self.processes.average_gradients(self._trained)
         means = self._means(paddle.stack(found).mean(axis=0))
         image_ids = [batch.image_ids for batch in batches]
-        self._unsettled.append(_Step(self.step, image_ids, found, means, self._finite(means)))
+        self._records.add(Step(self.step, image_ids, found, means, self._finite(means)))
         if self.non_finite == "stop" or self.settle():
             self.precision.unscale(self.optimizer)
             if self.clip_norm is not None:
@@ -218,22 +205,8 @@ class Trainer:
         return means
 
     def settle(self) -> bool:
-        """Read the losses since the last call from the device; return whether they and the gradients were finite.
-
-        Raises TrainingError for the first step that was not finite, unless it may be skipped.
-        """
-        steps, self._unsettled = self._unsettled, []
-        if not steps:
-            return True
-        finite = paddle.stack([step.finite for step in steps]).numpy()
-        losses = paddle.stack([step.losses for step in steps]).numpy()
-        for step, good, means in zip(steps, finite, losses, strict=True):
-            if good:
-                self._skipped = 0
-                self._recent_losses.append(means)
-            else:
-                self._pass_over(step)
-        return bool(finite.all())
+        """See `StepRecords.settle`."""
+        return self._records.settle()
 
     def published_weights(self) -> dict[str, np.ndarray]:
         """Return the weights to predict with: averaged ones if there is an average."""
@@ -254,10 +227,9 @@ class Trainer:
             "step": self.step,
             "best_ap": self.best_ap,
             "without_gain": self._without_gain,
-            "skipped": self._skipped,
             "skipped_in_all": self._skipped_in_all,
             "overflows": self._overflows,
-            "recent_losses": [losses.tolist() for losses in self._recent_losses],
+            **self._records.state(),
             "precision": self.precision.state(),
             "ema": None,
         }
@@ -285,16 +257,14 @@ class Trainer:
             self.precision.load_state(record["precision"])
             self.epoch, self.step_in_epoch, self.step = (record[k] for k in ("epoch", "step_in_epoch", "step"))
             self.best_ap, self._without_gain = record["best_ap"], record["without_gain"]
-            self._skipped = record["skipped"]
+            self._records.load_state(record)
             self._skipped_in_all = record.get("skipped_in_all", 0)
             self._overflows = record.get("overflows", 0)
-            self._recent_losses = [np.array(losses, np.float32) for losses in record["recent_losses"]]
         except (KeyError, ValueError) as error:
             raise TrainingError(f"cannot resume: {error}; nothing is resumed in part") from None
         for name, value in model.items():
             value.set_value(weights[name])
         self.schedule.step(self.step - self._skipped_in_all)
-        self._unsettled.clear()
 
     def _shares(self, batches: Sequence[TrainingBatch]) -> paddle.Tensor:
         """float32 [batches, 2]: the weights of each batch's mask and category loss in the mean over the step.
@@ -364,25 +334,22 @@ class Trainer:
             self.checkpoint(self, best)
 
     def _log(self) -> None:
-        if not self._recent_losses:
+        means = self._records.take_means()
+        if means is None:
             return
-        mask, category, total = np.mean(self._recent_losses, axis=0)
-        step_seconds, data_seconds = np.mean(self._recent_seconds, axis=0)
         metrics = {
-            "train/loss": float(total),
-            "train/loss_mask": float(mask),
-            "train/loss_category": float(category),
+            "train/loss": means.total,
+            "train/loss_mask": means.mask,
+            "train/loss_category": means.category,
             "train/learning_rate": float(self.optimizer.get_lr()),
-            "train/step_seconds": float(step_seconds),
-            "train/data_seconds": float(data_seconds),
+            "train/step_seconds": means.step_seconds,
+            "train/data_seconds": means.data_seconds,
             "train/epoch": self.epoch + 1,
         }
         if self.precision.level != "none":
             metrics["train/loss_scale"] = self.precision.loss_scale
         if self._skipped_in_all:
             metrics["train/skipped_steps"] = self._skipped_in_all
-        self._recent_losses.clear()
-        self._recent_seconds.clear()
         for sink in self.sinks:
             sink.log(metrics, self.step)
 
@@ -404,22 +371,6 @@ class Trainer:
                 f"the gradients of the last {MOST_OVERFLOWS} steps are not finite in mixed precision, down to a loss "
                 f"scale of {self.precision.loss_scale:g}: lower the learning rate, or set train.amp=none"
             )
-
-    def _pass_over(self, step: _Step) -> None:
-        """Name the images of a step that was not finite; raise TrainingError unless it may be skipped."""
-        self._skipped += 1
-        guilty = [
-            ids for ids, losses in zip(step.image_ids, step.found, strict=True) if not np.isfinite(losses.numpy()).all()
-        ]
-        shares = self.processes.gather((guilty, step.image_ids))
-        chosen = [ids for share, _ in shares for ids in share] or [ids for _, share in shares for ids in share]
-        ids = ", ".join(str(image_id) for batch in chosen for image_id in batch)
-        message = f"the loss or gradient of step {step.number + 1} is not finite; its images: {ids}"
-        if self.non_finite == "stop":
-            raise TrainingError(f"{message}; check these, lower the learning rate, or set train.non_finite=skip")
-        if self._skipped >= MOST_SKIPPED:
-            raise TrainingError(f"{message}; nor were the {MOST_SKIPPED - 1} steps before: lower the learning rate")
-        logger.warning("%s; the step is skipped", message)
 
 
 def seed_step(seed: int, step: int, rank: int) -> None:
