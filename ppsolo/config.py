@@ -10,18 +10,17 @@ import types
 import typing
 from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import yaml
 
+from ppsolo.config_limits import check_config
 from ppsolo.errors import ConfigError
-from ppsolo.legacy.config import import_config
-from ppsolo.legacy.keys import new_key, split_changes
-from ppsolo.legacy.label_list import read_label_list
-from ppsolo.legacy.sections import Note
-from ppsolo.legacy.yaml_files import is_paddledetection
-from ppsolo.schema import Config, check_config
+from ppsolo.schema import Config
 from ppsolo.yaml_text import PlainLoader, load_text, read_text
+
+if TYPE_CHECKING:
+    from ppsolo.legacy.sections import Note
 
 Overrides: TypeAlias = Sequence[str] | Mapping[str, Any]
 
@@ -37,18 +36,21 @@ def load_config(path: str | Path, overrides: Overrides = ()) -> Config:
     Raises ConfigError for a missing file, broken YAML, an unknown key, a wrong type or a wrong choice.
     """
     file = find_config(path)
-    if is_paddledetection(file):
+    if _is_theirs(file):
         return import_theirs(file, overrides)[0]
     tree = _read_with_bases(file, ())
     tree.setdefault("name", file.stem)
     return config_from_dict(_overridden(tree, overrides), file.name)
 
 
-def import_theirs(file: Path, overrides: Overrides = ()) -> tuple[Config, tuple[Note, ...]]:
+def import_theirs(file: Path, overrides: Overrides = ()) -> tuple[Config, "tuple[Note, ...]"]:
     """Read a SOLOv2 configuration of PaddleDetection 0.5 or 2.x, and list what has no counterpart.
 
     overrides: as for `load_config`, of PaddleDetection's keys or of ppsolo's. Raises ConfigError.
     """
+    from ppsolo.legacy.config import import_config
+    from ppsolo.legacy.keys import split_changes
+
     theirs, ours = split_changes(_pairs(overrides))
     changes: dict[str, Any] = {}
     for key, value in theirs:
@@ -61,6 +63,15 @@ def import_theirs(file: Path, overrides: Overrides = ()) -> tuple[Config, tuple[
     for key, value in ours:
         tree = _merge(tree, _nest(key, value))
     return config_from_dict(tree, file.name), imported.notes
+
+
+def _is_theirs(file: Path) -> bool:
+    """Whether a file is a configuration of PaddleDetection; none of those that come with ppsolo is."""
+    if file.parent in _config_folders():
+        return False
+    from ppsolo.legacy.yaml_files import is_paddledetection
+
+    return is_paddledetection(file)
 
 
 def load_answering_config(path: str | Path, overrides: Overrides = ()) -> Config:
@@ -87,10 +98,14 @@ def with_names_of_weights(config: Config, weights: str | os.PathLike[str] | None
     """
     if config.class_names or weights is None or not Path(weights).is_file():
         return config
-    beside = Path(weights).with_suffix(".yml")
-    if not beside.is_file():
-        names = read_label_list(Path(weights).with_name("label_list.txt"))
+    beside, label_list = Path(weights).with_suffix(".yml"), Path(weights).with_name("label_list.txt")
+    if not beside.is_file() and label_list.is_file():
+        from ppsolo.legacy.label_list import read_label_list
+
+        names = read_label_list(label_list)
         return dataclasses.replace(config, class_names=names) if len(names) == config.num_classes else config
+    if not beside.is_file():
+        return config
     theirs = load_config(beside)
     if theirs.num_classes != config.num_classes:
         return config
@@ -121,6 +136,8 @@ def _refuse_unknown(key: str) -> None:
     sections = {name.rpartition(".")[0] for name in known}
     if key in known or key in sections:
         return
+    from ppsolo.legacy.keys import new_key
+
     if (ours := new_key(key)) is not None:
         raise ConfigError(f"-o {key}: a key of PaddleDetection; ppsolo has {ours}")
     raise ConfigError(f"-o {key}: unknown key{_nearest_key(key, known)}")
