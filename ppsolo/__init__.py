@@ -27,7 +27,6 @@ from ppsolo.errors import (
     TrainingError,
     UnavailableError,
 )
-from ppsolo.version import __version__
 
 # Paddle 2.6 contains a zlib whose symbols clash with the system's; loading Python's first avoids a crash.
 importlib.import_module("zlib")
@@ -44,6 +43,7 @@ if TYPE_CHECKING:
     from ppsolo.deploy.runtime import ExportedPredictor
     from ppsolo.predictor import Predictor
     from ppsolo.results.instances import Instances
+    from ppsolo.version import __version__
 
 __all__ = [
     "CheckpointError",
@@ -78,6 +78,7 @@ __all__ = [
 _LAZY = {
     "ExportedPredictor": "ppsolo.deploy.runtime",
     "Instances": "ppsolo.results.instances",
+    "__version__": "ppsolo.version",
     "LoadReport": "ppsolo.checkpoint.load",
     "Predictor": "ppsolo.predictor",
     "build_model": "ppsolo.build.network",

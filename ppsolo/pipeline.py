@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
-from typing import NamedTuple, TypeVar, cast, overload
+from typing import TYPE_CHECKING, NamedTuple, TypeVar, cast, overload
 
 import numpy as np
 
@@ -15,13 +15,13 @@ from ppsolo.build.pipeline import build_preprocess, build_reader, category_ids, 
 from ppsolo.config import Config
 from ppsolo.data.images import Source
 from ppsolo.data.preprocess import ImageSize
-from ppsolo.data.tiles import Tiling, checked_tiling
-from ppsolo.data.windows import open_windows
 from ppsolo.errors import PredictionError
 from ppsolo.results.instances import Instances
 from ppsolo.results.postprocess import DetectionArrays
 from ppsolo.results.resize import resize_masks
-from ppsolo.results.seams import SeamJoiner
+
+if TYPE_CHECKING:
+    from ppsolo.data.tiles import Tiling
 
 Key = TypeVar("Key")
 AnyPipeline = TypeVar("AnyPipeline", bound="Pipeline")
@@ -116,7 +116,7 @@ class Pipeline(ABC):
         self._check_process()
         if batch_size < 1:
             raise ValueError(f"batch_size is {batch_size}: give at least 1")
-        tiling = checked_tiling(tile, overlap)
+        tiling = None if tile is None and overlap is None else _tiling(tile, overlap)
         if not isinstance(images, list | tuple):
             image = cast(Source, images)
             return self.predict_tiles(image, tiling, batch_size) if tiling else self._predict([self.read(image)])[0]
@@ -127,8 +127,11 @@ class Pipeline(ABC):
             results += self._predict([self.read(image) for image in images[start : start + batch_size]])
         return results
 
-    def predict_tiles(self, image: Source, tiling: Tiling, batch_size: int = 4) -> Instances:
+    def predict_tiles(self, image: Source, tiling: "Tiling", batch_size: int = 4) -> Instances:
         """Return the instances of one image, tile by tile; see `__call__`. Memory depends on the tile size."""
+        from ppsolo.data.windows import open_windows
+        from ppsolo.results.seams import SeamJoiner
+
         with open_windows(image, settings=self.read.settings) as windows:
             places = iter(tiling.places(windows.size))
             batches = iter(lambda: [(place, windows.read(*place)) for place in islice(places, batch_size)], [])
@@ -221,10 +224,16 @@ class Pipeline(ABC):
         return [(key, image, self.finish(detections, size)) for (key, image), (detections, size) in pairs]
 
 
+def _tiling(tile: int | None, overlap: int | None) -> "Tiling | None":
+    from ppsolo.data.tiles import checked_tiling
+
+    return checked_tiling(tile, overlap)
+
+
 class TiledPipeline(Pipeline):
     """A pipeline that predicts every image tile by tile; otherwise it equals the given pipeline."""
 
-    def __init__(self, pipeline: Pipeline, tiling: Tiling):
+    def __init__(self, pipeline: Pipeline, tiling: "Tiling"):
         """tiling: see `ppsolo.data.tiles.checked_tiling`."""
         tiles = f"tiles of {tiling.size} pixels, overlap {tiling.overlap}"
         super().__init__(pipeline.config, description=f"{pipeline.description}; {tiles}", origin=pipeline.origin)

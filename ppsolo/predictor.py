@@ -12,15 +12,12 @@ from paddle.version import full_version as PADDLE_VERSION
 
 from ppsolo.build.network import build_model, build_postprocess
 from ppsolo.build.pipeline import build_numpy_postprocess
-from ppsolo.checkpoint.download import Progress
 from ppsolo.checkpoint.load import LoadReport, load_pretrained
 from ppsolo.checkpoint.zoo import ZOO, zoo_entry
 from ppsolo.config import Config, load_answering_config, load_config, with_names_of_weights
 from ppsolo.cpu import default_threads, keep_freed_memory, threads_in_words, use_threads
-from ppsolo.deploy.directory import CONFIG_FILE as EXPORT_FILE
-from ppsolo.deploy.engines import best_engine
 from ppsolo.errors import ConfigError, PredictionError
-from ppsolo.interface import RAW_OUTPUTS
+from ppsolo.interface import EXPORT_FILE, RAW_OUTPUTS
 from ppsolo.legacy.names import DYGRAPH, NATIVE, STATIC
 from ppsolo.models.solov2 import RawPredictions, SOLOv2
 from ppsolo.pipeline import Pipeline
@@ -28,6 +25,7 @@ from ppsolo.results.postprocess import NOT_FINITE, DetectionArrays, RawArrays
 
 if TYPE_CHECKING:
     from ppsolo.deploy.runtime import ExportedPredictor, NetworkEngine
+    from ppsolo.progress import Progress
 
 logger = logging.getLogger(__name__)
 
@@ -46,7 +44,7 @@ class DygraphNetwork:
         self.model = model
         self._threads = threads
         self._keep_memory = keep_memory
-        self._postprocess = build_postprocess(config)
+        self._config = config
         self._numpy_postprocess = build_numpy_postprocess(config, threads=threads)
         device = paddle.device.get_device()
         self.description = f"Paddle {PADDLE_VERSION} dygraph, {device}"
@@ -77,7 +75,7 @@ class DygraphNetwork:
             )
         with paddle.no_grad():
             _check_finite(raw)
-            return DetectionArrays(*(tensor.numpy() for tensor in self._postprocess(raw)))
+            return DetectionArrays(*(tensor.numpy() for tensor in build_postprocess(self._config)(raw)))
 
 
 class Predictor(Pipeline):
@@ -105,7 +103,7 @@ class Predictor(Pipeline):
         precision: Literal["fp32", "bf16"] = "fp32",
         threads: int | None = None,
         keep_memory: bool = True,
-        progress: Progress | None = None,
+        progress: "Progress | None" = None,
     ):
         """Build the model, load its weights, and convert it if the engine is not Paddle.
 
@@ -129,12 +127,7 @@ class Predictor(Pipeline):
             PredictionError: the weights of `model` are not finite.
             ExportError: the engine is not installed, or lacks this precision.
         """
-        if engine not in ENGINES:
-            raise ConfigError(f"engine is {engine!r}: choose one of {', '.join(ENGINES)}")
-        if precision != "fp32" and engine != "openvino":
-            raise ConfigError(f"precision is {precision!r}, which needs engine='openvino'")
-        if threads is not None and threads < 1:
-            raise ConfigError(f"threads is {threads}: give at least 1")
+        _check_options(engine, precision, threads)
         if not isinstance(config, Config):
             config = load_config(config) if weights is not None else load_answering_config(config)
         config = with_names_of_weights(config, weights)
@@ -144,7 +137,7 @@ class Predictor(Pipeline):
         else:
             _check_weights(model)
         if engine == "auto":
-            engine = best_engine() if self.load_report is not None and _on_cpu() else "dygraph"
+            engine = _best_engine() if self.load_report is not None and _on_cpu() else "dygraph"
         self.threads = threads if threads is not None else default_threads()
         model.eval()
         self._network: DygraphNetwork | NetworkEngine
@@ -167,7 +160,7 @@ class Predictor(Pipeline):
         precision: Literal["fp32", "bf16"] = "fp32",
         threads: int | None = None,
         keep_memory: bool = True,
-        progress: Progress | None = None,
+        progress: "Progress | None" = None,
     ) -> "Predictor | ExportedPredictor":
         """Open a published system by name (fetched on first use), a configuration with its weights, or a directory.
 
@@ -212,6 +205,21 @@ class Predictor(Pipeline):
         return self._network.run(batch)
 
 
+def _check_options(engine: str, precision: str, threads: int | None) -> None:
+    if engine not in ENGINES:
+        raise ConfigError(f"engine is {engine!r}: choose one of {', '.join(ENGINES)}")
+    if precision != "fp32" and engine != "openvino":
+        raise ConfigError(f"precision is {precision!r}, which needs engine='openvino'")
+    if threads is not None and threads < 1:
+        raise ConfigError(f"threads is {threads}: give at least 1")
+
+
+def _best_engine() -> Engine:
+    from ppsolo.deploy.engines import best_engine
+
+    return best_engine()
+
+
 def files_of_run(directory: Path) -> tuple[Path, Path]:
     """Return the configuration and the best weights in the directory of a finished run; else the last weights.
 
@@ -224,7 +232,7 @@ def files_of_run(directory: Path) -> tuple[Path, Path]:
 
 
 def load_model(
-    config: Config, weights: str | os.PathLike[str] | None = None, *, progress: Progress | None = None
+    config: Config, weights: str | os.PathLike[str] | None = None, *, progress: "Progress | None" = None
 ) -> tuple[SOLOv2, LoadReport]:
     """Return the model of a configuration with its weights, in eval mode, and which arrays were loaded.
 

@@ -330,7 +330,7 @@ def _coco_seeds() -> list[bytes]:
 
 
 def _image(data: bytes, folder: Path) -> None:
-    from ppsolo.data.images import decode_image
+    from ppsolo.data.decode import decode_image
 
     decode_image(data, max_pixels=10**6)
 

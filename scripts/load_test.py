@@ -102,7 +102,7 @@ def _options() -> argparse.Namespace:
 
 def _pictures(options: argparse.Namespace) -> list[Picture]:
     """Drawn scenes, as PNG and as JPEG."""
-    from ppsolo.data.images import decode_image
+    from ppsolo.data.decode import decode_image
     from ppsolo.data.synthetic import draw_scene
     from ppsolo.predictor import Predictor
 

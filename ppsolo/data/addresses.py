@@ -10,8 +10,8 @@ from urllib.parse import urlsplit
 
 import numpy as np
 
-from ppsolo.data.decode import DEFAULT_SETTINGS, decode_with_notes
-from ppsolo.data.pixels import PixelSettings
+from ppsolo.data.decode import decode_with_notes
+from ppsolo.data.pixels import DEFAULT_SETTINGS, PixelSettings
 from ppsolo.errors import ImageError
 
 MAX_BYTES = 2**26  # 64 MiB

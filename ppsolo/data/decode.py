@@ -10,13 +10,12 @@ import cv2
 import numpy as np
 
 from ppsolo.data import exif
-from ppsolo.data.headers import check_size, format_of, is_animated_png
-from ppsolo.data.pixels import PixelSettings, Samples, to_rgb
+from ppsolo.data.headers import format_of, is_animated_png
+from ppsolo.data.pixels import DEFAULT_SETTINGS, PixelSettings, Samples, check_size, to_rgb
 from ppsolo.errors import ImageError
 
 logger = logging.getLogger(__name__)
 
-DEFAULT_SETTINGS = PixelSettings()
 _PILLOW_REMEDY = "pip install 'ppsolo[images]' (Pillow 11.3 or newer)"
 _HEIC_REMEDY = "pip install 'ppsolo[images]' (pillow-heif)"
 

@@ -5,6 +5,7 @@ import zlib
 from collections.abc import Callable
 from typing import NamedTuple
 
+from ppsolo.data.pixels import check_size
 from ppsolo.errors import ImageError
 
 MOST_SCANS = 100  # scans of a progressive JPEG; ten are usual, and each costs a pass over all pixels
@@ -34,14 +35,6 @@ def format_of(data: bytes) -> Format:
 def is_picture(head: bytes) -> bool:
     """Whether these bytes (32 are enough) begin a picture in a readable format."""
     return any(known.magic.match(head) for known in FORMATS)
-
-
-def check_size(height: int, width: int, max_pixels: int) -> None:
-    """Raise ImageError for more than `max_pixels` pixels, or for no pixels."""
-    if height < 1 or width < 1:
-        raise ImageError(f"it states {height} x {width} pixels: it is damaged")
-    if height * width > max_pixels:
-        raise ImageError(f"{height} x {width} pixels are too many (at most {max_pixels}): cut up or shrink")
 
 
 # A marker that opens a segment or ends the file (ITU-T T.81, table B.1). Not stuffing (FF00), fill bytes (FFFF), TEM

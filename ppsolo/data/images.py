@@ -13,30 +13,10 @@ from typing import Any, BinaryIO, Protocol, TypeAlias, TypeGuard, TypeVar, cast
 import cv2
 import numpy as np
 
-from ppsolo.atomic import atomic_writer
-from ppsolo.data import exif
-from ppsolo.data.decode import DEFAULT_SETTINGS, decode_image, decode_with_notes
-from ppsolo.data.files import regular_file
-from ppsolo.data.headers import check_size
-from ppsolo.data.pixels import PixelSettings, Samples, to_rgb
+from ppsolo.data.pixels import DEFAULT_SETTINGS, MAX_PIXELS, PixelSettings, checked_array
 from ppsolo.errors import ImageError
 
-__all__ = [
-    "MAX_PIXELS",
-    "ImageReader",
-    "Source",
-    "checked_array",
-    "decode_image",
-    "is_source",
-    "read_ahead",
-    "read_image",
-    "write_image",
-]
-
 logger = logging.getLogger(__name__)
-
-MAX_PIXELS = 2**28  # 16384 x 16384: 805 MB once decoded
-MAX_FILE_BYTES = 2**31 - 1  # OpenCV counts the bytes of a file in 32 bits
 
 
 class PilImage(Protocol):
@@ -125,59 +105,20 @@ class ImageReader:
 def _read(source: Source, settings: PixelSettings, max_pixels: int) -> tuple[np.ndarray, list[str]]:
     if isinstance(source, np.ndarray):
         return checked_array(source), []
+    from ppsolo.data import picture_forms as forms  # with the decoders, which an array needs none of
+
     if isinstance(source, bytes | bytearray | memoryview):
-        return decode_with_notes(bytes(source), max_pixels=max_pixels, settings=settings)
+        return forms.from_bytes(bytes(source), settings, max_pixels)
     if isinstance(source, str | os.PathLike):
-        return _read_path(source, settings, max_pixels)
+        return forms.from_path(source, settings, max_pixels)
     if _is_pil(source):
-        return _from_pil(source, settings)
+        return forms.from_pil(source, settings)
     if _is_tensor(source):
-        return _from_tensor(source), []
+        return forms.from_tensor(source), []
     if callable(getattr(source, "read", None)):
-        data = cast(BinaryIO, source).read(MAX_FILE_BYTES + 1)
-        if not isinstance(data, bytes):
-            raise ImageError(f"a file opened for text gives {type(data).__name__}: open it with mode 'rb'")
-        if not data:
-            raise ImageError(f"{_name(source)}: nothing is left to read; is the file at its end? seek(0) first")
-        try:
-            return decode_with_notes(data, max_pixels=max_pixels, settings=settings)
-        except ImageError as error:
-            raise ImageError(f"{_name(source)}: {error}") from None
+        return forms.from_file(cast(BinaryIO, source), settings, max_pixels, name=_name(source))
     expected = "a path, bytes, an open file, a uint8 [H, W, 3] RGB array, a Pillow picture or a uint8 tensor"
     raise ImageError(f"expected {expected}, got {type(source).__name__}")
-
-
-def _read_path(source: str | os.PathLike, settings: PixelSettings, max_pixels: int) -> tuple[np.ndarray, list[str]]:
-    if isinstance(source, str) and source.lower().startswith(("http://", "https://")):
-        raise ImageError(
-            f"{source}: an address, not a path: ppsolo.fetch_image(address) reads pictures over the network"
-        )
-    path = Path(source)
-    size = regular_file(path).st_size
-    if size == 0:
-        raise ImageError(f"{path}: the file is empty (0 bytes)")
-    try:
-        with path.open("rb") as stream:
-            if stream.read(4)[:4] in (
-                b"II*\0",
-                b"MM\0*",
-                b"II+\0",
-                b"MM\0+",
-            ):  # may be larger than memory
-                from ppsolo.data.tiff import decode_tiff
-
-                stream.seek(0)
-                samples, orientation, notes = decode_tiff(stream, max_pixels=max_pixels, settings=settings)
-                image, more = to_rgb(samples, settings)
-                return exif.upright(image, orientation), notes + more
-            if size > MAX_FILE_BYTES:
-                raise ImageError(f"{size} bytes are too many for an image (at most {MAX_FILE_BYTES})")
-            stream.seek(0)
-            return decode_with_notes(stream.read(), max_pixels=max_pixels, settings=settings)
-    except ImageError as error:
-        raise ImageError(f"{source}: {error}") from None
-    except OSError as error:
-        raise ImageError(f"{path}: cannot be read ({error.strerror})") from None
 
 
 def _name(source: Source) -> str:
@@ -196,56 +137,6 @@ def _is_tensor(value: object) -> TypeGuard[Tensor]:
     torch, paddle = sys.modules.get("torch"), sys.modules.get("paddle")
     kinds = (getattr(torch, "Tensor", None), getattr(paddle, "Tensor", None))
     return any(isinstance(kind, type) and isinstance(value, kind) for kind in kinds)
-
-
-def _from_pil(picture: PilImage, settings: PixelSettings) -> tuple[np.ndarray, list[str]]:
-    """Convert to samples, upright, like the same file."""
-    check_size(picture.size[1], picture.size[0], MAX_PIXELS)
-    image: Any = picture
-    orientation = image.getexif().get(0x0112, 1)
-    if image.mode in ("I;16", "I;16L", "I;16B", "I;16N", "I", "F"):
-        values = np.asarray(image)
-        kind = np.dtype(np.uint16) if image.mode.startswith("I;") else values.dtype
-        top = {"u": 65535, "i": 2**31 - 1}.get(kind.kind)
-        if image.mode == "I" and values.min() >= 0 and values.max() <= 65535:  # 16 bits in old versions of Pillow
-            kind, top = np.dtype(np.uint16), 65535
-        image, notes = to_rgb(Samples(values.astype(kind), top, "grey"), settings)
-    else:
-        image, notes = to_rgb(Samples(np.array(image.convert("RGB")), 255), settings)
-    return exif.upright(image, orientation if orientation in range(1, 9) else 1), notes
-
-
-def _from_tensor(tensor: Tensor) -> np.ndarray:
-    """Convert a tensor with channels first or last."""
-    values: Any = tensor
-    values = values.detach().cpu() if hasattr(values, "detach") else values
-    array = np.asarray(values.numpy())
-    if array.dtype == np.uint8 and array.ndim == 3 and array.shape[0] == 3:
-        array = array.transpose(1, 2, 0)
-    return checked_array(array)
-
-
-def checked_array(image: np.ndarray) -> np.ndarray:
-    """Return the array itself, or a copy if it is not C-contiguous; ImageError if it is not uint8 [H, W, 3]."""
-    if image.dtype == np.uint8 and image.ndim == 3 and image.shape[2] == 3 and image.size > 0:
-        check_size(image.shape[0], image.shape[1], MAX_PIXELS)
-        return np.ascontiguousarray(image)
-    if image.size == 0:
-        remedy = "it has no pixels"
-    elif image.ndim == 4:
-        remedy = "give one image at a time"
-    elif image.ndim == 2 or image.shape[2:] == (1,):
-        remedy = "for grey, cv2.cvtColor(image, cv2.COLOR_GRAY2RGB)"
-    elif image.shape[2:] == (4,):
-        remedy = "for RGBA, image[:, :, :3]; for BGRA, cv2.cvtColor(image, cv2.COLOR_BGRA2RGB)"
-    elif image.ndim != 3 or image.shape[2] != 3:
-        remedy = "channels come last, image.transpose(1, 2, 0) for [3, H, W]"
-    elif image.dtype.kind == "f" and image.min() >= 0 and image.max() <= 1:
-        remedy = "values 0..1: multiply by 255, (image * 255).round().astype(numpy.uint8)"
-    else:
-        remedy = "values 0..255, rounded and clipped, then image.astype(numpy.uint8)"
-    expected = f"expected uint8 [H, W, 3] RGB ({remedy})"
-    raise ImageError(f"image array of dtype {image.dtype} and shape {list(image.shape)}: {expected}")
 
 
 def read_ahead(
@@ -300,6 +191,8 @@ def write_image(path: str | os.PathLike, image: np.ndarray) -> None:
     The file appears whole or not at all. Raises ImageError for another suffix or array, or if the file cannot be
     written.
     """
+    from ppsolo.atomic import atomic_writer
+
     path = Path(path)
     if path.suffix.lower() not in (".png", ".jpg", ".jpeg"):
         raise ImageError(f"{path}: images are written as .png, .jpg or .jpeg, not as {path.suffix!r}")

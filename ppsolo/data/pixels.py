@@ -11,6 +11,7 @@ from ppsolo.errors import ImageError
 ValueRange = Literal["dtype", "auto"] | tuple[float | str, ...]
 
 FEW_LEVELS = 64  # a picture that uses fewer of the 256 levels gets a note
+MAX_PIXELS = 2**28  # 16384 x 16384: 805 MB once decoded
 _ROWS = 256  # rows converted at a time, to save memory
 
 
@@ -51,6 +52,8 @@ class PixelSettings:
 
 _RANGE_HELP = "give dtype, auto, [low, high] with low below high, or percentiles such as [1%, 99%]"
 
+DEFAULT_SETTINGS = PixelSettings()
+
 
 @dataclass
 class Samples:
@@ -66,6 +69,37 @@ class Samples:
     values: np.ndarray
     top: int | None
     names: Literal["grey", "rgb", "bands"] = "rgb"
+
+
+def check_size(height: int, width: int, max_pixels: int) -> None:
+    """Raise ImageError for more than `max_pixels` pixels, or for no pixels."""
+    if height < 1 or width < 1:
+        raise ImageError(f"it states {height} x {width} pixels: it is damaged")
+    if height * width > max_pixels:
+        raise ImageError(f"{height} x {width} pixels are too many (at most {max_pixels}): cut up or shrink")
+
+
+def checked_array(image: np.ndarray) -> np.ndarray:
+    """Return the array itself, or a copy if it is not C-contiguous; ImageError if it is not uint8 [H, W, 3]."""
+    if image.dtype == np.uint8 and image.ndim == 3 and image.shape[2] == 3 and image.size > 0:
+        check_size(image.shape[0], image.shape[1], MAX_PIXELS)
+        return np.ascontiguousarray(image)
+    if image.size == 0:
+        remedy = "it has no pixels"
+    elif image.ndim == 4:
+        remedy = "give one image at a time"
+    elif image.ndim == 2 or image.shape[2:] == (1,):
+        remedy = "for grey, cv2.cvtColor(image, cv2.COLOR_GRAY2RGB)"
+    elif image.shape[2:] == (4,):
+        remedy = "for RGBA, image[:, :, :3]; for BGRA, cv2.cvtColor(image, cv2.COLOR_BGRA2RGB)"
+    elif image.ndim != 3 or image.shape[2] != 3:
+        remedy = "channels come last, image.transpose(1, 2, 0) for [3, H, W]"
+    elif image.dtype.kind == "f" and image.min() >= 0 and image.max() <= 1:
+        remedy = "values 0..1: multiply by 255, (image * 255).round().astype(numpy.uint8)"
+    else:
+        remedy = "values 0..255, rounded and clipped, then image.astype(numpy.uint8)"
+    expected = f"expected uint8 [H, W, 3] RGB ({remedy})"
+    raise ImageError(f"image array of dtype {image.dtype} and shape {list(image.shape)}: {expected}")
 
 
 def to_rgb(samples: Samples, settings: PixelSettings) -> tuple[np.ndarray, list[str]]:

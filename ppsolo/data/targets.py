@@ -180,7 +180,14 @@ def positive_counts(targets: BatchTargets) -> tuple[int, int]:
     return int(drawn[targets.mask_index].sum()), int(targets.num_positive_cells.sum())
 
 
-def _check_shapes(boxes, labels, masks, padded_size, num_grids, scale_ranges) -> None:
+def _check_shapes(
+    boxes: np.ndarray,
+    labels: np.ndarray,
+    masks: np.ndarray,
+    padded_size: tuple[int, int],
+    num_grids: Sequence[int],
+    scale_ranges: Sequence[tuple[float, float]],
+) -> None:
     if boxes.shape != (len(masks), 4) or labels.shape != (len(masks),) or masks.ndim != 3:
         raise ValueError(
             f"boxes {boxes.shape}, labels {labels.shape}, masks {masks.shape} are not [n, 4], [n], [n, h, w]"

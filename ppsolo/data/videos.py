@@ -14,7 +14,7 @@ import numpy as np
 from ppsolo.atomic import discard, put_in_place, temporary_name
 from ppsolo.data.codecs import REMEDY, PyavCapture, codec_name, decoding_error, load_pyav
 from ppsolo.data.files import VIDEO_SUFFIXES, regular_file
-from ppsolo.data.images import checked_array
+from ppsolo.data.pixels import checked_array
 from ppsolo.errors import ImageError
 
 __all__ = ["VIDEO_SUFFIXES", "Frame", "VideoFrames", "VideoWriter", "is_video"]

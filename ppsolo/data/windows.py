@@ -11,10 +11,9 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from ppsolo.data.decode import DEFAULT_SETTINGS
 from ppsolo.data.files import regular_file
 from ppsolo.data.images import Source, read_image
-from ppsolo.data.pixels import PixelSettings, to_rgb
+from ppsolo.data.pixels import DEFAULT_SETTINGS, PixelSettings, to_rgb
 from ppsolo.data.tiff import check_directory, check_page, check_segments, colours
 from ppsolo.errors import ImageError
 

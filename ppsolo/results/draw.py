@@ -64,30 +64,20 @@ def draw_masks(
     _check(image, size, alpha=alpha, color_by=color_by, legend=legend)
     canvas = np.array(image, order="C")
     areas = mask_areas(rles)
-    shown: list[int] = np.flatnonzero(areas).tolist()
+    rows = np.flatnonzero(areas)
+    shown: list[int] = rows.tolist()
     boxes = [(int(x1), int(y1), int(x2), int(y2)) for x1, y1, x2, y2 in mask_boxes(rles)[shown]]
-    numbers = list(range(len(shown))) if track_ids is None else [int(track_ids[i]) for i in shown]
-    colors = [
-        instance_color(abs(number) if color_by == "instance" else int(labels[i]))
-        for number, i in zip(numbers, shown, strict=True)
-    ]
+    ranks = np.arange(len(rows)) if track_ids is None else abs(track_ids[rows])
+    colors = [instance_color(int(i)) for i in (ranks if color_by == "instance" else np.asarray(labels)[rows])]
     line = max(1, round(min(image.shape[:2]) / 350))
     for rank in np.argsort(-areas[shown], kind="stable"):
         _tint(canvas, rles[shown[rank]], boxes[rank], colors[rank], alpha=alpha, line=line)
     if write_scores or write_names:
-        texts = []
-        for i in shown:
-            parts = [drawable_name(names[i], int(labels[i]))] if write_names else []
-            if track_ids is not None and track_ids[i] > 0:
-                parts.append(f"#{track_ids[i]}")
-            texts.append(" ".join([*parts, *([f"{scores[i]:.2f}"] if write_scores else [])]))
+        written = names if write_names else None
+        texts = [_label_text(i, written, labels, scores if write_scores else None, track_ids) for i in shown]
         write_labels(canvas, texts, boxes, colors)
     if legend and shown:
-        counts = Counter(int(labels[i]) for i in shown)
-        named = {int(labels[i]): drawable_name(names[i], int(labels[i])) for i in shown}
-        classes = sorted(counts)
-        lines = [f"{named[label]}: {counts[label]}" for label in classes]
-        write_legend(canvas, lines, [instance_color(label) for label in classes])
+        _draw_legend(canvas, [names[i] for i in shown], [int(labels[i]) for i in shown])
     return canvas
 
 
@@ -99,6 +89,28 @@ def instance_color(index: int) -> Color:
     white = max(0.0, (_DARKEST - vivid @ _LUMA) / (1 - vivid @ _LUMA))  # share of white that brightens dark blues
     red, green, blue = np.rint(255 * (vivid + white * (1 - vivid))).astype(int).tolist()
     return red, green, blue
+
+
+def _label_text(
+    i: int,
+    names: Sequence[str] | None,
+    labels: Sequence[int] | np.ndarray,
+    scores: Sequence[float] | np.ndarray | None,
+    track_ids: np.ndarray | None,
+) -> str:
+    """What is written of the i-th mask: the name, the number of the object, the score; None leaves one out."""
+    parts = [] if names is None else [drawable_name(names[i], int(labels[i]))]
+    if track_ids is not None and track_ids[i] > 0:
+        parts.append(f"#{track_ids[i]}")
+    return " ".join([*parts, *([] if scores is None else [f"{scores[i]:.2f}"])])
+
+
+def _draw_legend(canvas: np.ndarray, names: Sequence[str], labels: Sequence[int]) -> None:
+    """List the classes of the masks that are drawn with their numbers and colours."""
+    counts = Counter(labels)
+    named = {label: drawable_name(name, label) for name, label in zip(names, labels, strict=True)}
+    lines = [f"{named[label]}: {counts[label]}" for label in sorted(counts)]
+    write_legend(canvas, lines, [instance_color(label) for label in sorted(counts)])
 
 
 def _check(image: np.ndarray, size: tuple[int, int], *, alpha: float, color_by: str, legend: bool) -> None:

@@ -9,10 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 import numpy as np
 
-from ppsolo.atomic import atomic_writer
-from ppsolo.results.draw import draw_masks
-from ppsolo.results.polygons import mask_polygons
-from ppsolo.results.rle import Rle, decode_mask, encode_mask, mask_areas, mask_boxes
+from ppsolo.results.rle import Rle, checked_rle, decode_mask, encode_mask, mask_areas, mask_boxes
 
 if TYPE_CHECKING:
     import pandas
@@ -75,7 +72,7 @@ class Instances:
             "size": (int(size[0]), int(size[1])),
             "class_names": tuple(class_names),
             "category_ids": tuple(int(i) for i in category_ids),
-            "_rles": tuple(_checked_rle(rle, size) for rle in rles),
+            "_rles": tuple(checked_rle(rle, size) for rle in rles),
         }
         self.__dict__.update(values)  # around __setattr__, which raises
         n = len(self)
@@ -206,6 +203,8 @@ class Instances:
         Rings follow the edges of pixels. A hole is joined to the outer ring by a cut. An empty mask has no part. See
         `ppsolo.results.polygons.mask_polygons`, also for `tolerance` (pixels; 0 reproduces the mask exactly).
         """
+        from ppsolo.results.polygons import mask_polygons
+
         return [mask_polygons(rle, tolerance) for rle in self._rles]
 
     def to_coco(self, image_id: int | str) -> list[dict[str, Any]]:
@@ -232,12 +231,9 @@ class Instances:
         Raises:
             OSError: the file cannot be written.
         """
-        from ppsolo.results.files.labelme import labelme_text
+        from ppsolo.results.files.labelme import write_labelme
 
-        path = Path(path)
-        text = labelme_text(self.results(image_path=image_path), folder=path.parent, tolerance=tolerance)
-        with atomic_writer(path, "w") as stream:
-            stream.write(text)
+        write_labelme(Path(path), self.results(image_path=image_path), tolerance=tolerance)
 
     def to_yolo(self) -> str:
         """Return YOLO segmentation labels: a line "class x y x y ..." per instance, coordinates from 0 to 1.
@@ -366,6 +362,8 @@ class Instances:
         Raises:
             ValueError: the image is not uint8 RGB, or not of this size.
         """
+        from ppsolo.results.draw import draw_masks
+
         shown = self.above(score_threshold)
         return draw_masks(
             image,
@@ -386,17 +384,6 @@ class Instances:
 def _read_only(array: np.ndarray) -> np.ndarray:
     array.setflags(write=False)
     return array
-
-
-def _checked_rle(rle: Rle, size: tuple[int, int]) -> Rle:
-    if list(rle["size"]) != list(size):
-        raise ValueError(f"a mask has size {list(rle['size'])}, but the image {list(size)}")
-    counts = rle["counts"]
-    if isinstance(counts, str):
-        counts = counts.encode("ascii")
-    if not isinstance(counts, bytes):
-        raise ValueError("counts must be a compressed RLE, bytes or str")
-    return {"size": [int(size[0]), int(size[1])], "counts": counts}
 
 
 def _checked_labels(labels: np.ndarray, *, classes: int) -> np.ndarray:

@@ -99,6 +99,21 @@ def _check_canvas(size: tuple[int, int]) -> None:
         raise ValueError(f"the image has {height} x {width} pixels by its entry, but the limit is {MAX_PIXELS}")
 
 
+def checked_rle(rle: Rle, size: tuple[int, int]) -> Rle:
+    """Return a new compressed RLE for an image of `size`, with its counts as bytes.
+
+    Raises ValueError if it has another size, or if its counts are neither bytes nor str.
+    """
+    if list(rle["size"]) != list(size):
+        raise ValueError(f"a mask has size {list(rle['size'])}, but the image {list(size)}")
+    counts = rle["counts"]
+    if isinstance(counts, str):
+        counts = counts.encode("ascii")
+    if not isinstance(counts, bytes):
+        raise ValueError("counts must be a compressed RLE, bytes or str")
+    return {"size": [int(size[0]), int(size[1])], "counts": counts}
+
+
 def encode_mask(mask: np.ndarray) -> Rle:
     """Encode one mask, bool [height, width], as a compressed COCO RLE."""
     return _API.encode(np.asfortranarray(mask, dtype=np.uint8))

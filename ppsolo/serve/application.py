@@ -20,8 +20,7 @@ from starlette.exceptions import HTTPException as StarletteHTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect
 
-from ppsolo.data.decode import DEFAULT_SETTINGS
-from ppsolo.data.pixels import PixelSettings
+from ppsolo.data.pixels import DEFAULT_SETTINGS, PixelSettings
 from ppsolo.data.synthetic import draw_scene
 from ppsolo.data.tiles import DEFAULT_OVERLAP, checked_tiling
 from ppsolo.errors import ConfigError

@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 
 from ppsolo.data import images
+from ppsolo.data.decode import decode_image
 from ppsolo.data.files import expand_images, image_id_of, image_ids, list_images
 from ppsolo.data.images import read_ahead, read_image, write_image
 from ppsolo.data.pixels import PixelSettings
@@ -367,10 +368,10 @@ def test_limits_are_inclusive(tmp_path, photo, monkeypatch):
 )
 def test_a_limit_of_ones_own_holds_before_anything_is_decoded(monkeypatch, photo, suffix, options):
     data = encoded(suffix, photo[..., 0] if suffix == ".pgm" else photo, *options)
-    np.testing.assert_array_equal(images.decode_image(data, max_pixels=24 * 32), opencv(data))
+    np.testing.assert_array_equal(decode_image(data, max_pixels=24 * 32), opencv(data))
     monkeypatch.setattr(cv2, "imdecode", lambda *arguments: pytest.fail("decoded"))
     with pytest.raises(ImageError, match="24 x 32 pixels are too many"):
-        images.decode_image(data, max_pixels=24 * 32 - 1)
+        decode_image(data, max_pixels=24 * 32 - 1)
 
 
 def test_the_tiles_of_a_tiff_are_measured_too(photo):
@@ -378,7 +379,7 @@ def test_the_tiles_of_a_tiff_are_measured_too(photo):
     entry = data.index(struct.pack("<HHII", 278, 4, 1, 24))
     tiles = struct.pack("<HHIIHHIHH", 322, 4, 1, 40000, 323, 3, 1, 50000, 0)
     with pytest.raises(ImageError, match="50000 x 40000 pixels are too many"):
-        images.decode_image(data[:entry] + tiles + data[entry + len(tiles) :], max_pixels=2**28)
+        decode_image(data[:entry] + tiles + data[entry + len(tiles) :], max_pixels=2**28)
 
 
 def test_a_huge_file_is_not_loaded(tmp_path):

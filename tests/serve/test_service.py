@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from servers import connect, picture, png, served, wait_until
 
-from ppsolo.data.images import decode_image
+from ppsolo.data.decode import decode_image
 from ppsolo.data.tiles import Tiling
 from ppsolo.errors import ConfigError, PredictionError
 from ppsolo.results.seams import SeamJoiner

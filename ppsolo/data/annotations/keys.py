@@ -7,7 +7,7 @@ from typing import Any
 
 from ppsolo.data.annotations.findings import Findings
 from ppsolo.data.annotations.rules import Identity, read_identity, read_side
-from ppsolo.data.images import MAX_PIXELS
+from ppsolo.data.pixels import MAX_PIXELS
 from ppsolo.text import one_line
 
 

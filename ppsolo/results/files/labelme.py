@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+from ppsolo.atomic import atomic_writer
 from ppsolo.results.files.image_results import ImageResults
 from ppsolo.results.polygons import close_polygons, mask_polygons
 from ppsolo.results.rle import Rle
@@ -48,6 +49,13 @@ def labelme_document(found: ImageResults, *, folder: Path, tolerance: float | No
 def labelme_text(found: ImageResults, *, folder: Path, tolerance: float | None = None) -> str:
     """Return `labelme_document` as JSON."""
     return json.dumps(labelme_document(found, folder=folder, tolerance=tolerance), ensure_ascii=False, indent=2)
+
+
+def write_labelme(path: Path, found: ImageResults, *, tolerance: float | None = None) -> None:
+    """Write a labelme file in one step. Raises OSError."""
+    text = labelme_text(found, folder=path.parent, tolerance=tolerance)
+    with atomic_writer(path, "w") as stream:
+        stream.write(text)
 
 
 def labelme_json(found: ImageResults) -> bytes:
