@@ -1,13 +1,18 @@
 """Builds the network of a configuration, and its postprocessing in Paddle."""
 
+from typing import TYPE_CHECKING
+
 from ppsolo.models.fpn import FPN
 from ppsolo.models.head import SOLOv2Head
+from ppsolo.models.layers import Norm
 from ppsolo.models.mask_feature import MaskFeatureHead
-from ppsolo.models.mobilenetv3 import MobileNetV3
-from ppsolo.models.postprocess import SOLOv2Postprocess
-from ppsolo.models.resnet import ResNet
 from ppsolo.models.solov2 import SOLOv2
 from ppsolo.schema import BackboneConfig, Config
+
+if TYPE_CHECKING:
+    from ppsolo.models.mobilenetv3 import MobileNetV3
+    from ppsolo.models.postprocess import SOLOv2Postprocess
+    from ppsolo.models.resnet import ResNet
 
 RESNET_BLOCKS = {14: (1, 1, 1, 1), 26: (2, 2, 2, 2), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3)}
 
@@ -29,7 +34,7 @@ def build_model(config: Config) -> SOLOv2:
             in_channels=model.neck.channels,
             mid_channels=model.mask_feature_head.mid_channels,
             out_channels=model.mask_feature_head.out_channels,
-            norm_groups=model.norm_groups,
+            norm=Norm("gn", groups=model.norm_groups),
             deformable=model.mask_feature_head.deformable,
             dcn_bias=model.dcn_bias,
         ),
@@ -42,32 +47,35 @@ def build_model(config: Config) -> SOLOv2:
             num_grids=model.head.num_grids,
             dcn_layers=model.head.dcn_layers,
             dcn_bias=model.dcn_bias,
-            norm_groups=model.norm_groups,
+            norm=Norm("gn", groups=model.norm_groups),
             drop_block=model.head.drop_block,
         ),
     )
 
 
-def build_backbone(config: BackboneConfig) -> ResNet | MobileNetV3:
+def build_backbone(config: BackboneConfig) -> "ResNet | MobileNetV3":
     """Return the backbone alone, with `out_channels` of C2..C5."""
+    norm = Norm(config.norm, frozen=config.freeze_norm, groups=config.norm_groups)
     if config.type == "mobilenetv3":
-        return MobileNetV3(
-            scale=config.scale, norm=config.norm, freeze_norm=config.freeze_norm, norm_groups=config.norm_groups
-        )
+        from ppsolo.models.mobilenetv3 import MobileNetV3
+
+        return MobileNetV3(scale=config.scale, norm=norm)
+    from ppsolo.models.resnet import ResNet
+
     return ResNet(
         blocks=RESNET_BLOCKS[config.depth],
         variant=config.variant,
         dcn_stages=config.dcn_stages,
-        norm=config.norm,
-        freeze_norm=config.freeze_norm,
+        norm=norm,
         frozen_stages=config.frozen_stages,
         width=config.width,
-        norm_groups=config.norm_groups,
     )
 
 
-def build_postprocess(config: Config) -> SOLOv2Postprocess:
+def build_postprocess(config: Config) -> "SOLOv2Postprocess":
     """Return the postprocessing in Paddle."""
+    from ppsolo.models.postprocess import SOLOv2Postprocess
+
     postprocess = config.postprocess
     return SOLOv2Postprocess(
         strides=postprocess.strides,

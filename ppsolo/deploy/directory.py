@@ -16,13 +16,13 @@ from ppsolo.atomic import put_folder_in_place, scratch_folder
 from ppsolo.build.pipeline import class_names
 from ppsolo.config import Config, config_from_dict, config_to_dict, parse_yaml
 from ppsolo.errors import ConfigError, ExportError
+from ppsolo.interface import EXPORT_FILE
 
 Layout = Literal["ppsolo", "paddledetection", "paddlex", "triton"]
 Format = Literal["paddle", "onnx", "openvino"]
 Graph = Literal["whole", "network"]
 Device = Literal["cpu", "gpu"]
 
-CONFIG_FILE = "infer_cfg.yml"
 PADDLEX_STEM = "inference"  # stem of the files that PaddleX reads
 PADDLEX_CONFIG = f"{PADDLEX_STEM}.yml"
 TRITON_CONFIG = "config.pbtxt"
@@ -98,13 +98,13 @@ def write_info(directory: Path, info: ExportInfo) -> None:
         "files": dict(info.files),
     }
     content = {**_for_deploy_tools(info.config, info.input_shape), "ppsolo": {**block, "sha256": _digest(block)}}
-    with (directory / CONFIG_FILE).open("w", encoding="utf-8") as stream:
+    with (directory / EXPORT_FILE).open("w", encoding="utf-8") as stream:
         yaml.dump(content, stream, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=1000)
 
 
 def read_info(directory: str | os.PathLike[str]) -> ExportInfo:
     """Read infer_cfg.yml of an export, without its other files. Raises ExportError that names the fault."""
-    path = find_export(directory) / CONFIG_FILE
+    path = find_export(directory) / EXPORT_FILE
     if not Path(directory).is_dir():
         raise ExportError(f"{directory}: no such directory: give a directory that `ppsolo export` wrote")
     try:
@@ -129,9 +129,9 @@ def read_info(directory: str | os.PathLike[str]) -> ExportInfo:
 def find_export(directory: str | os.PathLike[str]) -> Path:
     """Return the directory itself, or the only export in it if it is a model repository of Triton."""
     place = Path(directory)
-    if (place / CONFIG_FILE).is_file():
+    if (place / EXPORT_FILE).is_file():
         return place
-    models = [file.parent for file in place.glob(f"*/{CONFIG_FILE}") if (file.parent / TRITON_CONFIG).is_file()]
+    models = [file.parent for file in place.glob(f"*/{EXPORT_FILE}") if (file.parent / TRITON_CONFIG).is_file()]
     return models[0] if len(models) == 1 else place
 
 
@@ -215,7 +215,7 @@ def _are_files(value: Any) -> bool:
     """Whether it maps names of files, in the directory or in its folder of version 1, to SHA-256 sums."""
     return _is_text_by_text(value) and all(
         re.fullmatch(r"(1/)?[A-Za-z0-9_-][A-Za-z0-9_. -]*", name)
-        and name != CONFIG_FILE
+        and name != EXPORT_FILE
         and re.fullmatch("[0-9a-f]{64}", sum)
         for name, sum in value.items()
     )
@@ -242,7 +242,7 @@ def file_sha256(path: Path) -> str:
 
 def checksums(directory: Path) -> dict[str, str]:
     """Return name -> SHA-256 of every file in a directory except infer_cfg.yml; names may include folders."""
-    files = (path for path in sorted(directory.rglob("*")) if path.is_file() and path != directory / CONFIG_FILE)
+    files = (path for path in sorted(directory.rglob("*")) if path.is_file() and path != directory / EXPORT_FILE)
     return {path.relative_to(directory).as_posix(): file_sha256(path) for path in files}
 
 
@@ -282,7 +282,7 @@ def check_place(path: Path) -> None:
         info = read_info(path)
     except ExportError:
         raise ExportError(f"{path} holds other things than an export: choose another --output_dir") from None
-    if foreign := sorted(names - {CONFIG_FILE, *(file.split("/")[0] for file in info.files)}):
+    if foreign := sorted(names - {EXPORT_FILE, *(file.split("/")[0] for file in info.files)}):
         raise ExportError(f"{path} holds {foreign[0]} besides an export: choose another --output_dir")
 
 

@@ -20,6 +20,7 @@ from ppsolo.checkpoint.sources import find_weights
 from ppsolo.checkpoint.zoo import ZOO
 from ppsolo.config import Config
 from ppsolo.cpu import default_threads
+from ppsolo.data.geometry import DIVISOR
 from ppsolo.deploy.directory import (
     PADDLEX_STEM,
     TRITON_CONFIG,
@@ -63,7 +64,6 @@ PADDLEDETECTION_OUTPUTS = (
     TensorInfo("score", "float32", ("M",), "best first"),
     TensorInfo("masks", "float32", ("M", "H / 4", "W / 4"), "probabilities on the padded input, at stride 4"),
 )
-DIVISOR = 32  # divides the sides of a prepared image
 
 
 class Export(NamedTuple):
@@ -116,34 +116,17 @@ def export_model(
     """
     shape = _checked_shape(input_shape)
     directory = Path(directory)
-    if layout in ("paddledetection", "paddlex"):
-        if (format, graph) != ("paddle", "whole"):
-            raise ExportError(f"--layout {layout} needs a whole Paddle graph: omit --format and --graph")
-        shape = (1, *shape[1:])
-    elif layout == "triton":
-        if graph != "whole":
-            raise ExportError("--layout triton needs a whole ONNX graph: omit --graph")
-        format, directory = "onnx", directory / triton_name(config.name)
+    if layout != "ppsolo":
+        format, shape = _of_layout(layout, format, graph, shape)
+    if layout == "triton":
+        directory = directory / triton_name(config.name)
     model.eval()
     logger.info("writing the %s graph for %s", graph, "Paddle Inference" if format == "paddle" else "onnxruntime")
     with new_directory(directory) as place:
         _write(model, config, format, graph, shape, device, place, layout=layout, name=directory.name)
         if model_card is not None:
             shutil.copyfile(model_card, place / CARD)
-        info = ExportInfo(
-            format=format,
-            graph=graph,
-            config=config,
-            input_shape=shape,
-            inputs=(input_info(shape), *(PADDLEDETECTION_INPUTS if layout == "paddledetection" else ())),
-            outputs=PADDLEDETECTION_OUTPUTS if layout == "paddledetection" else output_infos(config, graph),
-            checkpoint=checkpoint or {},
-            ppsolo=__version__,
-            paddle=PADDLE_VERSION,
-            verified=None,
-            files=checksums(place),
-            device=device,
-        )
+        info = _info(config, format, graph, shape, device, place, layout=layout, checkpoint=checkpoint or {})
         write_info(place, info)
         verification = None
         if verify_export:
@@ -153,6 +136,47 @@ def export_model(
             info = dataclasses.replace(info, verified=str(verification))
             write_info(place, info)
     return Export(directory, info, verification)
+
+
+def _of_layout(
+    layout: Layout, format: Format, graph: Graph, shape: tuple[int, int, int, int]
+) -> tuple[Format, tuple[int, int, int, int]]:
+    """The format and the input shape that another tool's layout takes. Raises ExportError."""
+    if layout == "triton":
+        if graph != "whole":
+            raise ExportError("--layout triton needs a whole ONNX graph: omit --graph")
+        return "onnx", shape
+    if (format, graph) != ("paddle", "whole"):
+        raise ExportError(f"--layout {layout} needs a whole Paddle graph: omit --format and --graph")
+    return format, (1, *shape[1:])
+
+
+def _info(
+    config: Config,
+    format: Format,
+    graph: Graph,
+    shape: tuple[int, int, int, int],
+    device: Device,
+    place: Path,
+    *,
+    layout: Layout,
+    checkpoint: dict[str, str],
+) -> ExportInfo:
+    """What an export says of itself before it is verified."""
+    return ExportInfo(
+        format=format,
+        graph=graph,
+        config=config,
+        input_shape=shape,
+        inputs=(input_info(shape), *(PADDLEDETECTION_INPUTS if layout == "paddledetection" else ())),
+        outputs=PADDLEDETECTION_OUTPUTS if layout == "paddledetection" else output_infos(config, graph),
+        checkpoint=checkpoint,
+        ppsolo=__version__,
+        paddle=PADDLE_VERSION,
+        verified=None,
+        files=checksums(place),
+        device=device,
+    )
 
 
 def card_of(weights: str | os.PathLike[str]) -> Path | None:

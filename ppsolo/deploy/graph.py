@@ -7,12 +7,12 @@ import numpy as np
 import paddle
 from paddle import nn
 
-from ppsolo.models.deformable import DeformableConv
-from ppsolo.models.layers import ConvNorm
+from ppsolo.models.convolution import ConvNorm, DeformableConv
 from ppsolo.models.postprocess import SOLOv2Postprocess
 from ppsolo.models.solov2 import SOLOv2
 
 PADDLE_3 = hasattr(paddle.inference.Config, "enable_new_ir")  # its static graphs have a new format
+BATCH_NORMS = (nn.BatchNorm2D, nn.SyncBatchNorm)
 
 
 class WholeGraph(nn.Layer):
@@ -59,7 +59,7 @@ def fold_norms(model: SOLOv2) -> SOLOv2:
     folded = copy.deepcopy(model)
     folded.eval()
     for block in folded.sublayers():
-        if isinstance(block, ConvNorm) and isinstance(block.norm, nn.BatchNorm2D | nn.SyncBatchNorm):
+        if isinstance(block, ConvNorm) and isinstance(block.norm, BATCH_NORMS):
             _fold(block)
     return folded
 
@@ -78,26 +78,39 @@ def adapt_to_cpu(folded: SOLOv2) -> None:
             _add_bias(block, np.zeros(block.weight.shape[0], np.float32))
 
 
-def folded_batch_norm(norm: nn.Layer) -> tuple[np.ndarray, np.ndarray]:
-    """Return (scale, shift), float64 [C], that a batch norm with its running statistics applies to each channel."""
-    mean, variance, weight, bias = (
-        cast(paddle.Tensor, tensor).numpy().astype(np.float64)
-        for tensor in (norm._mean, norm._variance, norm.weight, norm.bias)
-    )
-    scale = weight / np.sqrt(variance + norm._epsilon)
-    return scale, bias - mean * scale
+def folded_weights(
+    conv: nn.Conv2D | paddle.vision.ops.DeformConv2D, norm: nn.Layer | None
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """Weight and bias of a convolution with the batch norm behind it as part of it; of the convolution alone if None.
+
+    The norm has its running statistics. Computed in float64, returned as float32.
+    """
+    weight = _values(conv.weight)
+    bias = None if conv.bias is None else _values(conv.bias)
+    if norm is not None:
+        mean, variance, factor, shift = (
+            _values(cast(paddle.Tensor, tensor)) for tensor in (norm._mean, norm._variance, norm.weight, norm.bias)
+        )
+        scale = factor / np.sqrt(variance + norm._epsilon)
+        shift = shift - mean * scale
+        weight = weight * scale[:, None, None, None]
+        bias = shift if bias is None else bias * scale + shift
+    return weight.astype(np.float32), None if bias is None else bias.astype(np.float32)
+
+
+def _values(tensor: paddle.Tensor) -> np.ndarray:
+    return tensor.numpy().astype(np.float64)
 
 
 def _fold(block: ConvNorm) -> None:
-    conv, norm = block.conv, block.norm
-    conv = conv.conv if isinstance(conv, DeformableConv) else conv
-    scale, shift = folded_batch_norm(norm)
-    weight = conv.weight.numpy() * scale[:, None, None, None]
-    conv.weight.set_value(weight.astype(np.float32))
+    conv = block.conv.conv if isinstance(block.conv, DeformableConv) else block.conv
+    weight, bias = folded_weights(conv, block.norm)
+    assert bias is not None
+    conv.weight.set_value(weight)
     if conv.bias is None:
-        _add_bias(conv, shift.astype(np.float32))
+        _add_bias(conv, bias)
     else:
-        conv.bias.set_value((conv.bias.numpy() * scale + shift).astype(np.float32))
+        conv.bias.set_value(bias)
     block.norm = nn.Identity()
 
 

@@ -50,19 +50,9 @@ class OnnxSession:
         except ImportError:
             raise ExportError("this needs the package onnxruntime: pip install 'ppsolo[onnx]'") from None
         chosen = parse_device(device)
-        if chosen.kind == "gpu" and CUDA not in onnxruntime.get_available_providers():
-            raise ExportError(f"this onnxruntime has no CUDA: {GPU_PACKAGE}, or use device='cpu'")
-        if precision not in ("fp32", "fp16"):
-            raise ExportError(f"onnxruntime computes in fp32 or fp16, not in {precision}")
-        if precision == "fp16" and chosen.kind != "gpu":
-            raise ExportError("fp16 runs on a GPU: add device='gpu', or use precision='fp32'")
+        _check_choice(chosen, precision, CUDA in onnxruntime.get_available_providers())
         threads = threads or available_cores()
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
-        options.log_severity_level = 3
-        options.enable_cpu_mem_arena = keep_memory
-        # Otherwise its threads spin after a run and block the cores for others.
-        options.add_session_config_entry("session.force_spinning_stop", "1")
+        options = _session_options(threads, keep_memory)
         if keep_memory:
             keep_freed_memory()
         source = model if isinstance(model, bytes) else os.fspath(model)
@@ -100,6 +90,28 @@ class OnnxSession:
         except Exception as error:  # onnxruntime's errors have no common base class
             raise PredictionError(f"onnxruntime failed on a batch of shape {list(images.shape)}: {error}") from error
         return [np.asarray(output) for output in outputs]
+
+
+def _session_options(threads: int, keep_memory: bool) -> Any:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 3
+    options.enable_cpu_mem_arena = keep_memory
+    # Otherwise its threads spin after a run and block the cores for others.
+    options.add_session_config_entry("session.force_spinning_stop", "1")
+    return options
+
+
+def _check_choice(device: DeviceChoice, precision: str, has_cuda: bool) -> None:
+    """Raise ExportError for a device or a precision that cannot be had."""
+    if device.kind == "gpu" and not has_cuda:
+        raise ExportError(f"this onnxruntime has no CUDA: {GPU_PACKAGE}, or use device='cpu'")
+    if precision not in ("fp32", "fp16"):
+        raise ExportError(f"onnxruntime computes in fp32 or fp16, not in {precision}")
+    if precision == "fp16" and device.kind != "gpu":
+        raise ExportError("fp16 runs on a GPU: add device='gpu', or use precision='fp32'")
 
 
 def _provider(device: DeviceChoice, keep_memory: bool) -> tuple[str, dict[str, Any]]:

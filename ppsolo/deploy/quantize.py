@@ -120,11 +120,7 @@ def quantize_model(
             if before is None or after is None or before - after <= max_drop:
                 break
         else:
-            tried = ", ".join(f"{attempt.mask_ap:.4f}" for attempt in attempts)
-            raise ExportError(
-                f"in int8 the mask AP falls from {before:.4f} to {tried} at best, by more than --max_drop {max_drop}: "
-                "nothing was written; calibrate on more pictures, raise --max_drop, or use bf16"
-            )
+            raise _too_far(before, attempts, max_drop)
         table = {
             "mask_ap_fp32": before,
             "mask_ap_int8": attempts[-1].mask_ap,
@@ -139,6 +135,14 @@ def quantize_model(
         info = _info(config, checkpoint or {}, verified=_in_words(table), files=checksums(place))
         write_info(place, info)
     return Quantized(Path(directory), info, table)
+
+
+def _too_far(before: float | None, attempts: Sequence[Attempt], max_drop: float) -> ExportError:
+    tried = ", ".join(f"{attempt.mask_ap:.4f}" for attempt in attempts)
+    return ExportError(
+        f"in int8 the mask AP falls from {before:.4f} to {tried} at best, by more than --max_drop {max_drop}: "
+        "nothing was written; calibrate on more pictures, raise --max_drop, or use bf16"
+    )
 
 
 def _quantized_graphs(content: bytes, images: Sequence[np.ndarray]) -> Iterator[tuple[str, Any]]:

@@ -3,6 +3,7 @@
 import logging
 import os
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Literal, Protocol
 
 import numpy as np
@@ -17,6 +18,8 @@ from ppsolo.pipeline import Pipeline
 from ppsolo.results.postprocess import DetectionArrays, NumpyPostprocess, RawArrays
 
 logger = logging.getLogger(__name__)
+
+Runtime = Literal["paddle", "onnxruntime", "openvino"]
 
 ONNX_FILE = "model.onnx"
 OPENVINO_FILE = "model.xml"  # its weights are in model.bin
@@ -106,7 +109,7 @@ class ExportedPredictor(Pipeline):
 def load(
     directory: str | os.PathLike[str],
     *,
-    engine: Literal["paddle", "onnxruntime", "openvino"] | None = None,
+    engine: Runtime | None = None,
     device: str = "cpu",
     precision: Literal["fp32", "fp16", "bf16"] = "fp32",
     threads: int | None = None,
@@ -142,49 +145,15 @@ def load(
     directory = find_export(directory)
     info = read_info(directory)
     check_files(directory, info)
-    runtimes = {"paddle": ("paddle",), "onnx": ("onnxruntime", "openvino"), "openvino": ("openvino",)}[info.format]
-    runtime = engine or runtimes[precision == "bf16" and info.format == "onnx"]
-    if runtime not in runtimes:
-        raise ExportError(
-            f"{directory} holds a model for the engine {' or '.join(runtimes)}, not for {engine}: export another"
-        )
-    kind = parse_device(device).kind
-    if info.verified is not None and info.device not in (None, kind):  # verification may use the other device
-        logger.warning(
-            "%s was exported for a %s and may be slow on this %s: export with --device %s",
-            directory,
-            info.device,
-            kind,
-            kind,
-        )
-    threads = threads if threads is not None else default_threads()
-    if threads < 1:
-        raise ExportError(f"threads is {threads}: give at least 1")
-    host = build_numpy_postprocess(info.config, threads=threads) if info.graph == "network" else None
+    runtime = _chosen_runtime(info, engine, precision, directory)
     if runtime != "paddle" and (onednn or tensorrt):
         raise ExportError("oneDNN and TensorRT are options for a Paddle export: omit them")
+    _compare_devices(info, parse_device(device).kind, directory)
+    threads = _checked_threads(threads)
     if runtime == "openvino":
-        if host is None or kind != "cpu":
-            raise ExportError("OpenVINO needs a network (--graph network) on a CPU: export one, or use onnxruntime")
-        from ppsolo.deploy.openvino_runtime import OpenVinoSession
-
-        quantized = info.format == "openvino"
-        network = OpenVinoSession(
-            directory / (OPENVINO_FILE if quantized else ONNX_FILE),
-            RAW_OUTPUTS,
-            precision=precision,
-            threads=threads,
-            quantized=quantized,
-        )
-        return ExportedPredictor(info, NetworkEngine(network, host))
+        return ExportedPredictor(info, _in_openvino(directory, info, device, precision, threads))
     if runtime == "onnxruntime":
-        from ppsolo.deploy.onnx_runtime import OnnxEngine, OnnxSession
-
-        options = {"device": device, "precision": precision, "threads": threads, "keep_memory": keep_memory}
-        file = directory / (TRITON_ONNX if TRITON_ONNX in info.files else ONNX_FILE)
-        if host is not None:
-            return ExportedPredictor(info, NetworkEngine(OnnxSession(file, RAW_OUTPUTS, **options), host))
-        return ExportedPredictor(info, OnnxEngine(file, **options))
+        return ExportedPredictor(info, _in_onnxruntime(directory, info, device, precision, threads, keep_memory))
     from ppsolo.deploy.paddle_inference import PaddleEngine, PaddleSession
 
     session = PaddleSession(
@@ -196,7 +165,69 @@ def load(
         tensorrt=tensorrt,
         tensorrt_shapes=[_with_fixed_sides(shape, info.input_shape) for shape in tensorrt_shapes],
     )
-    return ExportedPredictor(info, PaddleEngine(session) if host is None else NetworkEngine(session, host))
+    return ExportedPredictor(info, PaddleEngine(session) if info.graph == "whole" else _network(session, info, threads))
+
+
+def _chosen_runtime(info: ExportInfo, engine: Runtime | None, precision: str, directory: Path) -> Runtime:
+    """The runtime for an export. Raises ExportError where the one that is asked for cannot run it."""
+    runtimes: tuple[Runtime, ...] = {
+        "paddle": ("paddle",),
+        "onnx": ("onnxruntime", "openvino"),
+        "openvino": ("openvino",),
+    }[info.format]
+    runtime = engine or runtimes[precision == "bf16" and info.format == "onnx"]
+    if runtime not in runtimes:
+        raise ExportError(
+            f"{directory} holds a model for the engine {' or '.join(runtimes)}, not for {engine}: export another"
+        )
+    return runtime
+
+
+def _checked_threads(threads: int | None) -> int:
+    threads = threads if threads is not None else default_threads()
+    if threads < 1:
+        raise ExportError(f"threads is {threads}: give at least 1")
+    return threads
+
+
+def _compare_devices(info: ExportInfo, kind: str, directory: Path) -> None:
+    """Warn where an export was written for another device. Verification itself may use the other one."""
+    if info.verified is not None and info.device not in (None, kind):
+        logger.warning(
+            "%s was exported for a %s and may be slow on this %s: export with --device %s",
+            directory,
+            info.device,
+            kind,
+            kind,
+        )
+
+
+def _network(session: Session, info: ExportInfo, threads: int) -> NetworkEngine:
+    """A graph of the network alone, with postprocessing."""
+    return NetworkEngine(session, build_numpy_postprocess(info.config, threads=threads))
+
+
+def _in_openvino(directory: Path, info: ExportInfo, device: str, precision: str, threads: int) -> Engine:
+    if info.graph != "network" or parse_device(device).kind != "cpu":
+        raise ExportError("OpenVINO needs a network (--graph network) on a CPU: export one, or use onnxruntime")
+    from ppsolo.deploy.openvino_runtime import OpenVinoSession
+
+    quantized = info.format == "openvino"
+    file = directory / (OPENVINO_FILE if quantized else ONNX_FILE)
+    session = OpenVinoSession(file, RAW_OUTPUTS, precision=precision, threads=threads, quantized=quantized)
+    return _network(session, info, threads)
+
+
+def _in_onnxruntime(
+    directory: Path, info: ExportInfo, device: str, precision: str, threads: int, keep_memory: bool
+) -> Engine:
+    from ppsolo.deploy.onnx_runtime import OnnxEngine, OnnxSession
+
+    options = {"device": device, "precision": precision, "threads": threads, "keep_memory": keep_memory}
+    file = directory / (TRITON_ONNX if TRITON_ONNX in info.files else ONNX_FILE)
+    if info.graph == "whole":
+        return OnnxEngine(file, **options)
+    return _network(OnnxSession(file, RAW_OUTPUTS, **options), info, threads)
 
 
 def _with_fixed_sides(shape: tuple[int, int, int], input_shape: tuple[int, int, int, int]) -> tuple[int, int, int]:

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 import paddle
 from paddle import nn
 
-from ppsolo.models.layers import ConvNorm, DropBlock, append_coordinates, rescale, resize
-from ppsolo.models.shapes import sides
+from ppsolo.models.convolution import ConvNorm
+from ppsolo.models.layers import GROUP_NORM, DropBlock, Norm, append_coordinates, rescale, resize, sides
 
 
 class SOLOv2Head(nn.Layer):
@@ -33,7 +33,7 @@ class SOLOv2Head(nn.Layer):
         num_grids: Sequence[int] = (40, 36, 24, 16, 12),
         dcn_layers: Sequence[int] = (),
         dcn_bias: bool = False,
-        norm_groups: int = 32,
+        norm: Norm = GROUP_NORM,
         drop_block: bool = False,
     ):
         super().__init__()
@@ -47,8 +47,7 @@ class SOLOv2Head(nn.Layer):
                         inputs if layer == 0 else channels,
                         channels,
                         3,
-                        norm="gn",
-                        norm_groups=norm_groups,
+                        norm=norm,
                         deformable=layer in dcn_layers,
                         dcn_bias=dcn_bias,
                         init_std=0.01,
@@ -72,7 +71,7 @@ class SOLOv2Head(nn.Layer):
         # Every class starts at probability 0.01, so that background does not dominate the focal loss.
         self.category = predictor(num_classes, -math.log(99.0))
         self.kernel = predictor(kernel_channels, 0.0)
-        self.drop_block = DropBlock() if drop_block else None
+        self.drop_block = DropBlock() if drop_block else nn.Identity()
 
     def forward(self, pyramid: Sequence[paddle.Tensor]) -> tuple[list[paddle.Tensor], list[paddle.Tensor]]:
         p2, p3, p4, p5, p6 = pyramid
@@ -86,10 +85,7 @@ class SOLOv2Head(nn.Layer):
         category_logits, kernels = [], []
         for level, grid in enumerate(self.num_grids):
             cells = resize(append_coordinates(levels[level]), (grid, grid))
-            kernels.append(self.kernel(self._drop(self.kernel_tower(cells))))
+            kernels.append(self.kernel(self.drop_block(self.kernel_tower(cells))))
             features = self.category_tower(cells[:, : self.in_channels])
-            category_logits.append(self.category(self._drop(features)))
+            category_logits.append(self.category(self.drop_block(features)))
         return category_logits, kernels
-
-    def _drop(self, x: paddle.Tensor) -> paddle.Tensor:
-        return self.drop_block(x) if self.drop_block else x

@@ -1,41 +1,51 @@
-"""Blocks of every network: convolution with norm, coordinates, resizing, DropBlock.
+"""Blocks of every network besides convolutions: norms, coordinates, resizing, DropBlock, recomputation.
 
 All tensors are float32 NCHW unless said otherwise.
 """
 
-import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import paddle
 import paddle.nn.functional as F
 from paddle import nn
-
-from ppsolo.models.deformable import DeformableConv
-from ppsolo.models.recompute import recomputed
-from ppsolo.models.shapes import sides
+from paddle.distributed.fleet.utils import recompute
 
 NORMS = ("bn", "sync_bn", "gn")
-ACTIVATIONS = {"relu": F.relu, "hard_swish": F.hardswish}
 
 
-def build_norm(kind: str, channels: int, *, frozen: bool = False, groups: int = 32) -> nn.Layer:
-    """Return a normalisation layer with epsilon 1e-5 (batch norm: running = 0.9 old + 0.1 batch).
+@dataclass(frozen=True)
+class Norm:
+    """Which normalisation a layer gets.
 
     kind: "bn"; "sync_bn", batch norm over all processes (plain batch norm without a GPU, since Paddle has no CPU
-    kernel for it); or "gn", group norm with `groups` groups.
+        kernel for it); or "gn", group norm.
     frozen: batch norm that uses its running statistics also in training, and learns neither scale nor bias.
+    groups: of group norm.
     """
-    if kind == "gn":
-        return nn.GroupNorm(groups, channels, epsilon=1e-5)
-    if kind not in NORMS:
-        raise ValueError(f"norm is {kind!r}: choose one of {', '.join(NORMS)}")
-    if kind == "sync_bn" and not frozen and paddle.device.get_device().startswith("gpu"):
-        norm = nn.SyncBatchNorm(channels, momentum=0.9, epsilon=1e-5)
+
+    kind: str = "bn"
+    frozen: bool = False
+    groups: int = 32
+
+
+BATCH_NORM, FROZEN_BATCH_NORM, GROUP_NORM = Norm(), Norm(frozen=True), Norm("gn")
+
+
+def build_norm(norm: Norm, channels: int) -> nn.Layer:
+    """Return a normalisation layer with epsilon 1e-5 (batch norm: running = 0.9 old + 0.1 batch)."""
+    if norm.kind == "gn":
+        return nn.GroupNorm(norm.groups, channels, epsilon=1e-5)
+    if norm.kind not in NORMS:
+        raise ValueError(f"norm is {norm.kind!r}: choose one of {', '.join(NORMS)}")
+    if norm.kind == "sync_bn" and not norm.frozen and paddle.device.get_device().startswith("gpu"):
+        layer = nn.SyncBatchNorm(channels, momentum=0.9, epsilon=1e-5)
     else:
-        norm = nn.BatchNorm2D(channels, momentum=0.9, epsilon=1e-5, use_global_stats=True if frozen else None)
-    if frozen:
-        freeze(norm)
-    return norm
+        layer = nn.BatchNorm2D(channels, momentum=0.9, epsilon=1e-5, use_global_stats=True if norm.frozen else None)
+    if norm.frozen:
+        freeze(layer)
+    return layer
 
 
 def freeze(layer: nn.Layer) -> None:
@@ -44,58 +54,12 @@ def freeze(layer: nn.Layer) -> None:
         parameter.trainable = False
 
 
-class ConvNorm(nn.Layer):
-    """Convolution ("same" padding, no bias), normalisation, activation.
-
-    deformable: use `DeformableConv`; `dcn_bias` then gives its convolution a bias (PaddleDetection 2.x heads).
-    activation: a key of `ACTIVATIONS`, or None.
-    """
-
-    def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        kernel_size: int,
-        *,
-        stride: int = 1,
-        groups: int = 1,
-        norm: str = "bn",
-        freeze_norm: bool = False,
-        norm_groups: int = 32,
-        activation: str | None = "relu",
-        deformable: bool = False,
-        dcn_bias: bool = False,
-        init_std: float | None = None,
-    ):
-        super().__init__()
-        if deformable:
-            self.conv = DeformableConv(in_channels, out_channels, kernel_size, stride=stride, bias=dcn_bias)
-            weight = self.conv.conv.weight
-        else:
-            self.conv = nn.Conv2D(
-                in_channels,
-                out_channels,
-                kernel_size,
-                stride=stride,
-                padding=kernel_size // 2,
-                groups=groups,
-                bias_attr=False,
-            )
-            weight = self.conv.weight
-        # The published backbones start from N(0, 2 / (k^2 C_in)); C_in is the full number even if groups > 1.
-        std = init_std if init_std is not None else math.sqrt(2.0 / (kernel_size**2 * in_channels))
-        nn.initializer.Normal(0.0, std)(weight)
-        self.norm = build_norm(norm, out_channels, frozen=freeze_norm, groups=norm_groups)
-        self.activation = ACTIVATIONS[activation] if activation else None
-
-    def forward(self, x: paddle.Tensor) -> paddle.Tensor:
-        x = self.conv(x)
-        # Group norm's output, a third of a head layer's memory, is computed again for the gradients.
-        return recomputed(self._finish, x) if isinstance(self.norm, nn.GroupNorm) else self._finish(x)
-
-    def _finish(self, x: paddle.Tensor) -> paddle.Tensor:
-        x = self.norm(x)
-        return self.activation(x) if self.activation else x
+def sides(x: paddle.Tensor) -> list[int]:
+    """Return the shape of `x`. In a traced static graph, open sides are tensors; all others are numbers."""
+    if paddle.in_dynamic_mode():
+        return x.shape
+    traced: Any = paddle.unbind(paddle.shape(x))
+    return [side if side >= 0 else traced[axis] for axis, side in enumerate(x.shape)]
 
 
 def append_coordinates(x: paddle.Tensor) -> paddle.Tensor:
@@ -147,3 +111,19 @@ class DropBlock(nn.Layer):
         if not self.training:
             return x
         return drop_block(x, paddle.rand(x.shape), block_size=self.block_size, keep_prob=self.keep_prob)
+
+
+def recomputed(function: Callable[..., paddle.Tensor], *arguments: Any) -> paddle.Tensor:
+    """Return function(*arguments) for a function without random numbers, with less memory in training.
+
+    Intermediate results are computed again for the gradients instead of kept. The gradients of one backward
+    pass are the same.
+
+    Gradients of parameters that the function uses beyond its arguments go straight into `.grad`. So the gradients of
+    several passes are summed in another order, and `paddle.grad` and `paddle.DataParallel` do not see them. A second
+    backward pass over the same graph is impossible.
+    """
+    learned = any(isinstance(argument, paddle.Tensor) and not argument.stop_gradient for argument in arguments)
+    if learned and paddle.in_dynamic_mode() and paddle.is_grad_enabled():
+        return recompute(function, *arguments, preserve_rng_state=False)
+    return function(*arguments)

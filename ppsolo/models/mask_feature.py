@@ -5,7 +5,8 @@ from collections.abc import Sequence
 import paddle
 from paddle import nn
 
-from ppsolo.models.layers import ConvNorm, append_coordinates, rescale
+from ppsolo.models.convolution import ConvNorm
+from ppsolo.models.layers import GROUP_NORM, Norm, append_coordinates, rescale
 
 
 class UpsamplingTower(nn.Sequential):
@@ -32,7 +33,7 @@ class MaskFeatureHead(nn.Layer):
         mid_channels: int = 128,
         out_channels: int = 256,
         levels: int = 4,
-        norm_groups: int = 32,
+        norm: Norm = GROUP_NORM,
         deformable: bool = False,
         dcn_bias: bool = False,
     ):
@@ -43,8 +44,7 @@ class MaskFeatureHead(nn.Layer):
                 inputs,
                 outputs,
                 kernel_size,
-                norm="gn",
-                norm_groups=norm_groups,
+                norm=norm,
                 deformable=deformable,
                 dcn_bias=dcn_bias,
                 init_std=0.01,

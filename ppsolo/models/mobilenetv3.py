@@ -6,7 +6,8 @@ import paddle
 import paddle.nn.functional as F
 from paddle import nn
 
-from ppsolo.models.layers import ConvNorm
+from ppsolo.models.convolution import ConvNorm
+from ppsolo.models.layers import FROZEN_BATCH_NORM, Norm
 
 
 @dataclass(frozen=True)
@@ -67,15 +68,13 @@ class SqueezeExcite(nn.Layer):
 class InvertedResidual(nn.Layer):
     """1x1 expansion -> depthwise -> squeeze-excite -> 1x1 projection, plus the input if the shapes agree."""
 
-    def __init__(self, in_channels: int, spec: BlockSpec, *, norm: str, freeze_norm: bool, norm_groups: int):
+    def __init__(self, in_channels: int, spec: BlockSpec, *, norm: Norm):
         super().__init__()
         self.expand = ConvNorm(
             in_channels,
             spec.expanded,
             1,
             norm=norm,
-            freeze_norm=freeze_norm,
-            norm_groups=norm_groups,
             activation=spec.activation,
         )
         self.depthwise = ConvNorm(
@@ -85,14 +84,10 @@ class InvertedResidual(nn.Layer):
             stride=spec.stride,
             groups=spec.expanded,
             norm=norm,
-            freeze_norm=freeze_norm,
-            norm_groups=norm_groups,
             activation=spec.activation,
         )
         self.squeeze_excite = SqueezeExcite(spec.expanded) if spec.squeeze else None
-        self.project = ConvNorm(
-            spec.expanded, spec.out, 1, norm=norm, freeze_norm=freeze_norm, norm_groups=norm_groups, activation=None
-        )
+        self.project = ConvNorm(spec.expanded, spec.out, 1, norm=norm, activation=None)
         self.residual = spec.stride == 1 and in_channels == spec.out
 
     def forward(self, x: paddle.Tensor) -> tuple[paddle.Tensor, paddle.Tensor]:
@@ -109,10 +104,10 @@ class MobileNetV3(nn.Layer):
     """Images [N, 3, H, W] -> C2..C5 at strides 4, 8, 16, 32 with 72, 240, 672, 960 channels (at scale 1).
 
     C2..C4 are outputs of the first 1x1 convolution in a strided block; C5 is a last 1x1 expansion.
-    scale: multiplies every width. norm, freeze_norm, norm_groups: see `ConvNorm`.
+    scale: multiplies every width. norm: see `ConvNorm`.
     """
 
-    def __init__(self, *, scale: float = 1.0, norm: str = "bn", freeze_norm: bool = True, norm_groups: int = 8):
+    def __init__(self, *, scale: float = 1.0, norm: Norm = FROZEN_BATCH_NORM):
         super().__init__()
         channels = scaled(16, scale)
         self.stem = ConvNorm(
@@ -121,8 +116,6 @@ class MobileNetV3(nn.Layer):
             3,
             stride=2,
             norm=norm,
-            freeze_norm=freeze_norm,
-            norm_groups=norm_groups,
             activation="hard_swish",
         )
         blocks = []
@@ -136,16 +129,14 @@ class MobileNetV3(nn.Layer):
                 spec.activation,
                 spec.stride,
             )
-            block = InvertedResidual(channels, spec, norm=norm, freeze_norm=freeze_norm, norm_groups=norm_groups)
+            block = InvertedResidual(channels, spec, norm=norm)
             blocks.append(block)
             channels = spec.out
             if index in TAPS:
                 out_channels.append(spec.expanded)
         self.blocks = nn.LayerList(blocks)
         last = channels * LAST_EXPANSION
-        self.last = ConvNorm(
-            channels, last, 1, norm=norm, freeze_norm=freeze_norm, norm_groups=norm_groups, activation="hard_swish"
-        )
+        self.last = ConvNorm(channels, last, 1, norm=norm, activation="hard_swish")
         self.out_channels = (*out_channels, last)
 
     def forward(self, images: paddle.Tensor) -> list[paddle.Tensor]:

@@ -7,7 +7,7 @@ import paddle
 import paddle.nn.functional as F
 
 from ppsolo.interface import EQUAL_SCORES
-from ppsolo.models.shapes import sides
+from ppsolo.models.layers import sides
 from ppsolo.models.solov2 import RawPredictions
 
 NMS_KERNELS = ("gaussian", "linear")

@@ -6,7 +6,8 @@ import paddle
 import paddle.nn.functional as F
 from paddle import nn
 
-from ppsolo.models.layers import ConvNorm, freeze
+from ppsolo.models.convolution import ConvNorm
+from ppsolo.models.layers import FROZEN_BATCH_NORM, Norm, freeze
 
 EXPANSION = 4
 
@@ -21,9 +22,7 @@ class Shortcut(nn.Layer):
         *,
         stride: int,
         variant: str,
-        norm: str,
-        freeze_norm: bool,
-        norm_groups: int,
+        norm: Norm,
     ):
         super().__init__()
         pooled = variant == "d" and stride == 2
@@ -35,8 +34,6 @@ class Shortcut(nn.Layer):
             1,
             stride=1 if pooled else stride,
             norm=norm,
-            freeze_norm=freeze_norm,
-            norm_groups=norm_groups,
             activation=None,
         )
 
@@ -55,26 +52,20 @@ class Bottleneck(nn.Layer):
         stride: int,
         variant: str,
         deformable: bool,
-        norm: str,
-        freeze_norm: bool,
-        norm_groups: int,
+        norm: Norm,
     ):
         super().__init__()
         out_channels = width * EXPANSION
-        self.conv1 = ConvNorm(in_channels, width, 1, norm=norm, freeze_norm=freeze_norm, norm_groups=norm_groups)
+        self.conv1 = ConvNorm(in_channels, width, 1, norm=norm)
         self.conv2 = ConvNorm(
             width,
             width,
             3,
             stride=stride,
             norm=norm,
-            freeze_norm=freeze_norm,
-            norm_groups=norm_groups,
             deformable=deformable,
         )
-        self.conv3 = ConvNorm(
-            width, out_channels, 1, norm=norm, freeze_norm=freeze_norm, norm_groups=norm_groups, activation=None
-        )
+        self.conv3 = ConvNorm(width, out_channels, 1, norm=norm, activation=None)
         self.shortcut = None
         if stride != 1 or in_channels != out_channels:
             self.shortcut = Shortcut(
@@ -83,8 +74,6 @@ class Bottleneck(nn.Layer):
                 stride=stride,
                 variant=variant,
                 norm=norm,
-                freeze_norm=freeze_norm,
-                norm_groups=norm_groups,
             )
 
     def forward(self, x: paddle.Tensor) -> paddle.Tensor:
@@ -99,9 +88,9 @@ class ResNet(nn.Layer):
     variant: "b" (7x7 stem, strided 1x1 shortcut) or "d" (three 3x3 in the stem, mean before the shortcut: "vd").
     dcn_stages: 1-based stages whose 3x3 convolutions are all deformable (2, 3, 4 are res3, res4, res5).
     frozen_stages: -1 trains all, 0 freezes the stem, n >= 1 freezes the stem and stages 1..n. Frozen parameters get no
-        gradient; `freeze_norm` says whether norms use running statistics.
+        gradient; `norm.frozen` says whether norms use running statistics.
     width: channels inside the first stage's blocks, 64 in the published systems.
-    norm, freeze_norm, norm_groups: see `ConvNorm`.
+    norm: see `ConvNorm`.
     """
 
     def __init__(
@@ -110,11 +99,9 @@ class ResNet(nn.Layer):
         blocks: Sequence[int] = (3, 4, 6, 3),
         variant: str = "b",
         dcn_stages: Sequence[int] = (),
-        norm: str = "bn",
-        freeze_norm: bool = True,
+        norm: Norm = FROZEN_BATCH_NORM,
         frozen_stages: int = 1,
         width: int = 64,
-        norm_groups: int = 32,
     ):
         super().__init__()
         if variant == "b":
@@ -131,8 +118,6 @@ class ResNet(nn.Layer):
                     kernel_size,
                     stride=2 if index == 0 else 1,
                     norm=norm,
-                    freeze_norm=freeze_norm,
-                    norm_groups=norm_groups,
                 )
                 for index, (inputs, outputs) in enumerate(zip((3, *widths[:-1]), widths, strict=True))
             )
@@ -152,8 +137,6 @@ class ResNet(nn.Layer):
                         variant=variant,
                         deformable=stage + 1 in dcn_stages,
                         norm=norm,
-                        freeze_norm=freeze_norm,
-                        norm_groups=norm_groups,
                     )
                 )
                 channels = stage_width * EXPANSION

@@ -11,7 +11,7 @@ from ppsolo.benchmark.machine import in_new_process, machine, matrix_product
 from ppsolo.benchmark.prediction import Side, benchmark, count_multiply_adds, summary, write_benchmark
 from ppsolo.data.images import read_image, write_image
 from ppsolo.errors import PpsoloError
-from ppsolo.models.layers import ConvNorm
+from ppsolo.models.convolution import ConvNorm
 
 
 def test_multiply_adds_are_those_of_the_convolutions():

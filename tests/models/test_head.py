@@ -4,11 +4,12 @@ import numpy as np
 import paddle
 
 from ppsolo.models.head import SOLOv2Head
+from ppsolo.models.layers import Norm
 
 
 def tiny_head(**changes) -> SOLOv2Head:
     settings = {"in_channels": 8, "channels": 8, "num_convs": 2, "kernel_channels": 4, "num_grids": (8, 6, 4, 3, 2)}
-    return SOLOv2Head(num_classes=3, norm_groups=4, **{**settings, **changes})
+    return SOLOv2Head(num_classes=3, norm=Norm("gn", groups=4), **{**settings, **changes})
 
 
 def pyramid(batch: int = 2) -> list[paddle.Tensor]:

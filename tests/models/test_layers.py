@@ -6,6 +6,7 @@ import pytest
 
 from ppsolo.models.layers import (
     DropBlock,
+    Norm,
     append_coordinates,
     build_norm,
     drop_block,
@@ -25,7 +26,7 @@ def test_coordinates_of_a_single_pixel():
 
 
 def test_frozen_norm_uses_running_statistics_in_training():
-    norm = build_norm("bn", 2, frozen=True)
+    norm = build_norm(Norm(frozen=True), 2)
     norm.train()
     x = paddle.to_tensor(np.random.default_rng(0).normal(5, 3, [4, 2, 3, 3]).astype("float32"))
     np.testing.assert_allclose(norm(x).numpy(), x.numpy() / np.sqrt(1 + 1e-5), rtol=1e-6)
@@ -33,13 +34,13 @@ def test_frozen_norm_uses_running_statistics_in_training():
 
 
 def test_sync_bn_runs_on_a_cpu():
-    norm = build_norm("sync_bn", 2)
+    norm = build_norm(Norm("sync_bn"), 2)
     assert norm(paddle.ones([2, 2, 3, 3])).shape == [2, 2, 3, 3]
 
 
 def test_unknown_norm_is_refused():
     with pytest.raises(ValueError, match="'ln'"):
-        build_norm("ln", 4)
+        build_norm(Norm("ln"), 4)
 
 
 def test_resize_of_an_even_map_to_half_is_the_mean_of_four():

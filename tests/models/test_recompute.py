@@ -4,8 +4,8 @@ import numpy as np
 import paddle
 import pytest
 
-from ppsolo.models.layers import ConvNorm
-from ppsolo.models.recompute import recomputed
+from ppsolo.models.convolution import ConvNorm
+from ppsolo.models.layers import Norm, recomputed
 
 
 @pytest.mark.parametrize(("learned", "recorded", "times"), [(True, True, 2), (True, False, 1), (False, True, 1)])
@@ -28,7 +28,7 @@ def test_a_function_runs_again_where_gradients_need_it(learned, recorded, times)
 def test_gradients_of_group_norm_are_those_of_keeping_everything():
     """Of a layer that is used for several sizes, as in the heads."""
     paddle.seed(0)
-    layer = ConvNorm(4, 8, 3, norm="gn", norm_groups=4)
+    layer = ConvNorm(4, 8, 3, norm=Norm("gn", groups=4))
     inputs = [paddle.randn([2, 4, side, side]) for side in (7, 5, 3)]
     found = []
     for function in (layer, lambda x: layer._finish(layer.conv(x))):
@@ -40,7 +40,7 @@ def test_gradients_of_group_norm_are_those_of_keeping_everything():
 
 
 def test_group_norm_is_computed_again():
-    layer = ConvNorm(4, 8, 3, norm="gn", norm_groups=4)
+    layer = ConvNorm(4, 8, 3, norm=Norm("gn", groups=4))
     calls = []
     layer.norm.register_forward_post_hook(lambda *_: calls.append(1))
     layer(paddle.randn([1, 4, 5, 5])).sum().backward()

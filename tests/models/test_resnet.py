@@ -4,6 +4,7 @@ import numpy as np
 import paddle
 import pytest
 
+from ppsolo.models.layers import Norm
 from ppsolo.models.resnet import ResNet
 
 TINY = {"blocks": (1, 2, 1, 1), "width": 8}
@@ -24,7 +25,7 @@ def test_parameter_count_of_resnet_50():
 
 
 def test_frozen_stages_stop_gradients():
-    net = ResNet(**TINY, freeze_norm=False, frozen_stages=1)
+    net = ResNet(**TINY, norm=Norm(), frozen_stages=1)
     sum(x.sum() for x in net(paddle.randn([2, 3, 64, 64]))).backward()
     trained = {name.split(".")[1] for name, p in net.named_parameters() if p.grad is not None and "stages" in name}
     assert trained == {"1", "2", "3"}
@@ -32,7 +33,7 @@ def test_frozen_stages_stop_gradients():
 
 
 def test_nothing_is_frozen_at_minus_one():
-    net = ResNet(**TINY, freeze_norm=False, frozen_stages=-1)
+    net = ResNet(**TINY, norm=Norm(), frozen_stages=-1)
     running = ("_mean", "_variance")
     assert not any(p.stop_gradient for name, p in net.named_parameters() if not name.endswith(running))
 

@@ -10,12 +10,10 @@ import paddle
 import paddle.nn.functional as F
 from paddle import nn
 
-from ppsolo.deploy.graph import folded_batch_norm
+from ppsolo.deploy.graph import BATCH_NORMS, folded_weights
 from ppsolo.deploy.onnx.writer import OnnxWriter
-from ppsolo.models.deformable import DeformableConv
-from ppsolo.models.layers import ConvNorm
+from ppsolo.models.convolution import ConvNorm, DeformableConv
 
-BATCH_NORMS = (nn.BatchNorm2D, nn.SyncBatchNorm)
 ACTIVATIONS = {F.relu: "Relu", F.hardswish: "HardSwish"}
 
 
@@ -26,32 +24,15 @@ def conv_norm(
 
     coordinates: [1, 2, H, W], two extra channels for every image. to: the output's name, if there is an activation.
     """
-    scale, shift = folded_batch_norm(layer.norm) if isinstance(layer.norm, BATCH_NORMS) else (None, None)
+    norm = layer.norm if isinstance(layer.norm, BATCH_NORMS) else None
     if isinstance(layer.conv, DeformableConv):
         x = append(writer, x, coordinates, at) if coordinates else x
-        x = deformable_conv(writer, x, layer.conv, f"{at}.conv", scale=scale, shift=shift)
+        x = deformable_conv(writer, x, layer.conv, f"{at}.conv", norm=norm)
     else:
-        x = conv(writer, x, layer.conv, f"{at}.conv", scale=scale, shift=shift, coordinates=coordinates)
+        x = conv(writer, x, layer.conv, f"{at}.conv", norm=norm, coordinates=coordinates)
     if isinstance(layer.norm, nn.GroupNorm):
         x = group_norm(writer, x, layer.norm, f"{at}.norm")
     return writer.op(ACTIVATIONS[layer.activation], [x], at=at, to=to) if layer.activation else x
-
-
-def array(tensor: paddle.Tensor) -> np.ndarray:
-    """Return the values of a tensor, float64."""
-    return tensor.numpy().astype(np.float64)
-
-
-def kernel_weights(
-    layer: nn.Conv2D | paddle.vision.ops.DeformConv2D, scale: np.ndarray | None, shift: np.ndarray | None
-) -> tuple[np.ndarray, list[np.ndarray]]:
-    """Return a convolution's weight and its bias, if any, with scale and shift per channel applied."""
-    weight = array(layer.weight)
-    bias = None if layer.bias is None else array(layer.bias)
-    if scale is not None and shift is not None:
-        weight = weight * scale[:, None, None, None]
-        bias = shift if bias is None else bias * scale + shift
-    return weight.astype(np.float32), [] if bias is None else [bias.astype(np.float32)]
 
 
 def window(layer: nn.Conv2D | paddle.vision.ops.DeformConv2D) -> dict[str, Any]:
@@ -66,17 +47,16 @@ def conv(
     layer: nn.Conv2D,
     at: str,
     *,
-    scale: np.ndarray | None = None,
-    shift: np.ndarray | None = None,
+    norm: nn.Layer | None = None,
     coordinates: str | None = None,
     to: str | None = None,
 ) -> str:
-    """Write a convolution whose outputs are scaled and shifted per channel.
+    """Write a convolution with the batch norm behind it.
 
     coordinates: see `conv_norm`. They get their own convolution: onnxruntime is fast with multiples of 16 channels.
     """
-    weight, biases = kernel_weights(layer, scale, shift)
-    bias = [writer.weight(f"{at}.bias", array) for array in biases]
+    weight, shift = folded_weights(layer, norm)
+    bias = [] if shift is None else [writer.weight(f"{at}.bias", shift)]
     attributes = {**window(layer), "group": layer._groups}
     if not coordinates:
         return writer.op("Conv", [x, writer.weight(f"{at}.weight", weight), *bias], attributes, at=at, to=to)
@@ -91,16 +71,15 @@ def deformable_conv(
     layer: DeformableConv,
     at: str,
     *,
-    scale: np.ndarray | None = None,
-    shift: np.ndarray | None = None,
+    norm: nn.Layer | None = None,
 ) -> str:
-    """Write a modulated deformable convolution whose outputs are scaled and shifted per channel."""
+    """Write a modulated deformable convolution with the batch norm behind it."""
     offset = conv(writer, x, layer.offset, f"{at}.offset")
     split = writer.constant([2 * layer.taps, layer.taps])
     displacement, modulation = writer.ops("Split", [offset, split], {"axis": 1}, outputs=2, at=at)
     modulation = writer.op("Sigmoid", [modulation], at=at)
-    weight, biases = kernel_weights(layer.conv, scale, shift)
-    (bias,) = [writer.weight(f"{at}.conv.bias", array) for array in biases] or [""]
+    weight, shift = folded_weights(layer.conv, norm)
+    bias = "" if shift is None else writer.weight(f"{at}.conv.bias", shift)
     inputs = [x, writer.weight(f"{at}.conv.weight", weight), displacement, bias, modulation]
     return writer.op("DeformConv", inputs, window(layer.conv), at=at)
 

@@ -1,4 +1,7 @@
-"""A writer of ONNX graphs: stores nodes and weights in the order of the calls."""
+"""A writer of ONNX graphs: stores nodes and weights in the order of the calls.
+
+Not `onnxscript`'s GraphBuilder: for the same calls it brings two more packages.
+"""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any

@@ -1,5 +1,6 @@
-"""Deformable convolution: Paddle's kernel on a GPU; gathering and matrix products on a CPU."""
+"""Convolutions: with norm and activation; deformable ones by Paddle's kernel on a GPU, by gathering on a CPU."""
 
+import math
 from typing import Any
 
 import numpy as np
@@ -7,8 +8,62 @@ import paddle
 import paddle.nn.functional as F
 from paddle import nn
 
-from ppsolo.models.recompute import recomputed
-from ppsolo.models.shapes import sides
+from ppsolo.models.layers import BATCH_NORM, Norm, build_norm, recomputed, sides
+
+ACTIVATIONS = {"relu": F.relu, "hard_swish": F.hardswish}
+
+
+class ConvNorm(nn.Layer):
+    """Convolution ("same" padding, no bias), normalisation, activation.
+
+    deformable: use `DeformableConv`; `dcn_bias` then gives its convolution a bias (PaddleDetection 2.x heads).
+    activation: a key of `ACTIVATIONS`, or None.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int,
+        *,
+        stride: int = 1,
+        groups: int = 1,
+        norm: Norm = BATCH_NORM,
+        activation: str | None = "relu",
+        deformable: bool = False,
+        dcn_bias: bool = False,
+        init_std: float | None = None,
+    ):
+        super().__init__()
+        if deformable:
+            self.conv = DeformableConv(in_channels, out_channels, kernel_size, stride=stride, bias=dcn_bias)
+            weight = self.conv.conv.weight
+        else:
+            self.conv = nn.Conv2D(
+                in_channels,
+                out_channels,
+                kernel_size,
+                stride=stride,
+                padding=kernel_size // 2,
+                groups=groups,
+                bias_attr=False,
+            )
+            weight = self.conv.weight
+        # The published backbones start from N(0, 2 / (k^2 C_in)); C_in is the full number even if groups > 1.
+        std = init_std if init_std is not None else math.sqrt(2.0 / (kernel_size**2 * in_channels))
+        nn.initializer.Normal(0.0, std)(weight)
+        self.norm = build_norm(norm, out_channels)
+        self.activation = ACTIVATIONS[activation] if activation else None
+
+    def forward(self, x: paddle.Tensor) -> paddle.Tensor:
+        x = self.conv(x)
+        # Group norm's output, a third of a head layer's memory, is computed again for the gradients.
+        recomputes = self.training and isinstance(self.norm, nn.GroupNorm)
+        return recomputed(self._finish, x) if recomputes else self._finish(x)
+
+    def _finish(self, x: paddle.Tensor) -> paddle.Tensor:
+        x = self.norm(x)
+        return self.activation(x) if self.activation else x
 
 
 class DeformableConv(nn.Layer):

@@ -6,8 +6,8 @@ import numpy as np
 import paddle
 import pytest
 
-from ppsolo.models.deformable import DeformableConv, deformable_conv
-from ppsolo.models.layers import ConvNorm, freeze
+from ppsolo.models.convolution import ConvNorm, DeformableConv, deformable_conv
+from ppsolo.models.layers import Norm, freeze
 
 
 def test_deformable_convolution_starts_as_half_a_plain_one():
@@ -18,7 +18,7 @@ def test_deformable_convolution_starts_as_half_a_plain_one():
 
 
 def test_deformable_convolution_of_one_tap_has_three_offset_channels():
-    layer = ConvNorm(4, 8, 1, norm="gn", norm_groups=4, deformable=True, dcn_bias=True)
+    layer = ConvNorm(4, 8, 1, norm=Norm("gn", groups=4), deformable=True, dcn_bias=True)
     assert layer.conv.offset.weight.shape == [3, 4, 1, 1]
     assert layer.conv.conv.bias.shape == [8]
     assert layer(paddle.randn([1, 4, 5, 5])).shape == [1, 8, 5, 5]
