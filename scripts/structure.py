@@ -93,21 +93,29 @@ def _faults(arguments: ast.arguments) -> Iterator[str]:
 
 
 def imports() -> dict[str, set[str]]:
-    """Module -> the modules of the package that it imports when it is loaded itself."""
+    """Module -> the modules of the package that it imports, when it is loaded or later; those for types alone not."""
     modules = {_module(name) for name, _ in sources()}
     arrows: dict[str, set[str]] = {}
     for name, text in sources():
-        targets = {target for node in ast.parse(text).body for target in _targets(node)}
+        targets = {target for node in _run(ast.parse(text)) for target in _targets(node)}
         # `from ppsolo.data import images` names a module; `from ppsolo.errors import ImageError` something in one.
         arrows[_module(name)] = {t if t in modules else t.rpartition(".")[0] for t in targets} & modules
     return arrows
+
+
+def _run(tree: ast.AST) -> Iterator[ast.AST]:
+    """Every node but those that only the type checker reads."""
+    for node in ast.iter_child_nodes(tree):
+        if not (isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)):
+            yield node
+            yield from _run(node)
 
 
 def _module(file: str) -> str:
     return ".".join(["ppsolo", *Path(file).with_suffix("").parts]).removesuffix(".__init__")
 
 
-def _targets(node: ast.stmt) -> Iterator[str]:
+def _targets(node: ast.AST) -> Iterator[str]:
     if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "ppsolo":
         yield from (f"{node.module}.{alias.name}" for alias in node.names)
     elif isinstance(node, ast.Import):

@@ -17,6 +17,7 @@ ROOMS = (
     "progress",
     "processes",
     "schema",
+    "config_limits",
     "yaml_text",
     "legacy",
     "config",

@@ -106,7 +106,8 @@ def test_every_module_of_the_answering_half_is_imported(python):
         for room in (ppsolo.data, ppsolo.results, ppsolo.check, ppsolo.serve, ppsolo.evaluation):
             for module in pkgutil.iter_modules(room.__path__, room.__name__ + "."):
                 importlib.import_module(module.name)
-        for name in ("pipeline", "config", "infer", "api", "cli", "deploy.runtime", "deploy.onnx_runtime"):
+        rooms = ("pipeline", "config", "infer.pictures", "infer.video", "api", "cli")
+        for name in (*rooms, "deploy.runtime", "deploy.onnx_runtime"):
             importlib.import_module("ppsolo." + name)
     """
     done = run(python, code)

@@ -1,7 +1,7 @@
 """Checks a COCO data set before training: lists all faults, and suggests grids that fit."""
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -30,8 +30,8 @@ from ppsolo.data.images import ImageReader, read_ahead
 from ppsolo.data.sample import BoxConvention
 from ppsolo.data.targets import MASK_STRIDE
 from ppsolo.errors import ImageError
+from ppsolo.progress import Progress
 
-Progress = Callable[[int, int | None], None]
 Ranges = tuple[tuple[float, float], ...]
 
 BOX_SLACK, BOX_IOU = 4, 0.5  # bbox and outline differ if a side is off by more pixels and the IoU is lower
@@ -70,32 +70,17 @@ def check_dataset(
         DatasetError: the file is not JSON or lacks a list of images, annotations or categories; no such folder.
         ValueError: the numbers of grids and scale ranges differ, or a grid is less than 1.
     """
-    if not num_grids or min(num_grids) < 1 or len(num_grids) != len(scale_ranges):
-        raise ValueError(f"grids {num_grids} and scale ranges {scale_ranges}: give one of each per level")
+    _check_levels(num_grids, scale_ranges)
     records = CheckedRecords(Path(annotations), Path(image_dir), box_convention)
     findings, names = records.findings, records.names
     resize = Resize((short_side,), long_side, round_sides=round_sides, box_convention=box_convention)
     boxes = records.boxes()
     sizes = training_sizes(boxes, records.sizes(), resize)
     ranges = suggest_scale_ranges(sizes, len(num_grids), long_side=long_side) if len(sizes) else ()
-    grids_to_try, ranges_to_try = _levels_to_try(num_grids, scale_ranges, ranges)
-    fits, crowds = [], 0
-    for done, (record, found) in enumerate(_read_images(records, read, decode=images), start=1):
-        _check_image(record, found, findings)
-        crowds += len(record.crowds)
-        if len(record.boxes):
-            fits.append(fit_image(record, resize, num_grids=grids_to_try, scale_ranges=ranges_to_try))
-        if progress is not None:
-            progress(done, len(records))
+    checked = _checked_images(records, read, decode=images, progress=progress)
+    fit, crowds = _fit_images(checked, resize, *_levels_to_try(num_grids, scale_ranges, ranges))
     counts = _check_categories(records, names, num_classes, findings)
-    given = suggested = None
-    if fits:
-        fit = join_fits(fits)
-        given = _settings_report(fit.assigned, fit.lost, num_grids, scale_ranges)
-        suggested = _suggest(fit, ranges)
-        _check_fit(records, boxes, sizes, fit, len(num_grids), findings)
-    else:
-        findings.add("nothing-to-train", detail=records.nothing_to_train())
+    _check_fit(records, boxes, sizes, fit, len(num_grids))
     return DataReport(
         annotations=str(annotations),
         image_dir=str(image_dir),
@@ -105,8 +90,8 @@ def check_dataset(
         crowds=crowds,
         categories=tuple((identity, name, counts[identity]) for identity, name in names.items()),
         sizes=tuple(np.quantile(sizes, SIZE_QUANTILES).tolist()) if len(sizes) else (),
-        given=given,
-        suggested=suggested,
+        given=None if fit is None else _settings_report(fit.assigned, fit.lost, num_grids, scale_ranges),
+        suggested=None if fit is None else _suggest(fit, ranges),
         problems=findings.problems(instances=len(sizes)),
         num_classes=num_classes,
     )
@@ -123,6 +108,34 @@ def _read_images(
     pictures = read_ahead(records.paths(), depth=2 * threads, read=read, threads=threads)
     for record, (_, picture) in zip(records, pictures, strict=True):
         yield record, picture if isinstance(picture, ImageError) else (picture.shape[0], picture.shape[1])
+
+
+def _check_levels(num_grids: Sequence[int], scale_ranges: Sequence[tuple[float, float]]) -> None:
+    if not num_grids or min(num_grids) < 1 or len(num_grids) != len(scale_ranges):
+        raise ValueError(f"grids {num_grids} and scale ranges {scale_ranges}: give one of each per level")
+
+
+def _fit_images(
+    records: Iterable[ImageRecord], resize: Resize, num_grids: Sequence[int], scale_ranges: Ranges
+) -> tuple[GridFit | None, int]:
+    """How all instances fare, None where there are none; and how many crowds there are."""
+    fits, crowds = [], 0
+    for record in records:
+        crowds += len(record.crowds)
+        if len(record.boxes):
+            fits.append(fit_image(record, resize, num_grids=num_grids, scale_ranges=scale_ranges))
+    return join_fits(fits) if fits else None, crowds
+
+
+def _checked_images(
+    records: CheckedRecords, read: ImageReader | None, *, decode: bool, progress: Progress | None
+) -> Iterator[ImageRecord]:
+    """Each record, its image checked."""
+    for done, (record, found) in enumerate(_read_images(records, read, decode=decode), start=1):
+        _check_image(record, found, records.findings)
+        yield record
+        if progress is not None:
+            progress(done, len(records))
 
 
 def _check_image(record: ImageRecord, found: tuple[int, int] | ImageError | None, findings: Findings) -> None:
@@ -183,10 +196,12 @@ def _lost_everywhere(assigned: np.ndarray, lost: np.ndarray, levels: int) -> np.
     return assigned.any(axis=1) & (assigned == lost).all(axis=1)
 
 
-def _check_fit(
-    records: CheckedRecords, boxes: np.ndarray, sizes: np.ndarray, fit: GridFit, levels: int, findings: Findings
-) -> None:
+def _check_fit(records: CheckedRecords, boxes: np.ndarray, sizes: np.ndarray, fit: GridFit | None, levels: int) -> None:
     """boxes, sizes: of all instances, as the records and `training_sizes` have them."""
+    findings = records.findings
+    if fit is None:
+        findings.add("nothing-to-train", detail=records.nothing_to_train())
+        return
     empty = fit.drawn_boxes[:, 2] == 0
     for row in np.flatnonzero(~empty & _differ(boxes, fit.drawn_boxes)).tolist():
         drawn, identity = fit.drawn_boxes[row].tolist(), records.annotation_id(row)
