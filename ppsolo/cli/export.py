@@ -122,7 +122,7 @@ def run(options: argparse.Namespace) -> int:
     say(str(report))
     if options.precision == "int8":
         return _export_int8(model, config, options)
-    with Progress("verify") as progress:
+    with ProgressBar("verify") as progress:
         written = export_model(
             model,
             config,
