@@ -197,7 +197,7 @@ class _PredictorRunner:
 
     def __init__(self, side: Side):
         self._side, self._apart = side, side.name == "dygraph"
-        self._pipeline = _pipeline(side)
+        self._pipeline = open_side(side)
         self.description = self._pipeline.description
         self.facts: Mapping[str, Any] = {}
 
@@ -242,7 +242,8 @@ def _count(side: Side) -> tuple[list[int], int]:
         return list(images.shape), count_multiply_adds(model, images)
 
 
-def _pipeline(side: Side) -> Any:
+def open_side(side: Side) -> Any:
+    """Return the predictor of a side. Exports take the class thresholds of `side.config`."""
     if side.name in ENGINES:
         from ppsolo.predictor import Predictor
 
@@ -251,7 +252,8 @@ def _pipeline(side: Side) -> Any:
         return Predictor(side.config, engine=side.name, threads=side.threads)
     from ppsolo.model_source import ModelSource, export_config
 
-    own = export_config(side.name)
+    thresholds = side.config.postprocess.class_thresholds
+    own = export_config(side.name, {"postprocess.class_thresholds": list(thresholds)} if thresholds else ())
     source = ModelSource(own, Path(side.name), engine=side.engine, device=side.device, precision=side.precision)
     return source.open(threads=side.threads)
 

@@ -8,8 +8,16 @@ import pytest
 
 from ppsolo import build_model, load_config, save_weights
 from ppsolo.benchmark.machine import in_new_process, machine, matrix_product
-from ppsolo.benchmark.prediction import Side, benchmark, count_multiply_adds, summary, write_benchmark
+from ppsolo.benchmark.prediction import (
+    Side,
+    benchmark,
+    count_multiply_adds,
+    open_side,
+    summary,
+    write_benchmark,
+)
 from ppsolo.data.images import read_image, write_image
+from ppsolo.deploy.export import export_model
 from ppsolo.errors import PpsoloError
 from ppsolo.models.convolution import ConvNorm
 
@@ -60,3 +68,14 @@ def test_a_side_that_cannot_be_had_is_named(tmp_path, tiny):
     side = Side(str(tmp_path / "nothing"), load_config("solov2_r50_fpn_1x", tiny), str(tmp_path / "a.png"))
     with pytest.raises(PpsoloError, match="nothing: give one of dygraph, onnxruntime"):
         benchmark([side], repeats=1, warm_up=0)
+
+
+def test_exports_take_the_class_thresholds_of_the_configuration(tmp_path, tiny):
+    config = load_config("solov2_r50_fpn_1x", {**tiny, "num_classes": 2})
+    export_model(build_model(config), config, tmp_path / "export", format="onnx", graph="network", verify_export=False)
+    thresholds = (0.25, 0.75)
+    chosen = load_config(
+        "solov2_r50_fpn_1x", {**tiny, "num_classes": 2, "postprocess.class_thresholds": list(thresholds)}
+    )
+    assert open_side(Side(str(tmp_path / "export"), chosen, "a.png")).config.postprocess.class_thresholds == thresholds
+    assert open_side(Side(str(tmp_path / "export"), config, "a.png")).config.postprocess.class_thresholds == ()
