@@ -169,7 +169,7 @@ def profile() -> None:
 
 
 def latency(name: str, image: Path | None) -> None:
-    """Print the milliseconds per picture of a published system's network and postprocessing, in fp32 and fp16."""
+    """Print the milliseconds per picture of a published system in Paddle and onnxruntime, in fp32 and fp16."""
     import tempfile
 
     import numpy as np
@@ -180,20 +180,28 @@ def latency(name: str, image: Path | None) -> None:
     from ppsolo.data.images import read_image
     from ppsolo.deploy import load
     from ppsolo.deploy.export import export_model
+    from ppsolo.errors import ExportError
 
     paddle.seed(0)
     config = load_config(name)
     picture = read_image(image) if image else np.random.default_rng(0).integers(0, 256, (480, 640, 3), np.uint8)
     with tempfile.TemporaryDirectory() as folder:
-        export_model(build_model(config), config, Path(folder) / "export", device="gpu", verify_export=False)
-        for precision in ("fp32", "fp16"):
-            predictor = load(Path(folder) / "export", device="gpu", precision=precision)
-            seconds = []
-            for _ in range(60):
-                start = time.perf_counter()
-                predictor(picture)
-                seconds.append(time.perf_counter() - start)
-            say(f"{precision}: median {1000 * float(np.median(seconds[10:])):.1f} ms with reading back, random weights")
+        for format in ("paddle", "onnx"):
+            export = Path(folder) / format
+            export_model(build_model(config), config, export, format=format, device="gpu", verify_export=False)
+            for precision in ("fp32", "fp16"):
+                try:
+                    predictor = load(export, device="gpu", precision=precision)
+                except ExportError as error:
+                    say(f"{format}, {precision}: not measured ({error})")
+                    continue
+                seconds = []
+                for _ in range(60):
+                    start = time.perf_counter()
+                    predictor(picture)
+                    seconds.append(time.perf_counter() - start)
+                median = 1000 * float(np.median(seconds[10:]))
+                say(f"{predictor.description}: median {median:.1f} ms with reading back, random weights")
     say(f"published on a V100: {PUBLISHED[name]} ms")
 
 
