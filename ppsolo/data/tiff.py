@@ -244,10 +244,8 @@ def _decode_plain(data: bytes, max_pixels: int, settings: PixelSettings) -> tupl
     check_size(image.shape[0], image.shape[1], max_pixels)
     if image.ndim == 3:
         image = cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
-    # With IMREAD_UNCHANGED the picture lies as stored.
-    orientation = tags.get(274, [1])[0]
     samples = Samples(image, 65535 if deep else 255, "grey" if image.ndim == 2 else "rgb")
-    return samples, orientation if orientation in range(1, 9) else 1, []
+    return samples, 1, []  # OpenCV has turned it, whatever it was told
 
 
 def _plain_tags(data: bytes, max_pixels: int) -> dict[int, list[int]]:

@@ -227,3 +227,12 @@ def test_without_tifffile_plain_pictures_are_read_and_others_name_the_extra(phot
             read(data)
     with pytest.raises(ImageError, match="to choose a page of a TIFF needs"):
         read(plain[0], page=1)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_without_tifffile_a_picture_is_turned_upright_once(photo, monkeypatch, orientation):
+    tag = [(274, "H", 1, orientation, True)]
+    eight, sixteen = (written(values, photometric="rgb", extratags=tag) for values in (photo, photo.astype("u2") * 257))
+    expected = read(eight)
+    monkeypatch.setitem(sys.modules, "tifffile", None)
+    assert np.array_equal(read(eight), expected) and np.array_equal(read(sixteen), expected)
