@@ -7,8 +7,12 @@ from setuptools import find_packages, setup
 
 HERE = Path(__file__).parent
 VERSION = re.search(r'__version__ = "(.+)"', (HERE / "ppsolo" / "version.py").read_text())
-# Deformable convolution runs in onnxruntime from 1.25 on.
-ONNX = ["onnx>=1.16", "onnxruntime>=1.25"]
+# Deformable convolution runs in onnxruntime from 1.25 on, of which there are no wheels for Python 3.10.
+ONNX = [
+    "onnx>=1.16",
+    "onnxruntime>=1.25; python_version >= '3.11'",
+    "onnxruntime>=1.20; python_version < '3.11'",
+]
 ONNX_GPU = ["onnx>=1.16", "onnxruntime-gpu>=1.25"]
 OPENVINO = ["onnx>=1.16", "openvino>=2025.1"]
 INT8 = [*OPENVINO, "nncf>=2.19"]

@@ -35,10 +35,18 @@ import numpy as np
 from small_system import write_weights
 
 ROOT = Path(__file__).resolve().parents[1]
+PPSOLO = ["-m", "ppsolo"]
 TIMEOUT = 600.0
 PICTURES = 40
 SCRATCH = re.compile(r"(^|/)\.ppsolo-|\.part$|\.part\.json$|\.lock$|\.sha256\.\d+$")
 ROOM = "256m"  # of a file system that is large enough
+DOWNLOAD = """
+import sys
+from ppsolo.checkpoint.download import download
+from ppsolo.cli import main, zoo
+zoo.run = lambda options: print(download(sys.argv[1], sys.argv[2])) or 0
+sys.exit(main(["zoo", "list"]))
+"""
 JUMPING_CLOCK = """
 import random, time
 real, chance = time.time, random.Random(0)
@@ -57,7 +65,7 @@ class Inputs:
         self.pictures = folder / "list.txt"
         self._draw()
         command = ["export", *self.system, "--output_dir", str(self.export), "--format", "onnx", "--graph", "network"]
-        subprocess.run([sys.executable, "-m", "ppsolo", *command], env=environment(), check=True, capture_output=True)
+        subprocess.run([sys.executable, *PPSOLO, *command], env=environment(), check=True, capture_output=True)
 
     def _draw(self) -> None:
         """Pictures of noise in blocks, each with a labelme file of one square, and COCO's form of the same."""
@@ -88,7 +96,7 @@ class Command:
     """A command that is struck.
 
     Attributes:
-        arguments: of `ppsolo`, for a folder that is the command's own.
+        arguments: of Python, for a folder that is the command's own.
         to_go_on: what is added when the command is given again.
         outcome: file name -> digest of what stands in the folder.
         replaces: whether it replaces what it finds there.
@@ -136,32 +144,40 @@ def export_outcome(folder: Path) -> dict[str, str]:
 
 
 def _download(inputs: Inputs, folder: Path) -> list[str]:
-    weights = f"weights={inputs.server.url}"
-    return ["convert", *inputs.system[:-1], weights, "--output", str(folder / "converted.pdparams")]
+    """Commands fetch from known addresses alone: this one asks the downloader for another."""
+    return ["-c", DOWNLOAD, inputs.server.url, str(folder / "weights" / "small.pdparams")]
 
 
 def _evaluation(inputs: Inputs, folder: Path) -> list[str]:
     data = [f"data.root={inputs.folder}", "data.val_annotations=coco.json", "data.val_images=labelme"]
     output = ["--output_dir", str(folder / "out"), "--save_results", "--report", str(folder / "report.json")]
-    return ["eval", "--model_dir", str(inputs.export), "-o", *data, *output]
+    return [*PPSOLO, "eval", "--model_dir", str(inputs.export), "-o", *data, *output]
 
 
 def _export(inputs: Inputs, folder: Path) -> list[str]:
-    return ["export", *inputs.system, "--output_dir", str(folder / "out")]
+    return [*PPSOLO, "export", *inputs.system, "--output_dir", str(folder / "out")]
 
 
 def _import(inputs: Inputs, folder: Path) -> list[str]:
-    return ["import-data", str(inputs.folder / "labelme"), "--output", str(folder / "out"), "--pictures", "copy"]
+    return [
+        *PPSOLO,
+        "import-data",
+        str(inputs.folder / "labelme"),
+        "--output",
+        str(folder / "out"),
+        "--pictures",
+        "copy",
+    ]
 
 
 def _bulk(inputs: Inputs, folder: Path) -> list[str]:
     output = ["--output_dir", str(folder / "out"), "--results", "jsonl", "--part_size", "10"]
-    return ["infer", "--model_dir", str(inputs.export), "--infer_list", str(inputs.pictures), *output]
+    return [*PPSOLO, "infer", "--model_dir", str(inputs.export), "--infer_list", str(inputs.pictures), *output]
 
 
 def _infer(inputs: Inputs, folder: Path) -> list[str]:
     output = ["--output_dir", str(folder / "out"), "--save", "coco", "labelme", "csv"]
-    return ["infer", "--model_dir", str(inputs.export), "--infer_dir", str(inputs.folder / "labelme"), *output]
+    return [*PPSOLO, "infer", "--model_dir", str(inputs.export), "--infer_dir", str(inputs.folder / "labelme"), *output]
 
 
 COMMANDS: dict[str, Command] = {
@@ -210,7 +226,7 @@ class Struck:
             (self.folder / "tmp").mkdir(exist_ok=True)
         own = {"PPSOLO_WEIGHTS": str(self.folder / "weights"), "TMPDIR": str(self.folder / "tmp")}
         own["PPSOLO_ANNOTATIONS"] = str(self.folder / "tmp")
-        command = [*self.prefix, sys.executable, "-m", "ppsolo", *self.arguments]
+        command = [*self.prefix, sys.executable, *self.arguments]
         command += self.command.to_go_on if again else ()
         own = {**environment(), **own, **self.variables}
         with self.said_file(said).open("w") as stream:
