@@ -6,8 +6,9 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 ROOT = Path(__file__).parents[1]
 PYTHONS = ("3.10", "3.11", "3.12")
@@ -23,6 +24,14 @@ found = {one.metadata["Name"]: one.version for one in distributions()}
 print(", ".join(f"{name} {found[name]}" for name in names if name in found))
 """
 OPENCV_PACKAGES = ("opencv-python", "opencv-python-headless")
+QUICK_TESTS = (
+    "tests/models/test_head.py",
+    "tests/results/test_rle.py",
+    "tests/results/test_resize.py",
+    "tests/results/test_instances.py",
+    "tests/data/test_images.py",
+)
+PACKAGES = ("opencv-python", "opencv-python-headless")
 QUICK_TESTS = ("tests/test_config.py", "tests/models", "tests/results", "tests/data/test_images.py")
 PACKAGES = ("setuptools<81", "pytest", "hypothesis", "pillow")
 
@@ -50,28 +59,31 @@ def cells() -> list[Cell]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--only", default="", metavar="TEXT", help="the combinations whose line has this text")
+    parser.add_argument(
+        "--only", nargs="+", default=[], metavar="TEXT", help="the combinations that have all these texts"
+    )
     parser.add_argument("--list", action="store_true", help="say what would be tested")
     parser.add_argument("--record", action="store_true", help="write the results to tests/RELIABILITY.md")
     options = parser.parse_args()
-    chosen = [cell for cell in cells() if options.only in str(cell)]
+    chosen = [cell for cell in cells() if all(text in str(cell) for text in options.only)]
     if options.list:
         sys.stdout.write("".join(f"{cell}\n" for cell in chosen))
         return 0
     results = {}
-    for cell in chosen:
-        results[cell] = test_cell(cell)
-        sys.stdout.write(f"{cell}: {results[cell]}\n")
-        sys.stdout.flush()
+    for (python, paddle), own in itertools.groupby(chosen, key=lambda cell: (cell.python, cell.paddle)):
+        for cell, result in test_cells(python, paddle, own):
+            results[cell] = result
+            sys.stdout.write(f"{cell}: {result}\n")
+            sys.stdout.flush()
     if options.record:
         from reliability import record
 
         tests = " ".join(f"`{name}`" for name in QUICK_TESTS)
-        lines = [f"{tests}, in an environment of its own for each combination.", ""]
+        lines = [f"{tests}, in one environment for each Python and Paddle.", ""]
         lines += ["| Python | Paddle | asked for | result |", "|---|---|---|---|"]
         for cell, result in results.items():
             lines.append(f"| {cell.python} | {cell.paddle} | numpy{cell.numpy}, {cell.opencv} | {result} |")
-        record("matrix.py", lines)
+        record(" ".join(["matrix.py", *options.only]), lines)
     return 0 if all(result.startswith("passed") for result in results.values()) else 1
 
 
@@ -90,37 +102,40 @@ def find_python(version: str) -> str | None:
     return None
 
 
-def test_cell(cell: Cell) -> str:
-    """What was installed and how many tests passed; "not tried" without such a Python; or what went wrong."""
-    python = find_python(cell.python)
-    if python is None:
-        return f"not tried: there is no python{cell.python} on this machine"
+def test_cells(python: str, paddle: str, wanted: Iterable[Cell]) -> Iterator[tuple[Cell, str]]:
+    """Each combination with what was installed and how many tests passed; or with what went wrong."""
+    found = find_python(python)
     with tempfile.TemporaryDirectory(prefix="ppsolo-matrix-") as folder:
         own = str(Path(folder, "bin", "python"))
-        wanted = [f"{ROOT}[cpu,onnx]", f"paddlepaddle=={cell.paddle}", f"numpy{cell.numpy}", cell.opencv, *PACKAGES]
-        steps = [[python, "-m", "venv", folder], [*pip(own, "install"), *wanted]]
-        if cell.opencv.startswith("opencv-python-headless"):  # both bring the module cv2: only one may be there
-            steps += [pip(own, "remove"), [*pip(own, "replace"), cell.opencv]]
-        steps.append([own, "-m", "pytest", "-q", "-x", "-m", "not full_size", *QUICK_TESTS])
-        for step in steps:
-            done = subprocess.run(step, capture_output=True, text=True, cwd=ROOT)
-            if done.returncode != 0:
-                lines = [line for line in (done.stdout + done.stderr).splitlines() if line.strip()]
-                return f"failed: {lines[-1][:200] if lines else done.returncode}"
-        versions = subprocess.run([own, "-c", VERSIONS], capture_output=True, text=True, check=True).stdout.strip()
-        return f"passed: {done.stdout.splitlines()[-1].split(',')[0]}; {versions}"
+        uv = shutil.which("uv")
+        install = [uv, "pip", "install", "-q", "--python", own] if uv else [own, "-m", "pip", "install", "-q"]
+        remove = [uv, "pip", "uninstall", "-q", "--python", own] if uv else [own, "-m", "pip", "uninstall", "-q", "-y"]
+        make = [uv, "venv", "-q", "--python", str(found), folder] if uv else [str(found), "-m", "venv", folder]
+        ready = [make, [*install, f"{ROOT}[cpu,onnx]", f"paddlepaddle=={paddle}", *PACKAGES]]
+        for cell in wanted:
+            if found is None:
+                yield cell, f"not tried: there is no python{python} on this machine"
+                continue
+            # Both packages of OpenCV bring the module cv2: only one may be there.
+            steps = [*ready, [*remove, *OPENCV_PACKAGES], [*install, f"numpy{cell.numpy}", cell.opencv]]
+            steps.append([own, "-m", "pytest", "-q", "-x", "-m", "not full_size", *QUICK_TESTS])
+            yield cell, _run(steps) or f"passed: {_installed(own)}"
+            ready = []
 
 
-def pip(python: str, what: Literal["install", "remove", "replace"]) -> list[str]:
-    """The command that installs packages, removes opencv-python, or installs one anew: uv's where it is there."""
-    if uv := shutil.which("uv"):
-        own, yes, anew = [uv, "pip"], [], "--reinstall"
-        where = ["--python", python]
-    else:
-        own, yes, anew, where = [python, "-m", "pip"], ["-y"], "--force-reinstall", []
-    if what == "remove":
-        return [*own, "uninstall", *where, "-q", *yes, "opencv-python"]
-    return [*own, "install", *where, "-q", *([anew, "--no-deps"] if what == "replace" else [])]
+def _run(steps: Sequence[Sequence[str]]) -> str:
+    """What went wrong, in one line; empty where nothing did."""
+    for step in steps:
+        done = subprocess.run(step, capture_output=True, text=True, cwd=ROOT)
+        if done.returncode != 0:
+            lines = [line for line in (done.stdout + done.stderr).splitlines() if line.strip()]
+            return f"failed: {lines[-1][:200] if lines else done.returncode}"
+    return ""
+
+
+def _installed(python: str) -> str:
+    """What is installed."""
+    return subprocess.run([python, "-c", VERSIONS], capture_output=True, text=True, check=True).stdout.strip()
 
 
 if __name__ == "__main__":
