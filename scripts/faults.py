@@ -13,6 +13,7 @@ files for a full disk, and no read-only disk.
 
 import argparse
 import contextlib
+import functools
 import hashlib
 import http.server
 import itertools
@@ -58,17 +59,25 @@ time.time = lambda: real() + chance.uniform(-1e7, 1e7)
 
 
 class Inputs:
-    """What the commands read, made once: weights, an export, a data set, labelme files, and a server of weights."""
+    """What the commands read, made once: pictures with annotations, weights, an export, and a server of a file."""
 
     def __init__(self, folder: Path, server: "WeightsServer"):
         self.folder, self.server = folder, server
-        self.system = write_weights(folder / "small.pdparams")
-        server.content = (folder / "small.pdparams").read_bytes()
-        self.export = folder / "export"
         self.pictures = folder / "list.txt"
         self._draw()
-        command = ["export", *self.system, "--output_dir", str(self.export), "--format", "onnx", "--graph", "network"]
+
+    @functools.cached_property
+    def system(self) -> list[str]:
+        """Arguments that choose a configuration with weights."""
+        return write_weights(self.folder / "small.pdparams")
+
+    @functools.cached_property
+    def export(self) -> Path:
+        """An export that answers without Paddle."""
+        folder = self.folder / "export"
+        command = ["export", *self.system, "--output_dir", str(folder), "--format", "onnx", "--graph", "network"]
         subprocess.run([sys.executable, *PPSOLO, *command], env=environment(), check=True, capture_output=True)
+        return folder
 
     def _draw(self) -> None:
         """Pictures of noise in blocks, each with a labelme file of one square, and COCO's form of the same."""
@@ -380,7 +389,7 @@ def _mount(options: str, folder: Path) -> None:
 class WeightsServer(http.server.ThreadingHTTPServer):
     """Serves one file slowly, and goes on where a client has stopped."""
 
-    content = b""
+    content = bytes(range(256)) * 1000
     seconds = 1.0
 
     def __init__(self) -> None:
@@ -452,6 +461,8 @@ def main() -> int:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         (place := Path(name, "inputs")).mkdir()
         inputs = Inputs(place, server)
+        if {"evaluation", "export", "bulk run", "infer"} & set(options.commands):
+            sys.stdout.write(f"{inputs.export} is written\n")
         with ThreadPoolExecutor(options.jobs) as jobs:
             found = jobs.map(lambda command: strike_all(command, inputs, Path(name), options), options.commands)
             results = dict(zip(options.commands, found, strict=True))

@@ -3,6 +3,7 @@
 import argparse
 import logging
 import os
+import sys
 from collections.abc import Sequence
 
 from ppsolo.cli import (
@@ -23,7 +24,7 @@ from ppsolo.cli import (
     zoo,
 )
 from ppsolo.cli.paddledetection import prepare_options
-from ppsolo.cli.shared import INTERRUPTED, REFUSED, TERMINATED, LogFormatter, say_error
+from ppsolo.cli.shared import INTERRUPTED, REFUSED, TERMINATED, LogFormatter, say_error, stop_output
 from ppsolo.cli.signals import Terminated, heard_signals
 from ppsolo.errors import PpsoloError
 from ppsolo.version import __version__
@@ -53,7 +54,16 @@ LONG_STEPS = ("ppsolo.predictor", "ppsolo.deploy.export")
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code: 0, 1 (some inputs failed), 2 (refused), 130 (Ctrl-C), 143 (SIGTERM)."""
     with heard_signals():
-        return _main(arguments)
+        code = _main(arguments)
+        try:
+            sys.stdout.flush()
+        except BrokenPipeError:
+            stop_output()
+        except OSError as error:  # a full disk
+            stop_output()
+            say_error(f"standard output: {error.strerror}")
+            return REFUSED
+        return code
 
 
 def _main(arguments: Sequence[str] | None) -> int:

@@ -163,7 +163,20 @@ def say(text: str, stream: TextIO | None = None) -> None:
     lines = "\n".join(printable(line) for line in text.split("\n")) + "\n"
     # A terminal that is not told to use UTF-8 shows other letters as "?".
     encoding = to.encoding or "utf-8"
-    to.write(lines.encode(encoding, "replace").decode(encoding))
+    try:
+        to.write(lines.encode(encoding, "replace").decode(encoding))
+    except BrokenPipeError:
+        stop_output()
+    except OSError as error:  # a full disk
+        error.filename = "standard output" if stream is None else "standard error"
+        raise
+
+
+def stop_output() -> None:
+    """Let the work go on where nobody reads standard output any longer."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, sys.stdout.fileno())
+    os.close(nowhere)
 
 
 def say_note(line: str) -> None:
