@@ -1,6 +1,8 @@
 """Makes text from files and clients short and safe to print."""
 
+import json
 from collections.abc import Iterable
+from typing import Any
 
 
 def printable(text: str) -> str:
@@ -21,6 +23,28 @@ def one_line(text: str) -> str:
     'road sign [31m red'
     """
     return " ".join(printable(text).split())
+
+
+def json_text(content: Any, *, indent: int | None = None) -> str:
+    """Return JSON in the letters of the content; if one of them is not printable, all but ASCII is escaped.
+
+    Not printable are the lone surrogates of file names that are no UTF-8, which no file in UTF-8 can hold.
+
+    >>> json_text(["\u00e9"]), json_text(["\\udc80"])
+    ('["\u00e9"]', '["\\\\udc80"]')
+    """
+    text = json.dumps(content, ensure_ascii=False, indent=indent)
+    clean = all(line.isprintable() for line in text.split("\n"))
+    return text if clean else json.dumps(content, indent=indent)
+
+
+def storable(text: str) -> str:
+    """Write out lone surrogates, as in file names that are not UTF-8, so that UTF-8 can hold the text.
+
+    >>> storable("caf\u00e9 \\udcff")
+    'caf\u00e9 \\\\udcff'
+    """
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def first_few(values: Iterable[object], count: int = 3) -> str:

@@ -2,15 +2,18 @@
 
 import json
 import logging
+from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
+from found import three
 
 from ppsolo.cli.shared import LogFormatter, say, say_error
 from ppsolo.data.coco import CocoDataset
 from ppsolo.errors import DatasetError
-from ppsolo.text import one_line, printable
+from ppsolo.results.files.catalogue import FORMATS
+from ppsolo.text import json_text, one_line, printable, storable
 
 HOSTILE = "road\nsign\x1b[2J\a\x9b\u202e\ud800\r\u2028end"
 
@@ -43,3 +46,23 @@ def test_a_category_is_one_line_whatever_the_file_says(tmp_path, name):
     cv2.imwrite(str(tmp_path / "a.png"), np.zeros((8, 8, 3), np.uint8))
     (tmp_path / "x.json").write_text(json.dumps(content))
     assert CocoDataset(tmp_path / "x.json", tmp_path).class_names == (one_line(name),)
+
+
+@pytest.mark.parametrize("format", ["coco", "labelme", "geojson", "csv", "parquet", "yolo"])
+def test_results_of_a_file_whose_name_is_no_unicode(format):
+    """Every format is UTF-8, whatever bytes the name of the picture has."""
+    if format == "parquet":
+        pytest.importorskip("pyarrow")
+    found = three().results(image_name="a\udcff.png", image_path=Path("a\udcff.png"))
+    data = FORMATS[format].encode(found)
+    assert data if format == "parquet" else data.decode("utf-8")
+
+
+def test_json_holds_letters_or_escapes():
+    assert (
+        json_text({"a": "caf\u00e9"}) == '{"a": "caf\u00e9"}'
+        and json_text(["\udc80", "\u00e9"]) == '["\\udc80", "\\u00e9"]'
+    )
+    assert json_text({"a": ["\u00e9"]}, indent=1) == json.dumps({"a": ["\u00e9"]}, ensure_ascii=False, indent=1)
+    assert json.loads(json_text(HOSTILE)) == HOSTILE
+    assert storable("caf\u00e9 \udcff") == "caf\u00e9 \\udcff"

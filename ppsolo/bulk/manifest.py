@@ -3,16 +3,21 @@
 import hashlib
 import json
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+
+import msgspec
 
 from ppsolo.atomic import atomic_writer
 from ppsolo.errors import ConfigError
 
 ResultsFormat = Literal["jsonl", "parquet"]
 _LAYOUT = 1
+_PART_FILE = re.compile(r"part-[0-9]{1,20}of[0-9]{1,20}-[0-9]{6,20}\.(jsonl|parquet)")
+_Count = Annotated[int, msgspec.Meta(ge=0)]
 
 
 @dataclass(frozen=True)
@@ -22,8 +27,8 @@ class Shard:
     index: from 0. count: number of shards.
     """
 
-    index: int = 0
-    count: int = 1
+    index: _Count = 0
+    count: _Count = 1
 
     @property
     def name(self) -> str:
@@ -44,9 +49,9 @@ class Part:
     """
 
     file: str
-    pictures: int
-    instances: int
-    failures: int
+    pictures: _Count
+    instances: _Count
+    failures: _Count
     paths: str
 
 
@@ -95,11 +100,12 @@ def read_manifest(path: Path) -> Manifest:
         content: Any = json.loads(path.read_text(encoding="utf-8"))
         if content.pop("layout") != _LAYOUT:
             raise ValueError("another version of ppsolo wrote it")
-        parts = [Part(**part) for part in content.pop("parts")]
-        manifest = Manifest(parts=parts, **{**content, "shard": Shard(**content["shard"])})
-        if not all(isinstance(part.pictures, int) and Path(part.file).name == part.file for part in parts):
+        manifest = msgspec.convert(content, Manifest)
+        if manifest.shard.index >= manifest.shard.count:
+            raise ValueError(f"its shard is {manifest.shard.name}")
+        if not all(_PART_FILE.fullmatch(part.file) for part in manifest.parts):
             raise ValueError("its list of parts is wrong")
-    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise ConfigError(f"{path}: not a manifest of a bulk run ({error}); choose another --output_dir") from None
     return manifest
 

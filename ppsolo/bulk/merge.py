@@ -1,7 +1,6 @@
 """Merges the parts of all shards into one file, in the order of the list."""
 
 import heapq
-import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -9,6 +8,7 @@ from ppsolo.atomic import atomic_writer
 from ppsolo.bulk.manifest import Manifest, read_manifest
 from ppsolo.bulk.parts import Entry, json_line, read_part, write_part
 from ppsolo.errors import ConfigError
+from ppsolo.text import json_text
 
 SUFFIXES = (".jsonl", ".json", ".parquet")
 
@@ -38,7 +38,7 @@ def merge(directories: Sequence[Path], output: Path, *, partial: bool = False) -
         with atomic_writer(output, "w") as stream:
             separator = "[\n"
             for entry in entries:
-                stream.write(separator + json.dumps(entry, ensure_ascii=False))
+                stream.write(separator + json_text(entry))
                 separator = ",\n"
             stream.write("[\n]\n" if separator == "[\n" else "\n]\n")
     return sum(one.pictures for _, one in found), instances
@@ -62,9 +62,9 @@ def _manifests(directories: Sequence[Path], *, partial: bool) -> list[tuple[Path
             raise ConfigError(f"{directory}: {manifest.shard.name} belongs to another run than {first.shard.name}")
         if not manifest.whole and not partial:
             raise ConfigError(f"{directory}: {manifest.shard.name} is not finished; resume it, or add --partial")
-    missing = sorted(set(range(first.shard.count)) - set(found))
-    if missing and not partial:
-        raise ConfigError(f"shard {missing[0] + 1} of {first.shard.count} is missing; give its directory too")
+    missing = next((index for index in range(first.shard.count) if index not in found), None)
+    if missing is not None and not partial:
+        raise ConfigError(f"shard {missing + 1} of {first.shard.count} is missing; give its directory too")
     return [found[index] for index in sorted(found)]
 
 

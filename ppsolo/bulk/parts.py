@@ -4,14 +4,37 @@ import importlib
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+import msgspec
 
 from ppsolo.atomic import atomic_writer
 from ppsolo.bulk.manifest import ResultsFormat
 from ppsolo.errors import ConfigError
 from ppsolo.results.instances import Instances
+from ppsolo.text import json_text, storable
 
 Entry = dict[str, Any]
+
+
+_Stored = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]  # what Parquet's columns can hold
+_Place = Annotated[float, msgspec.Meta(ge=-1e9, le=1e9)]
+
+
+class _Runs(msgspec.Struct, gc=False):
+    size: tuple[_Stored, _Stored]
+    counts: Annotated[str, msgspec.Meta(pattern="^[0-o]*$")]
+
+
+class _Entry(msgspec.Struct, gc=False):
+    """What an entry that is read back must have."""
+
+    image_id: _Stored
+    category_id: _Stored
+    segmentation: _Runs
+    score: Annotated[float, msgspec.Meta(ge=0, le=1)]
+    bbox: tuple[_Place, _Place, _Place, _Place]
+    file_name: str
 
 
 def entries_of(instances: Instances, *, image_id: int, file_name: str) -> list[Entry]:
@@ -36,18 +59,24 @@ def read_part(path: Path, format: ResultsFormat) -> Iterator[Entry]:
     try:
         if format == "jsonl":
             with path.open(encoding="utf-8") as stream:
-                yield from map(json.loads, stream)
+                yield from (_checked(json.loads(line)) for line in stream)
         else:
             _, parquet = _pyarrow()
             for batch in parquet.ParquetFile(path).iter_batches(1000):
-                yield from map(_nested, batch.to_pylist())
-    except (OSError, ValueError) as error:
+                yield from (_checked(_nested(row)) for row in batch.to_pylist())
+    except (OSError, ValueError, LookupError, TypeError, NotImplementedError, RecursionError) as error:
         raise ConfigError(f"{path}: this part cannot be read ({error}); predict it again") from None
+
+
+def _checked(entry: Any) -> Entry:
+    """Return the entry itself if it is one. Raises ValueError."""
+    msgspec.convert(entry, _Entry)
+    return entry
 
 
 def json_line(entry: Entry) -> str:
     """Return an entry as one line."""
-    return json.dumps(entry, ensure_ascii=False) + "\n"
+    return json_text(entry) + "\n"
 
 
 def check_format(format: ResultsFormat) -> None:
@@ -82,7 +111,8 @@ def _flat(entry: Entry) -> Entry:
     segmentation = entry["segmentation"]
     height, width = segmentation["size"]
     flat = {key: value for key, value in entry.items() if key != "segmentation"}
-    return {**flat, "height": height, "width": width, "counts": segmentation["counts"]}
+    name = storable(entry["file_name"])
+    return {**flat, "file_name": name, "height": height, "width": width, "counts": segmentation["counts"]}
 
 
 def _nested(row: Entry) -> Entry:

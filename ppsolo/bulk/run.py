@@ -1,6 +1,5 @@
 """A bulk run: predicts on a list of pictures part by part, and can be resumed."""
 
-import json
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
@@ -12,7 +11,7 @@ import numpy as np
 
 from ppsolo.atomic import atomic_writer
 from ppsolo.bulk.manifest import Manifest, Part, ResultsFormat, Shard, open_manifest, paths_digest
-from ppsolo.bulk.parts import Entry, check_format, entries_of, write_part
+from ppsolo.bulk.parts import Entry, check_format, entries_of, json_line, write_part
 from ppsolo.data.images import read_ahead
 from ppsolo.errors import ConfigError, ImageError
 from ppsolo.pipeline import Pipeline
@@ -156,7 +155,7 @@ def _write(output_dir: Path, manifest: Manifest, part: _PartMaker, *, ended: boo
         if part.failures:
             file = output_dir / f"failures-{Path(name).stem.removeprefix('part-')}.jsonl"
             with atomic_writer(file, "w") as stream:
-                stream.writelines(json.dumps(failure, ensure_ascii=False) + "\n" for failure in part.failures)
+                stream.writelines(json_line(failure) for failure in part.failures)
         paths = paths_digest([path for _, path in part.places[: part.done]])
         manifest.parts.append(Part(name, part.done, len(part.entries), len(part.failures), paths))
     manifest.whole = ended

@@ -9,12 +9,13 @@ from typing import Literal
 from ppsolo.atomic import atomic_writer
 from ppsolo.errors import DatasetError
 from ppsolo.formats.annotated import Notes
-from ppsolo.formats.dataset import check_classes, coco_content, json_text
+from ppsolo.formats.dataset import check_classes, coco_content
 from ppsolo.formats.folder import Folder
 from ppsolo.formats.recognition import describe, read_folder, recognise
 from ppsolo.formats.split import divide
 from ppsolo.legacy.dataset_folder import found_data
 from ppsolo.schema import DataConfig
+from ppsolo.text import json_text
 
 logger = logging.getLogger(__name__)
 

@@ -1,7 +1,6 @@
 """Writes a COCO data set from annotated pictures: annotation files, pictures, and a configuration to train with."""
 
 import contextlib
-import json
 import logging
 import os
 import shutil
@@ -17,7 +16,7 @@ from ppsolo.errors import DatasetError
 from ppsolo.formats.annotated import AnnotatedImage, AnnotatedSet, Notes
 from ppsolo.progress import Progress
 from ppsolo.results.rle import mask_areas, mask_boxes_xywh, read_segmentation
-from ppsolo.text import one_line
+from ppsolo.text import json_text, one_line
 
 LOCK = "import.lock"
 CONFIG_FILE = "config.yml"
@@ -163,16 +162,6 @@ def coco_content(
         "annotations": annotations,
         "categories": [{"id": number, "name": name} for name, number in ids.items()],
     }
-
-
-def json_text(content: Any) -> str:
-    """Return JSON without escapes; if a file name has lone surrogates, which are invalid Unicode, with escapes.
-
-    >>> json_text(["é"]), json_text(["\\udc80"])
-    ('["é"]', '["\\\\udc80"]')
-    """
-    text = json.dumps(content, ensure_ascii=False)
-    return text if text.isprintable() else json.dumps(content)
 
 
 def training_config(written: WrittenSet, bases: Sequence[str], weights: str | None) -> str:

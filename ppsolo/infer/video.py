@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import json
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -24,6 +23,7 @@ from ppsolo.results.files.coco import coco_entries
 from ppsolo.results.files.image_results import ImageResults
 from ppsolo.results.files.run import RunFiles
 from ppsolo.results.instances import Instances
+from ppsolo.text import json_text
 from ppsolo.tracking import Tracker
 
 
@@ -135,7 +135,7 @@ def _frame_line(name: str, frame: Frame, instances: Instances, track_ids: np.nda
         "width": instances.size[1],
         "instances": shown,
     }
-    return json.dumps(content, ensure_ascii=False) + "\n"
+    return json_text(content) + "\n"
 
 
 @contextlib.contextmanager

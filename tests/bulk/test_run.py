@@ -1,6 +1,7 @@
 """Bulk runs lose nothing and double nothing, however they end."""
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -154,3 +155,29 @@ def test_the_list_is_read_as_it_is_needed(predictor, paths, tmp_path):
     asked = iter(range(1, 1000))
     run_bulk(predictor, endless(), tmp_path, stop=lambda: next(asked) >= 5)
     assert len(taken) < 20
+
+
+@pytest.mark.parametrize("format", ["jsonl", "parquet"])
+def test_a_file_name_that_is_no_unicode(predictor, paths, tmp_path, format):
+    """Linux allows any bytes in a name; the results write such bytes out."""
+    if format == "parquet":
+        pytest.importorskip("pyarrow")
+    odd = tmp_path / "a\udcff.png"
+    odd.write_bytes(Path(paths[0]).read_bytes())
+    broken = tmp_path / "b\udcff.png"
+    broken.write_bytes(b"no picture")
+    out = tmp_path / "out"
+    summary = run_bulk(predictor, [str(odd), str(broken)], out, format=format)
+    assert (summary.pictures, summary.failures) == (2, 1) and summary.instances > 0
+    for suffix in ("json", "jsonl", "parquet"):
+        assert merge([out], tmp_path / f"all.{suffix}") == (2, summary.instances)
+    names = {
+        entry["file_name"].encode("utf-8", "backslashreplace") for entry in read_part(tmp_path / "all.jsonl", "jsonl")
+    }
+    assert names == {os.fsencode(tmp_path) + b"/a\\udcff.png"}
+
+
+def test_a_shard_of_very_many_is_missing(predictor, paths, tmp_path):
+    run_bulk(predictor, paths[:2], tmp_path, shard=Shard(0, 10**9))
+    with pytest.raises(ConfigError, match="shard 2 of 1000000000 is missing"):
+        merge([tmp_path], tmp_path / "all.json")

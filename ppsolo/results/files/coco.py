@@ -1,10 +1,10 @@
 """Entries of a COCO results file."""
 
-import json
 from typing import Any
 
 from ppsolo.results.files.image_results import ImageResults
 from ppsolo.results.rle import mask_boxes_xywh
+from ppsolo.text import json_text
 
 
 def coco_entries(found: ImageResults) -> list[dict[str, Any]]:
@@ -32,5 +32,5 @@ def coco_entries(found: ImageResults) -> list[dict[str, Any]]:
 def coco_json(found: ImageResults) -> bytes:
     """Return the entries as a JSON list; each has the image's name if it is known."""
     named = {"file_name": found.image_name} if found.image_name else {}
-    lines = [json.dumps({**entry, **named}, ensure_ascii=False) for entry in coco_entries(found)]
+    lines = [json_text({**entry, **named}) for entry in coco_entries(found)]
     return ("[\n" + ",\n".join(lines) + "\n]\n").encode()

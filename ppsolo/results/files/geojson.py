@@ -1,6 +1,5 @@
 """GeoJSON in QuPath's convention: one detection per instance, in pixels."""
 
-import json
 import uuid
 from typing import Any
 
@@ -9,6 +8,7 @@ import numpy as np
 from ppsolo.results.draw import instance_color
 from ppsolo.results.files.image_results import ImageResults
 from ppsolo.results.polygons import Part, mask_parts
+from ppsolo.text import json_text, storable
 
 
 def geojson_document(found: ImageResults) -> dict[str, Any]:
@@ -23,10 +23,11 @@ def geojson_document(found: ImageResults) -> dict[str, Any]:
         if not shapes:
             continue
         single = len(shapes) == 1
+        name = f"{storable(found.image_name)} {found.image_id} {i} {rle['counts']}"
         features.append(
             {
                 "type": "Feature",
-                "id": str(uuid.uuid5(uuid.NAMESPACE_OID, f"{found.image_name} {found.image_id} {i} {rle['counts']}")),
+                "id": str(uuid.uuid5(uuid.NAMESPACE_OID, name)),
                 "geometry": {
                     "type": "Polygon" if single else "MultiPolygon",
                     "coordinates": shapes[0] if single else shapes,
@@ -46,7 +47,7 @@ def geojson_document(found: ImageResults) -> dict[str, Any]:
 
 def geojson_bytes(found: ImageResults) -> bytes:
     """Return the document as UTF-8."""
-    return json.dumps(geojson_document(found), ensure_ascii=False).encode()
+    return json_text(geojson_document(found)).encode()
 
 
 def _coordinates(part: Part) -> list[list[list[int]]]:

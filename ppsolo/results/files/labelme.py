@@ -1,6 +1,5 @@
 """labelme's JSON: one file of polygons per image."""
 
-import json
 import os
 from pathlib import Path
 from typing import Any
@@ -9,6 +8,7 @@ from ppsolo.atomic import atomic_writer
 from ppsolo.results.files.image_results import ImageResults
 from ppsolo.results.polygons import close_polygons, mask_polygons
 from ppsolo.results.rle import Rle
+from ppsolo.text import json_text
 
 _VERSION = "5.5.0"  # version of the file format
 
@@ -48,7 +48,7 @@ def labelme_document(found: ImageResults, *, folder: Path, tolerance: float | No
 
 def labelme_text(found: ImageResults, *, folder: Path, tolerance: float | None = None) -> str:
     """Return `labelme_document` as JSON."""
-    return json.dumps(labelme_document(found, folder=folder, tolerance=tolerance), ensure_ascii=False, indent=2)
+    return json_text(labelme_document(found, folder=folder, tolerance=tolerance), indent=2)
 
 
 def write_labelme(path: Path, found: ImageResults, *, tolerance: float | None = None) -> None:

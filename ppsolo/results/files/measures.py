@@ -8,6 +8,7 @@ import numpy as np
 
 from ppsolo.results.files.image_results import ImageResults
 from ppsolo.results.rle import decode_window, mask_areas, mask_boxes_xywh
+from ppsolo.text import storable
 
 # In table order. Names end with the unit. Micrometres need a known pixel size.
 COLUMNS = (
@@ -77,7 +78,7 @@ def measures(found: ImageResults) -> dict[str, np.ndarray]:
     }
     scale = math.nan if found.pixel_size is None else float(found.pixel_size)
     table: dict[str, np.ndarray] = {
-        "file_name": np.full(n, found.image_name, object),
+        "file_name": np.full(n, storable(found.image_name), object),
         "image_id": np.full(n, found.image_id, object if isinstance(found.image_id, str) else np.int64),
         "instance": np.arange(1, n + 1),
         "category": np.array(found.names, object),

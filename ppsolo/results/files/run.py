@@ -13,6 +13,7 @@ from ppsolo.results.files.image_results import ImageResults
 from ppsolo.results.files.label_map import mask_pngs
 from ppsolo.results.files.labelme import labelme_text
 from ppsolo.results.files.tables import CsvTable, ParquetTable
+from ppsolo.text import json_text
 
 
 class RunFiles:
@@ -96,7 +97,7 @@ class RunFiles:
         return write
 
     def _write_yolo_names(self) -> None:
-        names = "".join(f"  {i}: {json.dumps(name, ensure_ascii=False)}\n" for i, name in enumerate(self._class_names))
+        names = "".join(f"  {i}: {json_text(name)}\n" for i, name in enumerate(self._class_names))
         _write(self._folder / "yolo" / "data.yaml", f"names:\n{names}".encode())
 
 
