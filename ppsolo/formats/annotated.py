@@ -2,13 +2,15 @@
 
 import dataclasses
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ppsolo.results.rle import Rle, decode_mask, encode_mask, read_segmentation
+from ppsolo.errors import DatasetError
+from ppsolo.results.rle import MAX_PIXELS, Rle, decode_mask, encode_mask, read_segmentation
 from ppsolo.text import one_line
 
 # Forms of COCO's JSON: rings [[x, y, x, y, ...], ...] in pixels, or {"size": [h, w], "counts": str}.
@@ -77,6 +79,18 @@ class Notes:
         return tuple(f"{number} x {kind} (first: {self.first[kind]})" for kind, number in self.counts.items())
 
 
+def checked_size(height: Any, width: Any, where: object) -> tuple[int, int] | None:
+    """Return (height, width) as an annotation file states them, None unless they are whole numbers above zero.
+
+    Raises DatasetError for more pixels than a picture may have.
+    """
+    if not all(isinstance(side, int) and side > 0 for side in (height, width)):
+        return None
+    if height * width > MAX_PIXELS:
+        raise DatasetError(f"{where}: states {height} x {width} pixels, at most {MAX_PIXELS} can be; export it anew")
+    return int(height), int(width)
+
+
 def sorted_names(images: list[AnnotatedImage]) -> tuple[str, ...]:
     """Return the names of all classes in alphabetical order."""
     return tuple(sorted({one.name for image in images for one in image.objects}))
@@ -135,6 +149,21 @@ def united(parts: list[Segmentation], size: tuple[int, int]) -> Segmentation:
     for part in parts:
         whole |= decode_mask(read_segmentation(part, size))
     return mask_segmentation(whole)
+
+
+def joined_objects(
+    names: Mapping[object, str], parts: Mapping[object, list[Segmentation]], size: tuple[int, int], where: object
+) -> tuple[AnnotatedObject, ...]:
+    """Join parts of the same key into objects. Raises DatasetError for parts that are no outline."""
+    found = []
+    for key, outlines in parts.items():
+        try:
+            found.append(AnnotatedObject(names[key], united(outlines, size)))
+        except ValueError as error:
+            raise DatasetError(
+                f"{where}: the parts of {names[key]!r} cannot be joined ({error}); draw them anew"
+            ) from None
+    return tuple(found)
 
 
 def ellipse_ring(center: tuple[float, float], radii: tuple[float, float], turn: float = 0.0) -> list[float]:

@@ -1,6 +1,7 @@
 """Reads COCO's JSON in the variants that tools write: one or several files, with pictures anywhere in the folder."""
 
 from collections import defaultdict
+from collections.abc import Hashable
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,11 @@ from ppsolo.formats.annotated import (
     AnnotatedSet,
     Notes,
     Segmentation,
+    checked_size,
     json_rle,
     usable_rings,
 )
-from ppsolo.formats.folder import Folder, picture_sizes, read_json, split_in_name
+from ppsolo.formats.folder import Folder, objects_in, picture_sizes, read_json, split_in_name
 from ppsolo.results.rle import read_segmentation
 
 NAME = "coco"
@@ -41,8 +43,7 @@ def read(folder: Folder) -> AnnotatedSet:
     for file in _files(folder):
         content = read_json(file)
         for key in ("images", "annotations", "categories"):
-            if not isinstance(content[key], list) or not all(isinstance(one, dict) for one in content[key]):
-                raise DatasetError(f"{file}: '{key}' is not a list of objects")
+            objects_in(content[key], f"{file}: '{key}'")
         categories = {_id(one): str(one.get("name", one.get("id"))) for one in content["categories"]}
         used = {_plain(one.get("category_id")) for one in content["annotations"]}
         names |= dict.fromkeys(name for identity, name in categories.items() if identity in used)
@@ -71,7 +72,9 @@ def _plain(identity: object) -> object:
     """Convert an id so that 1, 1.0 and "1" are equal."""
     if isinstance(identity, float) and identity.is_integer():
         return int(identity)
-    return int(identity) if isinstance(identity, str) and identity.isdecimal() else identity
+    if isinstance(identity, str) and identity.isdecimal() and len(identity) < 20:
+        return int(identity)
+    return identity if isinstance(identity, Hashable) else str(identity)
 
 
 def _id(entry: dict[str, Any]) -> object:
@@ -81,7 +84,9 @@ def _id(entry: dict[str, Any]) -> object:
 def _marked_by_cvat(annotations: list[dict[str, Any]]) -> bool:
     """Whether `iscrowd` means a brush mask: CVAT's annotations have `attributes` with `occluded`."""
     crowds = [one for one in annotations if one.get("iscrowd")]
-    return bool(crowds) and all("occluded" in (one.get("attributes") or {}) for one in crowds)
+    return bool(crowds) and all(
+        isinstance(one.get("attributes"), dict) and "occluded" in one["attributes"] for one in crowds
+    )
 
 
 def _image(folder: Folder, file: Path, entry: dict[str, Any], notes: Notes) -> tuple[Path, tuple[int, int]] | None:
@@ -94,10 +99,10 @@ def _image(folder: Folder, file: Path, entry: dict[str, Any], notes: Notes) -> t
         notes.add("missing picture of the file left out", name)
         return None
     try:
-        size = (int(float(entry["height"])), int(float(entry["width"])))
-    except (KeyError, TypeError, ValueError):
-        size = (0, 0)
-    return path, size if min(size) > 0 else picture_sizes([path])[path]
+        size = checked_size(int(float(entry["height"])), int(float(entry["width"])), name)
+    except (KeyError, OverflowError, TypeError, ValueError):
+        size = None
+    return path, size or picture_sizes([path])[path]
 
 
 def _objects(
@@ -133,6 +138,6 @@ def _segmentation(value: Any, size: tuple[int, int], notes: Notes, where: str) -
             return json_rle(read_segmentation(value, size))
         rings = [value] if not isinstance(value[0], list) else value
         usable = usable_rings([[float(v) for v in ring] for ring in rings], notes, where)
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, OverflowError, TypeError, ValueError) as error:
         raise DatasetError(f"{where}: its outline cannot be read ({error}); draw it again") from None
     return usable or None

@@ -1,5 +1,6 @@
 """Reads CVAT for images 1.1: one XML file of shapes for all pictures."""
 
+import re
 import xml.etree.ElementTree as ElementTree
 from collections import defaultdict
 from pathlib import Path
@@ -13,10 +14,11 @@ from ppsolo.formats.annotated import (
     AnnotatedSet,
     Notes,
     Segmentation,
+    checked_size,
     ellipse_ring,
+    joined_objects,
     mask_segmentation,
     rectangle_ring,
-    united,
     usable_rings,
 )
 from ppsolo.formats.folder import Folder, split_in_name
@@ -46,7 +48,7 @@ def read(folder: Folder) -> AnnotatedSet:
             if picture is None:
                 notes.add("missing picture of the XML left out", name)
                 continue
-            size = (int(element.get("height", 0)), int(element.get("width", 0)))
+            size = _size(element, name)
             split = folder.split_of(picture) or split_in_name(element.get("subset", ""))
             images.append(AnnotatedImage(picture, size, _objects(element, size, notes, name), split))
     if not images:
@@ -54,6 +56,15 @@ def read(folder: Folder) -> AnnotatedSet:
     used = {one.name for image in images for one in image.objects}
     ordered = dict.fromkeys([*(name for name in names if name in used), *sorted(used)])
     return AnnotatedSet(NAME, tuple(ordered), tuple(images), notes.lines())
+
+
+def _size(element: ElementTree.Element, where: str) -> tuple[int, int]:
+    height, width = (element.get(side, "") for side in ("height", "width"))
+    numbers = [int(side) if re.fullmatch("[0-9]{1,9}", side) else 0 for side in (height, width)]
+    size = checked_size(*numbers, where)
+    if size is None:
+        raise DatasetError(f"{where}: its size is {height!r} x {width!r} pixels in the XML; export it anew")
+    return size
 
 
 def _files(folder: Folder) -> list[Path]:
@@ -72,7 +83,7 @@ def _parsed(file: Path) -> ElementTree.Element:
         if b"<!ENTITY" in data or b"<!DOCTYPE" in data:  # CVAT writes none; an attacker could fill the memory with them
             raise DatasetError(f"{file}: XML with a document type is not supported")
         return ElementTree.fromstring(data)
-    except ElementTree.ParseError as error:
+    except (ElementTree.ParseError, LookupError, ValueError) as error:  # the latter of unknown encodings
         raise DatasetError(f"{file}: not an XML file ({error})") from None
 
 
@@ -86,14 +97,14 @@ def _objects(
             continue
         try:
             outline = _segmentation(shape, size, notes, where)
-        except (TypeError, ValueError, KeyError) as error:
+        except (KeyError, OverflowError, TypeError, ValueError) as error:
             raise DatasetError(f"{where}: a {shape.tag} cannot be read ({error}); draw it again") from None
         if outline is not None:
             name, group = str(shape.get("label")), shape.get("group_id", "0")
             key = (number,) if group == "0" else (name, group)
             names[key] = name
             groups[key].append(outline)
-    return tuple(AnnotatedObject(names[key], united(parts, size)) for key, parts in groups.items())
+    return joined_objects(names, groups, size, where)
 
 
 def _segmentation(shape: ElementTree.Element, size: tuple[int, int], notes: Notes, where: str) -> Segmentation | None:

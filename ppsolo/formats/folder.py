@@ -87,7 +87,7 @@ class Folder:
         """
         plain = PureWindowsPath(name).as_posix()
         for folder in near:
-            if (found := folder / plain).is_file():
+            if os.path.isfile(found := folder / plain):  # no error for a name that is too long
                 return found
         same = self._by_name.get(Path(plain).name, [])
         endings = [picture for picture in same if picture.as_posix().endswith("/" + plain.lstrip("./"))]
@@ -124,6 +124,13 @@ def read_json(path: Path) -> Any:
         raise DatasetError(f"{path}: cannot be read ({error.strerror})") from None
     except (ValueError, RecursionError) as error:
         raise DatasetError(f"{path}: not a JSON file ({error})") from None
+
+
+def objects_in(value: Any, where: str) -> list[dict[str, Any]]:
+    """Return the value if it is a list of JSON objects. where: the place of the value. Raises DatasetError."""
+    if not isinstance(value, list) or not all(isinstance(one, dict) for one in value):
+        raise DatasetError(f"{where} is not a list of objects; export the annotations anew")
+    return value
 
 
 def read_lines(path: Path) -> list[str]:

@@ -14,13 +14,14 @@ from ppsolo.formats.annotated import (
     AnnotatedSet,
     Notes,
     Segmentation,
+    checked_size,
     ellipse_ring,
     mask_segmentation,
     rectangle_ring,
     sorted_names,
     usable_rings,
 )
-from ppsolo.formats.folder import Folder, picture_sizes, read_json
+from ppsolo.formats.folder import Folder, objects_in, picture_sizes, read_json
 
 NAME = "label_studio"
 _KINDS = ("polygonlabels", "brushlabels", "ellipselabels", "rectanglelabels")
@@ -40,14 +41,14 @@ def read(folder: Folder) -> AnnotatedSet:
     notes = Notes()
     images = []
     for file in _files(folder):
-        for number, task in enumerate(read_json(file)):
+        for number, task in enumerate(objects_in(read_json(file), folder.name(file))):
             where = f"{folder.name(file)}, task {task.get('id', number)}"
             picture = _picture(folder, file, task)
             if picture is None:
                 notes.add("task without its picture left out", where)
                 continue
             results = _results(task, notes, where)
-            size = _stated_size(results) or picture_sizes([picture])[picture]
+            size = _stated_size(results, where) or picture_sizes([picture])[picture]
             objects = tuple(_objects(results, size, notes, where))
             images.append(AnnotatedImage(picture, size, objects, folder.split_of(picture)))
     if not images:
@@ -65,18 +66,17 @@ def _files(folder: Folder) -> list[Path]:
     ]
 
 
-def _annotations(task: dict[str, Any]) -> list[dict[str, Any]] | None:
-    found = task.get("annotations", task.get("completions"))
-    return found if isinstance(found, list) else None
-
-
 def _picture(folder: Folder, file: Path, task: dict[str, Any]) -> Path | None:
     """Find the picture of a task by its path, or by its name without the code that an upload adds."""
-    for value in task["data"].values():
+    data = task.get("data")
+    for value in data.values() if isinstance(data, dict) else ():
         if not isinstance(value, str):
             continue
-        address = urlsplit(value)
-        path = unquote(parse_qs(address.query).get("d", [address.path])[0])
+        try:
+            address = urlsplit(value)
+            path = unquote(parse_qs(address.query).get("d", [address.path])[0])
+        except ValueError:  # no address, or one with far too many fields
+            continue
         name = PurePosixPath(path.replace("\\", "/")).name
         for candidate in (path.lstrip("/"), name, name.partition("-")[2]):
             found = folder.find_picture(candidate, [file.parent, file.parent / "images"]) if candidate else None
@@ -87,18 +87,19 @@ def _picture(folder: Folder, file: Path, task: dict[str, Any]) -> Path | None:
 
 def _results(task: dict[str, Any], notes: Notes, where: str) -> list[dict[str, Any]]:
     """Return the results of the latest annotation that was not cancelled."""
-    kept = [one for one in _annotations(task) or [] if not one.get("was_cancelled")]
+    annotations = task.get("annotations", task.get("completions"))
+    kept = [one for one in objects_in(annotations or [], f"{where}: 'annotations'") if not one.get("was_cancelled")]
+    if not kept:
+        return []
     if len(kept) > 1:
         notes.add("task with several annotations: the latest is used", where)
-    return max(kept, key=lambda one: str(one.get("updated_at", "")))["result"] if kept else []
+    latest = max(kept, key=lambda one: str(one.get("updated_at", "")))
+    return objects_in(latest.get("result"), f"{where}: 'result'")
 
 
-def _stated_size(results: list[dict[str, Any]]) -> tuple[int, int] | None:
-    for result in results:
-        height, width = result.get("original_height"), result.get("original_width")
-        if isinstance(height, int) and isinstance(width, int):
-            return height, width
-    return None
+def _stated_size(results: list[dict[str, Any]], where: str) -> tuple[int, int] | None:
+    sizes = (checked_size(one.get("original_height"), one.get("original_width"), where) for one in results)
+    return next((size for size in sizes if size is not None), None)
 
 
 def _objects(
@@ -112,7 +113,9 @@ def _objects(
         try:
             outline = _segmentation(kind, value, size, notes, where)
             names = value[kind]
-        except (KeyError, TypeError, ValueError, IndexError) as error:
+            if not isinstance(names, list):
+                raise TypeError("its labels are not a list")
+        except (IndexError, KeyError, OverflowError, TypeError, ValueError) as error:
             raise DatasetError(f"{where}: a result of {kind} cannot be read ({error})") from None
         if not names:
             notes.add("outline without a label left out", where)

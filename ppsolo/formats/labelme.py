@@ -4,13 +4,11 @@ supervision reads such files too, but makes an object of every shape; here, the 
 """
 
 import base64
-import binascii
 import math
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 
 from ppsolo.errors import DatasetError
@@ -20,14 +18,16 @@ from ppsolo.formats.annotated import (
     AnnotatedSet,
     Notes,
     Segmentation,
+    checked_size,
     ellipse_ring,
+    joined_objects,
     mask_segmentation,
     rectangle_ring,
     sorted_names,
-    united,
     usable_rings,
 )
-from ppsolo.formats.folder import Folder, picture_sizes, read_json
+from ppsolo.formats.folder import Folder, objects_in, picture_sizes, read_json
+from ppsolo.formats.mask_files import decode_mask_file
 
 NAME = "labelme"
 
@@ -56,8 +56,10 @@ def read(folder: Folder) -> AnnotatedSet:
             notes.add("file without its picture left out ('imagePath')", folder.name(file))
             continue
         described.add(picture)
-        size = _stated_size(content) or picture_sizes([picture])[picture]
-        objects = _objects(content["shapes"], size, notes, folder.name(file))
+        stated = checked_size(content.get("imageHeight"), content.get("imageWidth"), folder.name(file))
+        size = stated or picture_sizes([picture])[picture]
+        shapes = objects_in(content["shapes"], f"{folder.name(file)}: 'shapes'")
+        objects = _objects(shapes, size, notes, folder.name(file))
         images.append(AnnotatedImage(picture, size, objects, folder.split_of(picture)))
     if not images:
         raise DatasetError(f"{folder.path}: it has no picture of a labelme file; put the pictures next to these files")
@@ -70,13 +72,6 @@ def _label_files(folder: Folder) -> list[Path]:
     return [file for file, keys in folder.json_kinds.items() if {"shapes", "imagePath"} <= keys]
 
 
-def _stated_size(content: dict[str, Any]) -> tuple[int, int] | None:
-    height, width = content.get("imageHeight"), content.get("imageWidth")
-    if isinstance(height, int) and isinstance(width, int) and height > 0 and width > 0:
-        return height, width
-    return None
-
-
 def _objects(
     shapes: list[dict[str, Any]], size: tuple[int, int], notes: Notes, where: str
 ) -> tuple[AnnotatedObject, ...]:
@@ -86,10 +81,10 @@ def _objects(
         outline = _segmentation(shape, size, notes, where)
         if outline is not None:
             name, group = str(shape.get("label")), shape.get("group_id")
-            key = (number,) if group is None else (name, group)
+            key = (number,) if group is None else (name, str(group))
             names[key] = name
             groups[key].append(outline)
-    return tuple(AnnotatedObject(names[key], united(parts, size)) for key, parts in groups.items())
+    return joined_objects(names, groups, size, where)
 
 
 def _segmentation(shape: dict[str, Any], size: tuple[int, int], notes: Notes, where: str) -> Segmentation | None:
@@ -104,7 +99,7 @@ def _segmentation(shape: dict[str, Any], size: tuple[int, int], notes: Notes, wh
             center, edge = points
             radius = math.dist(center, edge)
             return [ellipse_ring(center, (radius, radius))]
-    except (KeyError, TypeError, ValueError, binascii.Error) as error:
+    except (LookupError, OverflowError, TypeError, ValueError) as error:
         raise DatasetError(f"{where}: a shape {kind!r} cannot be read ({error}); draw it again") from None
     if kind not in ("polygon", "rectangle", "oriented_rectangle"):
         notes.add(f"shape of type '{kind}' left out: it has no area", where)
@@ -114,9 +109,7 @@ def _segmentation(shape: dict[str, Any], size: tuple[int, int], notes: Notes, wh
 
 def _mask(points: list[tuple[float, float]], data: str, size: tuple[int, int]) -> dict[str, Any]:
     """Decode a shape's mask: a PNG in base64 for the box of two points, both of which belong to the box."""
-    picture = cv2.imdecode(np.frombuffer(base64.b64decode(data), np.uint8), cv2.IMREAD_UNCHANGED)
-    if picture is None:
-        raise ValueError("its mask is not a PNG")
+    picture = decode_mask_file(base64.b64decode(data))
     inside = np.asarray(picture if picture.ndim == 2 else picture.max(axis=2)) > 0
     left, top = (round(v) for v in points[0])
     whole = np.zeros(size, bool)

@@ -8,7 +8,11 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from ppsolo.errors import DatasetError
+from ppsolo.data.decoder_lines import decoder_lines
+from ppsolo.data.headers import format_of
+from ppsolo.data.images import MAX_PIXELS
+from ppsolo.data.tiff import first_tags
+from ppsolo.errors import DatasetError, ImageError
 from ppsolo.formats.annotated import (
     AnnotatedImage,
     AnnotatedObject,
@@ -100,7 +104,7 @@ def read_instance_masks(folder: Folder, class_name: str = "object") -> Annotated
 
 def read_label_map(file: Path) -> np.ndarray:
     """Return the ids of a mask: int64 [h, w], 0 for background. In a colour mask, each colour except black is an id."""
-    picture = _decoded(file)
+    picture = read_mask_file(file)
     if picture.ndim == 3:
         if picture.shape[2] == 4:  # opacity has no meaning for ids
             picture = picture[:, :, :3]
@@ -126,14 +130,32 @@ def colors_as_ids(picture: np.ndarray, file: Path, most: int = 4096) -> np.ndarr
 
 
 def _grey(file: Path) -> np.ndarray:
-    picture = _decoded(file)
+    picture = read_mask_file(file)
     return picture[:, :, :3].max(axis=2) if picture.ndim == 3 else picture
 
 
-def _decoded(file: Path) -> np.ndarray:
-    picture = cv2.imdecode(np.fromfile(file, np.uint8), cv2.IMREAD_UNCHANGED)
+def read_mask_file(file: Path) -> np.ndarray:
+    """Read the stored values of a mask file: [h, w] or [h, w, channels]. Raises DatasetError."""
+    try:
+        return decode_mask_file(file.read_bytes())
+    except ValueError as error:
+        raise DatasetError(f"{file}: this mask cannot be read ({error}); save it as PNG") from None
+
+
+def decode_mask_file(data: bytes) -> np.ndarray:
+    """Decode the bytes of a mask file. Raises ValueError: damage, too many pixels, or no picture."""
+    try:
+        known = format_of(data)
+        if known.check is not None:
+            known.check(data, MAX_PIXELS)
+        elif known.name == "TIFF":
+            first_tags(data, MAX_PIXELS)
+        with decoder_lines():
+            picture = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    except (ImageError, cv2.error) as error:
+        raise ValueError(str(error.err if isinstance(error, cv2.error) else error)) from None
     if picture is None:
-        raise DatasetError(f"{file}: this mask cannot be read; save it as PNG")
+        raise ValueError("it is damaged, cut short or of an unusual kind")
     return picture
 
 

@@ -1,14 +1,14 @@
 """Reads Pascal VOC segmentation: JPEGImages with masks in SegmentationObject and SegmentationClass."""
 
+import re
 from pathlib import Path
 
-import cv2
 import numpy as np
 
 from ppsolo.errors import DatasetError
 from ppsolo.formats.annotated import AnnotatedImage, AnnotatedObject, AnnotatedSet, Notes, mask_segmentation
 from ppsolo.formats.folder import Folder, read_lines
-from ppsolo.formats.mask_files import colors_as_ids
+from ppsolo.formats.mask_files import colors_as_ids, read_mask_file
 
 NAME = "voc"
 VOC_CLASSES = (
@@ -73,9 +73,7 @@ def _masks(folder: Folder, name: str) -> list[Path]:
 
 
 def _colors(file: Path) -> np.ndarray:
-    picture = cv2.imdecode(np.fromfile(file, np.uint8), cv2.IMREAD_UNCHANGED)
-    if picture is None:
-        raise DatasetError(f"{file}: this mask cannot be read")
+    picture = read_mask_file(file)
     if picture.ndim == 2:  # indices saved without VOC's palette
         palette = np.array([voc_color(index) for index in range(256)], np.int64)
         return palette[np.asarray(picture, np.uint8)]
@@ -100,8 +98,9 @@ def _class_colors(folder: Folder) -> dict[int, str]:
             found = {}
             for line in read_lines(file):
                 name, color = ([*line.split(":"), "", ""])[:2]
-                if not line.startswith("#") and name != "background" and color.count(",") == 2:
-                    red, green, blue = map(int, color.split(","))
+                numbers = re.fullmatch(r"\s*(\d{1,3})\s*,\s*(\d{1,3})\s*,\s*(\d{1,3})\s*", color)
+                if not line.startswith("#") and name != "background" and numbers:
+                    red, green, blue = map(int, numbers.groups())
                     found[(red << 16) + (green << 8) + blue] = name
             return found
     return {voc_color(index): name for index, name in enumerate(VOC_CLASSES, start=1)}

@@ -56,12 +56,15 @@ def read_groups(file: Path, column: str) -> dict[str, str]:
     except (OSError, UnicodeDecodeError) as error:
         raise DatasetError(f"{file}: cannot be read ({error})") from None
     delimiter = ";" if text.partition("\n")[0].count(";") > text.partition("\n")[0].count(",") else ","
-    reader = csv.DictReader(io.StringIO(text), delimiter=delimiter)
-    names = list(reader.fieldnames or ())
+    reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter)
+    try:
+        names, rows = list(reader.fieldnames or ()), list(reader)
+    except csv.Error as error:
+        raise DatasetError(f"{file}: not a table of comma-separated values ({error})") from None
     if column not in names:
         raise DatasetError(f"{file}: there is no column {column!r}; its columns are {', '.join(names) or 'none'}")
     key = "file_name" if "file_name" in names else names[0]
-    return {str(row[key]): str(row[column]) for row in reader}
+    return {str(row[key]): str(row[column]) for row in rows}
 
 
 def _chosen(images: Sequence[AnnotatedImage], share: float, seed: int, groups: Mapping[str, str]) -> set[int]:

@@ -6,15 +6,15 @@ supervision reads such files too, but splits an object's ring at its cuts; here 
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from ppsolo.errors import DatasetError
+from ppsolo.errors import ConfigError, DatasetError
 from ppsolo.formats.annotated import AnnotatedImage, AnnotatedObject, AnnotatedSet, Notes
 from ppsolo.formats.folder import Folder, picture_sizes, read_lines
+from ppsolo.yaml_text import PlainLoader, load_text, read_text
 
 NAME = "yolo"
 _NAME_FILES = ("classes.txt", "obj.names", "labels.txt")
 _NO_LABELS = (*_NAME_FILES, "readme.txt", "requirements.txt", "train.txt", "val.txt", "test.txt")
+MOST_CLASSES = 100_000
 _LOOKED_AT = 20  # label files examined
 
 
@@ -84,7 +84,7 @@ def _values(line: str) -> list[float] | None:
         values = [float(word) for word in line.split()]
     except ValueError:
         return None
-    plausible = len(values) >= 5 and values[0] >= 0 and values[0].is_integer()
+    plausible = len(values) >= 5 and 0 <= values[0] < MOST_CLASSES and values[0].is_integer()
     return values if plausible and all(-0.1 <= value <= 1.1 for value in values[1:]) else None
 
 
@@ -111,13 +111,13 @@ def _objects(file: Path, size: tuple[int, int], notes: Notes, folder: Folder) ->
 def _class_names(folder: Folder) -> dict[int, str]:
     for file in folder.with_suffix(".yaml", ".yml"):
         try:
-            content: Any = yaml.safe_load(file.read_text(encoding="utf-8-sig"))
-        except (yaml.YAMLError, UnicodeDecodeError):
+            content: Any = load_text(read_text(file).removeprefix("\ufeff"), folder.name(file), PlainLoader)
+        except ConfigError:  # another tool's matter
             continue
         names = content.get("names") if isinstance(content, dict) else None
         if isinstance(names, list):
             return {label: str(name) for label, name in enumerate(names)}
-        if isinstance(names, dict) and all(isinstance(label, int) for label in names):
+        if isinstance(names, dict) and all(isinstance(i, int) and 0 <= i < MOST_CLASSES for i in names):
             return {label: str(name) for label, name in names.items()}
     for file in folder.files:
         if file.name.lower() in _NAME_FILES:
