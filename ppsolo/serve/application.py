@@ -147,14 +147,15 @@ def _add_refusals(app: FastAPI) -> None:
 
     @app.exception_handler(StarletteHTTPException)
     async def refused(request: Request, error: StarletteHTTPException) -> Response:
+        reason = one_line(str(error.detail))  # clients' words in it may be no Unicode
         if error.status_code in MALFORMED:
-            logger.warning("%s: refused, %s", client_of(request.scope), one_line(str(error.detail)))
-        return JSONResponse({"error": error.detail}, error.status_code, error.headers)
+            logger.warning("%s: refused, %s", client_of(request.scope), reason)
+        return JSONResponse({"error": reason}, error.status_code, error.headers)
 
     @app.exception_handler(RequestValidationError)
     async def wrong_query(request: Request, error: RequestValidationError) -> Response:
         first = error.errors()[0]
-        return JSONResponse({"error": f"{first['loc'][-1]}: {first['msg']}"}, 422)
+        return JSONResponse({"error": one_line(f"{first['loc'][-1]}: {first['msg']}")}, 422)
 
     @app.exception_handler(ClientDisconnect)
     async def left(request: Request, error: ClientDisconnect) -> Response:

@@ -3,6 +3,7 @@
 https://github.com/kserve/open-inference-protocol, with the extension for binary tensors of Triton's clients.
 """
 
+import asyncio
 import json
 import struct
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -108,7 +109,10 @@ async def predict(service: Service, request: Request, *, model: str) -> Response
         if request.headers.get("content-encoding", "identity") != "identity":
             raise HTTPException(415, "compressed bodies are not supported: send the body uncompressed")
         body = await read_body(request, max_bytes=service.limits.max_bytes, take=take)
-        parsed = parse_request(body, request.headers.get(HEADER_LENGTH))
+        head = request.headers.get(HEADER_LENGTH)
+        parsed = await asyncio.get_running_loop().run_in_executor(service.parsers, _parsed, body, head)
+        if isinstance(parsed, HTTPException):
+            raise parsed
         wanted.append(parsed)
         return parsed.picture
 
@@ -117,6 +121,14 @@ async def predict(service: Service, request: Request, *, model: str) -> Response
 
     answer: Awaitable[Response] = service.answer(request, receive=receive, write=lambda found, _, __: write(found))
     return await answer
+
+
+def _parsed(body: bytes, header_length: str | None) -> InferRequest | HTTPException:
+    """Call `parse_request`; return its error without the traceback, which would leave all values to the loop."""
+    try:
+        return parse_request(body, header_length)
+    except HTTPException as error:
+        return HTTPException(error.status_code, error.detail)
 
 
 def parse_request(body: bytes, header_length: str | None) -> InferRequest:

@@ -89,7 +89,10 @@ class AnswerOptions(NamedTuple):
 
 
 class Service:
-    """A predictor with its queue, from `start` to `stop`. pixels: how to read pictures with more than 8 bits."""
+    """A predictor with its queue, from `start` to `stop`. pixels: how to read pictures with more than 8 bits.
+
+    parsers: a thread that reads forms and JSON, so that none holds up the event loop.
+    """
 
     def __init__(self, predictor: AnyPredictor, limits: Limits, pixels: PixelSettings):
         self.limits = limits
@@ -114,7 +117,7 @@ class Service:
             on_batch=self.metrics.observe_batch,
         )
         self._writers = ThreadPoolExecutor(THREADS, thread_name_prefix="answer")
-        self._parsers = ThreadPoolExecutor(1, thread_name_prefix="form")
+        self.parsers = ThreadPoolExecutor(1, thread_name_prefix="form")
         self._cutters = ThreadPoolExecutor(1, thread_name_prefix="tiles")
         self._stopping, self._stopped = (asyncio.get_running_loop().create_future() for _ in range(2))
         self._warming_up = asyncio.create_task(self._warm_up(self._batcher))
@@ -135,7 +138,7 @@ class Service:
     def close(self) -> None:
         """End the threads."""
         self._writers.shutdown(wait=False)
-        self._parsers.shutdown(wait=False)
+        self.parsers.shutdown(wait=False)
         self._cutters.shutdown(wait=False)
 
     async def _warm_up(self, batcher: Batcher) -> None:
@@ -155,7 +158,7 @@ class Service:
         """Answer a request that carries a picture. Raises HTTPException, ClientDisconnect."""
 
         def receive(take: Callable[[int], None]) -> Awaitable[bytes]:
-            return read_upload(request, max_bytes=self.limits.max_bytes, take=take, threads=self._parsers)
+            return read_upload(request, max_bytes=self.limits.max_bytes, take=take, threads=self.parsers)
 
         def write(instances: Instances, data: bytes, seconds: float) -> Response:
             content = self._write(instances, data, options, seconds=seconds)

@@ -22,6 +22,11 @@ def chunked(kind: bytes, body: bytes) -> bytes:
     return HEAD + kind + b"Transfer-Encoding: chunked\r\n\r\n" + body
 
 
+def infer(body: bytes) -> bytes:
+    head = b"POST /v2/models/a%20model/infer HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+    return head + b"Content-Length: %d\r\n\r\n" % len(body) + body
+
+
 REQUESTS = {
     "repeated boundaries": sized(FORM, (b"--b\r\n" * (SIZE // 5))),
     "boundaries in a file": sized(FORM, PART + b"\r\n--\r\n--" * (SIZE // 8)),
@@ -34,6 +39,11 @@ REQUESTS = {
     "requests one after the other": b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n" * 20_000,
     "many headers": HEAD + b"a: b\r\n" * 9_000 + b"\r\n",
     "a long address": b"GET /predict?" + b"a=b&" * 10_000 + b" HTTP/1.1\r\nHost: localhost\r\n\r\n",
+    "pixels in JSON": infer(
+        b'{"inputs": [{"name": "image", "datatype": "UINT8", "shape": [2000, 1500, 3], "data": [%s1]}]}'
+        % (b"1," * (SIZE // 2 - 100))
+    ),
+    "one long list": infer(b"[" + b"[1]," * (SIZE // 4) + b"1]"),
     "a whole picture": sized(IMAGE, png(picture(0, 400, 600))),
 }
 
