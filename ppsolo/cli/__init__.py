@@ -26,6 +26,7 @@ from ppsolo.cli import (
 from ppsolo.cli.paddledetection import prepare_options
 from ppsolo.cli.shared import INTERRUPTED, REFUSED, TERMINATED, LogFormatter, say_error, stop_output
 from ppsolo.cli.signals import Terminated, heard_signals
+from ppsolo.data.decoder_lines import claim_standard_error
 from ppsolo.errors import PpsoloError
 from ppsolo.version import __version__
 
@@ -73,6 +74,7 @@ def _main(arguments: Sequence[str] | None) -> int:
 
         argcomplete.autocomplete(top)
     options = top.parse_args(arguments)
+    claim_standard_error()
     log = logging.StreamHandler()
     log.setFormatter(LogFormatter("%(levelname)s: %(message)s"))
     logging.basicConfig(level=logging.ERROR if options.quiet else logging.WARNING, handlers=[log])

@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 
 from ppsolo.data import exif
+from ppsolo.data.decoder_lines import decoder_lines
 from ppsolo.data.headers import format_of, is_animated_png
 from ppsolo.data.pixels import DEFAULT_SETTINGS, PixelSettings, Samples, check_size, to_rgb
 from ppsolo.errors import ImageError
@@ -53,7 +54,7 @@ def decode_with_notes(data: bytes, *, max_pixels: int, settings: PixelSettings) 
     elif known.name in ("GIF", "AVIF") or (known.name == "PNG" and is_animated_png(data)):
         samples, notes = _by_pillow(data, known.name, max_pixels)
     else:
-        samples = _by_opencv(data, known.name, max_pixels)
+        samples, notes = _by_opencv(data, known.name, max_pixels)
         orientation = _orientation(data, known.name)
     image, more = to_rgb(samples, settings)
     return exif.upright(image, orientation), notes + more
@@ -68,19 +69,21 @@ def _orientation(data: bytes, name: str) -> int:
     return exif.webp_orientation(data) if name == "WebP" else 1
 
 
-def _by_opencv(data: bytes, name: str, max_pixels: int) -> Samples:
+def _by_opencv(data: bytes, name: str, max_pixels: int) -> tuple[Samples, list[str]]:
     flags = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
     if name == "JPEG 2000" or (name == "PNG" and data[24:25] == b"\x10"):
         flags |= cv2.IMREAD_ANYDEPTH
     try:
-        image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+        with decoder_lines() as lines:
+            image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
     except cv2.error as error:
         raise ImageError(f"OpenCV cannot decode this {name} ({error.err})") from None
     if image is None:
         raise ImageError(f"OpenCV cannot decode this {name}: it is damaged, cut short or of an unusual kind")
     check_size(image.shape[0], image.shape[1], max_pixels)
     image = cv2.cvtColor(image, cv2.COLOR_BGR2RGB, dst=image)
-    return Samples(image, 255 if image.dtype == np.uint8 else 65535)
+    notes = [f"the {name} is damaged, what can be decoded is taken ({lines[0]})"] if lines else []
+    return Samples(image, 255 if image.dtype == np.uint8 else 65535), notes
 
 
 def _by_pillow(data: bytes, name: str, max_pixels: int) -> tuple[Samples, list[str]]:

@@ -48,8 +48,8 @@ def read_image(source: Source, *, settings: PixelSettings = DEFAULT_SETTINGS) ->
     - More than 8 bits become 8 by `settings.value_range`; by default, 16 bits become v / 257, rounded.
     - Opacity is dropped and the stored colour kept; only TIFF gives colour times opacity, as on a black background.
     - Of an animation, the first frame is read; of several pages, `settings.page`.
-    - A truncated file is refused, and so is a PNG with a wrong checksum. Damage in the compressed data of a JPEG is
-      found only if it leaves an impossible marker.
+    - A truncated file is refused, and so is a PNG with a wrong checksum. Of a JPEG with
+      damage in its compressed data, the rest is read; commands report the damage.
 
     Args:
         source: a path; the bytes of a file, or an open binary file; a uint8 [H, W, 3] RGB array, which is returned
