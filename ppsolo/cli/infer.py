@@ -1,6 +1,7 @@
 """`ppsolo infer`: predict on pictures, videos and streams."""
 
 import argparse
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -250,7 +251,7 @@ def listed_images(folder: Path, file: Path) -> list[Path]:
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"--infer_list {file}: cannot be read ({error})") from None
     paths = [folder / name for name in names if name]
-    missing = [path for path in paths if not path.is_file()]
+    missing = [path for path in paths if not os.path.isfile(path)]  # no error for a name that is too long
     if missing or not paths:
         what = f"{missing[0]} does not exist" if missing else "names no picture"
         raise ConfigError(f"--infer_list {file}: {what}; give names relative to --infer_dir")

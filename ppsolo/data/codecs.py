@@ -20,6 +20,11 @@ def load_pyav() -> ModuleType | None:
         return None
 
 
+def _opened(av: ModuleType, path: Path) -> Any:
+    """Open the container; bytes of its titles that are not UTF-8 are replaced."""
+    return av.open(f"file:{path.absolute()}", metadata_errors="replace")
+
+
 class PyavCapture:
     """Reads a video's frames with PyAV; has the methods of `cv2.VideoCapture` that `VideoFrames` needs."""
 
@@ -28,7 +33,7 @@ class PyavCapture:
         self._error: type[Exception] = av.FFmpegError
         self._frames: Iterator[Any] | None = None
         try:
-            self._container: Any = av.open(f"file:{path.absolute()}")
+            self._container: Any = _opened(av, path)
         except self._error as error:
             raise ValueError(str(error)) from None
         try:
@@ -74,7 +79,7 @@ def codec_name(path: Path, fourcc: int) -> str | None:
     av = load_pyav()
     if av is not None:
         try:
-            with av.open(f"file:{path.absolute()}") as container:
+            with _opened(av, path) as container:
                 context = container.streams.video[0].codec_context
                 return None if context is None else context.name
         except (av.FFmpegError, IndexError):
@@ -102,7 +107,7 @@ def decoding_error(path: Path) -> str | None:
 
 def _first_error(av: ModuleType, path: Path) -> str | None:
     try:
-        with av.open(f"file:{path.absolute()}") as container:
+        with _opened(av, path) as container:
             stream = container.streams.video[0]
             # No FFmpeg threads: they wait for Python's lock to log an error, and closing the file waits for them.
             stream.thread_type = "NONE"

@@ -72,7 +72,10 @@ def _numbers(text: bytes, kind: int, count: int) -> np.ndarray:
     else:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)  # numpy warns so about text that is not a number
-            values = np.fromstring(text.decode("latin-1"), np.int64, count, sep=" ")
+            try:
+                values = np.fromstring(text.decode("latin-1"), np.int64, count, sep=" ")
+            except ValueError:  # newer numpys raise it instead
+                raise ImageError("cannot decode this PNM: it has text between its numbers") from None
         if values.size and values.min() < 0:
             raise ImageError("cannot decode this PNM: a value is below zero")
         values = np.minimum(values, 65535).astype(np.uint16)

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from tifffile import TiffFile, TiffPage, TiffPageSeries
 
 REMEDY = "pip install 'ppsolo[images]' (tifffile and imagecodecs)"
+_MOST_PAGES = 500_000
 _BYTES_PER_PIXEL = 8  # decoded bytes allowed per pixel, at the largest number of pixels
 
 # Compressions whose decoders write into a buffer of known size. Other formats state sizes of their own.
@@ -57,6 +58,7 @@ def _decode(
 ) -> tuple[Samples, int, list[str]]:
     notes = []
     with tifffile.TiffFile(stream, _multifile=False) as tif:
+        check_chain(tif)
         series = [one for one in tif.series if not one.keyframe.subfiletype & (_REDUCED | _MASK)] or tif.series[:1]
         if not series:
             raise ImageError("tifffile cannot decode this TIFF: it has no picture, or is damaged or cut short")
@@ -83,6 +85,23 @@ def _decode(
 def _outer(series: "TiffPageSeries") -> dict[str, int]:
     """Return the axes of a series that are neither picture nor channel axes, with their lengths: time, depth, ..."""
     return {axis: size for axis, size in zip(series.axes, series.shape, strict=True) if axis not in "YXSC"}
+
+
+def check_chain(tif: "TiffFile") -> None:
+    """Raise ImageError if the directories form a circle, which tifffile may follow for ever, or are far too many."""
+    kind, stream = tif.tiff, tif.filehandle
+    order: Literal["little", "big"] = "little" if tif.byteorder == "<" else "big"
+    known: set[int] = set()
+    at = int(tif.pages.first.offset)
+    while 0 < at < stream.size:
+        if at in known or len(known) >= _MOST_PAGES:
+            what = "form a circle" if at in known else f"are more than {_MOST_PAGES}"
+            raise ImageError(f"the TIFF is damaged: its directories {what}")
+        known.add(at)
+        stream.seek(at)
+        number = int.from_bytes(stream.read(kind.tagnosize), order)
+        stream.seek(at + kind.tagnosize + number * kind.tagsize)
+        at = int.from_bytes(stream.read(kind.offsetsize), order)
 
 
 def check_directory(tif: "TiffFile", page: "TiffPage") -> None:
@@ -230,7 +249,8 @@ def colours(values: np.ndarray, page: Any, *, keep_all: bool) -> Samples:
 
 def _decode_plain(data: bytes, max_pixels: int, settings: PixelSettings) -> tuple[Samples, int, list[str]]:
     """Decode with OpenCV if it reads this kind correctly; otherwise raise ImageError with the remedy."""
-    tags = _plain_tags(data, max_pixels)
+    tags = first_tags(data, max_pixels)
+    _check_plain(tags)
     if settings.page:
         raise ImageError(f"to choose a page of a TIFF needs {REMEDY}")
     deep = tags[258][0] == 16
@@ -248,8 +268,11 @@ def _decode_plain(data: bytes, max_pixels: int, settings: PixelSettings) -> tupl
     return samples, 1, []  # OpenCV has turned it, whatever it was told
 
 
-def _plain_tags(data: bytes, max_pixels: int) -> dict[int, list[int]]:
-    """Return the tags of the first page; ImageError if OpenCV would read it wrongly."""
+def first_tags(data: bytes, max_pixels: int) -> dict[int, list[int]]:
+    """Return the tags of the first page that state its size and the form of its samples, read as OpenCV reads them.
+
+    Raises ImageError: too many pixels or bytes, or tags in an unusual form.
+    """
     order = "little" if data[:2] == b"II" else "big"
 
     def number(position: int, width: int) -> int:
@@ -274,6 +297,14 @@ def _plain_tags(data: bytes, max_pixels: int) -> dict[int, list[int]]:
         if width in tags:
             check_size(tags.get(length, [0])[0], tags[width][0], max_pixels)
     tags.setdefault(258, [1])
+    limit = _BYTES_PER_PIXEL * max_pixels
+    if tags[257][0] * tags[256][0] * tags.get(277, [1])[0] * max(tags[258]) > 8 * limit:
+        raise ImageError(f"the TIFF decodes to more than {limit} bytes: cut up, shrink or save fewer channels")
+    return tags
+
+
+def _check_plain(tags: dict[int, list[int]]) -> None:
+    """Raise ImageError if OpenCV would read the page wrongly."""
     colour, samples, extra = tags.get(262, [1])[0], tags.get(277, [1])[0], tags.get(338, [])
     right = (
         set(tags[258]) in ({1}, {8}, {16})
@@ -287,7 +318,6 @@ def _plain_tags(data: bytes, max_pixels: int) -> dict[int, list[int]]:
     )
     if not right:
         raise ImageError(f"this kind of TIFF needs {REMEDY}")
-    return tags
 
 
 def as_stream(data: bytes) -> BinaryIO:

@@ -14,7 +14,7 @@ import numpy as np
 from ppsolo.data.files import regular_file
 from ppsolo.data.images import Source, read_image
 from ppsolo.data.pixels import DEFAULT_SETTINGS, PixelSettings, to_rgb
-from ppsolo.data.tiff import check_directory, check_page, check_segments, colours
+from ppsolo.data.tiff import check_chain, check_directory, check_page, check_segments, colours
 from ppsolo.errors import ImageError
 
 MAX_WINDOWED_PIXELS = 2**31 - 1  # run lengths are 32-bit numbers
@@ -129,6 +129,7 @@ def _windowed_page(path: Path, settings: PixelSettings, stack: contextlib.ExitSt
     try:
         tifffile = importlib.import_module("tifffile")
         tif = stack.enter_context(tifffile.TiffFile(path, _multifile=False))
+        check_chain(tif)
         if len(tif.series) != 1 or len(tif.series[0].pages) != 1:
             return None
         page: Any = tif.series[0].keyframe
@@ -141,14 +142,20 @@ def _windowed_page(path: Path, settings: PixelSettings, stack: contextlib.ExitSt
             or len(page.dataoffsets) != math.prod(page.chunked)
         ):
             return None
+        _check(tif, page, path)
+    except ImageError:
+        raise
     except Exception:  # the reader of whole pictures will report the fault
         return None
+    return page
+
+
+def _check(tif: Any, page: Any, path: Path) -> None:
     check_directory(tif, page)
     check_page(page, MAX_WINDOWED_PIXELS)
     if max(a + b for a, b in zip(page.dataoffsets, page.databytecounts, strict=True)) > path.stat().st_size:
         raise ImageError(f"{path}: the TIFF is cut short")
     check_segments(tif, page)
-    return page
 
 
 def _is_tiff(path: Path) -> bool:

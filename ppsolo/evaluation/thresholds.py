@@ -140,7 +140,7 @@ def read_thresholds(path: str | os.PathLike[str]) -> dict[int, float]:
         values = {int(entry["category_id"]): float(entry["threshold"]) for entry in content["class_thresholds"]}
     except OSError as error:
         raise ConfigError(f"{path} cannot be read ({error.strerror or error})") from None
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
         raise ConfigError(
             f"{path} holds no thresholds ({error}): make such a file with `ppsolo eval --find_thresholds`"
         ) from None

@@ -5,6 +5,7 @@ from typing import Any
 
 from ppsolo.legacy.sections import Note, Section, transforms
 from ppsolo.legacy.yaml_files import TAG
+from ppsolo.schema import PreprocessConfig
 
 GPUS = 8  # number of GPUs that the published learning rates assume
 COCO_IMAGES = 120_000  # images per epoch in the published schedules of 0.5: 90000 steps of 16 images are 12 epochs
@@ -25,7 +26,8 @@ def read_recipe(top: Section, *, static: bool, num_grids: list[Any]) -> dict[str
             "data.num_workers sets the number of reading processes; it depends on the machine",
         )
     preprocess, order = _evaluation(top, static)
-    if means and means != {key: preprocess[key] for key in means}:
+    usual = PreprocessConfig()  # where EvalReader does not normalise
+    if means and means != {key: preprocess.get(key, list(getattr(usual, key))) for key in means}:
         raise train.refusal("sample_transforms", "normalises differently from EvalReader: make mean and std equal")
     for key in READ_KEYS:
         train.take(key)

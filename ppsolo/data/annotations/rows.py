@@ -243,6 +243,7 @@ class Rows:
         if (
             type(segmentation) is dict
             and type(segmentation.get("counts")) is str
+            and segmentation["counts"].isascii()
             and segmentation.get("size") == [*size]
         ):
             self._run_bytes += segmentation["counts"].encode()
