@@ -26,6 +26,12 @@ def record(script: str, lines: Sequence[str], page: Path = PAGE) -> None:
     page.write_text(text + "\n" + "\n".join(section) + "\n", encoding="utf-8")
 
 
+def recorded(script: str, page: Path = PAGE) -> list[str]:
+    """The lines of a script's section; none where there is no such section."""
+    text = page.read_text(encoding="utf-8") if page.exists() else ""
+    return text.partition(f"<!-- {script} -->")[2].partition(f"<!-- end of {script} -->")[0].splitlines()
+
+
 def main() -> int:
     """Print the page."""
     argparse.ArgumentParser(description=__doc__).parse_args()
