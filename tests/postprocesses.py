@@ -1,5 +1,6 @@
 """The three postprocesses with one face: settings and raw predictions in, detections out."""
 
+import functools
 from collections.abc import Callable, Mapping
 
 import numpy as np
@@ -9,11 +10,18 @@ from ppsolo.build.network import build_postprocess
 from ppsolo.results.postprocess import DetectionArrays, NumpyPostprocess, RawArrays
 from ppsolo.schema import Config, PostprocessConfig
 
+_graphs: dict[tuple[PostprocessConfig, str], Callable[[RawArrays], DetectionArrays]] = {}
+
 Postprocess = Callable[[PostprocessConfig, RawArrays], DetectionArrays]
 
 
+@functools.cache
+def built(settings: PostprocessConfig):
+    return build_postprocess(Config(postprocess=settings))
+
+
 def in_paddle(settings: PostprocessConfig, raw: RawArrays) -> DetectionArrays:
-    found = build_postprocess(Config(postprocess=settings))(to_paddle(raw))
+    found = built(settings)(to_paddle(raw))
     return DetectionArrays(*(tensor.numpy() for tensor in found))
 
 
@@ -22,7 +30,10 @@ def in_numpy(settings: PostprocessConfig, raw: RawArrays) -> DetectionArrays:
 
 
 def in_onnx(settings: PostprocessConfig, raw: RawArrays) -> DetectionArrays:
-    return onnx_postprocess(build_postprocess(Config(postprocess=settings)), raw)(raw)
+    shapes = str([array.shape for array in (*raw.category_logits, *raw.kernels, raw.mask_features)])
+    if (settings, shapes) not in _graphs:
+        _graphs[settings, shapes] = onnx_postprocess(built(settings), raw)
+    return _graphs[settings, shapes](raw)
 
 
 POSTPROCESSES: Mapping[str, Postprocess] = {"paddle": in_paddle, "numpy": in_numpy, "onnx": in_onnx}

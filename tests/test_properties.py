@@ -1,5 +1,7 @@
 """Properties of answers that hold for any weights: batches, order, sizes."""
 
+import os
+
 import cv2
 import numpy as np
 import pytest
@@ -12,6 +14,7 @@ from ppsolo import load_config
 from ppsolo.predictor import Predictor
 from ppsolo.results.resize import resize_masks
 
+RESIZE_CASES = int(os.environ.get("PPSOLO_RESIZE_CASES", "150"))  # 1000 for a long run
 SCORES = 1e-5  # another batch size may take another kernel: float32 rounding
 
 
@@ -65,7 +68,7 @@ def bilinear(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     return image
 
 
-@settings(max_examples=150, deadline=None, derandomize=True)
+@settings(max_examples=RESIZE_CASES, deadline=None, derandomize=True)
 @given(
     resized=st.tuples(st.integers(1, 90), st.integers(1, 90)),
     original=st.tuples(st.integers(1, 120), st.integers(1, 120)),
@@ -93,3 +96,16 @@ def test_masks_are_resized_as_in_two_steps(resized, original, count, seed):
         expected = bilinear(enlarged, original)
         unclear = np.abs(expected - 0.5) < 1e-4  # rounding decides
         assert ((coco_mask.decode(rle) == (expected > 0.5)) | unclear).all()
+
+
+@pytest.mark.parametrize("original", [(64, 96), (64, 200), (33, 31), (500, 41)])
+def test_mirrored_masks_are_resized_to_the_mirror(original):
+    """Of a picture that fills its padded size; padding lies on the right alone: other pictures have no mirror."""
+    padded, chance = (64, 96), np.random.default_rng(original[1])
+    masks = np.stack([cv2.GaussianBlur(chance.random((16, 24), np.float32), (0, 0), 1.5) for _ in range(5)])
+    there = resize_masks(masks, resized=padded, original=original, threshold=0.5)
+    mirrored = resize_masks(np.ascontiguousarray(masks[:, :, ::-1]), resized=padded, original=original, threshold=0.5)
+    for mask, one, other in zip(masks, there, mirrored, strict=True):
+        unclear = np.abs(bilinear(bilinear(mask.astype(np.float64), padded), original) - 0.5) < 1e-4  # rounding decides
+        assert ((coco_mask.decode(one) == coco_mask.decode(other)[:, ::-1]) | unclear).all()
+        assert not unclear.all()
