@@ -28,6 +28,11 @@ def train(config: ConfigSource, overrides: Overrides = (), *, resume: str | None
         resume: a training state's file, or "auto" for the newest one of the run.
 
     Returns the run's directory, its steps and its best AP. Raises PpsoloError: one line with the remedy.
+
+    >>> import ppsolo
+    >>> summary = ppsolo.train("mine.yml", ["train.epochs=1"])
+    >>> str(summary.directory), summary.steps > 0
+    ('output/mine', True)
     """
     from ppsolo.training.run import train as train_config
 
@@ -55,6 +60,11 @@ def evaluate(
             with more objects.
 
     Returns `Evaluation`: `.report["segm"]["stats"][0]` is the mask AP, in [0, 1]. Raises PpsoloError.
+
+    >>> import ppsolo
+    >>> evaluation = ppsolo.evaluate("output/mine/config.yml")
+    >>> 0 <= evaluation.report["segm"]["stats"][0] <= 1
+    True
     """
     from ppsolo.evaluation.evaluate import EvaluationSet, evaluate_source
     from ppsolo.evaluation.evaluate import evaluate as evaluate_predictor
@@ -103,6 +113,11 @@ def export(
         verify: compare with the model on drawn scenes; an export that differs is removed.
 
     Raises PpsoloError.
+
+    >>> import ppsolo
+    >>> written = ppsolo.export("output/mine/config.yml", "output/mine_onnx", format="onnx", graph="network")
+    >>> written.verification.trusted
+    True
     """
     from ppsolo.deploy.directory import check_place
     from ppsolo.deploy.export import card_of, checkpoint_facts, export_model
@@ -135,6 +150,12 @@ def load(
     weights, or with the last ones if no evaluation found a best.
 
     threads, keep_memory: see `Predictor`. Raises PpsoloError if the directory is neither, or is damaged.
+
+    >>> import ppsolo
+    >>> predictor = ppsolo.load("output/mine_onnx")
+    >>> instances = predictor("street.png")
+    >>> instances.size
+    (48, 64)
     """
     place = Path(directory)
     if (place / "infer_cfg.yml").is_file() or not place.is_dir():

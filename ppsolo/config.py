@@ -1,4 +1,4 @@
-"""The configuration reader: YAML files, their bases and `key=value` overrides, into the dataclasses of the schema."""
+"""Reads configurations: YAML files, their bases and `key=value` overrides become dataclasses of the schema."""
 
 import contextlib
 import dataclasses
@@ -26,14 +26,15 @@ Overrides: TypeAlias = Sequence[str] | Mapping[str, Any]
 
 
 def load_config(path: str | Path, overrides: Overrides = ()) -> Config:
-    """Read a configuration file, its `_BASE_` files first, and apply overrides.
+    """Read a configuration file, its `_BASE_` files (next to it, or shipped ones) first, and apply overrides.
 
-    A configuration of PaddleDetection is read too, see `import_theirs`; its own keys may be overridden.
-    A base is a file beside the one that names it, or the name of a configuration that comes with ppsolo.
-    path: a YAML file, or the name of a configuration that comes with ppsolo ("solov2_r50_fpn_1x").
-    overrides: "section.key=value" strings as `-o` takes them (the value is read as YAML), or a mapping of
-        dotted keys to values. Mappings merge, lists replace.
+    A configuration of PaddleDetection is accepted too, see `import_theirs`; its own keys may be overridden.
+    path: a YAML file, or the name of a shipped configuration ("solov2_r50_fpn_1x").
+    overrides: "section.key=value" texts with YAML values, or {"section.key": value}. Mappings merge, lists replace.
     Raises ConfigError for a missing file, broken YAML, an unknown key, a wrong type or a wrong choice.
+
+    >>> load_config("solov2_r50_fpn_1x", ["num_classes=3"]).num_classes
+    3
     """
     file = find_config(path)
     if _is_theirs(file):
@@ -44,9 +45,9 @@ def load_config(path: str | Path, overrides: Overrides = ()) -> Config:
 
 
 def import_theirs(file: Path, overrides: Overrides = ()) -> tuple[Config, "tuple[Note, ...]"]:
-    """Read a SOLOv2 configuration of PaddleDetection 0.5 or 2.x, and list what has no counterpart.
+    """Read a SOLOv2 configuration of PaddleDetection 0.5 or 2.x, and list the keys without counterpart.
 
-    overrides: as for `load_config`, of PaddleDetection's keys or of ppsolo's. Raises ConfigError.
+    overrides: see `load_config`, with keys of PaddleDetection or of ppsolo. Raises ConfigError.
     """
     from ppsolo.legacy.config import import_config
     from ppsolo.legacy.keys import split_changes
@@ -75,11 +76,10 @@ def _is_theirs(file: Path) -> bool:
 
 
 def load_answering_config(path: str | Path, overrides: Overrides = ()) -> Config:
-    """As `load_config`, for a configuration that predicts.
+    """Like `load_config`, for a configuration that predicts.
 
-    The config.yml of a training run takes the run's own weights, best.pdparams or else last.pdparams: those that it
-    names are the ones that the run started from. Weights that training wrote give their class names, see
-    `with_names_of_weights`. Overrides win over both.
+    The config.yml of a training run gets the run's own weights, best.pdparams or else last.pdparams, not those that
+    training started from. `with_names_of_weights` adds class names. Overrides win over both.
     """
     file = find_config(path)
     folder = file.parent
@@ -91,10 +91,10 @@ def load_answering_config(path: str | Path, overrides: Overrides = ()) -> Config
 
 
 def with_names_of_weights(config: Config, weights: str | os.PathLike[str] | None) -> Config:
-    """The configuration with the class names of weights that training wrote, where it has none itself.
+    """Add the class names of weights that training wrote to a configuration that has none.
 
-    They are in the file beside the weights: best.yml of best.pdparams, else one name in each line of label_list.txt.
-    Where the numbers of classes differ, nothing is taken. Raises ConfigError where label_list.txt cannot be read.
+    They are in the file next to the weights: best.yml for best.pdparams, else label_list.txt with one name per line.
+    If the numbers of classes differ, nothing is added. Raises ConfigError if label_list.txt cannot be read.
     """
     if config.class_names or weights is None or not Path(weights).is_file():
         return config
@@ -115,7 +115,7 @@ def with_names_of_weights(config: Config, weights: str | os.PathLike[str] | None
 
 
 def override_config(config: Config, overrides: Overrides) -> Config:
-    """The configuration with values replaced; overrides and errors as for `load_config`."""
+    """Return the configuration with replaced values; overrides and errors: see `load_config`."""
     return config_from_dict(_overridden(config_to_dict(config), overrides), config.name)
 
 
@@ -131,7 +131,7 @@ def _pairs(overrides: Overrides) -> list[tuple[str, Any]]:
 
 
 def _refuse_unknown(key: str) -> None:
-    """Raise ConfigError for a dotted key that no configuration has, with ppsolo's key for one of PaddleDetection."""
+    """Raise ConfigError for an unknown dotted key; for a key of PaddleDetection, name ppsolo's key."""
     known = _dotted_keys(Config, "")
     sections = {name.rpartition(".")[0] for name in known}
     if key in known or key in sections:
@@ -144,7 +144,7 @@ def _refuse_unknown(key: str) -> None:
 
 
 def _nearest_key(key: str, known: Sequence[str]) -> str:
-    """The nearest of the dotted keys: by its last part first, then as a whole."""
+    """Return the nearest dotted key: first by its last part, then as a whole."""
     last = {name.rpartition(".")[2] for name in known}
     found = difflib.get_close_matches(key.rpartition(".")[2], sorted(last), n=1, cutoff=0.7)
     alike = [name for name in known if found and name.rpartition(".")[2] == found[0]]
@@ -154,7 +154,7 @@ def _nearest_key(key: str, known: Sequence[str]) -> str:
 
 
 def _dotted_keys(kind: type, prefix: str) -> list[str]:
-    """Every key of a configuration, sections left out, such as "train.schedule.gamma"."""
+    """Return every key of a configuration without sections, such as "train.schedule.gamma"."""
     keys: list[str] = []
     for name, hint in typing.get_type_hints(kind).items():
         if dataclasses.is_dataclass(hint) and isinstance(hint, type):
@@ -165,24 +165,24 @@ def _dotted_keys(kind: type, prefix: str) -> list[str]:
 
 
 def config_to_dict(config: Config) -> dict[str, Any]:
-    """The resolved configuration as plain dicts, lists and scalars, ready for YAML or JSON."""
+    """Return the resolved configuration as plain dicts, lists and scalars, ready for YAML or JSON."""
     return _plain(dataclasses.asdict(config))
 
 
 def config_from_dict(tree: Mapping[str, Any], where: str) -> Config:
-    """The inverse of `config_to_dict`; `where` names the source in errors."""
+    """Undo `config_to_dict`; `where` names the source in errors."""
     config = _to_dataclass(Config, dict(tree), where=where, prefix="")
     check_config(config, where)
     return config
 
 
 def find_config(path: str | Path) -> Path:
-    """The file that `path` names: itself, or a configuration that comes with ppsolo. Raises ConfigError."""
+    """Return the file that `path` names: itself, or a shipped configuration. Raises ConfigError."""
     path = Path(path)
     try:
         if path.is_file():
             return path
-    except (OSError, ValueError):  # too long, or with a NUL
+    except (OSError, ValueError):  # too long, or with a NUL character
         raise ConfigError(f"{str(path)[:100]!r}... cannot be the name of a file") from None
     if path.suffix == "" and path.name == str(path):
         return _shipped_config(path.name)
@@ -198,13 +198,13 @@ def _shipped_config(name: str) -> Path:
 
 
 def _config_folders() -> list[Path]:
-    """Where shipped configurations lie: inside an installed package, beside it in a checkout."""
+    """Return the folders of shipped configurations: inside an installed package, or next to it in a checkout."""
     package = Path(__file__).resolve().parent
     return [folder for folder in (package / "configs", package.parent / "configs") if folder.is_dir()]
 
 
-DEEPEST_BASE = 3  # files above one another
-MOST_BASES = 10  # beside one another
+DEEPEST_BASE = 3  # largest number of nested bases
+MOST_BASES = 10  # largest number of bases in a file
 
 
 _KINDS_OF_TAGS: dict[str, type[yaml.Node]] = {
@@ -215,9 +215,9 @@ _KINDS_OF_TAGS: dict[str, type[yaml.Node]] = {
 
 
 class _Loader(PlainLoader):
-    """YAML's safe loader for the values that JSON has too: text, numbers, true, false, null, lists and mappings.
+    """YAML's safe loader for JSON's kinds of values: text, numbers, true, false, null, lists and mappings.
 
-    A date is text. Refused: sets and other tags, a key given twice, and aliases, as a few can stand for gigabytes.
+    A date is text. Refused are sets and other tags, repeated keys, and aliases, because a few can stand for gigabytes.
     """
 
     yaml_implicit_resolvers = {  # noqa: RUF012 - PyYAML's own, without dates, merge keys and "="
@@ -228,7 +228,7 @@ class _Loader(PlainLoader):
     def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
         if not isinstance(node, _KINDS_OF_TAGS.get(node.tag, ())):
             tag, line = node.tag.replace("tag:yaml.org,2002:", "!!"), node.start_mark.line + 1
-            raise ConfigError(f"{tag} is not read (line {line}); give text, a number, a list or a mapping")
+            raise ConfigError(f"{tag} is not supported (line {line}); give text, a number, a list or a mapping")
         return super().construct_object(node, deep=deep)
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
@@ -244,14 +244,14 @@ class _Loader(PlainLoader):
 
 
 def parse_yaml(text: str, where: str) -> Any:
-    """YAML text as plain values; ConfigError in one line for what is not YAML, aliases and keys given twice."""
+    """Parse YAML text to plain values. Raises ConfigError, in one line, for invalid YAML, aliases and repeated keys."""
     return load_text(text, where, _Loader)
 
 
 def _read_with_bases(file: Path, above: tuple[Path, ...]) -> dict[str, Any]:
     file = file.resolve()
     if file in above:
-        raise ConfigError(f"{file.name}: _BASE_ leads back to the file itself")
+        raise ConfigError(f"{file.name}: _BASE_ leads back to this file")
     if len(above) > DEEPEST_BASE:
         raise ConfigError(f"{file.name}: _BASE_ leads through more than {DEEPEST_BASE} files; merge some")
     tree = parse_yaml(read_text(file), file.name)
@@ -262,7 +262,7 @@ def _read_with_bases(file: Path, above: tuple[Path, ...]) -> dict[str, Any]:
     bases = tree.pop("_BASE_", [])
     bases = [bases] if isinstance(bases, str) else bases
     if not isinstance(bases, list) or not all(isinstance(base, str) for base in bases):
-        raise ConfigError(f"{file.name}: _BASE_ takes a file name or a list of file names")
+        raise ConfigError(f"{file.name}: _BASE_ must be a file name or a list of file names")
     if len(bases) > MOST_BASES:
         raise ConfigError(f"{file.name}: _BASE_ names more than {MOST_BASES} files; merge some")
     files = [_find_base(base, file) for base in bases]
@@ -275,21 +275,21 @@ def _read_with_bases(file: Path, above: tuple[Path, ...]) -> dict[str, Any]:
 
 
 def _find_base(base: str, file: Path) -> Path:
-    """The file that `_BASE_` names: one beside `file`, else a configuration that comes with ppsolo."""
+    """Return the file that `_BASE_` names: one next to `file`, else a shipped configuration."""
     beside = file.parent / base
     try:
         if beside.is_file():
             return beside.resolve()
         if Path(base).suffix == "" and Path(base).name == base:
             return _shipped_config(base).resolve()
-    except (ConfigError, OSError) as error:  # too long a name
+    except (ConfigError, OSError) as error:  # the name is too long
         reason = error if isinstance(error, ConfigError) else error.strerror
         raise ConfigError(f"{file.name}: _BASE_ {base[:100]}: {reason}") from None
-    raise ConfigError(f"{file.name}: _BASE_ file {base} does not exist beside it")
+    raise ConfigError(f"{file.name}: _BASE_ file {base} does not exist next to it")
 
 
 def _merge(base: Any, change: Any) -> Any:
-    """Mappings merge key by key, everything else is replaced."""
+    """Merge mappings key by key; replace other values."""
     if not (isinstance(base, dict) and isinstance(change, dict)):
         return change
     merged = dict(base)
@@ -299,7 +299,7 @@ def _merge(base: Any, change: Any) -> Any:
 
 
 def split_override(override: str) -> tuple[str, Any]:
-    """ "section.key=value" -> the key, and the value read as YAML. Raises ConfigError."""
+    """Split "section.key=value" into the key, and the value read as YAML. Raises ConfigError."""
     key, equals, text = override.partition("=")
     if not equals or not key.strip() or key.count(".") > 9:
         raise ConfigError(f"-o {override}: expected key=value, for example -o weights=model.pdparams")
@@ -327,11 +327,11 @@ def _nearest_in_section(key: str, known: Sequence[str]) -> str:
 
 def _to_dataclass(kind: type, tree: Any, where: str, prefix: str) -> Any:
     if not isinstance(tree, Mapping):
-        raise ConfigError(f"{where}: {prefix[:-1]} takes a mapping of keys, got {_shown(tree)}")
+        raise ConfigError(f"{where}: {prefix[:-1]} must be a mapping of keys, got {_shown(tree)}")
     hints = typing.get_type_hints(kind)
     for key in tree:
         if not isinstance(key, str):
-            raise ConfigError(f"{where}: the keys of {prefix[:-1] or 'a configuration'} are words, one is a number")
+            raise ConfigError(f"{where}: the keys of {prefix[:-1] or 'a configuration'} must be words, not numbers")
         if key not in hints:
             hint = _nearest_in_section(key, list(hints))
             raise ConfigError(f"{where}: unknown key '{prefix}{key}'{hint}")
@@ -340,29 +340,29 @@ def _to_dataclass(kind: type, tree: Any, where: str, prefix: str) -> Any:
 
 
 def _convert(hint: Any, value: Any, where: str, key: str) -> Any:
-    """`value` as the type `hint`, or a ConfigError that names the key."""
+    """Convert `value` to the type `hint`; raise ConfigError that names the key."""
     if isinstance(value, int) and value.bit_length() > 63:
-        raise ConfigError(f"{where}: {key} is a number of more than 63 bits")
+        raise ConfigError(f"{where}: {key} is a number with more than 63 bits")
     if dataclasses.is_dataclass(hint) and isinstance(hint, type):
         return _to_dataclass(hint, value, where, f"{key}.")
     origin = typing.get_origin(hint)
     if origin is Literal:
         choices = typing.get_args(hint)
         if not any(value == choice and type(value) is type(choice) for choice in choices):
-            raise ConfigError(f"{where}: {key} is {_shown(value)}, choose one of {', '.join(map(repr, choices))}")
+            raise ConfigError(f"{where}: {key} is {_shown(value)}: choose one of {', '.join(map(repr, choices))}")
         return value
     if origin in (types.UnionType, typing.Union):
         return _convert_to_one_of(typing.get_args(hint), value, where, key)
     if origin is tuple:
         if not isinstance(value, list | tuple):
-            raise ConfigError(f"{where}: {key} takes a list, got {_shown(value)}")
+            raise ConfigError(f"{where}: {key} must be a list, got {_shown(value)}")
         item = typing.get_args(hint)[0]
         return tuple(_convert(item, entry, where, f"{key}[{i}]") for i, entry in enumerate(value))
     return _convert_scalar(hint, value, where, key)
 
 
 def _convert_to_one_of(hints: tuple[Any, ...], value: Any, where: str, key: str) -> Any:
-    """`value` as the first of the types that takes it, words of a choice before others."""
+    """Convert `value` to the first type that fits; words of a choice come first."""
     if value is None and type(None) in hints:
         return None
     kinds = sorted(
@@ -377,21 +377,21 @@ def _convert_to_one_of(hints: tuple[Any, ...], value: Any, where: str, key: str)
 
 def _convert_scalar(hint: Any, value: Any, where: str, key: str) -> Any:
     if hint is float and not isinstance(value, bool):
-        # YAML 1.1 reads 1e-4 (no dot) as a word.
+        # YAML 1.1 reads 1e-4 (no dot) as a string.
         word = isinstance(value, str) and re.fullmatch(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+", value)
         if (word or isinstance(value, int | float)) and math.isfinite(float(value)):
             return float(value)
     elif isinstance(value, hint) and (hint is bool or not isinstance(value, bool)):
         return value
-    names = {int: "a whole number", float: "a finite number", bool: "true or false", str: "text"}
-    raise ConfigError(f"{where}: {key} takes {names[hint]}, got {_shown(value)}")
+    names = {int: "an integer", float: "a finite number", bool: "true or false", str: "text"}
+    raise ConfigError(f"{where}: {key} must be {names[hint]}, got {_shown(value)}")
 
 
 def _shown(value: Any) -> str:
     try:
         return repr(value)
-    except ValueError:  # Python prints no number of more than 4300 digits
-        return "a number without end"
+    except ValueError:  # Python does not print numbers of more than 4300 digits
+        return "an endless number"
 
 
 def _plain(value: Any) -> Any:

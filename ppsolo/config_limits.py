@@ -1,15 +1,15 @@
-"""The limits of a configuration: values that no system can be built from are refused."""
+"""The limits of a configuration; impossible values are refused."""
 
 from ppsolo.errors import ConfigError
 from ppsolo.schema import Config
 
-MAX_NAME_BYTES = 255  # of a directory
+MAX_NAME_BYTES = 255  # limit for a directory's name
 
 
 def check_config(config: Config, where: str) -> None:
-    """Raise ConfigError for a value that no system can be built from. where: names the file in the message."""
+    """Raise ConfigError for a value that no system can have. where: names the file in the message."""
     model, head = config.model, config.model.head
-    # The limits are far from any useful network: they keep a slip of the keyboard from taking all memory.
+    # The limits exceed any useful network; they keep a typing error from filling the memory.
     limits = {
         "num_classes": (config.num_classes, 1, 100_000),
         "model.backbone.width": (model.backbone.width, 2, 1024),
@@ -34,15 +34,15 @@ def check_config(config: Config, where: str) -> None:
     }
     for key, (value, lowest, highest) in limits.items():
         if not lowest <= value <= highest:
-            raise ConfigError(f"{where}: {key} takes a number from {lowest} to {highest}, got {value!r}")
+            raise ConfigError(f"{where}: {key} must be a number from {lowest} to {highest}, got {value!r}")
     for key in ("score_threshold", "mask_threshold", "update_threshold"):
         value = getattr(config.postprocess, key)
         if not 0.0 <= value <= 1.0:
-            raise ConfigError(f"{where}: postprocess.{key} takes a number from 0 to 1, got {value!r}")
+            raise ConfigError(f"{where}: postprocess.{key} must be a number from 0 to 1, got {value!r}")
     for key in ("class_names", "category_ids"):
         values = getattr(config, key)
         if values and len(values) != config.num_classes:
-            raise ConfigError(f"{where}: {key} has {len(values)} entries, num_classes is {config.num_classes}")
+            raise ConfigError(f"{where}: {key} has {len(values)} entries, but num_classes is {config.num_classes}")
         if len(set(values)) != len(values):
             raise ConfigError(f"{where}: {key} has the same entry twice")
     fixed = {
@@ -53,14 +53,14 @@ def check_config(config: Config, where: str) -> None:
     }
     for key, (values, expected) in fixed.items():
         if len(values) != expected:
-            raise ConfigError(f"{where}: {key} takes {expected} values, got {len(values)}")
+            raise ConfigError(f"{where}: {key} must have {expected} values, got {len(values)}")
     for key, channels in (
         ("model.head.channels", head.channels),
         ("model.mask_feature_head.mid_channels", model.mask_feature_head.mid_channels),
         ("model.mask_feature_head.out_channels", model.mask_feature_head.out_channels),
     ):
         if channels % model.norm_groups:
-            raise ConfigError(f"{where}: {key} {channels} is no multiple of norm_groups {model.norm_groups}")
+            raise ConfigError(f"{where}: {key} {channels} is not a multiple of norm_groups {model.norm_groups}")
     _check_thresholds(config, where)
     _check_backbone(config, where)
     _check_training(config, where)
@@ -70,11 +70,12 @@ def _check_thresholds(config: Config, where: str) -> None:
     thresholds = config.postprocess.class_thresholds
     if thresholds and len(thresholds) != config.num_classes:
         raise ConfigError(
-            f"{where}: postprocess.class_thresholds has {len(thresholds)} entries, num_classes is {config.num_classes}"
+            f"{where}: postprocess.class_thresholds has {len(thresholds)} entries, "
+            f"but num_classes is {config.num_classes}"
         )
     for i, value in enumerate(thresholds):
         if not 0.0 <= value <= 1.0:
-            raise ConfigError(f"{where}: postprocess.class_thresholds[{i}] takes a number from 0 to 1, got {value!r}")
+            raise ConfigError(f"{where}: postprocess.class_thresholds[{i}] must be a number from 0 to 1, got {value!r}")
 
 
 def _check_backbone(config: Config, where: str) -> None:
@@ -82,7 +83,7 @@ def _check_backbone(config: Config, where: str) -> None:
     narrowest = {"resnet": backbone.width // (2 if backbone.variant == "d" else 1), "mobilenetv3": 8}[backbone.type]
     if backbone.norm == "gn" and (backbone.norm_groups < 1 or narrowest % backbone.norm_groups):
         raise ConfigError(
-            f"{where}: the backbone has layers of {narrowest} channels, no multiple of "
+            f"{where}: the backbone has layers of {narrowest} channels, not a multiple of "
             f"model.backbone.norm_groups {backbone.norm_groups}"
         )
 
@@ -114,7 +115,7 @@ def _check_training(config: Config, where: str) -> None:
     below_one = {"train.ema_decay": train.ema_decay, "train.optimizer.momentum": train.optimizer.momentum}
     for key, value in below_one.items():
         if value is not None and not 0.0 <= value < 1.0:
-            raise ConfigError(f"{where}: {key} takes a number from 0 to below 1, got {value!r}")
+            raise ConfigError(f"{where}: {key} must be a number from 0 to below 1, got {value!r}")
     positive = {
         "train.schedule.learning_rate": train.schedule.learning_rate,
         "train.optimizer.clip_norm": train.optimizer.clip_norm,
@@ -123,7 +124,7 @@ def _check_training(config: Config, where: str) -> None:
         if value is not None and not 0.0 < value < float("inf"):
             raise ConfigError(f"{where}: {key} must be above zero, got {value!r}")
     if not train.augment.short_sides:
-        raise ConfigError(f"{where}: train.augment.short_sides takes one size or more")
+        raise ConfigError(f"{where}: train.augment.short_sides must have at least one size")
     plain = config.name.isprintable() and "/" not in config.name and len(config.name.encode()) <= MAX_NAME_BYTES
     if not plain or config.name in ("", ".", ".."):
         raise ConfigError(f"{where}: name {config.name!r} cannot be the name of a run's directory")
@@ -133,9 +134,9 @@ def _check_training(config: Config, where: str) -> None:
 def _check_scale_ranges(config: Config, where: str) -> None:
     ranges = config.train.targets.scale_ranges
     if len(ranges) != len(config.model.head.num_grids):
-        raise ConfigError(f"{where}: train.targets.scale_ranges takes a range for each of the 5 levels")
+        raise ConfigError(f"{where}: train.targets.scale_ranges must have a range for each of the 5 levels")
     for level, bounds in enumerate(ranges):
         if len(bounds) != 2 or not bounds[0] <= bounds[1]:
             raise ConfigError(
-                f"{where}: train.targets.scale_ranges[{level}] takes [smallest, largest], got {list(bounds)}"
+                f"{where}: train.targets.scale_ranges[{level}] must be [smallest, largest], got {list(bounds)}"
             )

@@ -9,12 +9,12 @@ class BackboneConfig:
     """The backbone: ResNet or MobileNetV3, both with C2 to C5 as outputs.
 
     Attributes:
-        type: which family.
+        type: the family.
         depth: layers of a ResNet; 14 and 26 are small ones for tests and small data sets.
         variant: "b", or "d" with the deeper stem and average pooling in the shortcuts (ResNet-vd).
         dcn_stages: stages, counted from 1, whose 3x3 convolutions are deformable.
         width: channels of the first stage of a ResNet, 64 in the published systems.
-        scale: width multiplier of MobileNetV3.
+        scale: factor of MobileNetV3's widths.
         norm: "bn", "sync_bn" (statistics over all processes; needs a GPU) or "gn".
         norm_groups: groups of "gn".
         freeze_norm: keep the statistics and the affine parameters of "bn" fixed. "gn" ignores it.
@@ -38,7 +38,7 @@ class NeckConfig:
     """The FPN.
 
     Attributes:
-        channels: of every pyramid level, P2 to P6.
+        channels: channels of every pyramid level, P2 to P6.
     """
 
     channels: int = 256
@@ -49,8 +49,8 @@ class MaskFeatureHeadConfig:
     """The mask-feature head.
 
     Attributes:
-        mid_channels: of its towers.
-        out_channels: of the mask features, and so the length of every predicted kernel.
+        mid_channels: channels of its towers.
+        out_channels: channels of the mask features, and so the length of every predicted kernel.
         deformable: use deformable convolutions.
     """
 
@@ -64,10 +64,10 @@ class HeadConfig:
     """The SOLOv2 head: one tower for categories and one for kernels, shared by five levels.
 
     Attributes:
-        channels: of the towers.
+        channels: channels of the towers.
         num_convs: convolutions of each tower.
-        dcn_layers: which of them, counted from 0, are deformable.
-        drop_block: DropBlock on the towers while training (Ghiasi et al., arXiv 1810.12890).
+        dcn_layers: deformable convolutions of each tower, counted from 0.
+        drop_block: DropBlock on the towers in training (Ghiasi et al., arXiv 1810.12890).
         num_grids: cells along one side of the grid, level by level, the finest first.
     """
 
@@ -98,18 +98,18 @@ class ModelConfig:
 
 @dataclass(frozen=True)
 class PreprocessConfig:
-    """How an image becomes the input of the network; see `ppsolo.data.preprocess.Preprocess`.
+    """How an image becomes the network's input; see `ppsolo.data.preprocess.Preprocess`.
 
     Attributes:
         short_side: pixels of the shorter side after the resize.
-        long_side: most pixels of the longer side; the resize is smaller where it would be exceeded.
-        mean, std: for each of R, G, B, of values in [0, 1].
+        long_side: most pixels of the longer side; the image is scaled less if it would be exceeded.
+        mean, std: normalisation of R, G and B, for values in [0, 1].
         normalize_first: normalise before the resize (PaddleDetection 2.x) or after it (0.5).
         round_sides: round the sides first and scale each by its own ratio (2.x), or scale both by one ratio (0.5).
-        value_range: which values become 0 and 255 in pictures of more than 8 bits: "dtype" (the whole range of the
+        value_range: values that become 0 and 255 in pictures of more than 8 bits: "dtype" (the whole range of the
             type), "auto" (each picture's smallest and largest), [low, high], or percentiles such as [1%, 99%].
-        page: which page of a stack is read, from 0; null takes the first and says that there are more.
-        channels: which one to three channels become red, green and blue, from 0; empty takes grey or the first three.
+        page: page of a stack to read, from 0; null reads the first one and notes that there are more.
+        channels: one to three channels that become red, green and blue, from 0; empty: grey or the first three.
     """
 
     short_side: int = 800
@@ -128,15 +128,15 @@ class PostprocessConfig:
     """How raw predictions become instances; see `ppsolo.results.postprocess.NumpyPostprocess`.
 
     Attributes:
-        strides: for each level, the area in mask pixels that a mask must exceed.
+        strides: per level, the area in mask pixels that a mask must exceed.
         score_threshold: least class score of a candidate, before masks are made.
-        mask_threshold: least probability of a pixel that belongs to a mask.
+        mask_threshold: least probability of a pixel in a mask.
         update_threshold: least score of an instance after Matrix NMS.
         pre_nms_top_n: most candidates that Matrix NMS compares.
         max_instances: most instances of an image.
         nms_kernel, nms_sigma: the decay of Matrix NMS (SOLOv2 sec. 3.3).
-        class_thresholds: for each class, the least score of an instance in the answer; `ppsolo eval
-            --find_thresholds` finds them. Empty for none.
+        class_thresholds: least score of an instance for each class; `ppsolo eval --find_thresholds` finds them.
+            Empty: none.
     """
 
     strides: tuple[int, ...] = (8, 8, 16, 32, 32)
@@ -155,12 +155,12 @@ class DataConfig:
     """A data set in COCO's format.
 
     Attributes:
-        root: the folder that the other paths are relative to.
-        train_annotations, train_images: the JSON file to train on, and the folder of its pictures.
+        root: folder that the other paths are relative to.
+        train_annotations, train_images: JSON file for training, and the folder of its pictures.
         val_annotations, val_images: the same for evaluation; "" trains without evaluation.
         box_convention: "exclusive": x2 = x + width (2.x); "inclusive": x2 = x + width - 1 (0.5).
-        keep_empty: keep pictures without an instance to train on.
-        num_workers: processes that prepare batches, for each training process; 0 prepares them between the steps.
+        keep_empty: keep pictures without an instance.
+        num_workers: processes that prepare batches, per training process; 0: prepare them between the steps.
     """
 
     root: str = "data/coco"
@@ -175,12 +175,13 @@ class DataConfig:
 
 @dataclass(frozen=True)
 class AugmentConfig:
-    """What happens to a training image, in this order; see `ppsolo.data.augment`.
+    """Changes of a training image, in this order; see `ppsolo.data.augment`.
 
     Attributes:
-        color: change brightness, contrast, saturation and hue, by the arithmetic of "hsv" or "yiq"; "none" does not.
-        crop: cut out a random part; instances that lose every pixel are kept or dropped.
-        short_sides: one of them is drawn for each image as the shorter side.
+        color: change brightness, contrast, saturation and hue, with the arithmetic of "hsv" or "yiq"; "none": no
+        change.
+        crop: crop a random part; instances that lose every pixel are kept or dropped.
+        short_sides: sizes of the shorter side; one is drawn for each image.
         long_side: most pixels of the longer side.
         flip: mirror half of the images from left to right.
         turn: turn images by 0, 90, 180 or 270 degrees.
@@ -196,11 +197,11 @@ class AugmentConfig:
 
 @dataclass(frozen=True)
 class TargetsConfig:
-    """Which instance is learned on which level and in which cells; see `ppsolo.data.targets.make_targets`.
+    """Assignment of instances to levels and cells; see `ppsolo.data.targets.make_targets`.
 
     Attributes:
-        scale_ranges: for each level [smallest, largest] root of the box area, in pixels of the resized image.
-        sampling_radius: share of the sides of the box that is positive (SOLO sec. 3.3.1).
+        scale_ranges: per level, [smallest, largest] square root of the box area, in pixels of the resized image.
+        sampling_radius: share of the box's sides that is positive (SOLO sec. 3.3.1).
     """
 
     scale_ranges: tuple[tuple[float, ...], ...] = ((1, 96), (48, 192), (96, 384), (192, 768), (384, 2048))
@@ -212,8 +213,8 @@ class LossConfig:
     """The losses; see `ppsolo.models.losses.SOLOv2Criterion`.
 
     Attributes:
-        mask_weight: of the Dice loss of the masks, against the focal loss of the categories.
-        focal_alpha, focal_gamma: of the focal loss (Lin et al., arXiv 1708.02002).
+        mask_weight: weight of the masks' Dice loss; the categories' focal loss has the weight 1.
+        focal_alpha, focal_gamma: parameters of the focal loss (Lin et al., arXiv 1708.02002).
     """
 
     mask_weight: float = 3.0
@@ -226,10 +227,10 @@ class OptimizerConfig:
     """Stochastic gradient descent with momentum; see `ppsolo.training.optim.build_optimizer`.
 
     Attributes:
-        momentum: share of the last step's velocity that is kept.
+        momentum: kept share of the last step's velocity.
         weight_decay: L2 penalty of the weights.
-        backbone_weight_decay: the same for the backbone, where it differs.
-        backbone_lr_factors: factors of the learning rate for the stages of the backbone; empty: 1.
+        backbone_weight_decay: the same for the backbone; null: no difference.
+        backbone_lr_factors: factor of the learning rate for each stage of the backbone; empty: 1.
         free_neck_bias: no weight decay for the biases of the neck.
         clip_norm: largest joint norm of all gradients; null: no limit.
     """
@@ -244,14 +245,14 @@ class OptimizerConfig:
 
 @dataclass(frozen=True)
 class ScheduleConfig:
-    """The learning rate over the steps of a run, after a linear warm-up.
+    """The learning rate during a run, after a linear warm-up.
 
     Attributes:
         type: "steps": times gamma at every milestone; "cosine": down to 0 along half a cosine.
-        learning_rate: for steps of `images_per_step` images.
-        images_per_step: the batch of all processes that `learning_rate` is meant for.
-        scale_to_batch: scale the rate to the batch that is really used.
-        warmup_steps: steps of the warm-up; "auto": a tenth of the run, 1000 at most.
+        learning_rate: base rate for steps of `images_per_step` images.
+        images_per_step: number of images per step, over all processes, that `learning_rate` is meant for.
+        scale_to_batch: scale the rate to the actual number of images per step.
+        warmup_steps: steps of the warm-up; "auto": a tenth of the run, at most 1000.
         milestones: epochs after which "steps" lowers the rate.
         gamma: factor at a milestone.
     """
@@ -270,22 +271,22 @@ class TrainConfig:
     """A training run.
 
     Attributes:
-        output_dir: the run's directory is made in it, under the configuration's name.
+        output_dir: folder of the run's directory, which has the configuration's name.
         epochs: passes over the data set.
-        batch_size: images that one process takes through the network at once.
-        accumulate: batches that make one step of the optimizer.
+        batch_size: images per process in one run of the network.
+        accumulate: batches per optimizer step.
         seed: every random number of the run follows from it.
-        ema_decay: average the weights, then evaluate and publish the average; null: do not.
+        ema_decay: decay of the average of the weights, which is evaluated and saved; null: no average.
         amp: automatic mixed precision on a GPU, "O1" or "O2". Parameters stay float32.
-        non_finite: at a loss or a gradient that is NaN or infinite, "stop" the run or "skip" the step. Either way the
-            images are named. "skip" makes a GPU wait at every step.
+        non_finite: at a loss or a gradient that is NaN or infinite, "stop" the run or "skip" the step; the log names
+            the images. "skip" makes a GPU wait at every step.
         evaluate_every: epochs from one evaluation to the next; 0: none.
         patience: evaluations without a better AP after which training ends; 0: never.
-        pictures: validation images that are drawn at every evaluation.
-        checkpoint_steps: steps from one training state to the next within an epoch; its end always writes one.
-        keep_checkpoints: training states that are kept, the newest first.
-        log_every: steps from one log line to the next.
-        sinks: trackers that get the metrics, besides log.jsonl and log.csv.
+        pictures: validation images to draw at every evaluation.
+        checkpoint_steps: steps between training states within an epoch; the end of an epoch always writes one.
+        keep_checkpoints: number of training states to keep, the newest ones.
+        log_every: steps between log lines.
+        sinks: trackers that get the metrics, in addition to log.jsonl and log.csv.
         augment, targets, loss, optimizer, schedule: the parts of the recipe.
     """
 
@@ -316,9 +317,9 @@ class Config:
     """One system.
 
     Attributes:
-        name: of the system; the name of its file where none is given. Runs and exports are called by it.
+        name: name of the system, its runs and its exports; default: the name of its file.
         weights: a published name, a checkpoint file, its stem or an https address; null: none.
-        pretrained_backbone: ImageNet weights that training starts from where `weights` is null: a published name, a
+        pretrained_backbone: ImageNet weights that training starts from if `weights` is null: a published name, a
             file, its stem or an https address.
         num_classes: classes of the data set.
         class_names: one per class; empty: COCO's for 80 classes, else "class 0" and so on.

@@ -1,4 +1,4 @@
-"""Time predictors, exported directories and peers side by side: the same as `ppsolo benchmark`."""
+"""Compare the speed of predictors, exported directories and peers: the same as `ppsolo benchmark`."""
 
 import sys
 

@@ -11,14 +11,16 @@ from ppsolo.evaluation.report import write_report
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("folder", help="for the file (633 MB), an empty file per image and the cache; kept")
+    parser.add_argument("folder", help="folder for the file (633 MB), an empty file per image and the cache; is kept")
     parser.add_argument("--images", type=int, default=IMAGES, metavar="N", help="default: %(default)s")
     parser.add_argument("--polygons", type=int, default=POLYGONS, metavar="N", help="default: %(default)s")
-    parser.add_argument("--processes", type=int, default=4, metavar="N", help="ranks, workers; default: %(default)s")
+    parser.add_argument(
+        "--processes", type=int, default=4, metavar="N", help="number of ranks, and of workers; default: %(default)s"
+    )
     parser.add_argument("--output", default="annotations_benchmark.json", metavar="FILE", help="default: %(default)s")
     options = parser.parse_args()
     if min(options.images, options.polygons, options.processes) < 1:
-        parser.exit(2, "benchmark_annotations: error: --images, --polygons and --processes take at least 1\n")
+        parser.exit(2, "benchmark_annotations: error: --images, --polygons and --processes must be at least 1\n")
     try:
         result = benchmark_annotations(
             Path(options.folder), images=options.images, polygons=options.polygons, processes=options.processes

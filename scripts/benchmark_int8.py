@@ -1,4 +1,4 @@
-"""Time int8 beside float32 and bfloat16 in OpenVINO, photo to instances, with weights made from a seed.
+"""Compare the speed of int8, float32 and bfloat16 in OpenVINO, from photo to instances, with random weights.
 
 python scripts/benchmark_int8.py --images FOLDER --systems solov2_r50_fpn_3x --output output/int8.json
 """
@@ -23,12 +23,12 @@ from ppsolo.evaluation.report import write_report
 from ppsolo.models.solov2 import SOLOv2
 
 AIMS = {"solov2_r50_fpn_3x": 0.40, "solov2_mobilenetv3_fpn_448_3x": 0.45, "solov2_r50_enhance_coco": 0.60}
-SPREAD = 0.05  # of the last layers' weights, so that cells differ
+SPREAD = 0.05  # spread of the last layers' weights, so that cells differ
 CANDIDATES = 450  # pairs of cell and class above the threshold in the timed picture, as in benchmark_postprocess.py
 
 
 def measure(system: str, images: list[Path], *, calibrated: int, repeats: int, threads: int) -> dict[str, Any]:
-    """Median seconds of each side and their ratio to float32, in one run."""
+    """Return the median seconds of each precision, and the ratio to float32, in one run."""
     with tempfile.TemporaryDirectory(prefix="ppsolo-") as scratch:
         weights, directory = Path(scratch) / "seeded.pdparams", Path(scratch) / "int8"
         config = load_config(system, {"weights": str(weights)})
@@ -64,11 +64,13 @@ def set_candidates(model: SOLOv2, image: np.ndarray, *, threshold: float) -> Non
 
 
 def main() -> int:
-    """Measure the systems one after the other."""
+    """Measure the systems one after another."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--images", required=True, metavar="DIR", help="photographs; the first one is timed")
+    parser.add_argument("--images", required=True, metavar="DIR", help="folder of photographs; the first one is timed")
     parser.add_argument("--systems", nargs="+", default=list(AIMS), metavar="NAME", help="default: %(default)s")
-    parser.add_argument("--calibrated", type=int, default=4, metavar="N", help="photographs, default: %(default)s")
+    parser.add_argument(
+        "--calibrated", type=int, default=4, metavar="N", help="photographs for calibration, default: %(default)s"
+    )
     parser.add_argument("--repeats", type=int, default=7, metavar="N", help="default: %(default)s")
     parser.add_argument("--output", default="output/int8.json", metavar="FILE", help="default: %(default)s")
     options = parser.parse_args()

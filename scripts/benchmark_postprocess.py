@@ -10,9 +10,11 @@ from ppsolo.config import load_config
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("-c", "--config", default="solov2_r50_fpn_1x", help="default: %(default)s")
-    parser.add_argument("--size", type=int, nargs=2, default=(800, 1216), metavar=("H", "W"), help="of the input")
-    parser.add_argument("--candidates", type=int, default=450, help="above the threshold, default: %(default)s")
-    parser.add_argument("--repeats", type=int, default=9, help="rounds that count, default: %(default)s")
+    parser.add_argument("--size", type=int, nargs=2, default=(800, 1216), metavar=("H", "W"), help="size of the input")
+    parser.add_argument(
+        "--candidates", type=int, default=450, help="candidates above the threshold, default: %(default)s"
+    )
+    parser.add_argument("--repeats", type=int, default=9, help="rounds to measure, default: %(default)s")
     options = parser.parse_args()
     seconds = benchmark_postprocess(
         load_config(options.config), tuple(options.size), candidates=options.candidates, repeats=options.repeats

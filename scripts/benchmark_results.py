@@ -1,4 +1,4 @@
-"""Measure the evaluation of a file of results beside hotcoco and pycocotools, reading included."""
+"""Time the evaluation of a result file, reading included, and compare it with hotcoco and pycocotools."""
 
 import argparse
 import sys
@@ -12,14 +12,18 @@ from ppsolo.evaluation.report import write_report
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--annotations", metavar="FILE", help="with --results: files of your own, default: drawn ones")
+    parser.add_argument(
+        "--annotations", metavar="FILE", help="your own file, together with --results; default: drawn files"
+    )
     parser.add_argument("--results", metavar="FILE", help="COCO results")
-    parser.add_argument("--images", type=int, default=460, metavar="N", help="to draw; default: %(default)s")
-    parser.add_argument("--detections", type=int, default=10_800, metavar="N", help="in all; default: %(default)s")
+    parser.add_argument("--images", type=int, default=460, metavar="N", help="images to draw; default: %(default)s")
+    parser.add_argument(
+        "--detections", type=int, default=10_800, metavar="N", help="number of all detections; default: %(default)s"
+    )
     parser.add_argument("--output", default="results_benchmark.json", metavar="FILE", help="default: %(default)s")
     options = parser.parse_args()
     if min(options.images, options.detections) < 1 or (options.annotations is None) != (options.results is None):
-        parser.exit(2, "benchmark_results: error: numbers are at least 1; --annotations and --results go together\n")
+        parser.exit(2, "benchmark_results: error: numbers must be at least 1; give both --annotations and --results\n")
     try:
         with tempfile.TemporaryDirectory() as folder:
             if options.results is None:

@@ -1,6 +1,6 @@
-"""Measures prediction in tiles: AP, time and peak memory on a mosaic, beside cutting exactly on its pictures.
+"""Measures prediction in tiles on a mosaic of pictures: AP, time and peak memory.
 
-The tiles of the first line lie exactly on the pictures of the mosaic; the others have their seams across objects.
+In the first line, the tiles are exactly the pictures of the mosaic; in the others, seams cut objects.
 
 example:
   python scripts/benchmark_tiles.py --run output/demo/training/demo --annotations val.json --images val --grid 6 10

@@ -1,4 +1,4 @@
-"""Measure reading, targets and training steps, and write them as JSON beside a baseline's figures."""
+"""Time reading, targets and training steps, and write JSON with a comparison to a baseline."""
 
 import argparse
 import sys

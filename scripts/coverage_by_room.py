@@ -1,4 +1,4 @@
-"""Prints the share of statements that the tests run, room by room, from coverage's JSON report."""
+"""Prints the share of statements that the tests run, per room, from coverage's JSON report."""
 
 import argparse
 import json
@@ -20,7 +20,7 @@ def by_room(report: dict) -> dict[str, tuple[int, int]]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("report", type=Path, help="what `coverage json` wrote")
+    parser.add_argument("report", type=Path, help="a file of `coverage json`")
     rooms = by_room(json.loads(parser.parse_args().report.read_text()))
     rooms["all"] = (sum(ran for ran, _ in rooms.values()), sum(total for _, total in rooms.values()))
     for room, (ran, total) in rooms.items():

@@ -1,4 +1,4 @@
-"""Draws the steps of one prediction into docs/images, with the network that `ppsolo demo` trains."""
+"""Draws the steps of one prediction into docs/images, with the network of `ppsolo demo`."""
 
 import argparse
 import logging
@@ -16,11 +16,11 @@ from ppsolo.results.postprocess import points_nms
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 SIZE = (128, 160)
-SHOWN = 6  # masks
+SHOWN = 6  # number of masks
 
 
 def draw(pictures: list[tuple[str, np.ndarray]], file: Path) -> None:
-    """One row of pictures, [H, W] or [H, W, 3], with a title above each."""
+    """Draw one row of pictures, [H, W] or [H, W, 3], with a title above each."""
     figure = Figure(figsize=(2.2 * len(pictures), 2.4), layout="constrained")
     for axes, (title, picture) in zip(figure.subplots(1, len(pictures), squeeze=False)[0], pictures, strict=True):
         axes.imshow(picture, cmap="viridis", interpolation="nearest")
@@ -30,7 +30,7 @@ def draw(pictures: list[tuple[str, np.ndarray]], file: Path) -> None:
 
 
 def draw_scores(before: np.ndarray, kept: np.ndarray, file: Path) -> None:
-    """Scores of the best cells, and which ones Matrix NMS and the thresholds keep."""
+    """Draw the scores of the best cells, and which ones Matrix NMS and the thresholds keep."""
     figure = Figure(figsize=(6, 2.6), layout="constrained")
     axes = figure.subplots()
     axes.bar(np.arange(len(before)), before, color="lightgray", label="score of the cell, after points NMS")
@@ -41,7 +41,7 @@ def draw_scores(before: np.ndarray, kept: np.ndarray, file: Path) -> None:
 
 
 def draw_steps(run: Path, seed: int, folder: Path) -> None:
-    """Draw every step of one prediction. run: what `ppsolo demo` trained. seed: of the scene."""
+    """Draw every step of one prediction. run: a run of `ppsolo demo`. seed: for the scene."""
     image = draw_scene(np.random.default_rng(seed), SIZE).image
     config, weights = files_of_run(run)
     predictor = ppsolo.Predictor(config, weights=weights, engine="dygraph")
@@ -90,8 +90,8 @@ def draw_steps(run: Path, seed: int, folder: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--run", type=Path, default=Path("output/demo/training/run"), help="what `ppsolo demo` trained")
-    parser.add_argument("--seed", type=int, default=2, help="of the scene, default: 2")
+    parser.add_argument("--run", type=Path, default=Path("output/demo/training/run"), help="a run of `ppsolo demo`")
+    parser.add_argument("--seed", type=int, default=2, help="seed of the scene, default: 2")
     parser.add_argument("--output_dir", type=Path, default=DOCS / "images", help="default: docs/images")
     options = parser.parse_args()
     logging.basicConfig(level=logging.WARNING)

@@ -1,14 +1,14 @@
-"""Faults in commands, injected at random moments and counted: nothing whole is lost, and the next start goes on.
+"""Injects faults into commands at random moments and counts them: no finished file is lost, and a new start succeeds.
 
     python scripts/faults.py --times 10 --seconds 120 --record
 
-Every command runs once alone: what it leaves then is what is expected. Then it is struck: by a signal, a full disk, a
-read-only disk, a second process in the same directory, or a clock that jumps. What stands afterwards under a name must
-be whole. Whatever ended early must have said so in one line. The command is then given again, and must leave what is
-expected, and nothing else. `faults_training.py` does the same with training.
+Every command first runs once without faults; its result is the expected one. Then a fault hits it: a signal, a full
+disk, a read-only disk, a second process in the same directory, or a jumping clock. Every file must then be whole under
+its name, and a command that ended early must have said so in one line. The command is then started again. It must give
+the expected result and nothing else. `faults_training.py` does the same with training.
 
-As root, the full and the read-only disk are file systems of their own, in memory. Others get a limit on the size of
-files for a full disk, and no read-only disk.
+As root, the full and the read-only disk are file systems in memory. Other users get a file-size limit instead of a full
+disk, and no read-only disk.
 """
 
 import argparse
@@ -43,7 +43,7 @@ TIMEOUT = 600.0
 PICTURES = 40
 SCRATCH = re.compile(r"(^|/)\.ppsolo-|\.part$|\.part\.json$|\.lock$|\.sha256\.\d+$")
 Counts = dict[str, int]
-ROOM = "256m"  # of a file system that is large enough
+ROOM = "256m"  # size of a file system that is large enough
 DOWNLOAD = """
 import sys
 from ppsolo.checkpoint.download import download
@@ -59,7 +59,7 @@ time.time = lambda: real() + chance.uniform(-1e7, 1e7)
 
 
 class Inputs:
-    """What the commands read, made once: pictures with annotations, weights, an export, and a server of a file."""
+    """The inputs of the commands, made once: pictures with annotations, weights, an export, and a file server."""
 
     def __init__(self, folder: Path, server: "WeightsServer"):
         self.folder, self.server = folder, server
@@ -80,7 +80,7 @@ class Inputs:
         return folder
 
     def _draw(self) -> None:
-        """Pictures of noise in blocks, each with a labelme file of one square, and COCO's form of the same."""
+        """Draw pictures of noise in blocks, with a labelme file of one square for each, and the same as COCO."""
         chance, images, annotations = np.random.default_rng(0), [], []
         labelled = self.folder / "labelme"
         labelled.mkdir()
@@ -105,13 +105,13 @@ class Inputs:
 
 @dataclass(frozen=True)
 class Command:
-    """A command that is struck.
+    """A command to hit with faults.
 
     Attributes:
-        arguments: of Python, for a folder that is the command's own.
-        to_go_on: what is added when the command is given again.
-        outcome: file name -> digest of what stands in the folder.
-        replaces: whether it replaces what it finds there.
+        arguments: of Python, for the command's own folder.
+        to_go_on: more arguments for the second start.
+        outcome: file name -> digest of the files in the folder.
+        replaces: whether it replaces an earlier result.
     """
 
     arguments: Callable[[Inputs, Path], list[str]]
@@ -121,7 +121,7 @@ class Command:
 
 
 def digests(folder: Path) -> dict[str, str]:
-    """Each file of a folder but those in TMPDIR; where the folder lies does not count."""
+    """Return the digest of each file in a folder except TMPDIR; the folder's path does not matter."""
     found = {}
     for path in sorted(folder.rglob("*")):
         name, here = path.relative_to(folder).as_posix(), str(folder.resolve()).encode()
@@ -131,7 +131,7 @@ def digests(folder: Path) -> dict[str, str]:
 
 
 def bulk_outcome(folder: Path) -> dict[str, str]:
-    """The lines of the finished parts; how they are divided into parts is not what counts."""
+    """Return the lines of the finished parts; the division into parts does not matter."""
     from ppsolo.bulk.manifest import Shard, manifest_path, read_manifest
     from ppsolo.bulk.parts import read_part
 
@@ -147,7 +147,7 @@ def bulk_outcome(folder: Path) -> dict[str, str]:
 
 
 def export_outcome(folder: Path) -> dict[str, str]:
-    """The names of the files, each of which has the checksum that the export states."""
+    """Return the names of the files; each must have the checksum that the export states."""
     from ppsolo.deploy.directory import check_files, read_info
 
     if (folder / "out").exists():
@@ -203,7 +203,7 @@ COMMANDS: dict[str, Command] = {
 
 
 class Struck:
-    """One command in a folder of its own."""
+    """One command in its own folder."""
 
     def __init__(
         self,
@@ -227,7 +227,7 @@ class Struck:
             self.expected, self.seconds = alone.expected, alone.seconds
 
     def run_alone(self) -> None:
-        """Learn what it leaves, and how long it takes."""
+        """Run without faults, to learn the result and the time."""
         started = time.monotonic()
         code = self.start().wait(timeout=TIMEOUT)
         assert code == 0, self.said()
@@ -235,14 +235,14 @@ class Struck:
         self.expected = self.command.outcome(self.folder)
 
     def copy_whole(self) -> None:
-        """Begin with everything that the command leaves, so that it could be lost."""
+        """Start with a complete result, so that it could be lost."""
         assert self.alone is not None
         shutil.copytree(self.alone.folder, self.folder, dirs_exist_ok=True)
         self.before = True
 
     def start(self, *, again: bool = False, said: str = "said") -> "subprocess.Popen[str]":
-        """Start it; what it says goes to a file beside the folder."""
-        with contextlib.suppress(OSError):  # a disk that is read only
+        """Start it; its output goes to a file next to the folder."""
+        with contextlib.suppress(OSError):  # a read-only disk
             (self.folder / "tmp").mkdir(exist_ok=True)
         own = {"PPSOLO_WEIGHTS": str(self.folder / "weights"), "TMPDIR": str(self.folder / "tmp")}
         own["PPSOLO_ANNOTATIONS"] = str(self.folder / "tmp")
@@ -259,11 +259,11 @@ class Struck:
         return self.said_file(name).read_text(errors="replace")
 
     def check(self, code: int, codes: tuple[int, ...], *, said: str = "said") -> None:
-        """After a fault: it ended as it should, with a line, and what stands under a name is whole."""
+        """After a fault: the command must have ended properly, with a line, and every file must be whole."""
         text = self.said(said)
         assert code in codes, f"exit code {code}: {text[-1000:]}"
         if code == -signal.SIGINT and "ppsolo/__main__" not in text:
-            return  # neither Python nor the package had started
+            return  # neither Python nor the package had started yet
         assert "Traceback" not in text and "a file: " not in text, text[-2000:]
         assert code <= 0 or "ppsolo: " in text, f"exit code {code} without a word: {text[-300:]}"
         outcome = self.command.outcome(self.folder)
@@ -278,7 +278,7 @@ class Struck:
             assert not left, f"left in TMPDIR after exit code {code}: {left}"
 
     def finish(self) -> None:
-        """Give the command again: it must come to its end, and leave what is expected."""
+        """Start the command again: it must succeed and give the expected result."""
         if self.command.replaces or self.command.to_go_on or self.command.outcome(self.folder) != self.expected:
             code = self.start(again=True).wait(timeout=TIMEOUT)
             assert code == 0, f"given again: exit code {code}: {self.said()[-1000:]}"
@@ -291,19 +291,19 @@ class Struck:
 
 
 def end_by(number: int, struck: Struck) -> None:
-    """A signal at a random moment."""
+    """Send a signal at a random moment."""
     process = struck.start()
     with contextlib.suppress(subprocess.TimeoutExpired):
         process.wait(timeout=struck.chance.uniform(0, 1.1 * struck.seconds))
     process.send_signal(number)
     code = process.wait(timeout=TIMEOUT)
-    # While Python starts, nobody listens: a signal then has the system's effect, and nothing is begun.
+    # While Python starts, a signal has its default effect, and no work has begun.
     codes = (0, -number) if number == signal.SIGKILL or not struck.said() else (0, 128 + number)
     struck.check(code, codes)
 
 
 def fill_disk(struck: Struck) -> None:
-    """No room beyond a random size; then there is room again."""
+    """Limit the disk to a random size, then remove the limit."""
     needed = 8192 + sum(path.stat().st_size + 4096 for path in struck.alone.folder.rglob("*") if path.is_file())
     held = needed if struck.before else 0
     room = struck.chance.randrange(8192, needed)
@@ -318,7 +318,7 @@ def fill_disk(struck: Struck) -> None:
 
 
 def forbid_writing(struck: Struck) -> None:
-    """A disk that is read only when the command starts; then it can be written to."""
+    """Make the disk read-only when the command starts, then writable."""
     _mount("remount,ro", struck.folder)
     code = struck.start().wait(timeout=TIMEOUT)
     _mount("remount,rw", struck.folder)
@@ -326,7 +326,7 @@ def forbid_writing(struck: Struck) -> None:
 
 
 def start_twice(struck: Struck) -> None:
-    """Two processes in one directory: each comes to its end or is refused, one of them at least comes to its end."""
+    """Start two processes in one directory: each succeeds or is refused, and at least one succeeds."""
     one = struck.start()
     time.sleep(struck.chance.uniform(0, 0.5 * struck.seconds))
     other = struck.start(said="other")
@@ -337,7 +337,7 @@ def start_twice(struck: Struck) -> None:
 
 
 def move_clock(struck: Struck) -> None:
-    """Every look at the clock gives another month; nothing comes of it."""
+    """Let every reading of the clock give another month; it must have no effect."""
     site = struck.folder.with_name(f"{struck.folder.name}.clock")
     site.mkdir()
     (site / "sitecustomize.py").write_text(JUMPING_CLOCK)
@@ -365,13 +365,13 @@ def environment() -> dict[str, str]:
 
 
 def can_mount() -> bool:
-    """Whether this process may have file systems of its own."""
+    """Whether this process may mount file systems."""
     return os.geteuid() == 0 and shutil.which("mount") is not None
 
 
 @contextlib.contextmanager
 def file_system(folder: Path) -> Iterator[None]:
-    """A file system in memory at `folder`, where that is allowed, while the block runs."""
+    """Mount a file system in memory at `folder` while the block runs, if allowed."""
     if not can_mount():
         yield
         return
@@ -387,7 +387,7 @@ def _mount(options: str, folder: Path) -> None:
 
 
 class WeightsServer(http.server.ThreadingHTTPServer):
-    """Serves one file slowly, and goes on where a client has stopped."""
+    """Serves one file slowly, and resumes where a client stopped."""
 
     content = bytes(range(256)) * 1000
     seconds = 1.0
@@ -397,7 +397,7 @@ class WeightsServer(http.server.ThreadingHTTPServer):
         self.url = f"http://127.0.0.1:{self.server_port}/small.pdparams"
 
     def handle_error(self, request: object, client_address: object) -> None:
-        """Clients that vanish are what this is about."""
+        """Ignore vanished clients: they are the purpose of the test."""
 
 
 class _WeightsHandler(http.server.BaseHTTPRequestHandler):
@@ -422,7 +422,7 @@ class _WeightsHandler(http.server.BaseHTTPRequestHandler):
 
 
 def strike(command: str, fault: str, inputs: Inputs, folder: Path, alone: Struck, chance: random.Random) -> None:
-    """Inject one fault into a command, look at what it did, and give the command again. Raises AssertionError."""
+    """Inject one fault into a command, check the effect, and start the command again. Raises AssertionError."""
     struck = Struck(COMMANDS[command], inputs, folder, alone, chance)
     with file_system(folder):
         if COMMANDS[command].replaces and chance.random() < 0.5:
@@ -455,7 +455,7 @@ def strike_all(command: str, inputs: Inputs, place: Path, options: argparse.Name
 
 
 def main() -> int:
-    """Inject each fault into each command as often as asked; 1 where one did harm."""
+    """Inject each fault into each command as often as asked; return 1 if one did harm."""
     options = _options()
     with tempfile.TemporaryDirectory(prefix="ppsolo-faults-") as name, WeightsServer() as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
@@ -474,9 +474,15 @@ def main() -> int:
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--times", type=int, default=3, metavar="N", help="of each fault, default: %(default)s")
-    parser.add_argument("--seconds", type=float, default=float("inf"), metavar="S", help="for each command at most")
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the moments, default: %(default)s")
+    parser.add_argument(
+        "--times", type=int, default=3, metavar="N", help="number of times for each fault, default: %(default)s"
+    )
+    parser.add_argument(
+        "--seconds", type=float, default=float("inf"), metavar="S", help="most seconds for each command"
+    )
+    parser.add_argument(
+        "--seed", type=int, default=0, metavar="N", help="seed of the random moments, default: %(default)s"
+    )
     parser.add_argument("--commands", nargs="+", choices=COMMANDS, default=list(COMMANDS), help="these commands")
     parser.add_argument("--faults", nargs="+", choices=FAULTS, default=list(FAULTS), help="these faults")
     parser.add_argument("--jobs", type=int, default=1, metavar="N", help="commands at once, default: %(default)s")

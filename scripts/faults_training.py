@@ -1,10 +1,10 @@
-"""Faults in training, injected at random moments and counted: nothing whole is lost, and the next start goes on.
+"""Injects faults into training at random moments and counts them: no finished file is lost, and a resume succeeds.
 
     python scripts/faults_training.py --times 5 --report faults.json
 
-Each fault strikes a small run on drawn pictures. Afterwards every training state and every weights file must be whole,
-the fault must have ended as it should (exit code, one line), and `-r auto` must go on. In the end the run must equal,
-bit for bit, a run that nothing happened to. A file-size limit stands for a full disk.
+Each fault hits a small run on drawn pictures. After it, every training state and every weights file must be whole, the
+run must have ended properly (exit code, one line), and `-r auto` must resume it. In the end the run must equal an
+undisturbed run bit for bit. A file-size limit replaces a full disk.
 """
 
 import argparse
@@ -28,7 +28,7 @@ from ppsolo.training.state import read_state
 
 ROOT = Path(__file__).resolve().parents[1]
 TIMEOUT = 300.0
-EPOCHS, STEPS = 6, 4  # in all, and in an epoch
+EPOCHS, STEPS = 6, 4  # number of epochs, and of steps in an epoch
 SMALL = {
     "num_classes": 3,
     "model.backbone": {"width": 8, "norm_groups": 4},
@@ -57,9 +57,9 @@ LIMITED = (
 
 
 class Faulty:
-    """A run in a folder of its own that is struck, looked at, and gone on with.
+    """A run in its own folder that is hit by a fault, checked and resumed.
 
-    processes: 1, or more under Paddle's launcher.
+    processes: 1, or more with Paddle's launcher.
     """
 
     def __init__(self, folder: Path, data: Path, *, processes: int = 1):
@@ -72,7 +72,7 @@ class Faulty:
         self.environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
 
     def start(self) -> "subprocess.Popen[str]":
-        """Start it, or go on with it; the lines go to the file `said`."""
+        """Start or resume the run; its output goes to the file `said`."""
         command = [sys.executable, "-m", "ppsolo", *self.arguments]
         if self.processes > 1:
             script = self.folder / "train.py"
@@ -99,7 +99,7 @@ class Faulty:
         return sorted((self.run / "checkpoints").glob("*.safetensors"))
 
     def wait_for_step(self, process: "subprocess.Popen[str]") -> None:
-        """Until a new state is written, and a random moment more."""
+        """Wait until a new state is written, and a random moment longer."""
         before, deadline = self.states()[-1:], time.monotonic() + TIMEOUT
         while self.states()[-1:] == before:
             if process.poll() is not None or time.monotonic() > deadline:
@@ -108,7 +108,7 @@ class Faulty:
         time.sleep(random.uniform(0, 0.5))
 
     def ranks(self) -> list[int]:
-        """The process ids of the training processes under a launcher."""
+        """Return the process ids of the training processes under a launcher."""
         found = []
         for folder in Path("/proc").glob("[0-9]*"):
             try:
@@ -116,21 +116,21 @@ class Faulty:
                 parent = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
             except OSError:
                 continue
-            # Data workers have the same command line, and a rank for their parent.
+            # Data workers have the same command line; their parent is a rank.
             if str(self.folder / "train.py") in command and "distributed.launch" not in command:
                 found.append((int(folder.name), parent))
         ids = {number for number, _ in found}
         return [number for number, parent in found if parent not in ids]
 
     def check(self) -> None:
-        """Whatever has the name of a state or of weights is whole."""
+        """Check that every file with the name of a state or of weights is whole."""
         for path in self.states():
             assert read_state(path).record["step"] == int(path.stem), path
         for path in self.run.glob("*.pdparams"):
             read_checkpoint(path)
 
     def finish(self, alone: "Faulty") -> None:
-        """Go on to the end, which must be that of `alone`."""
+        """Resume to the end; the result must equal that of `alone`."""
         process = self.start()
         assert process.wait(timeout=TIMEOUT) == 0, self.said()[-1000:]
         ours, theirs = (read_state(run.states()[-1]) for run in (self, alone))
@@ -141,18 +141,18 @@ class Faulty:
 
 
 def end_with_signal(run: Faulty, number: int) -> None:
-    """Ctrl-C and SIGTERM end with a state and a line, SIGKILL with neither; exit code as shells count."""
+    """Ctrl-C and SIGTERM end with a state and a line, SIGKILL with neither; check the shell's exit code."""
     process = run.start()
     if run.states() and random.random() < 0.3:
-        time.sleep(random.uniform(0, 5))  # before the first step, too
+        time.sleep(random.uniform(0, 5))  # may be before the first step
     else:
         run.wait_for_step(process)
     process.send_signal(number)
     code = process.wait(timeout=TIMEOUT)
     expected = -number if number == signal.SIGKILL else 128 + number
     if code == 0:
-        return  # it had come to its end
-    # While Python starts, nobody listens: SIGTERM then has the system's effect, and nothing is lost.
+        return  # it had already finished
+    # While Python starts, SIGTERM has its default effect, and nothing is lost.
     assert code in (expected, -number), (code, run.said()[-1000:])
     if code == 128 + number and "stopped by" in run.said():
         assert "-r auto" in run.said() or "same command" in run.said(), run.said()[-1000:]
@@ -160,7 +160,7 @@ def end_with_signal(run: Faulty, number: int) -> None:
 
 
 def kill_worker(run: Faulty) -> None:
-    """As the kernel does where memory ends: one line with the remedy, exit code 2."""
+    """Kill a worker, as the kernel does without memory: one line with the remedy, exit code 2."""
     process = run.start()
     run.wait_for_step(process)
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
@@ -174,7 +174,7 @@ def kill_worker(run: Faulty) -> None:
 
 
 def kill_rank(run: Faulty) -> None:
-    """Nobody trains on alone."""
+    """Kill a rank: the others must not continue alone."""
     process = run.start()
     run.wait_for_step(process)
     os.kill(random.choice(run.ranks()), signal.SIGKILL)
@@ -183,7 +183,7 @@ def kill_rank(run: Faulty) -> None:
 
 
 def stop_rank(run: Faulty) -> None:
-    """A rank that pauses holds the others up; they go on when it does."""
+    """Pause a rank: the others wait, and continue when it does."""
     process = run.start()
     run.wait_for_step(process)
     rank = random.choice(run.ranks())
@@ -197,7 +197,7 @@ def stop_rank(run: Faulty) -> None:
 
 
 def kill_launcher(run: Faulty) -> None:
-    """The processes that it leaves behind write a state and end."""
+    """Kill the launcher: its processes must write a state and end."""
     process = run.start()
     run.wait_for_step(process)
     process.kill()
@@ -207,7 +207,7 @@ def kill_launcher(run: Faulty) -> None:
 
 
 def cut_state(run: Faulty) -> None:
-    """At each twentieth of its length, the newest state is passed over."""
+    """Cut the newest state at each twentieth of its length: it must be skipped."""
     end_with_signal(run, signal.SIGTERM)
     newest = run.states()[-1]
     content = newest.read_bytes()
@@ -227,7 +227,7 @@ def cut_state(run: Faulty) -> None:
 
 
 def start_twice(run: Faulty) -> None:
-    """The second start in the directory is refused, the first goes on."""
+    """Start twice in the directory: the second run is refused, the first continues."""
     process = run.start()
     run.wait_for_step(process)
     other = subprocess.run(
@@ -239,7 +239,7 @@ def start_twice(run: Faulty) -> None:
 
 
 def fill_disk(run: Faulty) -> None:
-    """No file may grow beyond a random size: the state before it stays."""
+    """Limit files to a random size: the state before must stay."""
     kept = {path: path.read_bytes() for path in run.states()}
     largest = max((path.stat().st_size for path in kept), default=500_000)
     limit = random.randrange(largest // 10, largest)
@@ -275,9 +275,9 @@ FAULTS: dict[str, tuple[int, Callable[[Faulty], None]]] = {
 
 
 def main() -> int:
-    """Inject each fault as often as asked; 1 where one did harm."""
+    """Inject each fault as often as asked; return 1 if one did harm."""
     parser = argparse.ArgumentParser(description=main.__doc__)
-    parser.add_argument("--times", type=int, default=3, help="of each fault, default: %(default)s")
+    parser.add_argument("--times", type=int, default=3, help="number of times for each fault, default: %(default)s")
     parser.add_argument("--only", nargs="+", choices=FAULTS, default=list(FAULTS), help="these faults")
     parser.add_argument("--report", metavar="FILE", help="write the counts as JSON")
     options = parser.parse_args()

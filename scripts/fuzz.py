@@ -1,4 +1,4 @@
-"""Fuzz the readers of ppsolo: random changes of good inputs must end in an answer or in one line of ppsolo's own."""
+"""Fuzzes the readers of ppsolo: random changes of good inputs must give a result or an error of one line."""
 
 import argparse
 import base64
@@ -24,10 +24,10 @@ from fuzzing.target import Target
 
 from ppsolo.errors import PpsoloError
 
-SLOWEST = 2.0  # seconds of the processor for one input: a busy machine makes nothing slow
+SLOWEST = 2.0  # CPU seconds for one input, which do not depend on the load
 # Seconds of the processor, and of waiting: a process that takes more for one input is ended, and its parent has it.
 LONGEST_WORK, LONGEST_WAIT = 20.0, 600
-MOST_MEMORY = 2 << 30  # bytes that one process may allocate beyond what it starts with
+MOST_MEMORY = 2 << 30  # bytes that one process may allocate in addition to its start
 SEEDS = Path(__file__).parents[1] / "tests" / "fuzz"
 NO_MEMORY = ("memory", "allocate")  # words of an error that says that more than MOST_MEMORY was asked for
 MEMORY = Path("/dev/shm")  # a folder in memory, where it exists: files are written by the thousand
@@ -67,19 +67,23 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("targets", nargs="*", metavar="TARGET", help=f"default: all of {', '.join(TARGETS)}")
     parser.add_argument("--seconds", type=float, default=900.0, metavar="S", help="per target, default: %(default)s")
-    parser.add_argument("--executions", type=int, default=1_000_000, metavar="N", help="at most, default: %(default)s")
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the random changes, default: %(default)s")
+    parser.add_argument(
+        "--executions", type=int, default=1_000_000, metavar="N", help="largest number per target, default: %(default)s"
+    )
+    parser.add_argument(
+        "--seed", type=int, default=0, metavar="N", help="seed of the random changes, default: %(default)s"
+    )
     parser.add_argument("--coverage", action="store_true", help="let atheris guide the changes (pip install atheris)")
     parser.add_argument("--record", action="store_true", help="write the figures to tests/RELIABILITY.md")
     parser.add_argument("--child", metavar="FILE", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if unknown := [name for name in options.targets if name not in TARGETS]:
-        parser.error(f"unknown target {unknown[0]}; there are {', '.join(TARGETS)}")
+        parser.error(f"unknown target {unknown[0]}; known are {', '.join(TARGETS)}")
     return options
 
 
 def _fuzz_in_child(name: str, options: argparse.Namespace) -> dict[str, Any]:
-    """Run one target in a process of its own; a crash or a hang of it is a finding."""
+    """Run one target in its own process; a crash or a hang is a finding."""
     with tempfile.TemporaryDirectory(prefix="ppsolo-fuzz-", dir=MEMORY if MEMORY.is_dir() else None) as folder:
         current = Path(folder, "input")
         current.write_bytes(bytes(LONGEST_INPUT + 8))
@@ -116,7 +120,7 @@ def _fuzz_here(options: argparse.Namespace) -> int:
 
 
 class Run:
-    """Executions of one target, and what they found."""
+    """The executions of one target, and the findings."""
 
     def __init__(self, target: Target, current: mmap.mmap, place: Path):
         self._target = target
@@ -128,7 +132,7 @@ class Run:
         self._findings: dict[str, dict[str, str]] = {}
 
     def execute(self, data: bytes) -> None:
-        """Try one input: whatever is not an answer or a PpsoloError within `SLOWEST` is a finding."""
+        """Try one input: everything except a result or a PpsoloError within `SLOWEST` is a finding."""
         data = data[:LONGEST_INPUT]
         self._current[: 8 + len(data)] = len(data).to_bytes(8, "little") + data
         signal.setitimer(signal.ITIMER_PROF, LONGEST_WORK)
@@ -152,7 +156,7 @@ class Run:
             self.write()
 
     def with_random_changes(self, options: argparse.Namespace) -> None:
-        """Changes of the seeds, and of inputs that were changed before, until the time is over."""
+        """Change the seeds, and inputs that were changed before, until the time is over."""
         chance = random.Random(options.seed)
         pool = [*self._target.seeds(), *stored_seeds(options.targets[0])]
         for seed in pool:
@@ -166,7 +170,7 @@ class Run:
         self.write()
 
     def with_atheris(self, options: argparse.Namespace) -> None:
-        """Changes that lead to code not yet run."""
+        """Make changes that reach code not yet run."""
         import atheris
 
         corpus = self._folder / "corpus"
@@ -180,7 +184,7 @@ class Run:
         atheris.Fuzz()
 
     def write(self) -> None:
-        """Write the figures so far, for the parent."""
+        """Write the current figures, for the parent."""
         result = {
             "executions": self._executions,
             "seconds": round(time.monotonic() - self._started, 1),
@@ -202,7 +206,7 @@ def stop_clocks() -> None:
 
 
 def stored_seeds(name: str) -> list[bytes]:
-    """Inputs that failed once, in tests/fuzz/NAME."""
+    """Return inputs that failed before, in tests/fuzz/NAME."""
     return [file.read_bytes() for file in sorted((SEEDS / name).glob("*"))]
 
 

@@ -1,4 +1,4 @@
-"""Check ppsolo on this machine's GPUs, in order, and write a report; without a GPU, what can be checked is."""
+"""Checks ppsolo on this machine's GPUs and writes a report; without a GPU, it runs the checks that need none."""
 
 import argparse
 import os
@@ -26,7 +26,7 @@ OFF, ON = {"NVIDIA_TF32_OVERRIDE": "0"}, {}
 
 
 class Check(NamedTuple):
-    """One command. gpus: how many it needs. environment: in addition to this process's."""
+    """One command. gpus: the number that it needs. environment: added to this process's environment."""
 
     title: str
     gpus: int
@@ -35,7 +35,7 @@ class Check(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """What came of a check: "passed", "failed", "left out", its seconds and the end of its output."""
+    """The result of a check: "passed", "failed" or "left out", its seconds, and the end of its output."""
 
     check: Check
     result: str
@@ -44,7 +44,7 @@ class Outcome(NamedTuple):
 
 
 def main() -> int:
-    """Run the checks that this machine allows; 1 if one of them failed."""
+    """Run the checks that this machine allows; return 1 if one failed."""
     options = _parser().parse_args()
     gpus = count_gpus()
     outcomes = []
@@ -54,7 +54,7 @@ def main() -> int:
         outcomes.append(run_check(check, gpus, options.timeout))
         say(f"{check.title}: {outcomes[-1].result} ({outcomes[-1].seconds:.0f} s)")
         options.report.parent.mkdir(parents=True, exist_ok=True)
-        options.report.write_text(report(outcomes, gpus), encoding="utf-8")  # whatever ends the next check
+        options.report.write_text(report(outcomes, gpus), encoding="utf-8")  # even if the next check ends this process
     say(f"report: {options.report}")
     return int(any(outcome.result == "failed" for outcome in outcomes))
 
@@ -92,7 +92,7 @@ def checks(image: Path | None, coco: Path | None) -> list[Check]:
 
 
 def run_check(check: Check, gpus: int, timeout: float) -> Outcome:
-    """Run one check, unless it needs more GPUs than there are."""
+    """Run one check, unless it needs more GPUs than this machine has."""
     if check.gpus > gpus:
         return Outcome(check, "left out", 0.0, f"needs {check.gpus} GPU(s), there are {gpus}: not measured")
     environment = {**os.environ, "PYTHONPATH": str(ROOT), **check.environment}
@@ -118,7 +118,7 @@ def report(outcomes: Sequence[Outcome], gpus: int) -> str:
 
 
 def count_gpus() -> int:
-    """GPUs that Paddle can use; asked in a process of its own, which leaves them free for the checks."""
+    """Count the GPUs that Paddle can use, in another process, so that they stay free for the checks."""
     code = "import paddle; print(paddle.device.cuda.device_count() if paddle.device.is_compiled_with_cuda() else 0)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     return int(done.stdout.split()[-1]) if done.returncode == 0 and done.stdout.split() else 0
@@ -212,9 +212,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--coco", type=Path, help="COCO's folder, to measure the rates of the reader and of the step")
     parser.add_argument("--only", nargs="+", metavar="WORD", help="only checks whose title has one of the words")
     parser.add_argument("--timeout", type=float, default=3600.0, help="seconds for one check, default: %(default)s")
-    parser.add_argument("--describe", action="store_true", help="print what is installed, and no more")
-    parser.add_argument("--profile", action="store_true", help="profile five training steps, and no more")
-    parser.add_argument("--latency", metavar="SYSTEM", choices=PUBLISHED, help="time one system, and no more")
+    parser.add_argument("--describe", action="store_true", help="only print what is installed")
+    parser.add_argument("--profile", action="store_true", help="only profile five training steps")
+    parser.add_argument("--latency", metavar="SYSTEM", choices=PUBLISHED, help="only time one system")
     return parser
 
 

@@ -1,7 +1,7 @@
-"""Measures one very large picture: memory and time in tiles, with many objects, from a TIFF that is read part by part.
+"""Measures memory and time for one very large picture with many objects, predicted in tiles from a TIFF.
 
-It puts drawn scenes on a picture of SIDE x SIDE pixels, writes it as a tiled TIFF, and predicts on it in processes of
-their own: on the whole and on a quarter of it, which shows how time grows with the number of tiles.
+It draws scenes on a picture of SIDE x SIDE pixels and writes it as a tiled TIFF. It predicts on the whole and on a
+quarter of it, in separate processes, to show how time grows with the number of tiles.
 
 example:
   python scripts/large_picture.py --run output/demo/training/run --side 10000 --scenes 1250
@@ -25,7 +25,7 @@ SCENE = 128  # pixels
 
 
 def write_picture(path: Path, side: int, scenes: int) -> int:
-    """Write the picture; gives how many objects are on it."""
+    """Write the picture; return the number of its objects."""
     import tifffile
 
     rng = np.random.default_rng(0)
@@ -65,7 +65,7 @@ def main() -> None:
     parser.add_argument("--predict", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.predict is not None:
-        # Tiles keep their own size: the drawn scenes then look as large as in training.
+        # Tiles are not scaled, so the drawn scenes look as large as in training.
         predict(options.run, options.predict, options.tile, options.overlap, short_side=options.tile)
         return
     options.folder.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""Put `ppsolo serve` under load: answers must be right, refusals orderly, memory flat, and hostile clients no harm."""
+"""Puts `ppsolo serve` under load: answers must be right, refusals proper, memory constant, hostile clients harmless."""
 
 import argparse
 import asyncio
@@ -27,18 +27,18 @@ from pycocotools import mask as coco_mask
 
 from ppsolo.config import load_config
 
-SIZES = ((480, 640), (640, 480), (427, 640), (300, 300), (120, 160), (768, 1024))  # of the pictures, twice each
-MAX_BYTES = 4_000_000  # of the service under test, as is:
+SIZES = ((480, 640), (640, 480), (427, 640), (300, 300), (120, 160), (768, 1024))  # sizes of the pictures, two of each
+MAX_BYTES = 4_000_000  # limit of the tested service, as is:
 TIMEOUT = 20.0  # seconds
-PATIENCE = 4 * TIMEOUT  # of a client; a service that keeps its word needs no more than three times its timeout
-SCORE_TOLERANCE = 1e-4  # another batch size may take other kernels: float32 rounding
+PATIENCE = 4 * TIMEOUT  # patience of a client; a correct service needs at most three times its timeout
+SCORE_TOLERANCE = 1e-4  # another batch size may use other kernels: float32 rounding
 PIXEL_TOLERANCE = 20  # for the same reason
-GROWTH = 1.02  # times: the most that the memory may grow, from the second fifth (a minute of five) to the last
+GROWTH = 1.02  # largest growth of memory, from the second fifth (a minute of five) to the last
 
 
 @dataclass
 class Picture:
-    """The bytes of a picture, their type, and what the predictor finds in it: entries as /predict gives them."""
+    """A picture file, its type, and the predictor's result for it, as entries of /predict."""
 
     data: bytes
     kind: str
@@ -47,7 +47,7 @@ class Picture:
 
 @dataclass
 class Tally:
-    """What the clients saw. disorder: a line for everything that an orderly service does not do."""
+    """What the clients saw. disorder: a line for each fault of the service."""
 
     statuses: Counter[int] = field(default_factory=Counter)
     hostile: Counter[str] = field(default_factory=Counter)
@@ -88,13 +88,19 @@ def _options() -> argparse.Namespace:
     parser.add_argument("-c", "--config", required=True, metavar="FILE")
     parser.add_argument("-o", "--override", nargs="+", required=True, metavar="KEY=VALUE", help="e.g. weights=FILE")
     parser.add_argument("--clients", type=int, default=200, metavar="N", help="default: %(default)s")
-    parser.add_argument("--hostile", type=int, default=20, metavar="N", help="how many of them, default: %(default)s")
-    parser.add_argument("--seconds", type=float, default=300.0, metavar="S", help="default: %(default)s")
-    parser.add_argument("--batch_size", type=int, default=4, metavar="N", help="of the service, default: %(default)s")
-    parser.add_argument("--queue", type=int, default=32, metavar="N", help="of the service, default: %(default)s")
-    parser.add_argument("--health_ms", type=float, default=100.0, metavar="MS", help="most of /health, 99th percentile")
     parser.add_argument(
-        "--slack_mb", type=float, default=0.0, metavar="MB", help="growth of memory to allow besides 2 %%"
+        "--hostile", type=int, default=20, metavar="N", help="number of hostile clients, default: %(default)s"
+    )
+    parser.add_argument("--seconds", type=float, default=300.0, metavar="S", help="default: %(default)s")
+    parser.add_argument(
+        "--batch_size", type=int, default=4, metavar="N", help="batch size of the service, default: %(default)s"
+    )
+    parser.add_argument("--queue", type=int, default=32, metavar="N", help="queue of the service, default: %(default)s")
+    parser.add_argument(
+        "--health_ms", type=float, default=100.0, metavar="MS", help="limit for /health, 99th percentile"
+    )
+    parser.add_argument(
+        "--slack_mb", type=float, default=0.0, metavar="MB", help="allowed growth of memory in addition to 2 %%"
     )
     parser.add_argument("--record", action="store_true", help="write the figures to tests/RELIABILITY.md")
     return parser.parse_args()
@@ -120,7 +126,7 @@ def _pictures(options: argparse.Namespace) -> list[Picture]:
 
 
 def _start(options: argparse.Namespace) -> tuple["subprocess.Popen[str]", int]:
-    """The service and its port, once it is ready."""
+    """Return the service and its port, once it is ready."""
     command = [sys.executable, str(Path(__file__).with_name("serve.py")), "-c", options.config, "-o", *options.override]
     command += ["--port", "0", "--max_bytes", str(MAX_BYTES), "--timeout", str(TIMEOUT)]
     command += ["--batch_size", str(options.batch_size), "--queue", str(options.queue)]
@@ -186,7 +192,7 @@ async def _load(pictures: Sequence[Picture], pid: int, port: int, options: argpa
 
 
 async def _watch_memory(pid: int, memory: list[float]) -> None:
-    """Append the resident megabytes of the process twice a second."""
+    """Record the resident megabytes of the process twice per second."""
     while True:
         status = Path(f"/proc/{pid}/status").read_text()
         memory.append(int(status.partition("VmRSS:")[2].split()[0]) / 1024)
@@ -194,7 +200,7 @@ async def _watch_memory(pid: int, memory: list[float]) -> None:
 
 
 async def _watch_health(port: int, seconds: list[float]) -> None:
-    """Append what /health takes, ten times a second, each time over a new connection."""
+    """Record the time of /health ten times per second, each over a new connection."""
     while True:
         started = time.monotonic()
         reader, writer = await _connect(port)
@@ -206,7 +212,7 @@ async def _watch_health(port: int, seconds: list[float]) -> None:
 
 
 async def _client(pictures: Sequence[Picture], port: int, until: float, tally: Tally, chance: random.Random) -> None:
-    """Asks again and again, over one connection while it lasts; waits as it is told to."""
+    """Send requests over one connection while it lasts; wait as told."""
     connection = None
     while time.monotonic() < until:
         picture = chance.choice(pictures)
@@ -236,7 +242,7 @@ async def _client(pictures: Sequence[Picture], port: int, until: float, tally: T
 
 
 def _same(answer: list[dict[str, Any]], expected: list[dict[str, Any]]) -> bool:
-    """Whether each expected instance is found in the answer, and none besides."""
+    """Whether the answer has exactly the expected instances."""
     if answer == expected:
         return True
     left = list(answer)
@@ -283,7 +289,7 @@ def _head(kind: str, framing: str, *, query: str = "") -> bytes:
 
 
 async def _response(reader: asyncio.StreamReader) -> Response:
-    """Raises EOFError where the connection ends before the response does."""
+    """Read a response; raise EOFError if the connection ends first."""
     lines = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
     headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines[1:])}
     return Response(int(lines[0].split()[1]), headers, await reader.readexactly(int(headers["content-length"])))
@@ -292,7 +298,7 @@ async def _response(reader: asyncio.StreamReader) -> Response:
 async def _hostile_client(
     pictures: Sequence[Picture], port: int, until: float, tally: Tally, chance: random.Random
 ) -> None:
-    """Does one kind of harm after another, each over its own connection."""
+    """Do one kind of harm after another, each over its own connection."""
     while time.monotonic() < until:
         harm, expected = chance.choice(HARMS)
         reader, writer = await _connect(port)
@@ -369,7 +375,7 @@ async def _trickled_body(reader: asyncio.StreamReader, writer: asyncio.StreamWri
 
 
 async def _trickle(writer: asyncio.StreamWriter, data: bytes) -> str:
-    """A byte every tenth of a second, for five seconds; then it leaves."""
+    """Send a byte every tenth of a second for five seconds, then disconnect."""
     for at in range(50):
         writer.write(data[at : at + 1])
         await writer.drain()
@@ -396,7 +402,7 @@ async def _takes_no_answer(reader: asyncio.StreamReader, writer: asyncio.StreamW
 
 Harm = Callable[[asyncio.StreamReader, asyncio.StreamWriter, Picture], Awaitable[int | str]]
 
-# What each comes to. 503 is orderly at any time; a connection may break under one who sends on after a refusal.
+# Expected results. 503 is always proper; a connection may break if the client sends more after a refusal.
 HARMS: tuple[tuple[Harm, tuple[int | str, ...]], ...] = (
     (_no_picture, (422, 503)),
     (_cut_short, (422, 503)),

@@ -1,4 +1,4 @@
-"""Install ppsolo with old and new versions of what it needs, run its quick tests on each, and say which passed."""
+"""Installs ppsolo with old and new versions of its dependencies, runs quick tests on each, and reports the results."""
 
 import argparse
 import itertools
@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 ROOT = Path(__file__).parents[1]
 PYTHONS = ("3.10", "3.11", "3.12")
-# Of each Paddle: its newest numpy and OpenCV, and the oldest that are tried.
+# For each Paddle: its newest numpy and OpenCV, and the oldest tested ones.
 PADDLES = {
     "3.3.1": ({"numpy": "<2.4", "opencv": ">=5"}, {"numpy": "==1.26.4", "opencv": "==4.11.0.86"}),
     "2.6.2": ({"numpy": "<2", "opencv": "<4.12"}, {"numpy": "==1.26.4", "opencv": "==4.9.0.80"}),
@@ -49,7 +49,7 @@ class Cell(NamedTuple):
 
 
 def cells() -> list[Cell]:
-    """All combinations: every Python and Paddle, old and new numpy and OpenCV, with a screen or without."""
+    """Return all combinations: every Python and Paddle, old and new numpy and OpenCV, with GUI or headless."""
     return [
         Cell(python, paddle, versions["numpy"], f"{package}{versions['opencv']}")
         for python, (paddle, pair) in itertools.product(PYTHONS, PADDLES.items())

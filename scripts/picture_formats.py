@@ -1,4 +1,4 @@
-"""Count which picture files are read as Pillow and tifffile read them, per format, with the installed libraries.
+"""Counts the picture files that ppsolo reads like Pillow and tifffile, per format, with the installed libraries.
 
 python scripts/picture_formats.py prints a Markdown table, such as the one in docs/pictures.md.
 """
@@ -23,16 +23,17 @@ from ppsolo.errors import ImageError
 SIZE = (48, 64)
 PACKAGES = ("opencv-python", "pillow", "tifffile", "imagecodecs", "pillow-heif", "numpy")
 
-# A file, the pixels that another reader gives, and by how many levels a lossy format may differ.
+# A file, the pixels of another reader, and the tolerated difference of a lossy format in levels.
 Trial = tuple[bytes, np.ndarray, int]
 
 
 def main() -> int:
-    """Try every format; the exit code is 1 if a file is read wrongly."""
+    """Test every format; return 1 if a file is read wrongly."""
     argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     versions = ", ".join(f"{name} {_version(name)}" for name in PACKAGES)
     sys.stdout.write(
-        f"{versions}\n\n| format | files tried | as the other reader | refused | wrong |\n|---|---|---|---|---|\n"
+        f"{versions}\n\n"
+        "| format | files tested | equal to the other reader | refused | wrong |\n|---|---|---|---|---|\n"
     )
     wrong_in_all = 0
     for name, trials in FORMATS.items():
@@ -59,13 +60,13 @@ def _version(name: str) -> str:
 
 
 def _photo() -> np.ndarray:
-    """uint8 [H, W, 3] RGB, smooth, without any symmetry."""
+    """Return uint8 [H, W, 3] RGB, smooth, without any symmetry."""
     noise = np.random.default_rng(7).integers(0, 256, (4, 5, 3), np.uint8)
     return cv2.resize(noise, SIZE[::-1], interpolation=cv2.INTER_CUBIC)
 
 
 def _by_pillow(form: str, modes: tuple[str, ...], *options: dict, slack: int = 0) -> Callable[[], Iterator[Trial]]:
-    """Files that Pillow writes, against what it reads; with each EXIF orientation where the format has it."""
+    """Files written and read by Pillow, with each EXIF orientation if the format has it."""
 
     def trials() -> Iterator[Trial]:
         orientations = range(1, 9) if form in ("JPEG", "PNG", "WEBP", "MPO") else (1,)
@@ -82,7 +83,7 @@ def _by_pillow(form: str, modes: tuple[str, ...], *options: dict, slack: int = 0
 
 
 def _tiff() -> Iterator[Trial]:
-    """Files that tifffile writes; they are lossless, so the picture itself is right."""
+    """Files written by tifffile; they are lossless, so they must equal the picture."""
     photo = _photo()
     compressions = (None, "zlib", "lzw", "packbits", "zstd", "lzma")
     layouts: tuple[dict[str, Any], ...] = ({}, {"tile": (16, 32)}, {"rowsperstrip": 5}, {"planarconfig": "separate"})
@@ -105,7 +106,7 @@ def _tiff() -> Iterator[Trial]:
 
 
 def _pnm() -> Iterator[Trial]:
-    """Text and binary files of many largest values; 255 * value / largest is right."""
+    """Text and binary files with many largest values; 255 * value / largest is right."""
     generator = np.random.default_rng(0)
     for top, channels, text in itertools.product((1, 3, 15, 100, 255, 256, 1023, 4095, 65535), (1, 3), (False, True)):
         values = generator.integers(0, top + 1, (*SIZE, channels))
@@ -120,7 +121,7 @@ def _pnm() -> Iterator[Trial]:
 
 
 FORMATS: dict[str, Callable[[], Iterator[Trial]]] = {
-    "JPEG (a level or two: decoders round differently)": _by_pillow(
+    "JPEG (decoders differ by one or two levels)": _by_pillow(
         "JPEG", ("RGB", "L"), {}, {"progressive": True}, {"subsampling": 0, "quality": 95}, slack=6
     ),
     "MPO": _by_pillow("MPO", ("RGB",), slack=6),

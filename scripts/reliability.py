@@ -1,4 +1,4 @@
-"""The page of figures, tests/RELIABILITY.md: one section per script that measures, each replaced by its next run."""
+"""The page of results, tests/RELIABILITY.md: one section per measuring script; a new run replaces it."""
 
 import argparse
 import datetime
@@ -11,12 +11,12 @@ from pathlib import Path
 PAGE = Path(__file__).parents[1] / "tests" / "RELIABILITY.md"
 HEAD = """# Reliability
 
-Each section is written by the script that it names, when that is run with `--record`. Nothing here is edited by hand.
+The script that a section names writes it with `--record`. Do not edit this page by hand.
 """
 
 
 def record(script: str, lines: Sequence[str], page: Path = PAGE) -> None:
-    """Replace the section of a script by these lines, under the date and the machine."""
+    """Replace the section of a script by these lines, after the date and the machine."""
     text = page.read_text(encoding="utf-8") if page.exists() else HEAD
     start, end = f"<!-- {script} -->", f"<!-- end of {script} -->"
     text = re.sub(rf"\n{re.escape(start)}.*?{re.escape(end)}\n", "", text, flags=re.DOTALL)

@@ -1,4 +1,4 @@
-"""Answer over HTTP: the same as `ppsolo serve`."""
+"""Start the HTTP service: the same as `ppsolo serve`."""
 
 import sys
 

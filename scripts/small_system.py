@@ -1,4 +1,4 @@
-"""A system so small that everything around the network shows: for scripts that look for faults, leaks and disorder."""
+"""A very small system for scripts that look for faults, leaks and disorder around the network."""
 
 import argparse
 import json
@@ -21,12 +21,12 @@ NETWORK: dict[str, Any] = {
 
 
 def overrides(values: dict[str, Any]) -> list[str]:
-    """What follows `-o` on a command line."""
+    """Return the arguments for `-o` on a command line."""
     return [f"{key}={json.dumps(value)}" for key, value in values.items()]
 
 
 def write_weights(file: Path) -> list[str]:
-    """Write weights from a seed that find something in every picture -> arguments for a command that uses them."""
+    """Write random weights that find something in every picture; return arguments for a command that uses them."""
     import paddle
 
     from ppsolo import build_model, load_config, save_weights
@@ -42,7 +42,7 @@ def write_weights(file: Path) -> list[str]:
 def main() -> int:
     """Write the weights, and print the arguments for a command that uses them."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("file", type=Path, metavar="FILE", help="to be written, e.g. small.pdparams")
+    parser.add_argument("file", type=Path, metavar="FILE", help="file to write, e.g. small.pdparams")
     sys.stdout.write(shlex.join(write_weights(parser.parse_args().file.absolute())) + "\n")
     return 0
 

@@ -1,10 +1,10 @@
-"""Predict on thousands of pictures of many sizes, or train for thousands of steps: memory and handles must not grow.
+"""Predicts on thousands of pictures of many sizes, or trains for thousands of steps: memory and handles must not grow.
 
     python scripts/soak.py --engine onnxruntime
     python scripts/soak.py --service
     python scripts/soak.py --training
 
-Without -c or --model_dir it takes a system of `small_system.py`, with weights from a seed.
+Without -c or --model_dir it uses a system of `small_system.py` with random weights.
 """
 
 import argparse
@@ -24,13 +24,13 @@ import cv2
 import numpy as np
 from small_system import CONFIG, NETWORK, overrides, write_weights
 
-MOST_GROWTH = 0.02  # of the memory, from after the first tenth to the end
-SIDES = (32, 640)  # of the pictures, drawn at random
+MOST_GROWTH = 0.02  # largest growth of memory after the first tenth
+SIDES = (32, 640)  # sides of the pictures, drawn at random
 ROOT = Path(__file__).parents[1]
 
 
 class Footprint(NamedTuple):
-    """What processes hold: memory but for mapped files, the shared part of it, both in MB, and open handles."""
+    """The resources of processes: memory without mapped files, its shared part, both in MB, and open handles."""
 
     memory: float
     shared: float
@@ -62,16 +62,16 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("-c", "--config", metavar="FILE")
     parser.add_argument("-o", "--override", nargs="+", default=[], metavar="KEY=VALUE")
-    parser.add_argument("--model_dir", metavar="DIR", help="an export, in place of a configuration")
+    parser.add_argument("--model_dir", metavar="DIR", help="an export, instead of a configuration")
     parser.add_argument(
         "--engine", default=None, help="the runtime: dygraph, onnxruntime, openvino, or paddle for Paddle Inference"
     )
     what = parser.add_mutually_exclusive_group()
-    what.add_argument("--service", action="store_true", help="through the service, over HTTP")
+    what.add_argument("--service", action="store_true", help="predict through the service, over HTTP")
     what.add_argument("--training", action="store_true", help="train the small system, with two workers")
     parser.add_argument("--pictures", type=int, default=5000, metavar="N", help="default: %(default)s")
-    parser.add_argument("--steps", type=int, default=5000, metavar="N", help="of training, default: %(default)s")
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the pictures, default: %(default)s")
+    parser.add_argument("--steps", type=int, default=5000, metavar="N", help="training steps, default: %(default)s")
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="seed of the pictures, default: %(default)s")
     parser.add_argument("--record", action="store_true", help="write the figures to tests/RELIABILITY.md")
     options = parser.parse_args()
     if options.config is not None and options.model_dir is not None:
@@ -86,7 +86,7 @@ def _name(options: argparse.Namespace) -> str:
 
 
 def _exported(options: argparse.Namespace, folder: Path) -> str:
-    """Paddle Inference takes an export."""
+    """Export the model, because Paddle Inference needs an export."""
     command = [sys.executable, "-m", "ppsolo", "export", "-c", options.config, "-o", *options.override]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     subprocess.run([*command, "--output_dir", str(folder)], env=environment, check=True, stdout=subprocess.DEVNULL)
@@ -106,7 +106,7 @@ def _predictor(options: argparse.Namespace) -> Callable[[np.ndarray], Any]:
 
 
 def _service(options: argparse.Namespace) -> Callable[[np.ndarray], Any]:
-    """The service on a thread of this process, and a function that asks it over HTTP."""
+    """Start the service on a thread of this process; return a function that asks it over HTTP."""
     from ppsolo.serve.application import create_app
     from ppsolo.serve.server import Server, listen
     from ppsolo.serve.service import Limits
@@ -127,7 +127,7 @@ def _service(options: argparse.Namespace) -> Callable[[np.ndarray], Any]:
 
 
 def soak(predict: Callable[[np.ndarray], Any], *, pictures: int, seed: int = 0) -> dict[str, Any]:
-    """Predict on so many pictures -> what grew, see `compare`."""
+    """Predict on so many pictures; return the growth, see `compare`."""
     chance = np.random.default_rng(seed)
     seen = []
     started = time.monotonic()
@@ -140,7 +140,7 @@ def soak(predict: Callable[[np.ndarray], Any], *, pictures: int, seed: int = 0) 
 
 
 def soak_training(folder: Path, *, steps: int) -> dict[str, Any]:
-    """Train for so many steps, in epochs of 50 with an evaluation every tenth -> what grew in all its processes."""
+    """Train for so many steps, in epochs of 50, with an evaluation every tenth; return the growth of all processes."""
     from ppsolo.data.synthetic import draw_dataset
 
     draw_dataset(folder / "data", train=100, val=4, size=(48, 64))
@@ -172,16 +172,16 @@ def soak_training(folder: Path, *, steps: int) -> dict[str, Any]:
         time.sleep(0.2)
     if process.returncode != 0 or len(seen) < 10:
         raise SystemExit(f"training ended with {process.returncode} after {len(seen)} looks: {said.read_text()[-500:]}")
-    # Between two epochs, and in the end, there are no workers: what is compared are processes as they train.
+    # Between epochs and at the end there are no workers: compare only footprints during training.
     most = int(np.median([each.handles for each in seen]))
     return {"steps": steps, "seconds": round(time.monotonic() - started, 1), **compare(seen, usual_handles=most)}
 
 
 def compare(seen: Sequence[Footprint], *, usual_handles: int | None = None) -> dict[str, Any]:
-    """What the last tenth holds beyond the second one.
+    """Return the growth from the second tenth to the last one.
 
-    usual_handles: looks with fewer handles do not count. `stood`: the median memory grew by less than 2 %, the most
-    handles and the most shared memory not at all.
+    usual_handles: footprints with fewer handles do not count. `stood`: the median memory grew by less than 2 %, the
+    most handles and the most shared memory not at all.
     """
     if usual_handles is not None:
         seen = [each for each in seen if each.handles >= usual_handles]
@@ -202,7 +202,7 @@ def compare(seen: Sequence[Footprint], *, usual_handles: int | None = None) -> d
 
 
 def footprint(processes: Sequence[int]) -> Footprint:
-    """What these processes hold together; those that have ended hold nothing."""
+    """Return the resources of these processes together; ended processes have none."""
     memory = shared = 0.0
     handles = 0
     for process in processes:
@@ -217,7 +217,7 @@ def footprint(processes: Sequence[int]) -> Footprint:
 
 
 def _family(process: int) -> list[int]:
-    """A process and its children."""
+    """Return a process and its children."""
     try:
         children = Path(f"/proc/{process}/task/{process}/children").read_text().split()
     except OSError:

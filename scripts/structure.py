@@ -1,4 +1,4 @@
-"""Measures the structure of the package: sizes, circles, signatures, and the code that one prediction runs through."""
+"""Measures the structure of the package: sizes, import circles, signatures, and the code used by one prediction."""
 
 import argparse
 import ast
@@ -29,16 +29,17 @@ Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 
 class Size(NamedTuple):
-    """How many lines something has, and its name."""
+    """The number of lines of something, and its name."""
 
     lines: int
     name: str
 
 
 class Prediction(NamedTuple):
-    """Own code that predicting one image in dygraph needs.
+    """The package's own code for the prediction of one image in dygraph.
 
-    modules: loaded, packages included. functions: run, as (file, name), lambdas and comprehensions left out.
+    modules: loaded ones, packages included. functions: those that ran, as (file, name), without lambdas and
+    comprehensions.
     """
 
     modules: list[str]
@@ -46,23 +47,23 @@ class Prediction(NamedTuple):
 
     @property
     def files(self) -> set[str]:
-        """The files that the functions are in."""
+        """The files of the functions."""
         return {file for file, _ in self.functions}
 
 
 def sources() -> Iterator[tuple[str, str]]:
-    """Name and text of every file of the package."""
+    """Yield name and text of every file of the package."""
     for path in sorted(PACKAGE.rglob("*.py")):
         yield str(path.relative_to(PACKAGE)), path.read_text(encoding="utf-8")
 
 
 def longest_files() -> list[Size]:
-    """Every file with its lines, the longest first."""
+    """Return every file with its number of lines, the longest first."""
     return sorted((Size(len(text.splitlines()), name) for name, text in sources()), reverse=True)
 
 
 def longest_functions() -> list[Size]:
-    """Every function with its lines, the docstring and the signature included, the longest first."""
+    """Return every function with its number of lines, docstring and signature included, the longest first."""
     found = []
     for name, text in sources():
         for node in ast.walk(ast.parse(text)):
@@ -72,7 +73,7 @@ def longest_functions() -> list[Size]:
 
 
 def doubtful_signatures() -> list[str]:
-    """Functions with **kwargs, a mutable default or a parameter without a type."""
+    """Return functions with **kwargs, a mutable default or a parameter without a type."""
     found = []
     for name, text in sources():
         for node in ast.walk(ast.parse(text)):
@@ -93,7 +94,7 @@ def _faults(arguments: ast.arguments) -> Iterator[str]:
 
 
 def imports() -> dict[str, set[str]]:
-    """Module -> the modules of the package that it imports, when it is loaded or later; those for types alone not."""
+    """Return module -> the package's modules that it imports, on loading or later, but not only for types."""
     modules = {_module(name) for name, _ in sources()}
     arrows: dict[str, set[str]] = {}
     for name, text in sources():
@@ -123,7 +124,7 @@ def _targets(node: ast.AST) -> Iterator[str]:
 
 
 def circle() -> list[str]:
-    """Modules that import each other in a circle, in order; none where there is no circle."""
+    """Return modules that import each other in a circle, in order; empty if there is none."""
     arrows, done, way = imports(), set(), list[str]()
 
     def follow(module: str) -> list[str]:
@@ -142,7 +143,7 @@ def circle() -> list[str]:
 
 
 def predict_once() -> Prediction:
-    """Predict one image in dygraph with a tiny model that was loaded from a file, and note what runs."""
+    """Predict one image in dygraph with a tiny model from a file, and record the code that runs."""
     import tempfile
 
     import numpy as np
@@ -164,7 +165,7 @@ def predict_once() -> Prediction:
 
 
 def _recorded(work: Callable[[], object]) -> set[tuple[str, str]]:
-    """The functions of the package that run during the work, in all threads."""
+    """Return the package's functions that run during the work, in all threads."""
     seen: set[tuple[str, str]] = set()
 
     def note(frame: FrameType, event: str, argument: Any) -> None:
@@ -184,7 +185,7 @@ def _recorded(work: Callable[[], object]) -> set[tuple[str, str]]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--all", action="store_true", help="name every module and function of the prediction")
+    parser.add_argument("--all", action="store_true", help="list every module and function of the prediction")
     options = parser.parse_args()
     files, functions, prediction = longest_files(), longest_functions(), predict_once()
     lengths = sorted(size.lines for size in functions)

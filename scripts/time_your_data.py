@@ -23,7 +23,7 @@ PICTURES = 16
 
 
 def commands() -> list[str]:
-    """The commands of the page's first section."""
+    """Return the commands of the page's first section."""
     page = (ROOT / "docs" / "your-data.md").read_text(encoding="utf-8")
     block = re.search(r"<!-- command: sixteen -->\n```sh\n(.*?)```", page, re.DOTALL)
     assert block is not None, "docs/your-data.md has no block of commands called sixteen"
@@ -31,7 +31,7 @@ def commands() -> list[str]:
 
 
 def write_labelme(annotations: Path, pictures: Path, folder: Path) -> int:
-    """The first pictures of a COCO data set with labelme files beside them; returns the number of objects."""
+    """Write the first pictures of a COCO data set with labelme files; return the number of objects."""
     dataset = CocoDataset(annotations, pictures)
     folder.mkdir(parents=True)
     objects = 0
@@ -54,7 +54,7 @@ def write_labelme(annotations: Path, pictures: Path, folder: Path) -> int:
 
 
 def main() -> int:
-    """Time every command; the exit code is that of the first one that failed."""
+    """Time every command; return the exit code of the first one that failed."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--annotations", type=Path, help="a COCO file to take the pictures from; default: drawn shapes")
     parser.add_argument("--images", type=Path, help="its pictures")
@@ -78,7 +78,7 @@ def main() -> int:
             last = [line for line in (done.stdout or done.stderr).splitlines() if line.strip()][-4:]
             sys.stdout.write(f"\n{seconds:7.1f} s  {command}\n" + "".join(f"           {line}\n" for line in last))
             sys.stdout.flush()
-            # import-data ends with 1 where its report names problems of the data.
+            # import-data returns 1 if its report has problems of the data.
             if done.returncode not in ((0, 1) if "import-data" in command else (0,)):
                 sys.stdout.write(done.stderr)
                 return done.returncode

@@ -16,11 +16,11 @@ HEAD = "<!-- Written by scripts/write_reference.py: change the docstrings, not t
 
 
 def configuration_page() -> str:
-    """Every key of a configuration, with its default and its meaning."""
+    """Return a page with every key of a configuration, its default and its meaning."""
     lines = ["# Configuration reference\n", HEAD]
     lines.append(
         "`-c` takes a YAML file or a shipped name. `-o section.key=value` changes a key. `_BASE_` names files to\n"
-        "build on: mappings merge, lists replace. A wrong key, type or choice is answered with the nearest key.\n"
+        "build on: mappings merge, lists replace. For a wrong key, type or choice, the error has the nearest key.\n"
     )
     for prefix, kind in _sections(Config, ""):
         lines.append(
@@ -36,7 +36,7 @@ def configuration_page() -> str:
 
 
 def api_page() -> str:
-    """Every public name with its signature and its docstring."""
+    """Return a page with every public name, its signature and its docstring."""
     lines = ["# Python reference\n", HEAD + "The public names of `ppsolo`, and `ppsolo.deploy.load`.\n"]
     names = [name for name in ppsolo.__all__ if name not in ("__version__", "Config")]
     from ppsolo import deploy
@@ -85,7 +85,7 @@ def _first_sentence(kind: type) -> str:
 
 
 def _meanings(kind: type) -> dict[str, str]:
-    """Key -> what the docstring says of it."""
+    """Return key -> its description in the docstring."""
     text = inspect.getdoc(kind) or ""
     meanings = {}
     for names, meaning in re.findall(r"^    ((?:\w+, )*\w+): (.*(?:\n        .*)*)", text, re.MULTILINE):
@@ -99,7 +99,7 @@ PAGES = {"configuration.md": configuration_page, "api.md": api_page}
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--check", action="store_true", help="write nothing; say whether the pages are up to date")
+    parser.add_argument("--check", action="store_true", help="only check whether the pages are up to date")
     options = parser.parse_args()
     for name, page in PAGES.items():
         if options.check and (DOCS / name).read_text(encoding="utf-8") != page():

@@ -1,15 +1,18 @@
 """The public face: what `import ppsolo` gives, and train, evaluate, export and load from one configuration."""
 
+import doctest
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 
 import ppsolo
-from ppsolo import errors
-from ppsolo.data.images import read_image
+from ppsolo import api, errors
+from ppsolo.config import config_to_dict
+from ppsolo.data.images import read_image, write_image
 
 
 def test_every_public_name_is_there_and_shown():
@@ -95,3 +98,17 @@ def test_a_directory_that_is_neither_is_refused(tmp_path):
         ppsolo.Predictor.from_pretrained(tmp_path)
     with pytest.raises(ppsolo.ExportError, match="no such directory"):
         ppsolo.load(tmp_path / "gone")
+
+
+def test_the_examples_run(run, tmp_path, monkeypatch):
+    pytest.importorskip("onnxruntime")
+    monkeypatch.chdir(tmp_path)
+    tree = config_to_dict(run)
+    tree["name"] = "mine"
+    tree["train"]["output_dir"] = "output"
+    Path("mine.yml").write_text(yaml.safe_dump(tree))
+    write_image("street.png", np.zeros([48, 64, 3], np.uint8))
+    examples = {test.name.rpartition(".")[2]: test for test in doctest.DocTestFinder().find(api)}
+    for name in ("train", "evaluate", "export", "load"):
+        assert examples[name].examples
+        assert doctest.DocTestRunner().run(examples[name]).failed == 0

@@ -228,7 +228,7 @@ def test_results_in_every_format(system, folder, tmp_path):
 def test_wrong_formats_and_pixel_sizes_are_refused(system, folder, tmp_path, capsys):
     arguments = ["infer", *system, "--infer_dir", str(folder), "--output_dir", str(tmp_path / "out")]
     assert main([*arguments, "--pixel_size", "0"]) == 2
-    assert "--pixel_size is 0.0, give a number above zero" in capsys.readouterr().err
+    assert "--pixel_size is 0.0: give a number above zero" in capsys.readouterr().err
     with pytest.raises(SystemExit, match="2"):
         main([*arguments, "--save", "cocoa"])
 

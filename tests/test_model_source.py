@@ -71,6 +71,6 @@ def test_what_an_export_cannot_have_is_refused(model):
         export_config(directory, ["postprocess.max_instances=3"])
     changed = export_config(directory, ["data.val_images=elsewhere", "postprocess.class_thresholds=[0.1,0.2,0.3]"])
     assert changed.data.val_images == "elsewhere" and changed.postprocess.class_thresholds == (0.1, 0.2, 0.3)
-    for name, word in (("nowhere", "no exported"), ("dygraph", "-c CONFIG"), (f"{directory}@jax", "jax")):
+    for name, word in (("nowhere", "nor an exported"), ("dygraph", "-c CONFIG"), (f"{directory}@jax", "jax")):
         with pytest.raises(ConfigError, match=word):
             named_side(name, None)

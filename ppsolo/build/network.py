@@ -24,6 +24,11 @@ def build_model(config: Config) -> SOLOv2:
     neck: C2..C5 -> P2..P6, strides 4..64
     mask_feature_head: P2..P5 -> [N, E, H/4, W/4]
     head: P2..P6 -> per level category logits [N, C, S, S] and kernels [N, E, S, S]
+
+    >>> import paddle, ppsolo
+    >>> model = ppsolo.build_model(ppsolo.load_config("demo"))
+    >>> list(model(paddle.zeros([1, 3, 64, 96])).mask_features.shape)
+    [1, 32, 16, 24]
     """
     model = config.model
     backbone = build_backbone(model.backbone)

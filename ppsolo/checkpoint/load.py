@@ -146,6 +146,12 @@ def save_weights(model: nn.Layer, file: str | os.PathLike[str], *, generation: s
     generation: "ppsolo" for ppsolo's names, "dygraph-2.x" for names that PaddleDetection 2.x loads. The latter also
     writes its second names, and zero biases for deformable convolutions that have no bias here. Raises CheckpointError
     if 2.x has no such layer (MobileNetV3).
+
+    >>> import ppsolo
+    >>> model = ppsolo.build_model(ppsolo.load_config("demo"))
+    >>> ppsolo.save_weights(model, "model.pdparams")
+    >>> ppsolo.load_weights(model, "model.pdparams").generation
+    'ppsolo'
     """
     from ppsolo.checkpoint.writer import write_checkpoint
 

@@ -53,7 +53,7 @@ LONG_STEPS = ("ppsolo.predictor", "ppsolo.deploy.export")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; returns the exit code: 0, 1 (some inputs failed), 2 (refused), 130 (Ctrl-C), 143 (SIGTERM)."""
+    """Run one command; return the exit code: 0, 1 (some inputs failed), 2 (refused), 130 (Ctrl-C), 143 (SIGTERM)."""
     with heard_signals():
         code = _main(arguments)
         try:
@@ -69,7 +69,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _main(arguments: Sequence[str] | None) -> int:
     top = parser()
-    if "_ARGCOMPLETE" in os.environ:  # a shell asks how a line may go on
+    if "_ARGCOMPLETE" in os.environ:  # a shell asks for completions
         import argcomplete
 
         argcomplete.autocomplete(top)
@@ -84,7 +84,7 @@ def _main(arguments: Sequence[str] | None) -> int:
         logging.getLogger("ppsolo").setLevel(logging.INFO)
     if options.quiet:
         os.environ["PPSOLO_PROGRESS"] = "off"
-    # A line of our own says what is wrong with a picture or a video; those of the libraries would drown it.
+    # ppsolo reports broken pictures and videos in one line; the libraries' own lines would hide it.
     os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")
     os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
     try:
@@ -93,8 +93,8 @@ def _main(arguments: Sequence[str] | None) -> int:
     except PpsoloError as error:
         say_error(str(error))
         return REFUSED
-    except OSError as error:  # a full disk, say
-        if error.errno is None:  # Paddle's own, of a GPU for instance: its text and the traceback say more
+    except OSError as error:  # for example a full disk
+        if error.errno is None:  # an error of Paddle itself, for example about a GPU: its text and traceback say more
             raise
         say_error(f"{error.filename or 'a file'}: {error.strerror or error}")
         return REFUSED
@@ -107,14 +107,14 @@ def _main(arguments: Sequence[str] | None) -> int:
 
 
 def parser() -> argparse.ArgumentParser:
-    """The parser of every command."""
+    """Return the parser of all commands."""
     top = argparse.ArgumentParser(prog="ppsolo", description="SOLOv2 instance segmentation, native to PaddlePaddle.")
     top.add_argument("--version", action="version", version=f"ppsolo {__version__}")
     words = top.add_mutually_exclusive_group()
     words.add_argument(
-        "-q", "--quiet", action="store_true", help="show errors and results, no progress and no warnings"
+        "-q", "--quiet", action="store_true", help="show only errors and results, no progress and no warnings"
     )
-    words.add_argument("-v", "--verbose", action="store_true", help="say what is done")
+    words.add_argument("-v", "--verbose", action="store_true", help="show what is being done")
     commands = top.add_subparsers(title="commands", required=True, metavar="command")
     for command in COMMANDS:
         command.add(commands)

@@ -1,4 +1,4 @@
-"""`ppsolo benchmark`: time runtimes side by side."""
+"""`ppsolo benchmark`: compare the speed of runtimes."""
 
 import argparse
 from pathlib import Path
@@ -23,33 +23,58 @@ def add(commands: Commands) -> None:
         "--sides",
         nargs="+",
         metavar="SIDE",
-        help="several to compare: dygraph, onnxruntime, openvino, openvino-bf16 (of -c), exported directories; "
-        "default: what --model_dir, --engine and --precision say",
+        help="sides to compare: dygraph, onnxruntime, openvino, openvino-bf16 (of -c), or exported directories; "
+        "default: the model of --model_dir, --engine and --precision",
     )
     command.add_argument(
         "--peer", nargs="+", default=[], metavar="PATH", help="ONNX files, directories that PaddleDetection exported"
     )
-    command.add_argument("--batch", nargs="+", type=int, default=[1], metavar="N", help="images a batch, or a curve")
-    command.add_argument("--threads", nargs="+", type=int, metavar="N", help="default: all cores; or a curve")
-    command.add_argument("--height", nargs="+", type=int, metavar="N", help="scale the picture to it first, or a curve")
     command.add_argument(
-        "--instances", nargs="+", type=int, metavar="N", help="kept at most, but by exports; or a curve"
+        "--batch", nargs="+", type=int, default=[1], metavar="N", help="images per batch; several values draw a curve"
     )
-    command.add_argument("--repeats", type=int, default=7, metavar="N", help="rounds that count, default: %(default)s")
-    command.add_argument("--warm_up", type=int, default=1, metavar="N", help="rounds before, default: %(default)s")
-    command.add_argument("--output", default="output/benchmark.json", metavar="FILE", help="JSON, default: %(default)s")
+    command.add_argument(
+        "--threads",
+        nargs="+",
+        type=int,
+        metavar="N",
+        help="CPU threads, default: all cores; several values draw a curve",
+    )
+    command.add_argument(
+        "--height",
+        nargs="+",
+        type=int,
+        metavar="N",
+        help="scale the picture to this height first; several values draw a curve",
+    )
+    command.add_argument(
+        "--instances",
+        nargs="+",
+        type=int,
+        metavar="N",
+        help="keep at most N instances (exports ignore it); several values draw a curve",
+    )
+    command.add_argument("--repeats", type=int, default=7, metavar="N", help="rounds to measure, default: %(default)s")
+    command.add_argument(
+        "--warm_up", type=int, default=1, metavar="N", help="rounds before the measurement, default: %(default)s"
+    )
+    command.add_argument(
+        "--output",
+        default="output/benchmark.json",
+        metavar="FILE",
+        help="JSON file of the results, default: %(default)s",
+    )
 
 
 def run(options: argparse.Namespace) -> int:
-    """Time predictors, exported directories and peers side by side on one picture."""
+    """Time predictors, exported directories and peers in turn on one picture."""
     source = model_source(options)
     configs = [
         source.config if most is None else override_config(source.config, {"postprocess.max_instances": most})
         for most in options.instances or [None]
     ]
     if options.repeats < 1 or options.warm_up < 0:
-        raise ConfigError("--repeats takes at least 1, --warm_up at least 0")
-    import_paddle()  # which counts the multiply-adds
+        raise ConfigError("--repeats must be at least 1, --warm_up at least 0")
+    import_paddle()  # it counts the multiply-adds
     from ppsolo.benchmark.prediction import Side, benchmark_curve, write_benchmark
     from ppsolo.cpu import default_threads
     from ppsolo.progress import ProgressBar
@@ -82,7 +107,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _own_side(source: "ModelSource") -> str:
-    """What --model_dir, --engine and --precision name, as one of --sides."""
+    """Write --model_dir, --engine and --precision in the form of --sides."""
     if source.directory is not None:
         return str(source.directory)
     if source.precision == "bf16":

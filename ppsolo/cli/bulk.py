@@ -1,4 +1,4 @@
-"""The bulk half of `ppsolo infer`: results part by part, with --resume and --shard."""
+"""Bulk runs of `ppsolo infer`: results part by part, with --resume and --shard."""
 
 import argparse
 import os
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from ppsolo.bulk.manifest import Shard
     from ppsolo.pipeline import Pipeline
 
-MOST_NAMED = 10  # files that a folder run leaves out
+MOST_NAMED = 10  # left-out files of a folder that are listed
 
 
 def add_bulk(command: argparse.ArgumentParser) -> None:
@@ -28,29 +28,29 @@ def add_bulk(command: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--results",
         choices=("jsonl", "parquet"),
-        help="write results part by part, each whole, without drawings; `ppsolo merge` joins them",
+        help="write results part by part, without drawings; each part appears whole; `ppsolo merge` joins them",
     )
-    group.add_argument("--resume", action="store_true", help="go on with the run in --output_dir")
+    group.add_argument("--resume", action="store_true", help="resume the run in --output_dir")
     group.add_argument(
-        "--shard", metavar="I/N", help="take share I of N of the list; under the launcher each process takes its own"
+        "--shard", metavar="I/N", help="predict on share I of N of the list; the launcher sets it for each process"
     )
     group.add_argument(
-        "--part_size", type=int, default=1000, metavar="N", help="pictures of a part, default: %(default)s"
+        "--part_size", type=int, default=1000, metavar="N", help="pictures per part, default: %(default)s"
     )
 
 
 def check_bulk(options: argparse.Namespace) -> None:
-    """Refuse flags of bulk runs where there is none, and values that mean nothing."""
+    """Refuse flags of bulk runs without --results, and invalid values."""
     if options.results is None and (options.resume or options.shard):
         raise ConfigError("--resume and --shard are for bulk runs: add --results jsonl")
     if options.part_size < 1:
-        raise ConfigError(f"--part_size is {options.part_size}, give at least 1")
+        raise ConfigError(f"--part_size is {options.part_size}: give at least 1")
     if options.results is not None and options.save:
-        raise ConfigError("--results writes JSON lines or Parquet: leave --save out, or leave --results out")
+        raise ConfigError("--results writes JSON lines or Parquet: omit --save or --results")
 
 
 def shard_of(options: argparse.Namespace) -> "Shard":
-    """This process's share: --shard, else what the launcher says. Raises ConfigError."""
+    """Return this process's share: --shard, else the launcher's. Raises ConfigError."""
     from ppsolo.bulk.manifest import Shard
 
     if options.shard is None:
@@ -63,13 +63,13 @@ def shard_of(options: argparse.Namespace) -> "Shard":
 
 
 def threads_of(options: argparse.Namespace) -> int | None:
-    """CPU threads where the launcher started several processes here: the cores, shared out. None: the default."""
+    """Return this process's share of the cores if the launcher started several here; None: the default."""
     local = int(os.environ.get("PADDLE_LOCAL_SIZE", os.environ.get("PADDLE_TRAINERS_NUM", "1")))
     return max(1, available_cores() // local) if options.shard is None and local > 1 else None
 
 
 def run_bulk_command(predictor: "Pipeline", options: argparse.Namespace) -> int:
-    """Predict on the list or the folder, and say what was done; the exit code."""
+    """Predict on the list or the folder, report the result, and return the exit code."""
     from ppsolo.bulk.run import run_bulk
     from ppsolo.progress import ProgressBar
 
@@ -98,16 +98,16 @@ def run_bulk_command(predictor: "Pipeline", options: argparse.Namespace) -> int:
         say_error(line)
     if left_out:
         say_error(f"{counted(len(left_out), 'file')} left out")
-    before = f"; {summary.skipped} were done before" if summary.skipped else ""
+    before = f"; {summary.skipped} were already done" if summary.skipped else ""
     say(f"{summary.instances} instances in {summary.pictures} pictures, in {options.output_dir}{before}")
     if summary.stopped:
-        say_error("stopped after a batch, nothing is lost: give the same command with --resume to go on")
+        say_error("stopped after a batch, nothing is lost: add --resume to the same command to continue")
         return TERMINATED if stopper.number == signal.SIGTERM else INTERRUPTED
     return SOME_FAILED if summary.failures or left_out else OK
 
 
 class _Stopper:
-    """Takes note of Ctrl-C and SIGTERM while it is entered; a second Ctrl-C interrupts at once."""
+    """Notes Ctrl-C and SIGTERM inside the block; a second Ctrl-C interrupts at once."""
 
     def __init__(self) -> None:
         self.number: int | None = None
@@ -131,7 +131,7 @@ class _Stopper:
 
 
 def _paths(options: argparse.Namespace) -> tuple[Iterator[str], list[str], tuple[str, ...]]:
-    """The pictures, one after the other, a list never held as a whole; lines on files left out; notes."""
+    """Return the pictures, one after another (the list is never in memory), lines on left-out files, and notes."""
     from ppsolo.data.files import find_images
     from ppsolo.data.sources import LIST_SUFFIXES
 
@@ -150,12 +150,12 @@ def _list(path: Path, folder: str | None) -> Iterator[str]:
     try:
         stream = path.open(encoding="utf-8", errors="surrogateescape")
     except OSError as error:
-        raise ConfigError(f"{path}: cannot be read ({error.strerror}); give a file with a path on each line") from None
+        raise ConfigError(f"{path}: cannot be read ({error.strerror}); give a file with one path per line") from None
     with stream:
         yield from _lines(stream, folder)
 
 
 def _lines(stream: Iterable[str], folder: str | None) -> Iterator[str]:
-    """The paths on the lines; folder: what they are relative to, None for paths as they are."""
+    """Yield the paths on the lines; folder: what they are relative to, None: use them unchanged."""
     paths = (path for line in stream if (path := line.rstrip("\r\n")))
     return paths if folder is None else (os.path.join(folder, path) for path in paths)

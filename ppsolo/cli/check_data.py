@@ -1,4 +1,4 @@
-"""`ppsolo check-data`: what would go wrong with a data set."""
+"""`ppsolo check-data`: find the faults of a data set."""
 
 import argparse
 import json
@@ -23,13 +23,13 @@ def add(commands: Commands) -> None:
     command.add_argument(
         "--images", required=True, metavar="DIR", help="the folder that its file names are relative to"
     )
-    command.add_argument("--json", metavar="FILE", help="write everything, all ids included, as JSON")
+    command.add_argument("--json", metavar="FILE", help="write everything, with all ids, as JSON")
 
 
 def run(options: argparse.Namespace) -> int:
-    """Read a COCO data set and say what would go wrong in training, and which settings would suit it.
+    """Check a COCO data set: report faults that would harm training, and settings that fit.
 
-    The exit code is 1 where the file is to be mended, 0 where there are only notes and hints.
+    The exit code is 1 if the file needs correction, 0 if there are only notes and hints.
     """
     from ppsolo.atomic import atomic_writer
     from ppsolo.check.report import format_data_report
@@ -43,7 +43,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def check(config: Config, annotations: str | os.PathLike, images: str | os.PathLike) -> "DataReport":
-    """The report on a data set with the configuration's settings, with progress on the terminal."""
+    """Return the report on a data set with the configuration's settings; show progress on the terminal."""
     from ppsolo.build.pipeline import build_reader
     from ppsolo.check.dataset import check_dataset
     from ppsolo.progress import ProgressBar

@@ -1,4 +1,4 @@
-"""`ppsolo convert`: write a checkpoint under other names."""
+"""`ppsolo convert`: write a checkpoint with other parameter names."""
 
 import argparse
 from pathlib import Path
@@ -19,12 +19,12 @@ def add(commands: Commands) -> None:
         "--names",
         choices=("dygraph-2.x", "ppsolo"),
         default="dygraph-2.x",
-        help="whose parameter names, default: %(default)s",
+        help="parameter names of ppsolo or of PaddleDetection 2.x, default: %(default)s",
     )
 
 
 def run(options: argparse.Namespace) -> int:
-    """Write a checkpoint under the names of PaddleDetection 2.x, or under ppsolo's."""
+    """Write a checkpoint with the parameter names of PaddleDetection 2.x or of ppsolo."""
     config = load_config(options.config, options.override)
     import_paddle()
     from ppsolo.checkpoint.load import save_weights
@@ -32,11 +32,11 @@ def run(options: argparse.Namespace) -> int:
     from ppsolo.progress import ProgressBar
 
     if Path(options.output).suffix not in (".pdparams", ".safetensors"):
-        raise ConfigError(f"--output {options.output}: end it in .pdparams or .safetensors")
+        raise ConfigError(f"--output {options.output}: choose a name that ends with .pdparams or .safetensors")
     if config.weights is not None and Path(options.output).resolve() == Path(config.weights).resolve():
-        raise ConfigError(f"--output {options.output} is the file to be read; choose another")
+        raise ConfigError(f"--output {options.output} is the input file; choose another")
     with ProgressBar("download", unit="B") as progress:
         model, report = load_model(config, progress=progress.update)
     save_weights(model, options.output, generation=options.names)
-    say(f"{report}; written to {options.output} under the names of {options.names}")
+    say(f"{report}; written to {options.output} with the names of {options.names}")
     return OK

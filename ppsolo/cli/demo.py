@@ -15,12 +15,12 @@ def add(commands: Commands) -> None:
     """Add the command and its flags to the parser."""
     command = add_command(commands, "demo", run, EXAMPLES)
     command.add_argument("--output_dir", default="output/demo", metavar="DIR", help="default: %(default)s")
-    command.add_argument("--quick", action="store_true", help="train for a minute: everything works, little is found")
-    command.add_argument("--image", metavar="PATH", help="a photograph to predict on too, with a published system")
+    command.add_argument("--quick", action="store_true", help="train for one minute, which finds few objects")
+    command.add_argument("--image", metavar="PATH", help="also predict on this photograph, with a published system")
 
 
 def run(options: argparse.Namespace) -> int:
-    """Draw a data set, train a small network on it, measure it, and leave numbers and pictures."""
+    """Draw a data set, train a small network on it, evaluate it, and write figures and pictures."""
     import_paddle()
     from ppsolo.demo import run_demo
     from ppsolo.progress import ProgressBar

@@ -1,4 +1,4 @@
-"""`ppsolo doctor`: what is installed, what works here, and how to mend what does not."""
+"""`ppsolo doctor`: examine the installation and name the remedy for each fault."""
 
 import argparse
 
@@ -11,11 +11,13 @@ ppsolo doctor --quick"""
 def add(commands: Commands) -> None:
     """Add the command and its flags to the parser."""
     command = add_command(commands, "doctor", run, EXAMPLES)
-    command.add_argument("--quick", action="store_true", help="do not compute with Paddle, which takes up to a minute")
+    command.add_argument(
+        "--quick", action="store_true", help="skip the computations with Paddle, which take up to a minute"
+    )
 
 
 def run(options: argparse.Namespace) -> int:
-    """Say what is installed, which runtime answers and why, what works, and what mends the rest."""
+    """Show installed packages, the chosen runtime and the reason, what works, and the command that fixes each fault."""
     from ppsolo.doctor import examine, format_findings
     from ppsolo.progress import ProgressBar
 

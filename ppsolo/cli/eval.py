@@ -32,13 +32,15 @@ def add(commands: Commands) -> None:
         nargs="?",
         const="",
         metavar="FILE",
-        help="COCO results made elsewhere, in place of a model; without FILE those in --output_eval",
+        help="evaluate this file of COCO results instead of a model; without FILE, the one in --output_eval",
     )
     command.add_argument(
         "-f", "--output_eval", metavar="DIR", help="the same as --save_results --output_dir DIR; see --json_eval"
     )
     command.add_argument(
-        "--save_prediction_only", action="store_true", help="write predictions.json and compute no precision"
+        "--save_prediction_only",
+        action="store_true",
+        help="only write predictions.json, do not compute average precision",
     )
     add_slices(command)
     add_tiles(command)
@@ -47,16 +49,16 @@ def add(commands: Commands) -> None:
         "--annotations", metavar="FILE", help="a COCO file to compare with; default: data.val_annotations"
     )
     command.add_argument("--image_dir", metavar="DIR", help="the pictures of --annotations")
-    command.add_argument("--classwise", action="store_true", help="a table of the classes too")
+    command.add_argument("--classwise", action="store_true", help="also print a table of the classes")
     command.add_argument("--report", metavar="FILE", help="write all numbers as JSON")
     command.add_argument(
         "--html",
         metavar="DIR",
-        help="write index.html, a report with charts and pictures, and report.json with its numbers",
+        help="write a report with charts and pictures: index.html and report.json",
     )
     command.add_argument("--save_results", action="store_true", help="write predictions.json (COCO results)")
     command.add_argument(
-        "--output_dir", default="output/eval", metavar="DIR", help="where it goes, default: %(default)s"
+        "--output_dir", default="output/eval", metavar="DIR", help="folder of the results, default: %(default)s"
     )
     command.add_argument(
         "--batch_size", type=int, default=1, metavar="N", help="images per forward, default: %(default)s"
@@ -66,14 +68,14 @@ def add(commands: Commands) -> None:
         type=int,
         default=100,
         metavar="N",
-        help="detections of a picture and class that count, the best ones; give more for large pictures with more "
+        help="largest number of detections per picture and class; raise it for large pictures with more "
         "objects; default: %(default)s, as in COCO",
     )
     command.add_argument(
         "--compare",
         nargs="+",
         metavar="MODEL",
-        help="evaluate and time several side by side: dygraph, onnxruntime, openvino, openvino-bf16 (of -c), exported "
+        help="evaluate and time several models: dygraph, onnxruntime, openvino, openvino-bf16 (of -c), or exported "
         "directories, also as DIR@openvino@bf16; writes compare.json and compare.png to --output_dir",
     )
     _add_thresholds(command)
@@ -84,24 +86,24 @@ def _add_thresholds(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--find_thresholds",
         metavar="FILE",
-        help="find the best score threshold of each class and write it, for --class_thresholds",
+        help="find the best score threshold of each class and write FILE for --class_thresholds",
     )
     command.add_argument(
         "--least_precision",
         type=float,
         metavar="P",
-        help="thresholds with at least this precision and the most recall; default: those with the best F1",
+        help="choose thresholds with at least this precision and the highest recall; default: with the best F1",
     )
 
 
 def run(options: argparse.Namespace) -> int:
-    """Average precision on COCO annotations, of models or (--json_eval) of results made elsewhere."""
+    """Compute average precision on COCO annotations, of a model or of a result file (--json_eval)."""
     if options.batch_size < 1:
-        raise ConfigError(f"--batch_size is {options.batch_size}, give at least 1")
+        raise ConfigError(f"--batch_size is {options.batch_size}: give at least 1")
     if options.max_detections < 1:
-        raise ConfigError(f"--max_detections is {options.max_detections}, give at least 1")
+        raise ConfigError(f"--max_detections is {options.max_detections}: give at least 1")
     if options.least_precision is not None and options.find_thresholds is None:
-        raise ConfigError("--least_precision is of thresholds: add --find_thresholds FILE")
+        raise ConfigError("--least_precision belongs to --find_thresholds: add --find_thresholds FILE")
     if options.slice_infer:
         options.tile, options.overlap = tile_of_slices(options)
     if options.json_eval == "":
@@ -109,7 +111,7 @@ def run(options: argparse.Namespace) -> int:
     elif options.output_eval is not None or options.save_prediction_only:
         options.save_results, options.output_dir = True, options.output_eval or options.output_dir
     if options.html is not None and (options.json_eval is not None or options.compare is not None):
-        raise ConfigError("--html is of one model that predicts here: leave --json_eval and --compare out")
+        raise ConfigError("--html reports on one model: omit --json_eval and --compare")
     if options.json_eval is not None:
         return _evaluate_results(options)
     if options.compare is not None:
@@ -117,13 +119,13 @@ def run(options: argparse.Namespace) -> int:
     if options.config is None and options.model_dir is None:
         raise ConfigError("nothing to evaluate: give a model (-c or --model_dir), or results (--json_eval)")
     if options.find_thresholds is not None and options.class_thresholds is not None:
-        raise ConfigError("--find_thresholds takes no --class_thresholds: they hide what is to be found")
+        raise ConfigError("--find_thresholds cannot use --class_thresholds, which hide instances: omit one")
     if options.html is not None:
         from ppsolo.evaluation.html import check_packages
 
         if options.class_thresholds is not None:
-            raise ConfigError("--html takes no --class_thresholds: it finds them, and they would hide instances")
-        check_packages()  # before minutes of work
+            raise ConfigError("--html cannot use --class_thresholds, which hide instances: omit one")
+        check_packages()  # check now, before minutes of work
     source = _with_data(model_source(options), options)
     evaluation = _evaluate_model(source, options)
     if evaluation is None:
@@ -144,15 +146,15 @@ def _write_html(evaluation: "Evaluation", source: "ModelSource", options: argpar
 
     with ProgressBar("draw", unit="pictures") as progress:
         write_html(evaluation, source.config, Path(options.html), progress=progress.update)
-    say(f"{Path(options.html) / 'index.html'} opens in a browser; its numbers are in report.json")
+    say(f"{Path(options.html) / 'index.html'} is the report, for a browser; its numbers are in report.json")
 
 
 def _results_in(options: argparse.Namespace) -> str:
-    """The file of results in --output_eval, ours or one of PaddleDetection's. Raises ConfigError."""
+    """Return the result file in --output_eval, ppsolo's or PaddleDetection's. Raises ConfigError."""
     folder = Path(options.output_eval or ".")
     found = [folder / name for name in ("predictions.json", "segm.json", "mask.json") if (folder / name).is_file()]
     if not found:
-        raise ConfigError(f"--json_eval: {folder} holds no predictions.json, segm.json or mask.json; give the file")
+        raise ConfigError(f"--json_eval: {folder} has no predictions.json, segm.json or mask.json; give the file")
     return str(found[0])
 
 
@@ -161,7 +163,7 @@ def _evaluate_results(options: argparse.Namespace) -> int:
         data = found_data(load_config(options.config, options.override).data)
         options.annotations = str(Path(data.root) / data.val_annotations)
     if options.annotations is None:
-        raise ConfigError("--json_eval needs the annotations it is compared with: add --annotations FILE")
+        raise ConfigError("--json_eval needs annotations: add --annotations FILE")
     from ppsolo.evaluation.coco_evaluator import evaluate_results
 
     report = evaluate_results(options.annotations, options.json_eval, max_detections=options.max_detections)
@@ -178,7 +180,7 @@ def _say_report(report: dict[str, Any], options: argparse.Namespace) -> None:
 
 
 def _with_data(source: "ModelSource", options: argparse.Namespace) -> "ModelSource":
-    """The source with the data set of --annotations and --image_dir, where they are given."""
+    """Return the source with the data set of --annotations and --image_dir, if given."""
     if (options.annotations is None) != (options.image_dir is None):
         raise ConfigError("--annotations and --image_dir go together: give both")
     config = source.config
@@ -193,7 +195,7 @@ def _with_data(source: "ModelSource", options: argparse.Namespace) -> "ModelSour
 
 
 def _evaluate_model(source: "ModelSource", options: argparse.Namespace) -> "Evaluation | None":
-    """The evaluation, on the main process; None on the others."""
+    """Return the evaluation on the main process, None on the others."""
     from ppsolo.evaluation.evaluate import evaluate_source, write_results
     from ppsolo.processes import start_processes
     from ppsolo.progress import ProgressBar
@@ -214,7 +216,7 @@ def _evaluate_model(source: "ModelSource", options: argparse.Namespace) -> "Eval
     say(evaluation.origin)
     say(evaluation.description)
     if source.config.postprocess.class_thresholds:
-        say("instances below the threshold of their class are left out, which lowers average precision")
+        say("instances below the threshold of their class do not count, which lowers average precision")
     if options.save_results:
         path = Path(options.output_dir) / "predictions.json"
         write_results(evaluation.results, path)
@@ -225,9 +227,9 @@ def _evaluate_model(source: "ModelSource", options: argparse.Namespace) -> "Eval
 def _compare(options: argparse.Namespace) -> int:
     """Evaluate and time several models."""
     if options.model_dir is not None:
-        raise ConfigError("--compare names the exported directories itself: leave --model_dir out")
+        raise ConfigError("--compare lists the exported directories: omit --model_dir")
     if (options.engine, options.device, options.precision) != ("auto", "cpu", "fp32"):
-        raise ConfigError("--compare names engine and precision itself, such as DIR@openvino@bf16")
+        raise ConfigError("--compare states engine and precision, such as DIR@openvino@bf16")
     from ppsolo.evaluation.compare import compare, format_comparison, write_comparison
     from ppsolo.model_source import named_side
     from ppsolo.progress import ProgressBar
@@ -261,4 +263,4 @@ def _find_thresholds(evaluation: "Evaluation", options: argparse.Namespace) -> N
     source = {"annotations": evaluation.report["annotations"], "aim": aim, "iou": 0.5, "model": evaluation.origin}
     write_thresholds(found, options.find_thresholds, source=source)
     say(format_thresholds(found))
-    say(f"written to {options.find_thresholds}: give it as --class_thresholds to infer, serve and export")
+    say(f"written to {options.find_thresholds}: use it with --class_thresholds in infer, serve and export")

@@ -25,23 +25,23 @@ def add(commands: Commands) -> None:
     command.add_argument(
         "--output_dir",
         metavar="DIR",
-        help="appears whole or not at all; an export there is replaced, anything else refused; default: "
+        help="folder of the export; an export in this place is replaced, anything else refused; default: "
         "output_inference/NAME",
     )
     command.add_argument(
-        "--format", choices=("paddle", "onnx"), default="paddle", help="whose runtime, default: %(default)s"
+        "--format", choices=("paddle", "onnx"), default="paddle", help="the runtime's format, default: %(default)s"
     )
     command.add_argument(
         "--graph",
         choices=("whole", "network"),
         default="whole",
-        help="with postprocessing, or raw predictions, default: %(default)s",
+        help="include postprocessing, or output raw predictions; default: %(default)s",
     )
     command.add_argument(
         "--device",
         choices=("cpu", "gpu"),
         default="cpu",
-        help="which one the graph is written for; it runs on both, default: %(default)s",
+        help="the device that the graph is fastest on; it runs on both, default: %(default)s",
     )
     command.add_argument(
         "--input_shape",
@@ -49,28 +49,28 @@ def add(commands: Commands) -> None:
         nargs=4,
         default=(-1, 3, -1, -1),
         metavar=("N", "3", "H", "W"),
-        help="fix sides of the prepared images; -1, the default, leaves one open",
+        help="fix sides of the prepared images; -1 leaves a side open (default)",
     )
     command.add_argument(
         "--verify",
         action="store_true",
         default=True,
-        help="compare with the model on drawn scenes; what differs is not kept (default)",
+        help="compare with the model on drawn scenes, and remove an export that differs (default)",
     )
     _add_quantization(command)
     command.add_argument(
-        "--class_thresholds", metavar="FILE", help="what `ppsolo eval --find_thresholds` wrote, kept in the export"
+        "--class_thresholds", metavar="FILE", help="a file of `ppsolo eval --find_thresholds` to store in the export"
     )
     command.add_argument(
         "--layout",
         choices=("ppsolo", "paddledetection", "paddlex", "triton"),
         default="ppsolo",
-        help="whose tools read it; paddledetection: its deploy scripts, and paddlex: its create_model, one image at a "
-        "time; triton: --output_dir is a model repository, in which the model is a folder; default: %(default)s",
+        help="paddledetection: for its deploy scripts; paddlex: for its create_model, one image at a time; triton: "
+        "--output_dir is a model repository, and the model a folder in it; default: %(default)s",
     )
     command.add_argument("--exclude_nms", action="store_true", help="the same as --graph network")
     add_refused_flags(command, "export")
-    command.add_argument("--no_verify", dest="verify", action="store_false", help="write without comparing")
+    command.add_argument("--no_verify", dest="verify", action="store_false", help="do not compare with the model")
 
 
 def _add_quantization(command: argparse.ArgumentParser) -> None:
@@ -79,22 +79,21 @@ def _add_quantization(command: argparse.ArgumentParser) -> None:
         "--precision",
         choices=("fp32", "int8"),
         default="fp32",
-        help="int8 for OpenVINO on a CPU (--format and --graph do not count), calibrated on --calibrate; "
-        "default: %(default)s",
+        help="int8: for OpenVINO on a CPU, needs --calibrate, ignores --format and --graph; default: %(default)s",
     )
     command.add_argument(
         "--calibrate",
         metavar="DIR|JSON",
-        help="pictures for int8: a folder, or a COCO file, on which mask AP is measured before and after",
+        help="pictures for int8: a folder, or a COCO file, which also measures mask AP before and after",
     )
     command.add_argument("--calibrate_images", metavar="DIR", help="the pictures of a COCO file --calibrate")
     command.add_argument(
-        "--max_drop", type=float, metavar="AP", help="int8 is refused where mask AP falls further, default: 0.005"
+        "--max_drop", type=float, metavar="AP", help="largest loss of mask AP that int8 may cause, default: 0.005"
     )
 
 
 def run(options: argparse.Namespace) -> int:
-    """Write a model for Paddle Inference or onnxruntime, and verify what was written."""
+    """Write a model for Paddle Inference or onnxruntime, and verify it."""
     config = load_answering_config(options.config, options.override)
     if options.output_dir is None:
         options.output_dir = "output_inference" if options.layout == "triton" else f"output_inference/{config.name}"
@@ -105,9 +104,9 @@ def run(options: argparse.Namespace) -> int:
 
         config = with_thresholds(config, options.class_thresholds)
     if options.precision == "fp32" and (options.calibrate, options.max_drop) != (None, None):
-        raise ConfigError("--calibrate and --max_drop are of int8: add --precision int8")
+        raise ConfigError("--calibrate and --max_drop belong to int8: add --precision int8")
     if options.precision == "int8" and options.calibrate is None:
-        raise ConfigError("int8 is calibrated on pictures: add --calibrate with a folder or a COCO file")
+        raise ConfigError("int8 needs pictures: add --calibrate with a folder or a COCO file")
     import_paddle()
     from ppsolo.deploy.directory import check_place
     from ppsolo.deploy.export import card_of, checkpoint_facts, export_model
@@ -116,7 +115,9 @@ def run(options: argparse.Namespace) -> int:
     from ppsolo.progress import ProgressBar
 
     place = Path(options.output_dir)
-    check_place(place / triton_name(config.name) if options.layout == "triton" else place)  # before minutes of work
+    check_place(
+        place / triton_name(config.name) if options.layout == "triton" else place
+    )  # check now, not after minutes
     with ProgressBar("download", unit="B") as progress:
         model, report = load_model(config, progress=progress.update)
     say(str(report))
@@ -142,7 +143,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _export_int8(model: "SOLOv2", config: "Config", options: argparse.Namespace) -> int:
-    """Write a network in int8, with its price."""
+    """Write a network in int8, and report its loss of accuracy."""
     from ppsolo.deploy.export import checkpoint_facts
     from ppsolo.deploy.quantize import MAX_DROP, quantize_model
     from ppsolo.evaluation.calibration import calibration_data

@@ -1,4 +1,4 @@
-"""`ppsolo import-config`: a configuration of PaddleDetection as one of ppsolo."""
+"""`ppsolo import-config`: translate a configuration of PaddleDetection."""
 
 import argparse
 from pathlib import Path
@@ -17,14 +17,14 @@ def add(commands: Commands) -> None:
     """Add the command and its flags to the parser."""
     command = add_command(commands, "import-config", run, EXAMPLES)
     command.add_argument("config", metavar="FILE", help="a SOLOv2 configuration of PaddleDetection 0.5 or 2.x")
-    add_override(command, help="change it first; its own keys or those of ppsolo")
+    add_override(command, help="change a key first, one of PaddleDetection or of ppsolo")
 
 
 def run(options: argparse.Namespace) -> int:
-    """Write a configuration of PaddleDetection as one of ppsolo, and list on standard error what differs."""
+    """Translate a configuration of PaddleDetection for ppsolo, and list the differences on standard error."""
     file = find_config(Path(options.config))
     if not is_paddledetection(file):
-        raise ConfigError(f"{file}: no configuration of PaddleDetection; ppsolo reads it as it is with -c {file}")
+        raise ConfigError(f"{file}: not a configuration of PaddleDetection; ppsolo reads it with -c {file}")
     config, notes = import_theirs(file, options.override)
     for note in notes:
         say_note(str(note))

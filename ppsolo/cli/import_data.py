@@ -1,4 +1,4 @@
-"""`ppsolo import-data`: annotations of other tools as a data set to train on."""
+"""`ppsolo import-data`: turn annotations of other tools into a data set to train on."""
 
 import argparse
 import dataclasses
@@ -25,21 +25,29 @@ def add(commands: Commands) -> None:
     command = add_command(commands, "import-data", run, EXAMPLES)
     command.add_argument("source", metavar="SOURCE", help="a folder with pictures and annotations")
     command.add_argument("--output", required=True, metavar="DIR", help="the folder to write, new or empty")
-    command.add_argument("--format", choices=FORMATS, help="of the source; default: what the folder looks like")
+    command.add_argument("--format", choices=FORMATS, help="format of the source; default: recognised from the folder")
     command.add_argument(
-        "--class_name", default="object", metavar="NAME", help="for masks that name no class, default: %(default)s"
+        "--class_name",
+        default="object",
+        metavar="NAME",
+        help="class of masks without a class name, default: %(default)s",
     )
     command.add_argument(
         "--val",
         type=float,
         metavar="SHARE",
-        help="pictures for validation, 0 to 1; default: as the source has them, else 0.2",
+        help="share of pictures for validation, 0 to 1; default: the split of the source, else 0.2",
     )
-    command.add_argument("--seed", type=int, default=0, metavar="N", help="of the division, default: %(default)s")
+    command.add_argument("--seed", type=int, default=0, metavar="N", help="seed of the split, default: %(default)s")
     command.add_argument(
-        "--groups", metavar="CSV", help="a table with a column file_name and a group; groups are not divided"
+        "--groups", metavar="CSV", help="a table with a column file_name and a group; pictures of a group stay together"
     )
-    command.add_argument("--group_column", default="group", metavar="NAME", help="of --groups, default: %(default)s")
+    command.add_argument(
+        "--group_column",
+        default="group",
+        metavar="NAME",
+        help="the column of --groups with the group, default: %(default)s",
+    )
     command.add_argument(
         "--pictures", choices=("link", "copy"), default="link", help="hard links or copies, default: %(default)s"
     )
@@ -48,7 +56,7 @@ def add(commands: Commands) -> None:
         "--config",
         default=SYSTEM,
         metavar="FILE",
-        help="what the written config.yml builds on: a published system, another shipped configuration, or a file; "
+        help="base of the written config.yml: a published system, another shipped configuration, or a file; "
         "default: %(default)s",
     )
 
@@ -63,9 +71,9 @@ def run(options: argparse.Namespace) -> int:
     from ppsolo.progress import ProgressBar
 
     if options.val is not None and not 0 <= options.val < 1:
-        raise ConfigError(f"--val is {options.val}, give a share from 0 to below 1")
+        raise ConfigError(f"--val is {options.val}: give a share from 0 to below 1")
     output = Path(options.output)
-    load_config(options.config)  # a wrong name is found before anything is read
+    load_config(options.config)  # find a wrong name before reading anything
     groups = read_groups(Path(options.groups), options.group_column) if options.groups else {}
     dataset = read_folder(Path(options.source), options.format, class_name=options.class_name)
     check_classes(dataset)
@@ -93,12 +101,12 @@ def run(options: argparse.Namespace) -> int:
         say("")
         say(format_data_report(report, suggestion=f"settings suggested, and written into {config_file}:"))
     say("")
-    say(f"train on it: ppsolo train -c {config_file}")
+    say(f"to train on it: ppsolo train -c {config_file}")
     return SOME_FAILED if any(report.faulty for report in reports) else OK
 
 
 def _check_parts(folder: Path, text: str, parts: list[str]) -> list["DataReport"]:
-    """The reports on the parts. config.yml in the folder takes the settings that suit the training part.
+    """Return the reports on the parts. Add the settings that fit the training part to the folder's config.yml.
 
     text: the configuration as written.
     """
@@ -108,7 +116,7 @@ def _check_parts(folder: Path, text: str, parts: list[str]) -> list["DataReport"
     for name in parts:
         report = check(load_config(str(config_file)), folder / f"instances_{name}.json", folder / name)
         if name != "train":
-            report = dataclasses.replace(report, suggested=None)  # one part decides: the one that is learned
+            report = dataclasses.replace(report, suggested=None)  # only the training part decides
         elif settings := report.settings_to_paste():
             suited = f"{text}# Grids and scale ranges that suit the objects of the training part:\n{settings}\n"
             config_file.write_text(suited, encoding="utf-8")

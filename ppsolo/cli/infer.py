@@ -54,12 +54,12 @@ def add(commands: Commands) -> None:
 
 
 def _add_source(command: argparse.ArgumentParser) -> None:
-    """Add what says where pictures come from."""
+    """Add the flags of the pictures."""
     source = command.add_mutually_exclusive_group()
     source.add_argument(
         "--source",
         metavar="SOURCE",
-        help="a picture, a folder, a pattern in quotes, a video, a .txt file with a path on each line, - for paths on "
+        help="a picture, a folder, a pattern in quotes, a video, a .txt file with one path per line, - for paths on "
         "standard input, the number of a camera, or an address (rtsp://, http://)",
     )
     source.add_argument("--infer_img", metavar="SOURCE", help="the same as --source")
@@ -67,11 +67,11 @@ def _add_source(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--infer_list",
         metavar="FILE",
-        help="a file with a path on each line, relative to --infer_dir where that is given; - is standard input",
+        help="a file with one path per line, relative to --infer_dir if given; - is standard input",
     )
-    command.add_argument("--allow_network", action="store_true", help="let --source be an address; else none is opened")
-    command.add_argument("--max_frames", type=int, metavar="N", help="end a video or a stream after N frames")
-    command.add_argument("--max_seconds", type=float, metavar="S", help="end a video or a stream after S seconds")
+    command.add_argument("--allow_network", action="store_true", help="allow addresses in --source")
+    command.add_argument("--max_frames", type=int, metavar="N", help="stop a video or a stream after N frames")
+    command.add_argument("--max_seconds", type=float, metavar="S", help="stop a video or a stream after S seconds")
     command.add_argument(
         "--stream_timeout",
         type=float,
@@ -84,17 +84,17 @@ def _add_source(command: argparse.ArgumentParser) -> None:
         type=int,
         default=3,
         metavar="N",
-        help="how often in a row a stream that breaks off is opened again, default: %(default)s",
+        help="how many times in a row to open a broken stream again, default: %(default)s",
     )
 
 
 def _add_results(command: argparse.ArgumentParser) -> None:
-    """Add what is written, and where."""
+    """Add the flags of the results."""
     command.add_argument("--output_dir", default="output/infer", metavar="DIR", help="default: %(default)s")
     add_switch(
         command,
         "--save_results",
-        help="the same as --save coco: predictions.json in the output directory, for a video predictions.jsonl too",
+        help="the same as --save coco: writes predictions.json, for a video also predictions.jsonl",
     )
     command.add_argument(
         "--save",
@@ -102,47 +102,53 @@ def _add_results(command: argparse.ArgumentParser) -> None:
         default=[],
         metavar="FORMAT",
         choices=tuple(FORMAT_NAMES),
-        help="write the results too: " + "; ".join(f"{name}, {meaning}" for name, meaning in FORMAT_NAMES.items()),
+        help="also write the results: " + "; ".join(f"{name}, {meaning}" for name, meaning in FORMAT_NAMES.items()),
     )
     command.add_argument(
         "--pixel_size",
         type=float,
         metavar="UM",
-        help="micrometres per pixel, for the measures of csv and parquet; default: what each picture states",
+        help="micrometres per pixel, for csv and parquet; default: the value in each picture",
     )
 
 
 def _add_drawing(command: argparse.ArgumentParser) -> None:
-    """Add how drawings look."""
+    """Add the flags of drawings."""
     command.add_argument("--no_draw", action="store_true", help="write no drawings")
     add_switch(command, "--visualize", default=True, help="False: the same as --no_draw")
     command.add_argument(
         "--draw",
         choices=("labels", "scores", "none"),
         default="labels",
-        help="what is written on each instance: name and score, the score alone, or nothing; default: %(default)s",
+        help="text on each instance: name and score, only the score, or nothing; default: %(default)s",
     )
     command.add_argument(
         "--color",
         choices=("class", "instance"),
-        help="one colour for each class or each instance; default: instance, for videos class",
+        help="one colour per class or per instance; default: instance, for videos class",
     )
     command.add_argument(
         "--track",
         action="store_true",
-        help="give the objects of a video numbers that stay from frame to frame, in results and drawings "
+        help="number the objects of a video, the same in all frames, in results and drawings "
         "(pip install 'ppsolo[track]')",
     )
-    command.add_argument("--legend", action="store_true", help="list the classes and their colours in the drawing")
+    command.add_argument("--legend", action="store_true", help="list the classes with their colours in the drawing")
     command.add_argument(
-        "--draw_threshold", type=float, default=0.5, metavar="S", help="least score drawn, default: %(default)s"
+        "--draw_threshold",
+        type=float,
+        default=0.5,
+        metavar="S",
+        help="least score of drawn instances, default: %(default)s",
     )
 
 
 def _add_theirs(command: argparse.ArgumentParser) -> None:
-    """Add the flags of PaddleDetection that are not ours by another meaning."""
+    """Add the flags of PaddleDetection that have no counterpart."""
     command.add_argument("--save_threshold", type=float, default=0.0, metavar="S", help="least score in results")
-    command.add_argument("--do_eval", type=truth, default=False, metavar="True|False", help="then run `ppsolo eval`")
+    command.add_argument(
+        "--do_eval", type=truth, default=False, metavar="True|False", help="run `ppsolo eval` afterwards"
+    )
     add_switch(command, "--use_vdl", help=argparse.SUPPRESS)
     add_slices(command)
     add_refused_flags(command, "infer")
@@ -153,7 +159,7 @@ def run(options: argparse.Namespace) -> int:
     _check(options)
     check_bulk(options)
     if options.use_vdl:
-        say_note("--use_vdl: drawings are files in --output_dir; VisualDL shows training alone")
+        say_note("--use_vdl: drawings are files in --output_dir; VisualDL only shows training")
     if options.slice_infer:
         options.tile, options.overlap = tile_of_slices(options)
     code = _predict(options)
@@ -175,7 +181,7 @@ def _evaluate(options: argparse.Namespace) -> int:
 
 
 def _predict(options: argparse.Namespace) -> int:
-    """Predict and draw; the exit code."""
+    """Predict and draw; return the exit code."""
     model = model_source(options)
     if options.results is not None:
         if options.track:
@@ -206,7 +212,7 @@ def _predict(options: argparse.Namespace) -> int:
         track=options.track,
     )
     limits = StreamLimits(options.max_frames, options.max_seconds, options.stream_timeout, options.reconnect)
-    # What is to be read and where to write is looked for before the weights are loaded: a wrong path is found at once.
+    # Check input and output before loading the weights, so that a wrong path is found at once.
     source = _source(options)
     video = isinstance(source, Video)
     if options.track and not video:
@@ -222,7 +228,7 @@ def _predict(options: argparse.Namespace) -> int:
         if isinstance(source, Video):
             summary = infer_video(predictor, source, settings, limits=limits, progress=progress.update)
         else:
-            # A large file that is only predicted on is read part by part.
+            # Without drawings, a large file is read part by part.
             read_pixels = predictor.read if settings.needs_pixels or model.tiling is None else lambda path: path
             summary = infer_images(predictor, source.items, settings, read=read_pixels, progress=progress.update)
             summary.failures += source.left_out
@@ -245,7 +251,7 @@ def _source(options: argparse.Namespace) -> "Pictures | Video":
 
 
 def listed_images(folder: Path, file: Path) -> list[Path]:
-    """The pictures of a folder that a file names, one a line. Raises ConfigError."""
+    """Return the pictures of a folder that a file names, one per line. Raises ConfigError."""
     try:
         names = [line.strip() for line in file.read_text(encoding="utf-8").splitlines()]
     except (OSError, UnicodeDecodeError) as error:
@@ -259,28 +265,28 @@ def listed_images(folder: Path, file: Path) -> list[Path]:
 
 
 def _check(options: argparse.Namespace) -> None:
-    """Refuse values that mean nothing."""
+    """Refuse invalid values."""
     if not (options.source or options.infer_img or options.infer_dir or options.infer_list):
-        raise ConfigError("there is nothing to predict on: give --source, --infer_dir or --infer_list")
+        raise ConfigError("no pictures: give --source, --infer_dir or --infer_list")
     if options.infer_list and (options.source or options.infer_img):
-        raise ConfigError("--infer_list goes alone or with --infer_dir: leave out --source and --infer_img")
+        raise ConfigError("--infer_list goes alone or with --infer_dir: omit --source and --infer_img")
     if not 0.0 <= options.save_threshold <= 1.0:
-        raise ConfigError(f"--save_threshold is {options.save_threshold}, give a number from 0 to 1")
+        raise ConfigError(f"--save_threshold is {options.save_threshold}: give a number from 0 to 1")
     if not 0.0 <= options.draw_threshold <= 1.0:
-        raise ConfigError(f"--draw_threshold is {options.draw_threshold}, give a number from 0 to 1")
+        raise ConfigError(f"--draw_threshold is {options.draw_threshold}: give a number from 0 to 1")
     if options.pixel_size is not None and not 0 < options.pixel_size < float("inf"):
-        raise ConfigError(f"--pixel_size is {options.pixel_size}, give a number above zero")
+        raise ConfigError(f"--pixel_size is {options.pixel_size}: give a number above zero")
     least = {"batch_size": 1, "max_frames": 1, "max_seconds": 0, "stream_timeout": 0.1, "reconnect": 0}
     for name, lowest in least.items():
         value = getattr(options, name)
         if value is not None and not lowest <= value < float("inf"):
-            raise ConfigError(f"--{name} is {value}, give at least {lowest}")
+            raise ConfigError(f"--{name} is {value}: give at least {lowest}")
     if options.legend and options.color == "instance":
-        raise ConfigError("--legend lists the colours of classes, which takes --color class")
+        raise ConfigError("--legend lists the colours of classes: add --color class")
 
 
 def _report(summary: "InferenceSummary", settings: "InferSettings", *, left_out: int) -> int:
-    """Say what was done; the exit code."""
+    """Report what was done; return the exit code."""
     for note in summary.notes:
         say(note)
     for failure in summary.failures:

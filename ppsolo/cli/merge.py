@@ -12,13 +12,15 @@ ppsolo merge node1/bulk node2/bulk --output predictions.parquet"""
 def add(commands: Commands) -> None:
     """Add the command and its flags to the parser."""
     command = add_command(commands, "merge", run, EXAMPLES)
-    command.add_argument("directories", nargs="+", type=Path, metavar="DIR", help="where the parts of all shards lie")
+    command.add_argument(
+        "directories", nargs="+", type=Path, metavar="DIR", help="directories with the parts of all shards"
+    )
     command.add_argument("--output", required=True, type=Path, metavar="FILE", help=".json, .jsonl or .parquet")
-    command.add_argument("--partial", action="store_true", help="take what is there, although the run has not ended")
+    command.add_argument("--partial", action="store_true", help="merge an unfinished run")
 
 
 def run(options: argparse.Namespace) -> int:
-    """Join the parts that `ppsolo infer --results` wrote, in the order of the list."""
+    """Join the parts of `ppsolo infer --results` in the order of the list."""
     from ppsolo.bulk.merge import merge
 
     pictures, instances = merge(options.directories, options.output, partial=options.partial)

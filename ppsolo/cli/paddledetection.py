@@ -1,4 +1,4 @@
-"""The flags of PaddleDetection's tools: each is honoured, or refused in one line that names ours."""
+"""The flags of PaddleDetection's tools: each works, or is refused in one line with ppsolo's counterpart."""
 
 import argparse
 import os
@@ -14,8 +14,8 @@ from ppsolo.legacy.yaml_files import is_paddledetection
 SLIM = "compress with `ppsolo export`: --format onnx, or a runtime's own precision (load(..., precision='fp16'))"
 PROFILER = "use `ppsolo benchmark`, or the profiler of Paddle around `ppsolo.train`"
 NMS = "Matrix NMS joins instances; change postprocess.nms_kernel or postprocess.nms_sigma with -o"
-PROPOSALS = "SOLOv2 has no proposals; leave it out"
-# (tool, flag) -> what ppsolo has in its place. Every flag takes one value or none.
+PROPOSALS = "SOLOv2 has no proposals; omit it"
+# (tool, flag) -> ppsolo's counterpart. Every flag takes one value or none.
 REFUSED: dict[str, dict[str, str]] = {
     "train": {
         "--slim_config": SLIM,
@@ -27,12 +27,12 @@ REFUSED: dict[str, dict[str, str]] = {
         "--save_proposals": PROPOSALS,
         "--proposals_path": PROPOSALS,
         "--to_static": "training runs in dygraph; `ppsolo export` writes the static graph",
-        "--loss_scale": "the loss scale of mixed precision adapts itself",
+        "--loss_scale": "mixed precision adapts its loss scale automatically",
         "--output_eval": "use `ppsolo eval --output_eval` after training",
     },
     "eval": {
         "--slim_config": SLIM,
-        "--bias": "boxes are those of the masks; leave it out",
+        "--bias": "boxes come from the masks; omit it",
         "--amp": "evaluation computes in float32; export, and load with precision='fp16' or 'bf16'",
         "--combine_method": NMS,
         "--match_threshold": NMS,
@@ -40,8 +40,8 @@ REFUSED: dict[str, dict[str, str]] = {
     },
     "infer": {
         "--slim_config": SLIM,
-        "--vdl_log_dir": "drawings are files in --output_dir; VisualDL shows training alone",
-        "--rtn_im_file": "results always name their picture; leave it out",
+        "--vdl_log_dir": "drawings are files in --output_dir; VisualDL only shows training",
+        "--rtn_im_file": "results always name their picture; omit it",
         "--combine_method": NMS,
         "--match_threshold": NMS,
         "--match_metric": NMS,
@@ -49,13 +49,13 @@ REFUSED: dict[str, dict[str, str]] = {
     "export": {
         "--slim_config": SLIM,
         "--export_serving_model": "use `ppsolo serve`",
-        "--for_fd": "FastDeploy is not written for; use `ppsolo export --format onnx`",
+        "--for_fd": "ppsolo has no export for FastDeploy; use `ppsolo export --format onnx`",
     },
 }
 
 
 class _Refusal(argparse.Action):
-    """A flag that is refused, whatever its value; "False" alone is taken, since it asks for nothing."""
+    """A flag that is refused with any value except "False", which asks for nothing."""
 
     def __call__(
         self,
@@ -71,13 +71,13 @@ class _Refusal(argparse.Action):
 
 
 def add_refused_flags(command: argparse.ArgumentParser, tool: str) -> None:
-    """Add the flags of a tool that ppsolo refuses; they are not shown in the help."""
+    """Add the flags of a tool that ppsolo refuses; the help hides them."""
     for flag, instead in REFUSED[tool].items():
         command.add_argument(flag, action=_Refusal, nargs="?", const=instead, help=argparse.SUPPRESS, dest="refused")
 
 
 def truth(text: str) -> bool:
-    """The value of a flag that takes True or False. Raises argparse.ArgumentTypeError."""
+    """Parse True or False. Raises argparse.ArgumentTypeError."""
     values = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
     if text.lower() not in values:
         raise argparse.ArgumentTypeError(f"give True or False, not {text!r}")
@@ -85,33 +85,35 @@ def truth(text: str) -> bool:
 
 
 def add_switch(command: argparse.ArgumentParser, flag: str, *, default: bool = False, help: str) -> None:
-    """Add a flag that stands alone, or before True or False as PaddleDetection's do."""
+    """Add a flag that stands alone, or before True or False, as in PaddleDetection."""
     command.add_argument(flag, type=truth, nargs="?", const=True, default=default, metavar="True|False", help=help)
 
 
 def add_slices(command: argparse.ArgumentParser) -> None:
     """Add PaddleDetection's flags for large pictures."""
     hidden = argparse.SUPPRESS
-    command.add_argument("--slice_infer", action="store_true", help="the same as --tile, with PaddleDetection's flags")
+    command.add_argument(
+        "--slice_infer", action="store_true", help="predict in tiles like --tile, with PaddleDetection's flags"
+    )
     command.add_argument("--slice_size", type=int, nargs="+", default=[640, 640], metavar="N", help=hidden)
     command.add_argument("--overlap_ratio", type=float, nargs="+", default=[0.25, 0.25], metavar="R", help=hidden)
 
 
 def tile_of_slices(options: argparse.Namespace) -> tuple[int, int]:
-    """--tile and --overlap for --slice_size and --overlap_ratio. Raises ConfigError."""
+    """Convert --slice_size and --overlap_ratio to --tile and --overlap. Raises ConfigError."""
     size, ratio = set(options.slice_size), set(options.overlap_ratio)
     if len(size) > 1 or len(ratio) > 1:
         raise ConfigError(
-            "--slice_size and --overlap_ratio: tiles are squares, give one number; ours are --tile and --overlap"
+            "--slice_size and --overlap_ratio: tiles are squares, give one number, or use --tile and --overlap"
         )
     tile = size.pop()
     return tile, round(tile * ratio.pop())
 
 
 def prepare_options(options: argparse.Namespace) -> None:
-    """Refuse flags without counterpart, list what differs of a configuration of PaddleDetection, apply --sha256.
+    """Refuse flags without counterpart, list differences of a PaddleDetection configuration, apply --sha256.
 
-    `-o use_gpu=false`, a key of its configurations, hides the GPUs from Paddle, which is not imported yet.
+    `-o use_gpu=false`, a key of PaddleDetection, hides the GPUs from Paddle, which is not imported yet.
     Raises ConfigError.
     """
     if refused := getattr(options, "refused", None):
@@ -131,7 +133,7 @@ def prepare_options(options: argparse.Namespace) -> None:
     try:
         file = find_config(Path(config))
     except ConfigError:
-        return  # the command says so
+        return  # the command itself reports it
     if not is_paddledetection(file):
         return
     for text in overrides:

@@ -23,22 +23,24 @@ def add(commands: Commands) -> None:
     """Add the command and its flags to the parser."""
     command = add_command(commands, "serve", run, EXAMPLES)
     add_model(command)
-    command.add_argument("--host", default="127.0.0.1", metavar="H", help="where to listen, default: %(default)s")
-    command.add_argument("--port", type=int, default=8000, metavar="P", help="0: any free one, default: %(default)s")
+    command.add_argument("--host", default="127.0.0.1", metavar="H", help="address to listen on, default: %(default)s")
+    command.add_argument(
+        "--port", type=int, default=8000, metavar="P", help="port, 0: any free one, default: %(default)s"
+    )
     for name, value, meaning in (
         ("batch_size", 4, "pictures predicted together"),
-        ("queue", 32, "requests that wait; further ones get 503"),
-        ("timeout", 30.0, "seconds for a picture to arrive (408), to wait (503) and to be predicted (504)"),
-        ("max_bytes", 20 * 2**20, "of a request's body (413)"),
-        ("max_pixels", 2**25, "of a picture (422)"),
-        ("max_tiles", 64, "of a picture that a request has cut by ?tile= (422)"),
+        ("queue", 32, "waiting requests; further ones get 503"),
+        ("timeout", 30.0, "seconds to receive a picture (408), to wait (503) and to predict (504)"),
+        ("max_bytes", 20 * 2**20, "largest body of a request, in bytes (413)"),
+        ("max_pixels", 2**25, "largest picture, in pixels (422)"),
+        ("max_tiles", 64, "most tiles of a picture with ?tile= (422)"),
     ):
         command.add_argument(
             f"--{name}", type=type(value), default=value, metavar="N", help=f"{meaning}, default: %(default)s"
         )
     for name, example, meaning in (
-        ("host", "NAME", "further names or addresses of this service, such as solo.example, *.example or * (all)"),
-        ("origin", "URL", "web pages elsewhere that may use it, such as https://app.example or * (all)"),
+        ("host", "NAME", "more names or addresses of this service, such as solo.example, *.example or * (all)"),
+        ("origin", "URL", "other web sites that may use it, such as https://app.example or * (all)"),
     ):
         command.add_argument(
             f"--allow_{name}", action="extend", nargs="+", default=[], metavar=example, help=f"{meaning}"
@@ -48,9 +50,9 @@ def add(commands: Commands) -> None:
         type=int,
         default=1,
         metavar="N",
-        help="processes that answer, each with a model and a share of the cores; default: %(default)s",
+        help="number of processes, each with its own model and a share of the cores; default: %(default)s",
     )
-    command.add_argument("--token_file", metavar="FILE", help="its only line is the token that clients must send")
+    command.add_argument("--token_file", metavar="FILE", help="a file with one line: the token that clients must send")
 
 
 def run(options: argparse.Namespace) -> int:
@@ -59,12 +61,12 @@ def run(options: argparse.Namespace) -> int:
         from ppsolo.serve.server import listen
     except ModuleNotFoundError as error:
         raise ConfigError(f"{error.name} is not installed: pip install 'ppsolo[serve]'") from None
-    _limits(options)  # a wrong one is found before the weights are loaded
+    _limits(options)  # find a wrong one before loading the weights
     _access(options)
     if options.workers < 1:
-        raise ConfigError(f"--workers is {options.workers}, give at least 1")
+        raise ConfigError(f"--workers is {options.workers}: give at least 1")
     source = model_source(options)
-    listener = listen(options.host, options.port)  # before the weights are loaded: a wrong port is found at once
+    listener = listen(options.host, options.port)  # before loading the weights, so that a wrong port is found at once
     host, port = listener.getsockname()[:2]
     address = f"http://{f'[{host}]' if ':' in host else host}:{port}/"
 
@@ -93,7 +95,7 @@ def _worker(options: argparse.Namespace, listener: socket.socket, ready: Callabl
 def _serve(
     options: argparse.Namespace, listener: socket.socket, ready: Callable[[str], None], *, threads: int | None = None
 ) -> int:
-    """Load the model and answer until told to stop. ready: called with what is to be said of the model."""
+    """Load the model and answer until stopped. ready: called with a description of the model."""
     from ppsolo.progress import ProgressBar
     from ppsolo.serve.application import create_app
     from ppsolo.serve.server import Server
@@ -101,7 +103,7 @@ def _serve(
     with ProgressBar("download", unit="B") as progress:
         predictor = model_source(options).open(threads=threads, keep_memory=False, progress=progress.update)
     ready(f"{predictor.origin}\n{predictor.description}")
-    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(OK))  # what follows the server's orderly end
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(OK))  # runs after the server's orderly end
     app = create_app(
         predictor,
         model=predictor.config.name,
@@ -130,5 +132,5 @@ def _access(options: argparse.Namespace) -> "AccessRules":
 
 
 def _names_of(host: str) -> list[str]:
-    """The name that --host gives, unless it stands for every address of this machine."""
+    """Return the name in --host, unless it means every address of this machine."""
     return [] if host in ("", "0.0.0.0", "::") else [host]

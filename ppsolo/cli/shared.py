@@ -1,4 +1,4 @@
-"""What every command shares: exit codes, the flags for a configuration and a device, Paddle's import, output."""
+"""Shared by all commands: exit codes, flags for model and device, the import of Paddle, output."""
 
 import argparse
 import contextlib
@@ -33,7 +33,7 @@ Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 def add_command(
     commands: Commands, name: str, run: Callable[[argparse.Namespace], int], examples: str
 ) -> argparse.ArgumentParser:
-    """Add a command whose help is the docstring of `run`, followed by the examples, one a line."""
+    """Add a command; its help is the docstring of `run`, followed by the examples, one per line."""
     lines = "".join(f"  {line}\n" for line in examples.splitlines())
     command = commands.add_parser(
         name,
@@ -63,39 +63,39 @@ def add_config(command: argparse.ArgumentParser, *, required: bool = True) -> No
         help="a configuration file or the name of a shipped one",
     )
     add_override(command, "--opt", help="change the configuration, e.g. -o weights=model.pdparams")
-    command.add_argument(
-        "--sha256", metavar="HEX", help="what the file of weights from an https address must have as its SHA-256"
-    )
+    command.add_argument("--sha256", metavar="HEX", help="required SHA-256 of weights from an https address")
 
 
 def add_model(command: argparse.ArgumentParser) -> None:
-    """Add the flags that say which model answers and in which runtime: -c, -o, --model_dir, --engine and more."""
+    """Add the flags for the model and its runtime: -c, -o, --model_dir, --engine and more."""
     add_config(command, required=False)
-    command.add_argument("--model_dir", metavar="DIR", help="what `ppsolo export` wrote, in place of -c")
+    command.add_argument("--model_dir", metavar="DIR", help="a directory of `ppsolo export`, instead of -c")
     command.add_argument(
         "--engine",
         choices=ALL_ENGINES,
         default="auto",
         help="the runtime: dygraph for a configuration, paddle for an export, onnxruntime or openvino for both; "
-        "default: the fastest that is installed and exact",
+        "default: the fastest installed one that is exact",
     )
-    command.add_argument("--device", choices=("cpu", "gpu"), default="cpu", help="of --model_dir, default: %(default)s")
+    command.add_argument(
+        "--device", choices=("cpu", "gpu"), default="cpu", help="device for --model_dir, default: %(default)s"
+    )
     command.add_argument(
         "--precision",
         choices=PRECISIONS,
         default="fp32",
-        help="bf16 takes a CPU that has it and the engine openvino or paddle, fp16 an export on a GPU; "
+        help="bf16 needs a CPU with bf16 and the engine openvino or paddle; fp16 needs an export on a GPU; "
         "default: %(default)s",
     )
     command.add_argument(
         "--class_thresholds",
         metavar="FILE",
-        help="what `ppsolo eval --find_thresholds` wrote: the least score of an instance, class by class",
+        help="least score per class, a file of `ppsolo eval --find_thresholds`",
     )
 
 
 def model_source(options: argparse.Namespace) -> "ModelSource":
-    """The model that the flags of `add_model` name; Paddle is imported where it is needed. Raises PpsoloError."""
+    """Return the model that the flags of `add_model` name; import Paddle if needed. Raises PpsoloError."""
     from ppsolo.model_source import ModelSource, export_config
 
     if (options.config is None) == (options.model_dir is None):
@@ -124,29 +124,32 @@ def model_source(options: argparse.Namespace) -> "ModelSource":
 def add_tiles(command: argparse.ArgumentParser) -> None:
     """Add --tile and --overlap."""
     command.add_argument(
-        "--tile", type=int, metavar="N", help="predict large pictures in squares of N pixels, and join objects at seams"
+        "--tile",
+        type=int,
+        metavar="N",
+        help="predict large pictures in squares of N pixels and join objects at the seams",
     )
     command.add_argument(
         "--overlap",
         type=int,
         metavar="N",
-        help="pixels that neighbouring tiles share; take the size of most objects or more; "
-        f"default: {DEFAULT_OVERLAP}, or half a tile where that is less",
+        help="pixels that neighbouring tiles share, at least the size of most objects; "
+        f"default: {DEFAULT_OVERLAP}, or half a tile if that is less",
     )
 
 
 def import_paddle() -> None:
-    """Import Paddle with all cores for its kernels: it takes one unless OMP_NUM_THREADS says otherwise.
+    """Import Paddle with all cores for its kernels: it uses one unless OMP_NUM_THREADS is set.
 
-    What it prints about that, and about compilers that it will not need, is not for our users.
+    Hide its messages about this, and about compilers that it will not need.
     """
     os.environ.setdefault("OMP_NUM_THREADS", str(available_cores()))
-    os.environ.setdefault("GLOG_minloglevel", "2")  # of its C++ side, errors and worse
+    os.environ.setdefault("GLOG_minloglevel", "2")  # in C++, log only errors and worse
     on_sigterm = signal.getsignal(signal.SIGTERM)
     with contextlib.redirect_stderr(io.StringIO()), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            # Whoever ends a command wants no trace of Paddle's kernels.
+            # A user who ends a command needs no trace of Paddle's kernels.
             importlib.import_module("paddle").disable_signal_handler()
         except ModuleNotFoundError as error:
             if error.name != "paddle":
@@ -154,14 +157,14 @@ def import_paddle() -> None:
             raise ConfigError("PaddlePaddle is not installed: pip install 'ppsolo[cpu]' or 'ppsolo[gpu]'") from None
         finally:
             if threading.current_thread() is threading.main_thread():
-                signal.signal(signal.SIGTERM, on_sigterm)  # which Paddle gives back to the system
+                signal.signal(signal.SIGTERM, on_sigterm)  # Paddle resets it to the system's handler
 
 
 def say(text: str, stream: TextIO | None = None) -> None:
-    """Print one line, or several, without characters that would steer the terminal. stream: None: standard output."""
+    """Print lines without characters that control the terminal. stream: None: standard output."""
     to = sys.stdout if stream is None else stream
     lines = "\n".join(printable(line) for line in text.split("\n")) + "\n"
-    # A terminal that is not told to use UTF-8 shows other letters as "?".
+    # A terminal without UTF-8 shows other letters as "?".
     encoding = to.encoding or "utf-8"
     try:
         to.write(lines.encode(encoding, "replace").decode(encoding))
@@ -180,17 +183,17 @@ def stop_output() -> None:
 
 
 def say_note(line: str) -> None:
-    """Print one line to standard error: something that the user should know and that stops nothing."""
+    """Print one line to standard error, for information."""
     sys.stderr.write(f"ppsolo: note: {one_line(line)}\n")
 
 
 def say_error(line: str) -> None:
-    """Print one line to standard error, with the program's name."""
+    """Print one line to standard error, after the program's name."""
     sys.stderr.write(f"ppsolo: error: {one_line(line)}\n")
 
 
 class LogFormatter(logging.Formatter):
-    """Log messages without characters that would steer the terminal; a traceback keeps its lines."""
+    """Formats log messages without characters that control the terminal; a traceback keeps its lines."""
 
     def formatMessage(self, record: logging.LogRecord) -> str:
         return printable(super().formatMessage(record))

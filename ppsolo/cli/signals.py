@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM while a command runs: both end it in order, and drafts are removed."""
+"""Ctrl-C and SIGTERM while a command runs: both end it cleanly and remove drafts."""
 
 import contextlib
 import signal
@@ -8,12 +8,12 @@ from types import FrameType
 
 
 class Terminated(KeyboardInterrupt):
-    """SIGTERM came: to everything below it is another Ctrl-C."""
+    """SIGTERM came; the code below treats it like Ctrl-C."""
 
 
 @contextlib.contextmanager
 def heard_signals() -> Iterator[None]:
-    """In the main thread, SIGINT raises KeyboardInterrupt and SIGTERM raises Terminated, where nobody else listens."""
+    """In the main thread, raise KeyboardInterrupt on SIGINT and Terminated on SIGTERM, unless others handle them."""
     before = {}
     if threading.current_thread() is threading.main_thread():
         for number, handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGTERM, _terminate)):

@@ -13,12 +13,12 @@ def add(commands: Commands) -> None:
     """Add the command and its flags to the parser."""
     command = add_command(commands, "suggest", run, EXAMPLES)
     command.add_argument("-c", "--config", metavar="NAME", help="the shipped configuration to start from")
-    add_override(command, help="settings that stay as you give them, e.g. -o data.root=data/mine name=mine")
+    add_override(command, help="settings to keep, e.g. -o data.root=data/mine name=mine")
     command.add_argument("--annotations", metavar="FILE", help="the COCO file of the training images")
     command.add_argument("--images", metavar="DIR", help="the folder that its file names are relative to")
     add_start(command)
-    command.add_argument("--processes", type=int, default=1, metavar="N", help="that will train together; default: 1")
-    command.add_argument("--device", choices=("cpu", "gpu"), default="cpu", help="that will train; default: cpu")
+    command.add_argument("--processes", type=int, default=1, metavar="N", help="processes in training; default: 1")
+    command.add_argument("--device", choices=("cpu", "gpu"), default="cpu", help="device in training; default: cpu")
 
 
 def add_start(command: argparse.ArgumentParser) -> None:
@@ -26,12 +26,12 @@ def add_start(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--from_nothing",
         action="store_true",
-        help="a recipe for a small network that starts from random weights, without a download",
+        help="suggest a small network that starts from random weights, without a download",
     )
 
 
 def run(options: argparse.Namespace) -> int:
-    """Read a data set and print a configuration that suits it, with reasons, to read, edit and train with."""
+    """Read a data set and print a configuration that fits it, with reasons."""
     from ppsolo.training.recipe import recipe_config, suggest_recipe
 
     overrides = list(options.override)
@@ -45,6 +45,6 @@ def run(options: argparse.Namespace) -> int:
         processes=options.processes,
         gpu=options.device == "gpu",
     )
-    recipe_config(recipe)  # what does not resolve is refused here
+    recipe_config(recipe)  # refuse it now if it cannot be resolved
     say(recipe.text().rstrip("\n"))
     return OK

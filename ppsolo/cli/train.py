@@ -27,7 +27,7 @@ def add(commands: Commands) -> None:
     command.add_argument(
         "--recipe",
         choices=("auto",),
-        help="auto: choose the settings for the data set, as ppsolo suggest does, for the shipped configuration -c",
+        help="auto: choose settings that fit the data set, as in ppsolo suggest, for the shipped configuration -c",
     )
     add_start(command)
     command.add_argument(
@@ -37,15 +37,17 @@ def add(commands: Commands) -> None:
         nargs="?",
         const="auto",
         metavar="FILE",
-        help="go on from a training state; auto: the newest whole one of the run, or a new run where there is none; "
-        "weights (FILE.pdparams or its stem, of a PaddleDetection run too): start a new run from them",
+        help="resume a training state; auto: the newest whole one of the run, or a new run if there is none; weights "
+        "(FILE.pdparams or its stem, also of a PaddleDetection run): start a new run from them",
     )
-    command.add_argument("--amp", "--fp16", action="store_true", help="mixed precision on a GPU, as train.amp=O1")
     command.add_argument(
-        "--eval", action="store_true", help="evaluate while training, which is the default: see train.evaluate_every"
+        "--amp", "--fp16", action="store_true", help="mixed precision on a GPU, the same as train.amp=O1"
     )
-    add_switch(command, "--use_vdl", default=True, help="VisualDL's log, which every run writes in its directory")
-    command.add_argument("--vdl_log_dir", metavar="DIR", help="link DIR to VisualDL's log")
+    command.add_argument(
+        "--eval", action="store_true", help="evaluate during training, which is the default: see train.evaluate_every"
+    )
+    add_switch(command, "--use_vdl", default=True, help="accepted; every run writes VisualDL's log in its directory")
+    command.add_argument("--vdl_log_dir", metavar="DIR", help="make DIR a link to VisualDL's log")
     command.add_argument("--fleet", action="store_true", help=argparse.SUPPRESS)
     add_switch(command, "--enable_ce", help=argparse.SUPPRESS)
     add_refused_flags(command, "train")
@@ -78,30 +80,32 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _with_flags(config: Config, options: argparse.Namespace) -> Config:
-    """The configuration with --amp, --eval and weights given as --resume; says what is different from them."""
+    """Return the configuration with --amp, --eval, and weights given as --resume; report the differences."""
     changes: dict[str, object] = {}
     if options.amp:
         changes["train.amp"] = "O1"
     if options.eval and config.train.evaluate_every == 0:
         changes["train.evaluate_every"] = 1
     if options.fleet:
-        say_note("--fleet: processes average gradients by themselves under paddle.distributed.launch; ignored")
+        say_note("--fleet is ignored: under paddle.distributed.launch, gradients are always averaged")
     if options.enable_ce:
-        say_note("--enable_ce: every run is drawn from train.seed; ignored")
+        say_note("--enable_ce is ignored: train.seed always determines the run")
     if not options.use_vdl:
-        say_note("--use_vdl False: the run's directory holds VisualDL's log all the same")
+        say_note("--use_vdl False is ignored: every run writes VisualDL's log")
     if options.vdl_log_dir is not None:
         log = Path(config.train.output_dir) / config.name / "visualdl"
         link_folder(Path(options.vdl_log_dir), log)
     if options.resume not in (None, "auto") and (weights := weights_to_resume(options.resume)) is not None:
-        say_note(f"--resume {options.resume}: no training state but weights; optimizer and schedule begin anew")
+        say_note(
+            f"--resume {options.resume}: weights, not a training state; optimizer and schedule start from the beginning"
+        )
         changes["weights"] = str(weights)
         options.resume = None
     return override_config(config, changes) if changes else config
 
 
 def weights_to_resume(source: str) -> Path | None:
-    """The weights file that --resume names by its name or its stem; None for a training state."""
+    """Return the weights file that --resume names by file or stem; None for a training state."""
     if Path(source).suffix in (".pdparams", ".pdema"):
         return Path(source)
     beside = Path(f"{source}.pdparams")
@@ -109,7 +113,7 @@ def weights_to_resume(source: str) -> Path | None:
 
 
 def link_folder(link: Path, target: Path) -> None:
-    """Make `link` lead to `target`, which may come later. Raises ConfigError where something else stands there."""
+    """Make `link` point to `target`, which may not exist yet. Raises ConfigError if something else is there."""
     if os.environ.get("PADDLE_TRAINER_ID", "0") != "0":
         return
     try:
@@ -118,11 +122,11 @@ def link_folder(link: Path, target: Path) -> None:
         link.parent.mkdir(parents=True, exist_ok=True)
         link.symlink_to(target.absolute(), target_is_directory=True)
     except OSError as error:
-        raise ConfigError(f"--vdl_log_dir {link}: cannot be made ({error.strerror}); choose another") from None
+        raise ConfigError(f"--vdl_log_dir {link}: cannot be created ({error.strerror}); choose another") from None
 
 
 def _recipe(options: argparse.Namespace) -> Config:
-    """The configuration that suits the data set; its text goes to standard error."""
+    """Return the configuration that fits the data set; write its text to standard error."""
     import paddle
 
     from ppsolo.training.recipe import recipe_config, suggest_recipe

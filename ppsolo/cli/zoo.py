@@ -19,21 +19,24 @@ def add(commands: Commands) -> None:
     """Add the command and its flags to the parser."""
     command = add_command(commands, "zoo", run, EXAMPLES)
     actions = command.add_subparsers(dest="action", required=True, metavar="action")
-    actions.add_parser("list", help="the published checkpoints")
+    actions.add_parser("list", help="list the published checkpoints")
     action = actions.add_parser("fetch", help="download one")
     action.add_argument("name")
-    action = actions.add_parser("check", help="check a file against one's manifest")
+    action = actions.add_parser("check", help="check a file against the manifest of a checkpoint")
     action.add_argument("name")
     action.add_argument("file")
-    action = actions.add_parser("verify", help="measure one's AP and compare it with the published one")
+    action = actions.add_parser("verify", help="measure the AP of a checkpoint and compare it with the published one")
     action.add_argument("name")
     action.add_argument(
-        "--data", required=True, metavar="DIR", help="COCO: annotations/instances_val2017.json and val2017/ in it"
+        "--data",
+        required=True,
+        metavar="DIR",
+        help="COCO's folder with annotations/instances_val2017.json and val2017/",
     )
 
 
 def run(options: argparse.Namespace) -> int:
-    """List the published checkpoints, fetch one, check a file against one's manifest, or measure one's AP."""
+    """List the published checkpoints, fetch one, check a file against its manifest, or measure its AP."""
     from ppsolo.checkpoint.backbones import BACKBONES
     from ppsolo.checkpoint.reader import read_checkpoint
     from ppsolo.checkpoint.zoo import ZOO, check_manifest, zoo_entry
@@ -65,7 +68,7 @@ def run(options: argparse.Namespace) -> int:
         say(str(path))
     else:
         check_manifest(read_checkpoint(options.file), entry, Path(options.file).name)
-        say(f"{options.file} holds what {entry.name} must hold")
+        say(f"{options.file} holds the arrays of {entry.name}")
     return OK
 
 
@@ -84,12 +87,12 @@ def _backbone(options: argparse.Namespace) -> int:
     arrays, entry = read_checkpoint(options.file), BACKBONES[options.name]
     generation = STATIC if "conv1_weights" in arrays or "conv1_1_weights" in arrays else entry.generation(DYGRAPH)
     check_backbone(arrays, entry, generation, Path(options.file).name)
-    say(f"{options.file} holds what {entry.name} must hold")
+    say(f"{options.file} holds the arrays of {entry.name}")
     return OK
 
 
 def _verify(entry: "ZooEntry", coco: Path) -> int:
-    """Print the published and the measured AP side by side; SOME_FAILED if they are too far apart."""
+    """Print the published and the measured AP; return SOME_FAILED if they are too far apart."""
     files = {
         "weights": entry.name,
         "data.root": str(coco),

@@ -69,6 +69,12 @@ class CocoDataset(Sequence[ImageRecord]):
 
     Raises DatasetError that names the annotation or image: unreadable file, unknown category, broken outline, outline
     that is not finite, missing image file, or no instance left.
+
+    >>> from ppsolo.data.synthetic import draw_dataset
+    >>> train, val = draw_dataset("drawn", train=2, val=1)
+    >>> dataset = CocoDataset(train.annotations, train.image_dir)
+    >>> len(dataset), dataset[0].size, dataset.class_names
+    (2, (128, 160), ('circle', 'rectangle', 'triangle'))
     """
 
     def __init__(

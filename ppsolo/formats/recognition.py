@@ -53,6 +53,12 @@ def read_folder(path: Path, format: str | None = None, *, class_name: str = "obj
     line of printable characters.
 
     Raises DatasetError if no known format fits, or several do; and the errors of the readers.
+
+    >>> from ppsolo.data.synthetic import draw_dataset
+    >>> _ = draw_dataset("drawn", train=2, val=1)
+    >>> dataset = read_folder(Path("drawn"))
+    >>> dataset.format, len(dataset.images)
+    ('coco', 3)
     """
     folder = Folder(path)
     if format is None:

@@ -139,7 +139,7 @@ def _sizes(step: Section, name: str) -> tuple[list[int], int]:
     if isinstance(pairs, int):
         pairs = [[pairs, pairs]]
     if not isinstance(pairs, list) or not all(isinstance(pair, list) and len(pair) == 2 for pair in pairs):
-        raise step.refusal("target_size", f"takes [shorter, longer] sides, got {target!r}")
+        raise step.refusal("target_size", f"must be [shorter, longer] sides, got {target!r}")
     longest = {max(pair) for pair in pairs}
     if len(longest) > 1:
         raise step.refusal("target_size", "has several longer sides: ppsolo takes one")
@@ -199,7 +199,7 @@ def _schedule(top: Section, images_per_step: int, static: bool) -> tuple[int, di
         top.note("max_iters", f"{epochs} epochs of COCO's size; set train.epochs for a data set of another size")
     entries = rate.take("schedulers", [])
     if not isinstance(entries, list):
-        raise rate.refusal("schedulers", "takes a list")
+        raise rate.refusal("schedulers", "must be a list")
     for entry in entries:
         if not isinstance(entry, Mapping) or not (entry.get(TAG) or entry.get("name")):
             raise rate.refusal("schedulers", f"holds {entry!r}, which is not a scheduler")

@@ -29,7 +29,7 @@ class Section:
         """values: the mapping of the section, None if the file lacks it. where: the file, for errors."""
         self.path, self.notes, self.where = path, notes, where
         if values is not None and not isinstance(values, Mapping):
-            raise ConfigError(f"{where}: {path} takes a mapping of keys, got {values!r}")
+            raise ConfigError(f"{where}: {path} must be a mapping of keys, got {values!r}")
         self._values = {key: value for key, value in (values or {}).items() if key != TAG}
         self._left = set(self._values)
 
@@ -55,14 +55,14 @@ class Section:
             except ValueError:
                 pass
         if isinstance(value, bool) or not isinstance(value, int | float):
-            raise self.refusal(key, f"takes a number, got {value!r}")
+            raise self.refusal(key, f"must be a number, got {value!r}")
         return value
 
     def numbers(self, key: str, default: Sequence[float] = ()) -> list[Any]:
         """Take a list of numbers. Raises ConfigError for other values."""
         value = self.take(key, list(default))
         if not isinstance(value, list) or not all(isinstance(entry, int | float) for entry in value):
-            raise self.refusal(key, f"takes a list of numbers, got {value!r}")
+            raise self.refusal(key, f"must be a list of numbers, got {value!r}")
         return value
 
     def expect(self, key: str, *allowed: Any, instead: str = "ppsolo has no other") -> None:
@@ -94,7 +94,7 @@ def transforms(reader: Section, key: str) -> dict[str, Section]:
     """Return the transforms of a reader in order, by name: `- !Name {…}` in 0.5 and `- Name: {…}` in 2.x."""
     entries = reader.take(key, [])
     if not isinstance(entries, list):
-        raise reader.refusal(key, "takes a list of transforms")
+        raise reader.refusal(key, "must be a list of transforms")
     found: dict[str, Section] = {}
     for entry in entries:
         if not isinstance(entry, Mapping) or not (TAG in entry or len(entry) == 1):

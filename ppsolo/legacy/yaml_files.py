@@ -60,7 +60,7 @@ def _tagged(loader: yaml.SafeLoader, suffix: str, node: yaml.Node) -> dict[str, 
         return {TAG: suffix, **{str(key): value for key, value in loader.construct_mapping(node, deep=True).items()}}
     if isinstance(node, yaml.ScalarNode) and node.value == "":
         return {TAG: suffix}
-    raise ConfigError(f"the tag !{suffix} takes a mapping of keys (line {node.start_mark.line + 1})")
+    raise ConfigError(f"the tag !{suffix} must be a mapping of keys (line {node.start_mark.line + 1})")
 
 
 _Loader.add_multi_constructor("!", _tagged)

@@ -42,6 +42,12 @@ class Instances:
     [[0.0, 0.0, 3.0, 2.0]]
     >>> instances.areas.tolist()
     [6, 1]
+    >>> instances.polygons()[0]
+    [[0.0, 0.0, 0.0, 2.0, 3.0, 2.0, 3.0, 0.0]]
+    >>> instances.draw(np.zeros((4, 6, 3), np.uint8)).shape
+    (4, 6, 3)
+    >>> instances.to_coco("a.png")[0]["bbox"]
+    [0.0, 0.0, 3.0, 2.0]
     """
 
     scores: np.ndarray
@@ -236,15 +242,7 @@ class Instances:
         write_labelme(Path(path), self.results(image_path=image_path), tolerance=tolerance)
 
     def to_yolo(self) -> str:
-        """Return YOLO segmentation labels: a line "class x y x y ..." per instance, coordinates from 0 to 1.
-
-        >>> mask = np.ones((1, 2, 4), bool)
-        >>> one = Instances.from_masks(
-        ...     mask, scores=np.ones(1), labels=np.zeros(1, int), class_names=["cat"], category_ids=[1]
-        ... )
-        >>> print(one.to_yolo(), end="")
-        0 0.000000 0.000000 0.000000 1.000000 1.000000 1.000000 1.000000 0.000000
-        """
+        """Return YOLO segmentation labels: a line "class x y x y ..." per instance, coordinates from 0 to 1."""
         from ppsolo.results.files.yolo import yolo_text
 
         return yolo_text(self.results())

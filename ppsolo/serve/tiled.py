@@ -1,4 +1,4 @@
-"""A large picture of a request, predicted tile by tile: its tiles wait in the queue among all other pictures."""
+"""A large picture of a request, predicted tile by tile; its tiles share the queue with all other pictures."""
 
 import asyncio
 import time
@@ -16,11 +16,11 @@ from ppsolo.results.instances import Instances
 from ppsolo.results.seams import SeamJoiner
 from ppsolo.serve.batching import Batcher, Pending, QueueFull
 
-ROOM_SECONDS = 0.05  # until a full queue is asked again
+ROOM_SECONDS = 0.05  # wait before a full queue is tried again
 
 
 class TiledPicture:
-    """The prediction of one large picture. Never more than one batch of its tiles is in the queue.
+    """The prediction of one large picture. At most one batch of its tiles is in the queue.
 
     submitted: when it came, by time.monotonic.
     """
@@ -35,9 +35,9 @@ class TiledPicture:
         ahead: int,
         threads: Executor,
     ):
-        """data: the file. read: decodes it. most: tiles that are predicted. ahead: tiles in the queue at once.
+        """data: the file. read: decodes it. most: largest number of tiles. ahead: tiles in the queue at the same time.
 
-        threads: where the picture is decoded and its objects are joined.
+        threads: they decode the picture and join its objects.
         """
         self.submitted = time.monotonic()
         self._data, self._tiling, self._read = data, tiling, read
@@ -46,19 +46,20 @@ class TiledPicture:
 
     @property
     def begun(self) -> float | None:
-        """When the first tile was begun, None until then."""
+        """When the first tile began, None before."""
         return None if self._first is None else self._first.begun
 
     async def instances(self, queue: Batcher) -> Instances:
-        """What is in the picture. When this is cancelled, its tiles leave the queue.
+        """Return the instances of the picture. If this is cancelled, its tiles leave the queue.
 
-        Raises ImageError for a picture that cannot be read or makes too many tiles; Stopped; what a prediction raises.
+        Raises ImageError for a picture that cannot be read or has too many tiles; Stopped; and errors of the
+        prediction.
         """
         image = await self._in_thread(partial(self._read, self._data))
         places = deque(self._tiling.places((image.shape[0], image.shape[1])))
         if len(places) > self._most:
             raise ImageError(
-                f"the picture makes {len(places)} tiles, at most {self._most} are taken: give a larger tile"
+                f"the picture has {len(places)} tiles, more than the limit of {self._most}: give a larger tile"
             )
         joiner: SeamJoiner | None = None
         coming: deque[tuple[tuple[int, int], Pending]] = deque()

@@ -116,7 +116,7 @@ def pickles_that_call() -> dict[str, tuple[bytes, str]]:
     attacks["dotted_module"] = by_hand(named("numpy.core.multiarray.os", "system")), "system"
     attacks["global"] = b"\x80\x02cposix\nsystem\n" + text(COMMAND) + b"\x85R.", "'posix.system'"
     attacks["global_without_end"] = b"\x80\x02c" + b"a" * 100_000, "does not end"
-    attacks["name_is_no_text"] = by_hand(b"K\x01K\x02\x93"), "no text"
+    attacks["name_is_no_text"] = by_hand(b"K\x01K\x02\x93"), "not a text"
     attacks["inst"] = b"\x80\x02(U\x0etouch SENTINELiposix\nsystem\n.", "INST"
     attacks["obj"] = by_hand(b"(", NDARRAY, b"K\x01o"), "OBJ"
     attacks["newobj"] = by_hand(NDARRAY, b"K\x01\x85\x81"), "NEWOBJ"
@@ -214,9 +214,9 @@ def pickles_that_tangle() -> dict[str, tuple[bytes, str]]:
         "itself": (by_hand(b"}q\x00", text("w"), b"h\x00s"), "a dict under 'w'"),
         "twice": (by_hand(b"}", text("w"), b"Ns", text("w"), b"Ns"), "'w' twice"),
         "list_key": (by_hand(b"}]Ns"), "key"),
-        "items_of_list": (by_hand(b"](NNu"), "no dict"),
-        "odd_items": (by_hand(b"}(Nu"), "no dict"),
-        "append_to_dict": (by_hand(b"}Na"), "no list"),
+        "items_of_list": (by_hand(b"](NNu"), "not a dict"),
+        "odd_items": (by_hand(b"}(Nu"), "not a dict"),
+        "append_to_dict": (by_hand(b"}Na"), "not a list"),
         "no_mark": (by_hand(b"}u"), "mark"),
         "empty_stack": (by_hand(b"}" + b"s"), "operand"),
         "stop_at_once": (by_hand(), "wrong number"),
@@ -226,8 +226,8 @@ def pickles_that_tangle() -> dict[str, tuple[bytes, str]]:
         "not_utf8": (by_hand(b"\x8c\x01\xff"), "UTF-8"),
         "wide_text": (one_weight(array(b")", data=text("a\u20ac"))), "Latin-1"),
         "control_names": (by_hand(named("os\n\x1b[31m", "system\r\n" * 100)), "os [31m.system system"),
-        "control_name": (one_weight(array(b")")).replace(text("w"), text("\x1b[31m"), 1), "no printable name"),
-        "empty_name": (one_weight(array(b")")).replace(text("w"), text(""), 1), "no printable name"),
+        "control_name": (one_weight(array(b")")).replace(text("w"), text("\x1b[31m"), 1), "not a printable name"),
+        "empty_name": (one_weight(array(b")")).replace(text("w"), text(""), 1), "not a printable name"),
         "control_key": (by_hand(b"}", text("a\nb\x1b" * 900), b"Ns"), "nothing under"),
     }
 

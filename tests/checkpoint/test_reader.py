@@ -289,8 +289,8 @@ def test_safetensors_of_the_package(tmp_path: Path) -> None:
     ("entries", "word"),
     [
         ({"w": {"dtype": "F32", "shape": [3], "data_offsets": [0, 8]}}, "shape 3"),
-        ({"w": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}, "promises"),
-        ({"w": {"dtype": "F32", "shape": [3], "data_offsets": [0, 12]}}, "promises"),
+        ({"w": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}, "announces"),
+        ({"w": {"dtype": "F32", "shape": [3], "data_offsets": [0, 12]}}, "announces"),
         ({"w": {"dtype": "F32", "shape": [-2], "data_offsets": [0, 8]}}, "shape"),
         ({"w": {"dtype": "F32", "shape": [2.0], "data_offsets": [0, 8]}}, "shape"),
         ({"w": {"dtype": "F32", "shape": [2], "data_offsets": [8, 0]}}, "outside"),
@@ -309,7 +309,7 @@ def test_safetensors_of_the_package(tmp_path: Path) -> None:
         (b'{"w": ' + b"[" * 100_000, "JSON"),
         (b'{"w": ' + b"9" * 10_000 + b"}", "JSON"),
         (b"{\xff}", "JSON"),
-        ({}, "promises"),
+        ({}, "announces"),
     ],
 )
 def test_safetensors_that_contradict_themselves(tmp_path: Path, entries: object, word: str) -> None:

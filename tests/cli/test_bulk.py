@@ -84,7 +84,7 @@ def test_lists_folders_and_shards_give_the_same(work, tmp_path, capsys, monkeypa
     [
         (["--shard", "4/3"], "give I/N"),
         (["--part_size", "0"], "at least 1"),
-        (["--save", "csv"], "leave --save out"),
+        (["--save", "csv"], "omit --save"),
     ],
 )
 def test_what_means_nothing_is_refused(work, tmp_path, capsys, flags, reason):

@@ -49,7 +49,7 @@ def test_weights_given_to_resume_start_a_new_run_and_that_is_said(tmp_path, caps
     options = parser().parse_args(words("train", "-r", stem))
     config = _with_flags(load_config(SYSTEM), options)
     assert (config.weights, options.resume) == (f"{stem}.pdparams", None)
-    assert "optimizer and schedule begin anew" in capsys.readouterr().err
+    assert "optimizer and schedule start from the beginning" in capsys.readouterr().err
     assert weights_to_resume(str(tmp_path / "checkpoints" / "00000004.safetensors")) is None
 
 
@@ -93,7 +93,7 @@ def test_json_eval_finds_the_results_in_a_folder(tmp_path, drawn, capsys):
     assert json.loads(report.read_text())["segm"]["stats"][0] == 0.0
     (tmp_path / "segm.json").unlink()
     assert main(command) == 2
-    assert "holds no predictions.json, segm.json or mask.json" in capsys.readouterr().err
+    assert "has no predictions.json, segm.json or mask.json" in capsys.readouterr().err
 
 
 def test_a_checksum_needs_an_address(capsys):

@@ -137,7 +137,7 @@ def test_more_scenes_leave_the_first_alone(tmp_path):
 
 def test_folder_that_cannot_be_made(tmp_path):
     (tmp_path / "taken").write_text("")
-    with pytest.raises(DatasetError, match=r"taken.*cannot be made"):
+    with pytest.raises(DatasetError, match=r"taken.*cannot be created"):
         draw_dataset(tmp_path / "taken", train=1, val=1, size=SIZE)
     (tmp_path / "full" / "instances_train.json").mkdir(parents=True)
     with pytest.raises(DatasetError, match=r"instances_train\.json: cannot be written"):

@@ -185,7 +185,7 @@ def test_a_video_appears_complete_or_not_at_all(tmp_path):
     writer.close()
     writer.close()
     assert len(list(VideoFrames(path))) == 1 and os.listdir(tmp_path) == ["a.mp4"]
-    with pytest.raises(ImageError, match="closed already"):
+    with pytest.raises(ImageError, match="already closed"):
         writer.write(frame)
 
 

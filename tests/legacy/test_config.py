@@ -360,8 +360,8 @@ def test_an_old_key_on_our_configuration_is_answered_with_the_new_one(key, ours)
         (["FPN.has_extra_convs=true"], "FPN.has_extra_convs True is not computed"),
         (["SOLOv2MaskHead.out_channels=64"], "SOLOv2Head.kernel_out_channels 256: make them equal"),
         (["metric=VOC"], "ppsolo import-data"),
-        (["TrainReader.batch_size=two"], "TrainReader.batch_size takes a number"),
-        (["SOLOv2=x"], "SOLOv2 takes a mapping"),
+        (["TrainReader.batch_size=two"], "TrainReader.batch_size must be a number"),
+        (["SOLOv2=x"], "SOLOv2 must be a mapping"),
     ],
 )
 def test_what_changes_the_computation_is_refused(tmp_path, changes, reason):
@@ -385,7 +385,7 @@ def test_what_has_no_counterpart_is_listed(tmp_path):
         ("architecture: [", "not valid YAML"),
         ("architecture: SOLOv2\n_BASE_: [nowhere.yml]", "nowhere.yml does not exist"),
         ("architecture: SOLOv2\n_BASE_: [mine.yml]", "leads back to this file"),
-        ("architecture: SOLOv2\n_BASE_: [3]", "takes a list of file names"),
+        ("architecture: SOLOv2\n_BASE_: [3]", "must be a list of file names"),
         ("architecture: SOLOv2\nResNet: &a {depth: 50}\nFPN: *a", "aliases"),
         ("LearningRate:\n  schedulers: [!ExpWarmup {steps: 3}]", "has ExpWarmup"),
         ("TrainReader:\n  sample_transforms: [3]", "is not a transform"),
@@ -407,7 +407,7 @@ def test_import_config_writes_what_load_config_reads(tmp_path, capsys):
     assert config_to_dict(load_config(tmp_path / "mine.yml")) == config_to_dict(expected)
     assert all(line.startswith("ppsolo: note: ") for line in err.splitlines()) and err
     assert main(["import-config", str(tmp_path / "mine.yml")]) == 2
-    assert "no configuration of PaddleDetection" in capsys.readouterr().err
+    assert "not a configuration of PaddleDetection" in capsys.readouterr().err
 
 
 def test_use_gpu_false_hides_the_gpus(tmp_path, monkeypatch):

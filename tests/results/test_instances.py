@@ -1,6 +1,5 @@
 """Instances: their arrays, choosing among them, and every written form, with and without any instance."""
 
-import doctest
 import json
 import pickle
 
@@ -9,7 +8,6 @@ import numpy as np
 import pytest
 from pycocotools import mask as coco_mask
 
-import ppsolo.results.instances
 from ppsolo.results.instances import Instances
 from ppsolo.results.rle import encode_mask
 
@@ -270,7 +268,3 @@ def test_a_notebook_shows_no_instance_too(none):
 def test_unknown_formats_are_refused(three):
     with pytest.raises(ValueError, match="choose among coco, labelme"):
         three.to_bytes("cocoa")
-
-
-def test_the_examples_run():
-    assert doctest.testmod(ppsolo.results.instances).failed == 0

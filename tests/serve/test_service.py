@@ -111,7 +111,7 @@ def test_tiles_have_bounds(server, predictor, monkeypatch):
         response = post(server, image, query=f"?{query}")
         assert response.status_code == 422 and words in refusal(response)
     response = post(server, png(np.zeros((300, 300, 3), np.uint8)), query="?tile=32&overlap=0")
-    assert response.status_code == 422 and "makes 100 tiles, at most 64" in refusal(response)
+    assert response.status_code == 422 and "has 100 tiles, more than the limit of 64" in refusal(response)
     assert predictor.batches == []
     predictor.free.clear()
     with ThreadPoolExecutor() as pool:

@@ -68,7 +68,7 @@ def test_the_newest_states_stay_and_the_newest_whole_one_is_found(tmp_path, stat
     with caplog.at_level(logging.WARNING):
         newest = run.newest_state()
     assert newest is not None and newest[1].record == {"step": 10}
-    assert "000000020.safetensors" in caplog.text and "passed over" in caplog.text
+    assert "000000020.safetensors" in caplog.text and "skipped" in caplog.text
     run.states()[1].write_bytes(b"")
     with pytest.raises(CheckpointError, match="every checkpoint is broken"):
         run.newest_state()

@@ -63,5 +63,5 @@ def test_names_that_files_cannot_have():
 
 def test_more_than_16_bits_can_hold(monkeypatch):
     monkeypatch.setattr("ppsolo.results.files.label_map.MOST_LABELS", 3)
-    with pytest.raises(PpsoloError, match="choose masks or coco"):
+    with pytest.raises(PpsoloError, match="use masks or coco"):
         many(4).to_label_map()
