@@ -440,8 +440,8 @@ def test_what_is_not_the_file_is_refused_at_once(server, destination, reply, wor
 
 def test_a_redirect_from_https_down_to_http_is_refused():
     request = urllib.request.Request("https://example.org/a")
-    with pytest.raises(module._Refusal, match="not safe"):
-        module._SafeRedirects().redirect_request(request, None, 302, "Found", {}, "http://example.org/a")
+    with pytest.raises(transfer.Refusal, match="not safe"):
+        transfer._SafeRedirects().redirect_request(request, None, 302, "Found", {}, "http://example.org/a")
 
 
 def test_a_web_page_does_not_cost_the_part(server, destination):
@@ -455,7 +455,7 @@ def test_a_web_page_does_not_cost_the_part(server, destination):
 
 def test_a_download_without_a_network_fails_with_one_short_traceback(tmp_path, monkeypatch):
     """Without the chain of errors of sockets and urllib, which has 60 lines."""
-    monkeypatch.setattr(module.urllib.request.OpenerDirector, "open", refuse_connection)
+    monkeypatch.setattr(transfer.urllib.request.OpenerDirector, "open", refuse_connection)
     with pytest.raises(UnavailableError) as caught:
         download("https://example.org/a.pdparams", tmp_path / "a.pdparams", attempts=2, backoff=0)
     text = "".join(traceback.format_exception(caught.value))
@@ -560,7 +560,7 @@ def test_a_record_that_cannot_be_written_is_only_a_warning(server, destination, 
 
     monkeypatch.setattr(os, "replace", read_only)
     assert get(server, destination) == destination
-    assert "goes unchecked: Read-only file system" in caplog.text
+    assert "is not checked: Read-only file system" in caplog.text
 
 
 # --- the disk ---
@@ -629,7 +629,7 @@ def test_the_download_of_an_ended_process_is_taken_over(server, destination, end
     server.replies = [Reply(pause=30.0), Reply()]
     process = start(server, destination)
     part = beside(destination, ".part")
-    wait_for(lambda: part.exists() and beside(part, ".json").exists() and module._size(part) > 0)
+    wait_for(lambda: part.exists() and beside(part, ".json").exists() and part.stat().st_size > 0)
     process.send_signal(end)
     process.communicate(timeout=30)
     size = part.stat().st_size
