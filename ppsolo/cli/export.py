@@ -88,7 +88,7 @@ def _add_quantization(command: argparse.ArgumentParser) -> None:
     )
     command.add_argument("--calibrate_images", metavar="DIR", help="the pictures of a COCO file --calibrate")
     command.add_argument(
-        "--max_drop", type=float, metavar="AP", help="largest loss of mask AP that int8 may cause, default: 0.005"
+        "--max_drop", type=float, metavar="AP", help="largest loss of mask AP, of 1, default: 0.005, half a point"
     )
 
 
@@ -144,7 +144,7 @@ def run(options: argparse.Namespace) -> int:
 
 def _export_int8(model: "SOLOv2", config: "Config", options: argparse.Namespace) -> int:
     """Write a network in int8, and report its loss of accuracy."""
-    from ppsolo.deploy.export import checkpoint_facts
+    from ppsolo.deploy.export import card_of, checkpoint_facts
     from ppsolo.deploy.quantize import MAX_DROP, quantize_model
     from ppsolo.evaluation.calibration import calibration_data
     from ppsolo.progress import ProgressBar
@@ -163,6 +163,7 @@ def _export_int8(model: "SOLOv2", config: "Config", options: argparse.Namespace)
             measure=measure,
             max_drop=MAX_DROP if options.max_drop is None else options.max_drop,
             checkpoint=checkpoint_facts(str(config.weights)),
+            model_card=card_of(str(config.weights)),
         )
     say(str(written))
     return OK

@@ -5,6 +5,7 @@ import io
 import json
 import logging
 import os
+import shutil
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,7 +17,7 @@ from ppsolo.build.pipeline import build_numpy_postprocess
 from ppsolo.config import Config
 from ppsolo.cpu import default_threads
 from ppsolo.deploy.directory import ExportInfo, checksums, new_directory, write_info
-from ppsolo.deploy.export import OPEN_SHAPE, input_info, output_infos
+from ppsolo.deploy.export import CARD, OPEN_SHAPE, input_info, output_infos
 from ppsolo.deploy.onnx.graph import build_onnx
 from ppsolo.deploy.openvino_runtime import OpenVinoSession, read_graph
 from ppsolo.deploy.runtime import OPENVINO_FILE, ExportedPredictor, NetworkEngine
@@ -84,6 +85,7 @@ def quantize_model(
     measure: Measure | None,
     max_drop: float = MAX_DROP,
     checkpoint: dict[str, str] | None = None,
+    model_card: Path | None = None,
 ) -> Quantized:
     """Write the network of `model` in int8 into `directory`, for OpenVINO on a CPU.
 
@@ -97,6 +99,7 @@ def quantize_model(
         measure: returns the mask AP of a predictor on the user's data; None without annotations.
         max_drop: largest accepted loss of mask AP.
         checkpoint: "file" and "sha256" of the weights, to be recorded.
+        model_card: a file to copy into the export.
 
     Raises ExportError if nncf or openvino is missing, or mask AP falls too far in every attempt.
     """
@@ -131,16 +134,18 @@ def quantize_model(
             "heads": _compare_heads(exact, session, images[:COMPARED]),
             "calibration_images": len(images),
         }
+        if model_card is not None:
+            shutil.copyfile(model_card, place / CARD)
         (place / TABLE_FILE).write_text(json.dumps(table, indent=1, allow_nan=False) + "\n", encoding="utf-8")
         info = _info(config, checkpoint or {}, verified=_in_words(table), files=checksums(place))
         write_info(place, info)
     return Quantized(Path(directory), info, table)
 
 
-def _too_far(before: float | None, attempts: Sequence[Attempt], max_drop: float) -> ExportError:
-    tried = ", ".join(f"{attempt.mask_ap:.4f}" for attempt in attempts)
+def _too_far(before: float, attempts: Sequence[Attempt], max_drop: float) -> ExportError:
+    tried = ", ".join(_points(attempt.mask_ap) for attempt in attempts if attempt.mask_ap is not None)
     return ExportError(
-        f"in int8 the mask AP falls from {before:.4f} to {tried} at best, by more than --max_drop {max_drop}: "
+        f"in int8 the mask AP falls from {_points(before)} to {tried} at best, by more than {_points(max_drop)}: "
         "nothing was written; calibrate on more pictures, raise --max_drop, or use bf16"
     )
 
@@ -202,9 +207,14 @@ def _in_words(table: dict[str, Any]) -> str:
     if table["drop"] is None:
         return text + "mask AP was not measured: no annotations were given"
     return (
-        text + f"mask AP {table['mask_ap_fp32']:.4f} in fp32, {table['mask_ap_int8']:.4f} in int8 "
-        f"(it may fall by {table['max_drop']:g})"
+        text + f"mask AP {_points(table['mask_ap_fp32'])} in fp32, {_points(table['mask_ap_int8'])} in int8 "
+        f"(it may fall by {_points(table['max_drop'])})"
     )
+
+
+def _points(share: float) -> str:
+    """Return an AP of 0 to 1 as people read it, from 0 to 100; two decimals, since it is compared with small drops."""
+    return f"{100 * share:.2f}"
 
 
 def _info(
