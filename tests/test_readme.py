@@ -48,6 +48,15 @@ def test_there_is_something_to_try():
     }
 
 
+@pytest.mark.parametrize("page", ["README.md", "README.zh.md", "docs/first-hour.md"])
+def test_the_install_has_what_the_commands_need(page):
+    """An export in ONNX is verified by onnxruntime, and the service is an extra."""
+    text = (ROOT / page).read_text(encoding="utf-8")
+    (extras,) = re.findall(r"pip install '\.\[(cpu,openvino[\w,]*)\]'", text)
+    needed = {"--format onnx": "onnx", "ppsolo serve": "serve"}
+    assert {extra for words, extra in needed.items() if words in text} <= set(extras.split(","))
+
+
 @pytest.mark.parametrize("arguments", commands(), ids=" ".join)
 def test_every_command_is_understood(arguments, monkeypatch):
     monkeypatch.chdir(ROOT)
