@@ -142,8 +142,8 @@ def quantize_model(
     return Quantized(Path(directory), info, table)
 
 
-def _too_far(before: float, attempts: Sequence[Attempt], max_drop: float) -> ExportError:
-    tried = ", ".join(_points(attempt.mask_ap) for attempt in attempts if attempt.mask_ap is not None)
+def _too_far(before: float | None, attempts: Sequence[Attempt], max_drop: float) -> ExportError:
+    tried = ", ".join(_points(attempt.mask_ap) for attempt in attempts)
     return ExportError(
         f"in int8 the mask AP falls from {_points(before)} to {tried} at best, by more than {_points(max_drop)}: "
         "nothing was written; calibrate on more pictures, raise --max_drop, or use bf16"
@@ -212,9 +212,9 @@ def _in_words(table: dict[str, Any]) -> str:
     )
 
 
-def _points(share: float) -> str:
+def _points(share: float | None) -> str:
     """Return an AP of 0 to 1 as people read it, from 0 to 100; two decimals, since it is compared with small drops."""
-    return f"{100 * share:.2f}"
+    return "unknown" if share is None else f"{100 * share:.2f}"
 
 
 def _info(
