@@ -52,7 +52,7 @@ def test_there_is_something_to_try():
 def test_the_install_has_what_the_commands_need(page):
     """An export in ONNX is verified by onnxruntime, and the service is an extra."""
     text = (ROOT / page).read_text(encoding="utf-8")
-    (extras,) = re.findall(r"pip install '\.\[(cpu,openvino[\w,]*)\]'", text)
+    extras = re.findall(r"pip install '\.\[(cpu,openvino[\w,]*)\]'", text)[0]
     needed = {"--format onnx": "onnx", "ppsolo serve": "serve"}
     assert {extra for words, extra in needed.items() if words in text} <= set(extras.split(","))
 
