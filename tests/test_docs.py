@@ -60,7 +60,8 @@ def test_every_public_name_is_in_the_reference():
 def commands(text: str) -> list[list[str]]:
     """The words of each command of ours in code blocks, fenced or indented, without what stands before it."""
     found = []
-    blocks = re.findall(r"^```(?:sh|bash|console)?\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+    fenced = re.findall(r"^```(\w*)\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+    blocks = [block for language, block in fenced if language in ("", "sh", "bash", "console")]
     blocks += re.findall(r"^    (ppsolo .*)$", text, re.MULTILINE)
     for line in "\n".join(blocks).replace("\\\n", " ").splitlines():
         command = re.search(r"^(?:.*[|&] (?:\S*bin/)?)?ppsolo (.*)", line)
