@@ -26,9 +26,9 @@ else:
     import fcntl
 
     def _held(descriptor: int) -> bool | None:
-        """Take the lock of an open file or folder, which ends with this process.
+        """Take the lock of an open file or folder. The lock ends with this process.
 
-        True where this process has it now, False where another has it, None where the file system knows no locks.
+        True if this process has it now, False if another one has it, None if the file system has no locks.
         """
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -69,7 +69,7 @@ def atomic_writer(path: str | os.PathLike[str], mode: Literal["w", "wb"]) -> Ite
 
 @contextlib.contextmanager
 def scratch_folder(path: Path) -> Iterator[Path]:
-    """Yields a new hidden folder beside `path`; whatever has its name when the `with` ends is removed.
+    """Yield a new hidden folder next to `path`; anything with its name is removed after the block.
 
     What processes that were killed left there is removed first. OSError propagates.
     """
@@ -78,7 +78,7 @@ def scratch_folder(path: Path) -> Iterator[Path]:
 
 
 def temporary_name(path: Path, *, suffix: str = ".part") -> Path:
-    """Return a new hidden name in the folder of `path`, from where a rename to `path` is one step."""
+    """Return a new hidden name in the folder of `path`, so that the later rename to `path` is one step."""
     return path.parent / f".ppsolo-{secrets.token_hex(6)}{suffix}"
 
 
@@ -133,7 +133,7 @@ def remove_leftovers(folder: Path) -> None:
 
 @contextlib.contextmanager
 def _draft(path: Path, *, folder: bool = False) -> Iterator[Path]:
-    """Yields a new empty file or folder beside `path`, removed when the `with` ends, and locked until then."""
+    """Yield a new empty file or folder next to `path`; it is locked during the block, and removed after it."""
     _remove_dead(path.parent)
     while True:
         temporary = path.parent / f"{_OURS}{secrets.token_hex(6)}.part"

@@ -67,7 +67,7 @@ def import_theirs(file: Path, overrides: Overrides = ()) -> tuple[Config, "tuple
 
 
 def _is_theirs(file: Path) -> bool:
-    """Whether a file is a configuration of PaddleDetection; none of those that come with ppsolo is."""
+    """Whether a file is a configuration of PaddleDetection; shipped configurations are not."""
     if file.parent in _config_folders():
         return False
     from ppsolo.legacy.yaml_files import is_paddledetection
@@ -318,7 +318,7 @@ def _nearest(word: str, known: Sequence[str]) -> str:
 
 
 def _nearest_in_section(key: str, known: Sequence[str]) -> str:
-    """The nearest key of a section; where there is none, a key of that name in another section."""
+    """Return the nearest key of a section, or else a key of that name in another section."""
     elsewhere = [name for name in _dotted_keys(Config, "") if name.rpartition(".")[2] == key]
     if elsewhere:
         return f", did you mean {' or '.join(map(repr, elsewhere[:3]))}?"

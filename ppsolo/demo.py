@@ -218,7 +218,7 @@ def _environment(processes: int) -> dict[str, str]:
     threads = str(max(1, available_cores() // processes))
     own = {"PYTHONPATH": path, "OMP_NUM_THREADS": threads}
     if GPUS in os.environ and not paddle.device.get_device().startswith("gpu"):
-        # The launcher counts what this names, GPU or not, and fails where there are more processes. No GPU is -1.
+        # The launcher counts the entries of this variable and fails if there are more processes. -1 means no GPU.
         own |= {GPUS: ",".join(["-1"] * processes), "PADDLE_DISTRI_BACKEND": "gloo"}
     return {**os.environ, **own}
 

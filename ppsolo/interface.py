@@ -1,6 +1,6 @@
 """Names and numbers shared by the modules with Paddle and the modules without."""
 
-EXPORT_FILE = "infer_cfg.yml"  # in which an export says what it is
+EXPORT_FILE = "infer_cfg.yml"  # the description in an export's directory
 LEVELS = 5  # of the feature pyramid, P2 to P6
 # Outputs of an exported graph, in order: with postprocessing, and of the network alone.
 OUTPUTS = ("scores", "labels", "masks", "counts")

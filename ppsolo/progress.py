@@ -9,7 +9,7 @@ from typing import TextIO, TypeAlias
 from ppsolo.text import printable
 
 Progress: TypeAlias = Callable[[int, int | None], None]
-"""What a piece of work calls as progress(done, total), in its units; total is None where nobody knows it."""
+"""A function that work calls as progress(done, total), in its units; total is None if not known."""
 
 
 class ProgressBar:

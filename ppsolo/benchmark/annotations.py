@@ -114,7 +114,7 @@ def benchmark_annotations(folder: Path, *, images: int, polygons: int, processes
 
 
 def _alone(context: Any, work: Callable[[Path], dict[str, int]], path: Path) -> dict[str, float]:
-    """Seconds, CPU seconds and peak memory (MB) of some work in a new process, and what it counts."""
+    """Seconds, CPU seconds and peak memory (MB) of some work in a new process, and its counts."""
     mine, theirs = context.Pipe()
     process = context.Process(target=_measure, args=(work, path, theirs))
     process.start()
@@ -125,7 +125,7 @@ def _alone(context: Any, work: Callable[[Path], dict[str, int]], path: Path) -> 
 
 def _measure(work: Callable[[Path], dict[str, int]], path: Path, pipe: Connection) -> None:
     import ppsolo.check.dataset
-    import ppsolo.evaluation.ground_truth  # noqa: F401  # so that what is imported counts as before
+    import ppsolo.evaluation.ground_truth  # noqa: F401  # import before the measurement
 
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     start, spent = time.perf_counter(), time.process_time()

@@ -118,7 +118,7 @@ def _check_levels(num_grids: Sequence[int], scale_ranges: Sequence[tuple[float, 
 def _fit_images(
     records: Iterable[ImageRecord], resize: Resize, num_grids: Sequence[int], scale_ranges: Ranges
 ) -> tuple[GridFit | None, int]:
-    """How all instances fare, None where there are none; and how many crowds there are."""
+    """Return the fit of all instances, None without instances; and the number of crowds."""
     fits, crowds = [], 0
     for record in records:
         crowds += len(record.crowds)

@@ -21,7 +21,7 @@ class ScaledOutlines:
         size: (height, width) after scaling.
         drawn_boxes: int64 [n, 4], xyxy of the mask's pixels before scaling, x2 and y2 excluded; zeros if empty.
         areas: int64 [n], pixels of the scaled mask.
-        centres: float64 [n, 2], (y, x) of its centre of mass in pixel indices; zeros where the area is 0.
+        centres: float64 [n, 2], (y, x) of its centre of mass in pixel indices; zeros if the area is 0.
         vanished: bool [n], no pixel is left of the scaled mask at stride 4.
     """
 
@@ -34,13 +34,13 @@ class ScaledOutlines:
 
 @dataclass(frozen=True)
 class _Axis:
-    """How one axis of k pixels is scaled to m.
+    """The scaling of one axis from k to m pixels. A scaled pixel is a copy of its source pixel.
 
-    source: int64 [m], the pixel that each scaled one shows.
-    copies, places: int64 [k + 1], sums over the pixels before one: how often they are shown, and where.
-    end_of_pair: int64 [k + 1]; of the pixels that the two middle ones of a block of 4 show, the first from here on
-        that is an upper one, and the lower one's end; beyond k where there is none.
-    sampled: bool [k], shown by a middle pixel of a block.
+    source: int64 [m], the source of each scaled pixel.
+    copies, places: int64 [k + 1], sums over all earlier pixels: number of their copies, and positions of the copies.
+    end_of_pair: int64 [k + 1]. A pair is the sources of the two middle pixels in a block of 4. For the next pair whose
+        upper source is here or later: the end of its lower source; beyond k if there is none.
+    sampled: bool [k], whether a middle pixel of a block is a copy of it.
     """
 
     source: np.ndarray

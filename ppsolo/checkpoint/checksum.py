@@ -1,4 +1,4 @@
-"""The checksum of a fetched file: recorded beside it when it is first seen, and enforced ever after."""
+"""The checksum of a fetched file: recorded next to it when first seen, and enforced from then on."""
 
 import hashlib
 import logging

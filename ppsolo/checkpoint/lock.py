@@ -1,6 +1,6 @@
 """A lock between processes: a file that one process at a time can hold; the system frees it when that process ends.
 
-Not `filelock`: on Unix it leaves its file behind, beside every fetched one.
+Not `filelock`: on Unix it leaves its lock file next to every fetched file.
 """
 
 import contextlib

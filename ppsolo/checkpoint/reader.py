@@ -110,7 +110,7 @@ def _read_file(path: str) -> dict[str, np.ndarray]:
         raise source.fail(f"is not a weights file (it begins with {head[:8].hex(' ')}); {_KNOWN}")
 
 
-# Archives are rare: their reader is imported where one is met.
+# Archives are rare: import their reader only if needed.
 def _read_folder(path: str) -> dict[str, np.ndarray]:
     from ppsolo.checkpoint.archives import read_folder
 
@@ -118,7 +118,7 @@ def _read_folder(path: str) -> dict[str, np.ndarray]:
 
 
 def _read_tar(source: Source, head: bytes) -> dict[str, np.ndarray] | None:
-    """The arrays of a .tar or .tar.gz; None where the file is neither."""
+    """Return the arrays of a .tar or .tar.gz; None if the file is neither."""
     from ppsolo.checkpoint.archives import is_tar_block, read_tar
 
     if is_tar_block(head):

@@ -320,7 +320,7 @@ def _normalize(values: np.ndarray, mean: float, std: float, result: np.ndarray, 
 
 
 def box_ious(boxes: np.ndarray, window: Window) -> np.ndarray:
-    """IoU float32 [n] of boxes float32 [n, 4] xyxy with one window; 0 where they only touch."""
+    """IoU float32 [n] of boxes float32 [n, 4] xyxy with one window; 0 if they only touch."""
     x1, y1, x2, y2 = boxes.T
     left, top, right, bottom = window
     width = np.maximum(np.minimum(x2, right) - np.maximum(x1, left), 0)

@@ -24,7 +24,7 @@ def from_bytes(data: bytes, settings: PixelSettings, max_pixels: int) -> tuple[n
 
 
 def from_file(stream: BinaryIO, settings: PixelSettings, max_pixels: int, *, name: str) -> tuple[np.ndarray, list[str]]:
-    """An open file, from where it stands. name: what errors call it."""
+    """Read an open file from its current position. name: its name in errors."""
     data = stream.read(MAX_FILE_BYTES + 1)
     if not isinstance(data, bytes):
         raise ImageError(f"a file opened for text gives {type(data).__name__}: open it with mode 'rb'")
@@ -70,7 +70,7 @@ def from_path(source: str | os.PathLike, settings: PixelSettings, max_pixels: in
 
 
 def from_pil(picture: "PilImage", settings: PixelSettings) -> tuple[np.ndarray, list[str]]:
-    """Convert to samples, upright, like the same file."""
+    """Convert a Pillow picture to samples, turned upright, with the same result as from its file."""
     check_size(picture.size[1], picture.size[0], MAX_PIXELS)
     image: Any = picture
     orientation = image.getexif().get(0x0112, 1)

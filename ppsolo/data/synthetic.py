@@ -53,7 +53,7 @@ class DrawnSplit(NamedTuple):
 def draw_dataset(
     directory: str | os.PathLike, *, train: int, val: int, size: tuple[int, int] = (128, 160), seed: int = 0
 ) -> tuple[DrawnSplit, DrawnSplit]:
-    """Draw `train` and `val` scenes. The same seed draws the same scenes, for any numbers of scenes.
+    """Draw `train` and `val` scenes. The same seed gives the same scenes; a larger number adds further ones.
 
     Writes DIRECTORY/train/000001.png .. and DIRECTORY/instances_train.json, and the same for val. Files appear whole,
     an annotation file after its images. Instances are polygons that give exactly their masks; crowds are run lengths.

@@ -169,7 +169,7 @@ def load(
 
 
 def _chosen_runtime(info: ExportInfo, engine: Runtime | None, precision: str, directory: Path) -> Runtime:
-    """The runtime for an export. Raises ExportError where the one that is asked for cannot run it."""
+    """Return the runtime for an export. Raises ExportError if the requested one cannot run it."""
     runtimes: tuple[Runtime, ...] = {
         "paddle": ("paddle",),
         "onnx": ("onnxruntime", "openvino"),

@@ -30,7 +30,7 @@ IOU_TYPES = ("segm", "bbox", "boundary")
 # and large objects; AR with 1, 10 and 100 detections per image and class, AR of small, medium and large objects.
 STAT_NAMES = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
 UNIT = "0 to 1; -1 or null where there is nothing to find"
-MAX_DETECTIONS = 100  # of a picture and class that count, as COCO has it
+MAX_DETECTIONS = 100  # detections per picture and class that count, as in COCO
 
 
 @dataclass(frozen=True)

@@ -50,9 +50,9 @@ def compare(
         progress: called with (steps done, all steps).
 
     Returns the report, ready for JSON: "annotations", "images" and "sides". Each side has "name", "description",
-    "mask_ap", "mask_ap50", "mask_ap75" and "box_ap", in [0, 1]; "mask_ap_difference" from the first side; "seconds",
-    the median time for one image from pixels to instances; "seconds_ratio" to the first side; and "peak_memory_mb" of
-    its process.
+    "mask_ap", "mask_ap50", "mask_ap75" and "box_ap", in [0, 1]. "mask_ap_difference" and "seconds_ratio" compare it
+    with the first side. "seconds" is the median time for one image from pixels to instances. "peak_memory_mb" is the
+    peak memory of its process.
     Raises PpsoloError.
     """
     if len(sides) < 2:

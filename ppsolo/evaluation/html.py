@@ -28,7 +28,7 @@ from ppsolo.version import __version__
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-SHOWN_PICTURES = 20  # so many of the worst, and so many of the best
+SHOWN_PICTURES = 20  # number of the worst pictures, and of the best ones
 SHOWN_CLASSES = 20  # in the confusion matrix
 SHOWN_CONFUSIONS = 15
 _LONGEST_SIDE = 480  # of a picture in the page, in pixels

@@ -44,7 +44,7 @@ class WrittenSet:
 
 @contextlib.contextmanager
 def new_dataset(output: Path) -> Iterator[Path]:
-    """Yields a hidden folder in `output`; what is in it when the `with` ends well moves to `output`, config.yml last.
+    """Yield a hidden folder in `output`; if the block succeeds, its content moves to `output`, config.yml last.
 
     After any exception nothing is left. What an import that was killed left is removed, and the log says so.
 
@@ -61,7 +61,7 @@ def new_dataset(output: Path) -> Iterator[Path]:
                 if set(os.listdir(output)) - {draft.name, LOCK}:
                     raise DatasetError(f"{output}: this folder is not empty; choose another --output")
                 if any(name != LOCK for name in before):
-                    logger.warning("%s: an earlier import was ended before it had finished; it starts anew", output)
+                    logger.warning("%s: an earlier import did not finish; starting again", output)
                 yield draft
                 for name in sorted(os.listdir(draft), key=lambda name: name == CONFIG_FILE):
                     os.rename(draft / name, output / name)

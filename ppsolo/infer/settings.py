@@ -1,4 +1,4 @@
-"""The settings of a run of inference: what it leaves, and where a video or a stream ends."""
+"""The settings of a run of inference: its outputs, and when to stop reading a video or a stream."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

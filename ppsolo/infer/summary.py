@@ -1,4 +1,4 @@
-"""The summary of a run of inference: what was read, found and drawn, and what failed."""
+"""The summary of a run of inference: numbers of images, instances and drawings, and the failures."""
 
 from dataclasses import dataclass, field
 

@@ -12,7 +12,7 @@ FOLDER = "dataset/coco"  # train2017, val2017 and annotations/instances_*.json a
 
 
 def found_data(data: DataConfig) -> DataConfig:
-    """The settings as given, with `data.root` at FOLDER where it is the default, is not there, and FOLDER has the file.
+    """Set `data.root` to FOLDER if it is the default and does not exist, and FOLDER has the file.
 
     >>> found_data(DataConfig(root="mine")).root
     'mine'

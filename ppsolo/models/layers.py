@@ -1,4 +1,4 @@
-"""Blocks of every network besides convolutions: norms, coordinates, resizing, DropBlock, recomputation.
+"""Blocks of every network other than convolutions: norms, coordinates, resizing, DropBlock, recomputation.
 
 All tensors are float32 NCHW unless said otherwise.
 """

@@ -98,7 +98,7 @@ def _label_text(
     scores: Sequence[float] | np.ndarray | None,
     track_ids: np.ndarray | None,
 ) -> str:
-    """What is written of the i-th mask: the name, the number of the object, the score; None leaves one out."""
+    """Return the label of the i-th mask: name, number of the object, score; None leaves one out."""
     parts = [] if names is None else [drawable_name(names[i], int(labels[i]))]
     if track_ids is not None and track_ids[i] > 0:
         parts.append(f"#{track_ids[i]}")

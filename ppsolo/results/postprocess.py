@@ -264,7 +264,7 @@ class NumpyPostprocess:
 
 
 def _check_finite(sums: Sequence[float]) -> None:
-    """Raise PredictionError if a value is not finite: then its sum is not finite either."""
+    """Raise PredictionError if a sum is not finite, because a value in it is not."""
     if not np.isfinite(sums).all():
         raise PredictionError(NOT_FINITE)
 

@@ -210,7 +210,7 @@ def _add_predict(app: FastAPI, service: Service) -> None:
         try:
             checked_formats([format] if format in FORMAT_NAMES else [])
             tiling = checked_tiling(tile, overlap)
-        except ConfigError as error:  # a package is missing, or there are no such tiles
+        except ConfigError as error:  # a package is missing, or the tiles are impossible
             raise StarletteHTTPException(422, str(error)) from None
         options = AnswerOptions(score_threshold, format, image_id, image_name, pixel_size, tiling)
         return await service.predict(request, options)

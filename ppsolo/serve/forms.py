@@ -59,7 +59,7 @@ def file_of_form(body: bytes, boundary: bytes) -> bytes:
 
 
 def _content_start(body: bytes, at: int) -> int:
-    """Return where the content of a part begins, whose delimiter ends at `at`."""
+    """Return where a part's content begins; its delimiter ends at `at`."""
     line = body[at : at + MOST_HEADER_BYTES]
     if not (end := re.match(rb"[ \t]*\r\n", line)):
         raise FormError("a boundary is followed by other text" if line.strip(b" \t\r") else "it ends within a part")

@@ -35,7 +35,7 @@ LEAST_EPOCHS = 12
 EVALUATIONS = 8
 IMAGES_PER_STEP = 2  # for small data sets: more steps teach more than larger batches
 FEWEST_OF_A_CLASS, FEWEST_TO_TELL = 30, 100  # objects needed to compare widths and heights
-ERRORS_OF_CHANCE = 3.0  # so many standard errors are not chance
+ERRORS_OF_CHANCE = 3.0  # this many standard errors are not chance
 RARE = 0.01  # share of the objects; a level below it keeps its grid
 MEASURED_RECORDS = 300  # enough for the grids; more takes minutes
 

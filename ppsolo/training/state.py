@@ -61,7 +61,7 @@ class TrainingState:
     arrays: float32 arrays by group ("model", "optimizer", "ema") and by the names of `model.state_dict()`.
     record: everything else, as JSON types: position, counters, configuration, description of the data set.
 
-    Random numbers are not stored. Those of a step follow from (seed, step, process), those of a sample from (seed,
+    Random numbers are not stored: those of a step follow from (seed, step, process), those of a sample from (seed,
     epoch, index).
     """
 

@@ -1,4 +1,4 @@
-"""The records of steps: their losses, read back from the device together, and what is done where one is not finite."""
+"""The records of steps: losses are read from the device together, and losses that are not finite are handled."""
 
 import logging
 from collections.abc import Mapping
@@ -86,7 +86,7 @@ class StepRecords:
         return {"skipped": self._skipped, "recent_losses": [losses.tolist() for losses in self._losses]}
 
     def load_state(self, record: Mapping[str, Any]) -> None:
-        """Take over a state. Raises KeyError where a part is missing."""
+        """Load a state. Raises KeyError if a part is missing."""
         self._skipped = record["skipped"]
         self._losses = [np.array(losses, np.float32) for losses in record["recent_losses"]]
         self._unsettled.clear()

@@ -1,4 +1,4 @@
-"""Reads annotations of the usual form many at a time: the columns are those of reading one by one."""
+"""Reads many annotations of the usual form at a time, with the same result as one by one."""
 
 from array import array
 from collections.abc import Mapping, Sequence
