@@ -39,7 +39,7 @@ from ppsolo.deploy.directory import (
 )
 from ppsolo.deploy.graph import PADDLE_3, NetworkGraph, WholeGraph, adapt_to_cpu, fold_norms
 from ppsolo.deploy.paddle_inference import PaddleSession
-from ppsolo.deploy.paddledetection import PaddleDetectionGraph, PaddleXGraph
+from ppsolo.deploy.paddledetection import OUTPUTS, PaddleDetectionGraph, PaddleXGraph
 from ppsolo.deploy.reference import computing_on, model_on, verification_device
 from ppsolo.deploy.runtime import ONNX_FILE, load
 from ppsolo.deploy.triton import triton_config, triton_name
@@ -57,13 +57,14 @@ PADDLEDETECTION_INPUTS = (
     TensorInfo("im_shape", "float32", (1, 2), "height and width of the image after the resize"),
     TensorInfo("scale_factor", "float32", (1, 2), "scale factors of height and width"),
 )
-PADDLEDETECTION_OUTPUTS = (
-    TensorInfo("segm", "uint8", ("M", "height", "width"), "masks at the size of the original image"),
-    TensorInfo("bbox_num", "int32", (1,), "instances, M"),
-    TensorInfo("label", "int64", ("M",), "classes, counted from 0"),
-    TensorInfo("score", "float32", ("M",), "best first"),
-    TensorInfo("masks", "float32", ("M", "H / 4", "W / 4"), "probabilities on the padded input, at stride 4"),
-)
+_PADDLEDETECTION = {
+    "segm": TensorInfo("segm", "uint8", ("M", "height", "width"), "masks at the size of the original image"),
+    "bbox_num": TensorInfo("bbox_num", "int32", (1,), "instances, M"),
+    "label": TensorInfo("label", "int64", ("M",), "classes, counted from 0"),
+    "score": TensorInfo("score", "float32", ("M",), "best first"),
+    "masks": TensorInfo("masks", "float32", ("M", "H / 4", "W / 4"), "probabilities on the padded input, at stride 4"),
+}
+PADDLEDETECTION_OUTPUTS = tuple(_PADDLEDETECTION[name] for name in OUTPUTS)
 
 
 class Export(NamedTuple):

@@ -199,7 +199,9 @@ class PaddleEngine:
         """images: float32 [N, 3, H, W], preprocessed, H and W multiples of 32 -> their instances."""
         outputs = self._session(images)
         if len(outputs) == len(PADDLEDETECTION_OUTPUTS):
-            _, count, labels, scores, masks = outputs
+            masks_first = outputs[0].ndim == 3  # by Paddle 3: see `paddledetection.OUTPUTS`
+            count, labels, scores = outputs[1:4] if masks_first else outputs[:3]
+            masks = outputs[4]
             return DetectionArrays(scores, labels, masks, count.astype(np.int64))
         return DetectionArrays(*outputs)
 

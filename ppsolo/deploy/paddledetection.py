@@ -4,13 +4,15 @@ import paddle
 import paddle.nn.functional as F
 from paddle import nn
 
+from ppsolo.deploy.graph import PADDLE_3
 from ppsolo.models.postprocess import SOLOv2Postprocess
 from ppsolo.models.solov2 import SOLOv2
 
 STRIDE = 4  # stride of the masks from postprocessing
 INPUTS = ("image", "im_shape", "scale_factor")
-OUTPUTS = ("segm", "bbox_num", "label", "score", "masks")
 PADDLEX_OUTPUTS = ("bbox_num", "label", "score", "segm")
+# Its deploy scripts read outputs by place: up to release/2.7, for Paddle 2, as PaddleX does; from 2.7.1 on masks first.
+OUTPUTS = ("segm", "bbox_num", "label", "score", "masks") if PADDLE_3 else (*PADDLEX_OUTPUTS, "masks")
 
 
 class PaddleDetectionGraph(nn.Layer):
@@ -18,9 +20,9 @@ class PaddleDetectionGraph(nn.Layer):
 
     image: float32 [1, 3, H, W]. im_shape: float32 [1, 2], height and width after the resize. scale_factor: float32
     [1, 2], the scale factors of height and width.
-    Outputs, in the order of the deploy tools: segm uint8 [M, height, width]; bbox_num int32 [1], M; label int64
-    [M]; score float32 [M]. A fifth output is for ppsolo, which resizes masks itself: probabilities at stride 4,
-    float32 [M, H / 4, W / 4].
+    Outputs, in the order of OUTPUTS: segm uint8 [M, height, width]; bbox_num int32 [1], M; label int64 [M]; score
+    float32 [M]. A fifth output is for ppsolo, which resizes masks itself: probabilities at stride 4, float32
+    [M, H / 4, W / 4].
     """
 
     def __init__(self, model: SOLOv2, postprocess: SOLOv2Postprocess, mask_threshold: float):
@@ -32,7 +34,8 @@ class PaddleDetectionGraph(nn.Layer):
     def forward(
         self, image: paddle.Tensor, im_shape: paddle.Tensor, scale_factor: paddle.Tensor
     ) -> tuple[paddle.Tensor, ...]:
-        return self._detect(image, im_shape, scale_factor)
+        segm, count, labels, scores, masks = self._detect(image, im_shape, scale_factor)
+        return (segm, count, labels, scores, masks) if PADDLE_3 else (count, labels, scores, segm, masks)
 
     @paddle.jit.not_to_static
     def _detect(

@@ -12,6 +12,7 @@ from ppsolo.build.network import build_postprocess
 from ppsolo.data.synthetic import draw_scene
 from ppsolo.deploy import load
 from ppsolo.deploy.export import export_model
+from ppsolo.deploy.paddle_inference import PaddleEngine
 from ppsolo.deploy.paddledetection import INPUTS, OUTPUTS, PADDLEX_OUTPUTS, PaddleDetectionGraph
 from ppsolo.errors import ExportError
 from ppsolo.predictor import Predictor
@@ -38,7 +39,8 @@ def test_the_graph_gives_masks_at_the_size_of_the_image(system):
     graph = PaddleDetectionGraph(model, build_postprocess(config), config.postprocess.mask_threshold)
     scale = np.float32([[height / image.shape[0], width / image.shape[1]]])
     inputs = [prepared.image[None], np.float32([[height, width]]), scale]
-    segm, count, labels, scores, _ = (value.numpy() for value in graph(*map(paddle.to_tensor, inputs)))
+    found = dict(zip(OUTPUTS, (value.numpy() for value in graph(*map(paddle.to_tensor, inputs))), strict=True))
+    segm, count, labels, scores = (found[name] for name in ("segm", "bbox_num", "label", "score"))
     assert len(expected) == count[0] > 0 and segm.dtype == np.uint8
     np.testing.assert_allclose(scores, expected.scores, atol=1e-6)
     np.testing.assert_array_equal(labels, expected.labels)
@@ -53,8 +55,31 @@ def test_nothing_found_is_no_row(system):
     graph = PaddleDetectionGraph(model, build_postprocess(nothing), 0.5)
     size = np.float32([prepared.size.resized])
     inputs = map(paddle.to_tensor, [prepared.image[None], size, np.float32([[1, 1]])])
-    segm, count, *_ = (value.numpy() for value in graph(*inputs))
-    assert count[0] == 0 and segm.shape == (0, *prepared.size.resized)
+    found = dict(zip(OUTPUTS, (value.numpy() for value in graph(*inputs)), strict=True))
+    assert found["bbox_num"][0] == 0 and found["segm"].shape == (0, *prepared.size.resized)
+
+
+@pytest.mark.parametrize("by_paddle_3", [True, False])
+def test_our_loader_reads_both_orders(by_paddle_3):
+    """Outputs are known by their place; each line of Paddle writes its own order."""
+    found = {
+        "segm": np.zeros((2, 8, 9), np.uint8),
+        "bbox_num": np.int32([2]),
+        "label": np.int64([1, 0]),
+        "score": np.float32([0.9, 0.8]),
+        "masks": np.ones((2, 3, 4), np.float32),
+    }
+    order = ("segm", "bbox_num", "label", "score") if by_paddle_3 else PADDLEX_OUTPUTS
+
+    class Session:
+        description = ""
+
+        def __call__(self, images):
+            return [found[name] for name in (*order, "masks")]
+
+    answer = PaddleEngine(Session()).run(np.zeros((1, 3, 32, 32), np.float32))
+    assert answer.labels is found["label"] and answer.scores is found["score"] and answer.masks is found["masks"]
+    assert answer.counts.tolist() == [2]
 
 
 def test_our_loader_reads_the_export(system, tmp_path):
