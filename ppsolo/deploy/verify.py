@@ -20,8 +20,11 @@ from ppsolo.results.postprocess import DetectionArrays
 HEADS_BOUND = 2e-4  # as a share of the largest magnitude of the head
 SCORES_BOUND = 1e-4
 PIXELS_BOUND = 1e-4  # as a share of all pixels of all masks
-NUDGES = 8
-ULP = float(np.finfo(np.float32).eps)
+NUDGES = 16
+ULP, ROUNDING = (
+    float(np.finfo(np.float32).eps),
+    1e-5,
+)  # least and most that rounding moves a head, as a share of its scale
 # Scenes (height, width) per batch. None is an empty image: grey with a little noise, because in a flat image rounding
 # decides which of equal cells is best. Scenes are small: each is computed several times.
 SCENES: tuple[tuple[tuple[int, int] | None, ...], ...] = (
@@ -46,7 +49,7 @@ class Verification(NamedTuple):
     difference. pixels: share of all mask pixels (at stride 4) that differ. lost, added: instances that only the model
     or only the export has. rounding: number of images where rounding alone decides, for example between two nearly
     equal cells. There, the export is compared with postprocessing of its own heads; instances that appear or vanish
-    when these heads move by a unit in the last place do not count.
+    when these heads move by their difference from the model's, at most ROUNDING, do not count.
     """
 
     images: int
@@ -98,7 +101,8 @@ def verify(
             raw = model(paddle.to_tensor(batch))
             expected = _found(postprocess, raw)
             exported = [paddle.to_tensor(array) for array in heads(batch)]
-            total = total._replace(heads=_worst(total.heads, *map(_relative, exported, _flat(raw))))
+            difference = _worst(*map(_relative, exported, _flat(raw)))
+            total = total._replace(heads=_worst(total.heads, difference))
             rounded = _found(postprocess, _raw(exported))
         total = total._replace(images=total.images + len(batch), instances=total.instances + len(expected.scores))
         found = zip(expected.images(), detect(batch).images(), rounded.images(), strict=True)
@@ -108,7 +112,7 @@ def verify(
                 one = third
                 pairs, lost, added = match(one, other, postprocess)
                 if lost or added:
-                    nudged = [_found(postprocess, _raw(heads)) for heads in _nudged(exported, index)]
+                    nudged = [_found(postprocess, _raw(heads)) for heads in _nudged(exported, index, difference)]
                     lost = [i for i in lost if all(_holds(answer, one, i, postprocess) for answer in nudged)]
                     added = [j for j in added if not any(_holds(answer, other, j, postprocess) for answer in nudged)]
                 total = total._replace(rounding=total.rounding + (not lost and not added))
@@ -154,13 +158,17 @@ def _clear(left: list[int], scores: np.ndarray, postprocess: SOLOv2Postprocess) 
     return [i for i in left if min(abs(float(scores[i]) - cut) for cut in cuts) > SCORES_BOUND]
 
 
-def _nudged(heads: Sequence[paddle.Tensor], index: int) -> Iterator[list[paddle.Tensor]]:
-    """Yield the heads of one image NUDGES times, each number moved by up to one unit in its last place."""
+def _nudged(heads: Sequence[paddle.Tensor], index: int, difference: float) -> Iterator[list[paddle.Tensor]]:
+    """Yield the heads of one image NUDGES times, each moved at random by up to a share of its scale.
+
+    The share is the difference of two correct runtimes. It is more than a unit in the last place of each number, which
+    may be a sum of large ones: a mask's pixel on the threshold falls on either side, and moves the scores of others.
+    """
     rng = np.random.default_rng(index)
     arrays = [head.numpy()[index : index + 1] for head in heads]
+    share = min(max(difference, ULP), ROUNDING)
     for _ in range(NUDGES):
-        factors = (1 + rng.uniform(-ULP, ULP, array.shape) for array in arrays)
-        moved = (array * factor for array, factor in zip(arrays, factors, strict=True))
+        moved = (array + share * np.abs(array).max() * rng.uniform(-1, 1, array.shape) for array in arrays)
         yield [paddle.to_tensor(array.astype(np.float32)) for array in moved]
 
 
