@@ -99,3 +99,43 @@ def test_json_eval_finds_the_results_in_a_folder(tmp_path, drawn, capsys):
 def test_a_checksum_needs_an_address(capsys):
     assert main(["export", "-c", SYSTEM, "--sha256", "0" * 64]) == 2
     assert "add -o weights=https://" in capsys.readouterr().err
+
+
+@pytest.fixture(scope="module")
+def trained(tiny, drawn, tmp_path_factory) -> tuple[list[str], list[str]]:
+    """A tiny model with its data set, as options of any command; and the same with its weights."""
+    import paddle
+
+    from ppsolo import build_model
+    from ppsolo.checkpoint.load import save_weights
+
+    settings = {
+        **tiny,
+        "preprocess.short_side": 48,
+        "data.root": str(drawn),
+        "data.val_annotations": "instances_val.json",
+        "data.val_images": "val",
+        "postprocess.score_threshold": 0.005,
+        "postprocess.update_threshold": 0.001,
+    }
+    paddle.seed(0)
+    weights = tmp_path_factory.mktemp("trained") / "model_final.pdparams"
+    save_weights(build_model(load_config(SYSTEM, settings)), weights)
+    options = ["-c", SYSTEM, "-o", *(f"{key}={json.dumps(value)}" for key, value in settings.items())]
+    return options, [*options, f"weights={weights.with_suffix('')}"]
+
+
+def test_prediction_is_followed_by_an_evaluation(trained, drawn, tmp_path, capsys):
+    picture = min((drawn / "val").iterdir())
+    output = ["--infer_img", str(picture), "--output_dir", str(tmp_path)]
+    assert main(["infer", *trained[1], *output, "--do_eval", "True"]) == 0
+    assert "AP" in capsys.readouterr().out
+    assert main(["infer", *trained[1], *output, "--do_eval", "False", "--save_results", "True"]) == 0
+    assert "AP50" not in capsys.readouterr().out
+
+
+def test_predictions_are_saved_without_precision(trained, tmp_path, capsys):
+    command = ["eval", *trained[1], "--save_prediction_only", "--output_eval", str(tmp_path)]
+    assert main(command) == 0
+    assert "AP50" not in capsys.readouterr().out
+    assert json.loads((tmp_path / "predictions.json").read_text())
