@@ -67,6 +67,15 @@ def cut(runs: Runs, box: Box, *, height: int) -> Runs:
     return _merged(origin + first[some], origin + last[some])
 
 
+def cut_out(runs: Runs, box: Box, *, height: int) -> Runs:
+    """The part of a mask outside a box. height: of the picture."""
+    inside = cut(runs, box, height=height)
+    starts = np.sort(np.concatenate([runs.starts, inside.ends]))
+    ends = np.sort(np.concatenate([inside.starts, runs.ends]))
+    some = ends > starts
+    return Runs(starts[some], ends[some])
+
+
 def union(parts: Sequence[Runs]) -> Runs:
     """Return the pixels in any of the masks."""
     starts = np.concatenate([part.starts for part in parts])

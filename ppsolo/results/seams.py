@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from ppsolo.results.instances import Instances
-from ppsolo.results.runs import Box, Runs, bounding_box, cut, from_rle, move, shared_area, to_rle, union
+from ppsolo.results.runs import Box, Runs, bounding_box, cut, cut_out, from_rle, move, shared_area, to_rle, union
 
 # Two masks show the same object if they share this part of their pixels.
 SAME = 0.5
@@ -109,53 +109,62 @@ class SeamJoiner:
         return kept
 
     def _groups(self, pieces: list[_Piece]) -> list[list[_Piece]]:
-        """Group the pieces of each object: pieces that agree where two tiles overlap, directly or through others.
+        """The pieces of each object: pieces that agree where two tiles overlap, directly or through others.
 
-        Pairs with high scores are joined first, and an object has at most one piece per tile. So two neighbours stay
-        two, even if an uncertain piece covers both.
+        Pairs that are sure and agree well are joined first, and an object takes one piece of each tile: two neighbours
+        stay two, although an unsure piece may cover both.
         """
         places = _Places(pieces)
         pairs = [
-            (piece, other)
+            (self._agreement(piece, other) * min(piece.score, other.score), piece, other)
             for piece in pieces
             for other in places.near(piece.box, apart_from=piece.tile)
-            if other.number < piece.number and self._agree(piece, other)
+            if other.number < piece.number
         ]
-        pairs.sort(key=lambda pair: -min(pair[0].score, pair[1].score))
+        pairs = [pair for pair in pairs if pair[0] > 0]
+        pairs.sort(key=lambda pair: -pair[0])
         group_of = {id(piece): [piece] for piece in pieces}
-        for piece, other in pairs:
+        for _, piece, other in pairs:
             one, two = group_of[id(piece)], group_of[id(other)]
             if one is not two and not {each.tile for each in one} & {each.tile for each in two}:
                 one += two
                 group_of.update((id(each), one) for each in two)
         return list({id(group): group for group in group_of.values()}.values())
 
-    def _agree(self, one: _Piece, other: _Piece) -> bool:
-        """Whether two pieces belong to the same object, judged by the area that both tiles show."""
+    def _agreement(self, one: _Piece, other: _Piece) -> float:
+        """Intersection over union of two pieces in what both tiles see; 0 where they are not the same object."""
         y1, x1 = max(one.tile[0], other.tile[0]), max(one.tile[1], other.tile[1])
         y2, x2 = min(one.tile[2], other.tile[2]), min(one.tile[3], other.tile[3])
-        if y1 >= y2 or x1 >= x2:
-            return False
+        if y1 >= y2 or x1 >= x2 or min(one.score, other.score) < _TRUSTED * max(one.score, other.score):
+            return 0.0
         here, there = (cut(piece.runs, (y1, x1, y2, x2), height=self.size[0]) for piece in (one, other))
-        least = min(here.area, there.area)
-        if least == 0:
-            return False
         shared = shared_area(here, there)
-        if one.label == other.label:
-            return shared >= SAME * least
-        return shared >= SAME * (here.area + there.area - shared)
+        same = shared / max(here.area + there.area - shared, 1)
+        return same if same >= SAME else 0.0
 
     def _joined(self, group: list[_Piece]) -> _Piece:
         """Join the pieces of an object: their union, mean score by area, and the label with the largest share."""
         shares: dict[int, float] = defaultdict(float)
         for piece in group:
             shares[piece.label] += piece.area * piece.score
-        runs = union([piece.runs for piece in group])
+        runs = union([self._own_part(piece, group) for piece in group])
+        if not len(runs.starts):
+            runs = union([piece.runs for piece in group])
         score = sum(shares.values()) / sum(piece.area for piece in group)
         label = max(shares, key=lambda label: shares[label])
         return _Piece(
             runs, bounding_box(runs, height=self.size[0]), score, label, _NO_TILE, group[0].number, is_cut=False
         )
+
+    def _own_part(self, piece: _Piece, group: list[_Piece]) -> Runs:
+        """The piece without the pixels that lie nearer to the middle of the tile of another piece."""
+        runs = piece.runs
+        for other in group:
+            if other is not piece:
+                y1, y2 = _nearer(other.tile[0::2], piece.tile[0::2])
+                x1, x2 = _nearer(other.tile[1::2], piece.tile[1::2])
+                runs = cut_out(runs, (y1, x1, y2, x2), height=self.size[0])
+        return runs
 
 
 class _Places:
@@ -174,6 +183,15 @@ class _Places:
         """Return the pieces of tiles other than `apart_from` whose boxes intersect the box."""
         found = {id(piece): piece for cell in _cells(box) for piece in self._cells.get(cell, ())}
         return [piece for piece in found.values() if piece.tile != apart_from and _meet(piece.box, box)]
+
+
+def _nearer(one: tuple[int, ...], other: tuple[int, ...]) -> tuple[int, int]:
+    """Along one axis, the part of two overlapping sides of tiles that is nearer to the middle of the first one."""
+    low, high = max(one[0], other[0]), min(one[1], other[1])
+    middle = (low + high) // 2
+    if one[0] == other[0]:
+        return low, high
+    return (middle, high) if one[0] > other[0] else (low, middle)
 
 
 def _cells(box: Box) -> list[tuple[int, int]]:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from ppsolo.results.rle import decode_mask, encode_mask
-from ppsolo.results.runs import bounding_box, cut, from_rle, move, shared_area, to_rle, union
+from ppsolo.results.runs import bounding_box, cut, cut_out, from_rle, move, shared_area, to_rle, union
 
 
 def masks(count: int):
@@ -38,6 +38,9 @@ def test_cut_by_a_box():
         expected[y1:y2, x1:x2] = mask[y1:y2, x1:x2]
         found = cut(from_rle(encode_mask(mask)), (y1, x1, y2, x2), height=len(mask))
         np.testing.assert_array_equal(decode_mask(to_rle(found, mask.shape)), expected)
+        rest = cut_out(from_rle(encode_mask(mask)), (y1, x1, y2, x2), height=len(mask))
+        np.testing.assert_array_equal(decode_mask(to_rle(rest, mask.shape)), mask & ~expected)
+        assert (rest.ends > rest.starts).all()
 
 
 def test_union_and_shared_area():

@@ -109,6 +109,41 @@ def test_the_score_is_a_mean_by_area_and_the_label_that_of_the_larger_part():
     assert found.scores[0] == pytest.approx(0.7)
 
 
+def test_where_tiles_overlap_the_one_with_the_pixel_in_its_middle_decides():
+    """Masks are poor at the border of a tile: what one tile sees there stands nowhere."""
+    bar = np.zeros(SIZE, bool)
+    bar[10:14, 5:45] = True
+    seen = [bar[None, :30, :30].copy(), bar[None, :30, 20:50].copy()]
+    seen[0][0, 8:16, 26:30] = True  # the last columns of the first tile, nearer to the middle of the second
+    seen[1][0, 8:16, :3] = True
+    joiner = SeamJoiner(SIZE, class_names=["a", "b"], category_ids=[1, 2])
+    for left, masks in zip((0, 20), seen, strict=True):
+        joiner.add(instances(masks, [0.9], [0]), top=0, left=left)
+    found = joiner.instances()
+    assert len(found) == 1 and (found.masks[0] == bar).all()
+
+
+def test_an_unsure_piece_does_not_join_a_sure_one():
+    bar = np.zeros(SIZE, bool)
+    bar[10:14, 5:45] = True
+    joiner = SeamJoiner(SIZE, class_names=["a", "b"], category_ids=[1, 2])
+    joiner.add(instances(bar[None, :30, :30], [0.9], [0]), top=0, left=0)
+    joiner.add(instances(bar[None, :30, 20:50], [0.2], [0]), top=0, left=20)
+    assert joiner.instances().scores.tolist() == pytest.approx([0.9, 0.2])
+
+
+def test_two_pieces_of_which_one_covers_both_neighbours_do_not_join_it():
+    """They agree by intersection over union, not by a part of the smaller one."""
+    joiner = SeamJoiner(SIZE, class_names=["a", "b"], category_ids=[1, 2])
+    bar = np.zeros(SIZE, bool)
+    bar[10:14, 15:30] = True
+    block = np.zeros(SIZE, bool)
+    block[2:28, 20:40] = True
+    joiner.add(instances(bar[None, :30, :30], [0.9], [0]), top=0, left=0)
+    joiner.add(instances(block[None, :30, 20:50], [0.8], [0]), top=0, left=20)
+    assert len(joiner.instances()) == 2
+
+
 def test_nothing_in_any_tile():
     joiner = SeamJoiner(SIZE, class_names=["a"], category_ids=[1])
     found = joiner.instances()
