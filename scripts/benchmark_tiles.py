@@ -1,36 +1,54 @@
 """Measures prediction in tiles on a mosaic of pictures: AP, time and peak memory.
 
-In the first line, the tiles are exactly the pictures of the mosaic; in the others, seams cut objects.
+The tiles of the first line lie exactly on the pictures of the mosaic, which is as good as the pictures one by one; the
+others have their seams across objects. AP counts all instances, not only COCO's best 100 of a picture and class.
 
-example:
-  python scripts/benchmark_tiles.py --run output/demo/training/demo --annotations val.json --images val --grid 6 10
+examples:
+  python scripts/benchmark_tiles.py --run output/demo/training/run --seed 100
+  python scripts/benchmark_tiles.py --run output/nuclei --annotations val.json --images val --grid 11 11 --tile 360
 """
 
 import argparse
 import resource
 import sys
+import tempfile
 import time
 from pathlib import Path
 
 import ppsolo
-from ppsolo.benchmark.mosaic import make_mosaic
+from ppsolo.benchmark.mosaic import Mosaic, make_mosaic
+from ppsolo.data.synthetic import draw_dataset
+
+SCENE = 128  # pixels
+
+
+def mosaic_of(options: argparse.Namespace) -> Mosaic:
+    """The pictures that are given, or scenes that are drawn."""
+    rows, columns = options.grid
+    if options.annotations is not None:
+        return make_mosaic(options.annotations, options.images, rows=rows, columns=columns)
+    with tempfile.TemporaryDirectory() as folder:
+        draw_dataset(folder, train=0, val=rows * columns, size=(SCENE, SCENE), seed=options.seed)
+        pictures = Path(folder)
+        return make_mosaic(pictures / "instances_val.json", pictures / "val", rows=rows, columns=columns)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--run", required=True, metavar="DIR", help="a training run, or an export")
-    parser.add_argument("--annotations", required=True, type=Path, metavar="FILE", help="COCO's JSON file")
-    parser.add_argument("--images", required=True, type=Path, metavar="DIR", help="the folder of its pictures")
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--seed", type=int, metavar="N", help="draw scenes of 128 pixels from this seed")
+    source.add_argument("--annotations", type=Path, metavar="FILE", help="COCO's JSON file")
+    parser.add_argument("--images", type=Path, metavar="DIR", help="the folder of its pictures")
     parser.add_argument("--grid", type=int, nargs=2, default=(6, 10), metavar=("ROWS", "COLUMNS"))
-    parser.add_argument("--tile", type=int, nargs="+", default=[128, 192], metavar="N", help="sizes of tiles to try")
-    parser.add_argument("--overlap", type=int, nargs="+", default=[32, 64], metavar="N", help="overlaps to try")
+    parser.add_argument("--tile", type=int, nargs="+", default=[SCENE], metavar="N", help="sizes of tiles to try")
+    parser.add_argument("--overlap", type=int, nargs="+", default=[16, 32, 48, 64], metavar="N", help="overlaps to try")
     options = parser.parse_args()
     predictor = ppsolo.load(options.run)
-    mosaic = make_mosaic(options.annotations, options.images, rows=options.grid[0], columns=options.grid[1])
+    mosaic = mosaic_of(options)
     height, width = mosaic.image.shape[:2]
-    cell = height // options.grid[0]
     sys.stdout.write(f"{height} x {width} pixels, {len(mosaic.content['annotations'])} annotations; {predictor!r}\n")
-    tried = [(cell, 0)] if cell == width // options.grid[1] else []
+    tried = [(mosaic.cell[0], 0)] if mosaic.cell[0] == mosaic.cell[1] else []
     tried += [(tile, overlap) for tile in options.tile for overlap in options.overlap if 2 * overlap <= tile]
     for tile, overlap in tried:
         start = time.perf_counter()
