@@ -80,6 +80,11 @@ def _add_source(command: argparse.ArgumentParser) -> None:
         help="seconds to wait for a stream to open and for each of its frames, default: %(default)s",
     )
     command.add_argument(
+        "--every_frame",
+        action="store_true",
+        help="predict every frame of a camera or a live stream, however late; default: skip those that are late",
+    )
+    command.add_argument(
         "--reconnect",
         type=int,
         default=3,
@@ -211,7 +216,9 @@ def _predict(options: argparse.Namespace) -> int:
         legend=options.legend,
         track=options.track,
     )
-    limits = StreamLimits(options.max_frames, options.max_seconds, options.stream_timeout, options.reconnect)
+    limits = StreamLimits(
+        options.max_frames, options.max_seconds, options.stream_timeout, options.reconnect, options.every_frame
+    )
     # Check input and output before loading the weights, so that a wrong path is found at once.
     source = _source(options)
     video = isinstance(source, Video)
@@ -296,7 +303,8 @@ def _report(summary: "InferenceSummary", settings: "InferSettings", *, left_out:
     where = f"{summary.drawn} with a score of at least {settings.draw_threshold} are drawn in {settings.output_dir}"
     if not settings.drawings:
         where = f"none are drawn; results are in {settings.output_dir}" if settings.save else "none are drawn or saved"
-    say(f"{summary.instances} instances in {summary.images} images; {where}")
+    skipped = f"; {summary.skipped} late frames were skipped" if summary.skipped else ""
+    say(f"{summary.instances} instances in {summary.images} images; {where}{skipped}")
     if summary.interrupted:
         return INTERRUPTED
     return SOME_FAILED if summary.failures else OK

@@ -81,6 +81,7 @@ class VideoFrames:
         self._capture: Capture = self._open()
         fps, count = self._stated(cv2.CAP_PROP_FPS), self._stated(cv2.CAP_PROP_FRAME_COUNT)
         self.fps: float | None = fps
+        self._length = count
         self.frame_count: int | None = int(count) if count and self._path is not None else None
         self._fourcc = int(self._stated(cv2.CAP_PROP_FOURCC) or 0)
         self.damage: str | None = None
@@ -98,6 +99,11 @@ class VideoFrames:
     def live(self) -> bool:
         """Whether this is a camera or a stream, which may never end."""
         return self._path is None
+
+    @property
+    def endless(self) -> bool:
+        """Whether frames come at their own time: from a camera, or from a stream that states no length."""
+        return self.live and self._length is None
 
     def read(self) -> Frame | None:
         """Return the next frame, None at the end."""

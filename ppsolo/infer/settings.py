@@ -74,16 +74,18 @@ class StreamLimits:
     """When to stop reading a video or a stream. None: no limit.
 
     Attributes:
-        frames: most frames to read.
+        frames: most frames to predict on.
         seconds: most seconds to run.
         timeout: seconds to wait for a stream to open, and for each of its frames.
         reconnect: how many times in a row to open a broken stream again.
+        every_frame: predict on every frame of a live source, even if it is late.
     """
 
     frames: int | None = None
     seconds: float | None = None
     timeout: float = 10.0
     reconnect: int = 3
+    every_frame: bool = False
 
 
 NO_LIMITS = StreamLimits()

@@ -14,6 +14,7 @@ class InferenceSummary:
         unreadable: how many pictures could not be read.
         failures: a line for each picture or video that could not be read or drawn.
         notes: other lines for the user.
+        skipped: how many late frames of a live stream were left out.
         interrupted: whether the user ended a live stream.
     """
 
@@ -23,6 +24,7 @@ class InferenceSummary:
     unreadable: int = 0
     failures: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    skipped: int = 0
     interrupted: bool = False
 
     def count(self, instances: Instances) -> None:

@@ -2,9 +2,7 @@
 
 import contextlib
 import dataclasses
-import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Literal, TextIO
 
@@ -14,6 +12,7 @@ from ppsolo.atomic import atomic_writer
 from ppsolo.data.sources import Video
 from ppsolo.data.videos import Frame, VideoFrames, VideoWriter
 from ppsolo.errors import ImageError
+from ppsolo.infer.live import FrameBatches
 from ppsolo.infer.output import make_output_dir
 from ppsolo.infer.settings import NO_LIMITS, InferSettings, StreamLimits
 from ppsolo.infer.summary import InferenceSummary
@@ -40,7 +39,8 @@ def infer_video(
     The drawn video is as long as its source. The format coco writes `predictions.jsonl`: one JSON object per line with
     `video`, `frame` (from 0), `time` (seconds), `height`, `width` and `instances`. In the other formats, `image_id` is
     the number of the frame. If the video is damaged, the frames before the damage are kept and the summary says so. If
-    drawing fails, results continue. Ctrl-C ends a live stream.
+    drawing fails, results continue. Ctrl-C ends a live stream. For a live stream, the newest frames are predicted; the
+    summary counts the skipped ones.
 
     Args:
         predictor: runs the model.
@@ -64,8 +64,9 @@ def infer_video(
         drawing = stack.enter_context(_VideoDrawing(settings, stem, frames, summary))
         files = stack.enter_context(RunFiles(settings.output_dir, settings.save))
         lines = stack.enter_context(_frame_lines(settings, live=frames.live))
+        batches = stack.enter_context(FrameBatches(frames, limits, batch_size=settings.batch_size))
         try:
-            for answered in predictor.stream(_frames_ahead(frames, limits, settings.batch_size, stack)):
+            for answered in predictor.stream([(frame, frame.image) for frame in batch] for batch in batches):
                 for frame, _, instances in answered:
                     ids = tracker.update(instances) if tracker is not None else None
                     files.add(_results(video.name, frame, instances, ids, settings), f"{stem}_{frame.number:06d}")
@@ -81,31 +82,10 @@ def infer_video(
             if not frames.live:
                 raise
             summary.interrupted = True
+        summary.skipped = batches.skipped
         summary.failures += [frames.damage] if frames.damage is not None else []
         summary.notes += [frames.note] if frames.note is not None else []
     return summary
-
-
-def _frames_ahead(
-    frames: VideoFrames, limits: StreamLimits, batch_size: int, stack: contextlib.ExitStack
-) -> Iterator[list[tuple[Frame, np.ndarray]]]:
-    """Yield batches of frames. A thread decodes the next batch meanwhile; it ends before the video is closed."""
-    reader = stack.enter_context(ThreadPoolExecutor(max_workers=1, thread_name_prefix="video"))
-    end = None if limits.seconds is None else time.monotonic() + limits.seconds
-
-    def next_frames() -> list[tuple[Frame, np.ndarray]]:
-        batch: list[tuple[Frame, np.ndarray]] = []
-        while len(batch) < batch_size and (end is None or time.monotonic() < end):
-            frame = frames.read()
-            if frame is None or (limits.frames is not None and frame.number >= limits.frames):
-                break
-            batch.append((frame, frame.image))
-        return batch
-
-    coming = reader.submit(next_frames)
-    while batch := coming.result():
-        coming = reader.submit(next_frames)
-        yield batch
 
 
 def _results(
