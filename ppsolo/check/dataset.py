@@ -22,6 +22,7 @@ from ppsolo.check.report import (
     LevelReport,
     SettingsReport,
 )
+from ppsolo.check.tiles import tiles_that_pay
 from ppsolo.cpu import available_cores
 from ppsolo.data.annotations.findings import Findings, Identity
 from ppsolo.data.augment import Resize
@@ -81,6 +82,8 @@ def check_dataset(
     fit, crowds = _fit_images(checked, resize, *_levels_to_try(num_grids, scale_ranges, ranges))
     counts = _check_categories(records, names, num_classes, findings)
     _check_fit(records, boxes, sizes, fit, len(num_grids))
+    if (tiles := tiles_that_pay(boxes, sizes, short_side=short_side)) is not None:
+        findings.add("tiles", detail=tiles)
     return DataReport(
         annotations=str(annotations),
         image_dir=str(image_dir),

@@ -274,6 +274,19 @@ def test_lists_of_anything(check):
     assert kinds(report) == {"bad-id": (0, 1, 0, 0, 1), "image-entry": (1,), "nothing-to-train": ()}
 
 
+def test_large_pictures_of_small_objects_are_for_tiles(check):
+    """Objects of 24 pixels, six at a quarter of their size, are as large in tiles as they were drawn."""
+    objects = [annotation(number, left=30 * number, side=24) for number in range(3, 20)]
+    tree = content(objects)
+    for image in tree["images"]:
+        image.update(height=4 * HEIGHT, width=4 * WIDTH)
+    (problem,) = [one for one in check(tree, images=False).problems if one.kind == "tiles"]
+    assert problem.severity == "note" and "predict with --tile 64 --overlap 32" in problem.details[0]
+    assert problem.details[0].startswith(f"{len(tree['annotations'])} of {len(tree['annotations'])} instances")
+    small_pictures = content([annotation(3, side=24), annotation(4, left=40, side=24)])
+    assert not [one for one in check(small_pictures, images=False).problems if one.kind == "tiles"]
+
+
 def test_progress(check):
     seen = []
     check(content([annotation(1)]), progress=lambda done, total: seen.append((done, total)))

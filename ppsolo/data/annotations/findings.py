@@ -47,6 +47,7 @@ KINDS: dict[str, tuple[Severity, IdOf, str]] = {
     "by-name": ("note", "annotation", "an image or category is named where its id belongs, matched by name"),
     "file-name": ("note", "image", "found under another spelling of 'file_name'; correct the file names"),
     "crowd": ("note", "annotation", "crowd or ignored region: not trained on; 'iscrowd': 0 makes an instance of it"),
+    "tiles": ("note", "annotation", "objects become too small where large images are scaled down; predict in tiles"),
     "empty-image": ("note", "image", "without an instance to train on: left out of training"),
 }
 
