@@ -139,14 +139,21 @@ def test_a_stream_on_this_machine_breaks_off_and_is_opened_again(address, tmp_pa
 
 
 def test_a_stream_of_stated_length_and_a_file_wait(tmp_path, monkeypatch):
-    class Stated(cv2.VideoCapture):
-        def get(self, name):
-            return 3.0 if name == cv2.CAP_PROP_FRAME_COUNT else super().get(name)
+    class Stated:
+        """A capture that states a length, as that of a file at an address does."""
 
+        def __init__(self, capture):
+            self.read, self.isOpened, self.release = capture.read, capture.isOpened, capture.release
+            self._get = capture.get
+
+        def get(self, name):
+            return 3.0 if name == cv2.CAP_PROP_FRAME_COUNT else self._get(name)
+
+    capture = cv2.VideoCapture
     with VideoWriter(tmp_path / "a.mp4", fps=10, size=SIZE) as writer:
         writer.write(np.zeros((*SIZE, 3), np.uint8))
     with VideoFrames(tmp_path / "a.mp4") as video:
         assert not video.live and not video.endless
-    monkeypatch.setattr(videos.cv2, "VideoCapture", lambda *_: Stated(str(tmp_path / "a.mp4")))
+    monkeypatch.setattr(videos.cv2, "VideoCapture", lambda *_: Stated(capture(str(tmp_path / "a.mp4"))))
     with VideoFrames("https://127.0.0.1/a.mp4") as video:
         assert video.live and not video.endless
