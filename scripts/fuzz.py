@@ -175,11 +175,13 @@ class Run:
 
         corpus = self._folder / "corpus"
         corpus.mkdir()
-        for number, seed in enumerate([*self._target.seeds(), *stored_seeds(options.targets[0])]):
-            (corpus / str(number)).write_bytes(seed)
-        atheris.instrument_all()  # type: ignore[attr-defined]  # its stubs lack it
+        with atheris.instrument_imports(include=["ppsolo"]):  # targets import what they need when they run
+            for number, seed in enumerate([*self._target.seeds(), *stored_seeds(options.targets[0])]):
+                (corpus / str(number)).write_bytes(seed)
+                self.execute(seed)
         arguments = [sys.argv[0], str(corpus), f"-max_total_time={int(options.seconds)}", f"-runs={options.executions}"]
-        arguments += ["-rss_limit_mb=0", f"-max_len={LONGEST_INPUT}", f"-seed={options.seed + 1}", "-verbosity=0"]
+        arguments += ["-rss_limit_mb=0", f"-max_len={LONGEST_INPUT}", f"-seed={options.seed + 1}"]
+        arguments += ["-verbosity=0", "-handle_alrm=0"]
         atheris.Setup(arguments, self.execute)
         atheris.Fuzz()
 

@@ -138,12 +138,16 @@ def _sizes(step: Section, name: str) -> tuple[list[int], int]:
         return sides, step.number("max_size", 1333)
     if isinstance(pairs, int):
         pairs = [[pairs, pairs]]
-    if not isinstance(pairs, list) or not all(isinstance(pair, list) and len(pair) == 2 for pair in pairs):
+    if not isinstance(pairs, list) or not all(map(_is_pair, pairs)):
         raise step.refusal("target_size", f"must be [shorter, longer] sides, got {target!r}")
     longest = {max(pair) for pair in pairs}
     if len(longest) > 1:
         raise step.refusal("target_size", "has several longer sides: ppsolo takes one")
     return [min(pair) for pair in pairs], longest.pop()
+
+
+def _is_pair(value: object) -> bool:
+    return isinstance(value, list) and len(value) == 2 and all(isinstance(side, int) for side in value)
 
 
 def _normalize(step: Section) -> dict[str, Any]:

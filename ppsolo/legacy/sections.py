@@ -30,7 +30,7 @@ class Section:
         self.path, self.notes, self.where = path, notes, where
         if values is not None and not isinstance(values, Mapping):
             raise ConfigError(f"{where}: {path} must be a mapping of keys, got {values!r}")
-        self._values = {key: value for key, value in (values or {}).items() if key != TAG}
+        self._values = {str(key): value for key, value in (values or {}).items() if key != TAG}
         self._left = set(self._values)
 
     def __contains__(self, key: str) -> bool:
