@@ -135,10 +135,12 @@ def _sizes(step: Section, name: str) -> tuple[list[int], int]:
     pairs = [target] if isinstance(target, list) and target and isinstance(target[0], int) else target
     if name == "ResizeImage":  # in 0.5, the longer side is a separate key
         sides = target if isinstance(target, list) else [target]
+        if not sides or not all(isinstance(side, int) for side in sides):
+            raise step.refusal("target_size", f"must be shorter sides, got {target!r}")
         return sides, step.number("max_size", 1333)
     if isinstance(pairs, int):
         pairs = [[pairs, pairs]]
-    if not isinstance(pairs, list) or not all(map(_is_pair, pairs)):
+    if not isinstance(pairs, list) or not pairs or not all(map(_is_pair, pairs)):
         raise step.refusal("target_size", f"must be [shorter, longer] sides, got {target!r}")
     longest = {max(pair) for pair in pairs}
     if len(longest) > 1:
