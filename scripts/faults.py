@@ -298,8 +298,8 @@ def end_by(number: int, struck: Struck) -> None:
     process.send_signal(number)
     code = process.wait(timeout=TIMEOUT)
     # While Python starts, a signal has its default effect, and no work has begun.
-    codes = (0, -number) if number == signal.SIGKILL or not struck.said() else (0, 128 + number)
-    struck.check(code, codes)
+    starting = "ppsolo: " not in struck.said() and "ppsolo/__main__" not in struck.said()
+    struck.check(code, (0, -number) if number == signal.SIGKILL or (starting and code < 0) else (0, 128 + number))
 
 
 def fill_disk(struck: Struck) -> None:
