@@ -76,9 +76,10 @@ def write_stamp(canvas: np.ndarray, text: str) -> None:
     columns = _text(text, 20.0).ink.shape[1] / 20  # for each pixel of a letter's height
     letter = max(1.0, min(height / 20, 0.8 * width / columns))
     drawn = _text(text, letter)
-    top = max(0, height - drawn.ink.shape[0] - max(2, round(letter)))
+    margin = max(2, round(letter / 2))
+    top = max(0, height - drawn.ink.shape[0] - 2 * margin)
     canvas[top:] = 255
-    _blend(canvas, drawn, max(0, (width - drawn.ink.shape[1]) // 2), top + max(1, round(letter / 2)), (176, 0, 0))
+    _blend(canvas, drawn, max(0, (width - drawn.ink.shape[1]) // 2), top + margin, (176, 0, 0))
 
 
 def _write(canvas: np.ndarray, label: _Label) -> None:
