@@ -223,7 +223,7 @@ def test_without_tifffile_plain_pictures_are_read_and_others_name_the_extra(phot
         assert np.array_equal(read(data), photo)
     assert np.array_equal(read(deep)[:, :, 0], grey)
     for data in others:
-        with pytest.raises(ImageError, match=r"takes pip install 'ppsolo\[images\]'"):
+        with pytest.raises(ImageError, match=r"needs pip install 'ppsolo\[images\]'"):
             read(data)
     with pytest.raises(ImageError, match="to choose a page of a TIFF needs"):
         read(plain[0], page=1)

@@ -357,7 +357,7 @@ def test_an_old_key_on_our_configuration_is_answered_with_the_new_one(key, ours)
         (["architecture=YOLOv3"], "architecture is YOLOv3"),
         (["ResNet.depth=34"], "ResNet.depth is 34: choose 50 or 101"),
         (["OptimizerBuilder.optimizer.type=Adam"], "type 'Adam' is not supported, only 'Momentum'"),
-        (["FPN.has_extra_convs=true"], "FPN.has_extra_convs True is not computed"),
+        (["FPN.has_extra_convs=true"], "FPN.has_extra_convs True is not supported"),
         (["SOLOv2MaskHead.out_channels=64"], "SOLOv2Head.kernel_out_channels 256: make them equal"),
         (["metric=VOC"], "ppsolo import-data"),
         (["TrainReader.batch_size=two"], "TrainReader.batch_size must be a number"),
