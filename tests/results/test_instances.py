@@ -141,7 +141,7 @@ def test_repr(three):
         ({"labels": np.zeros((1, 1), int)}, "scores and labels"),
         ({"labels": np.array([3])}, "labels must lie in 0 .. 2"),
         ({"labels": np.array([-1])}, "labels must lie in 0 .. 2"),
-        ({"labels": np.array([0.5])}, "whole numbers"),
+        ({"labels": np.array([0.5])}, "integers"),
         ({"size": (3, 2)}, "size"),
         ({"category_ids": (1, 2)}, "3 class names but 2 category ids"),
         ({"rles": [{"size": [2, 3], "counts": [6]}]}, "compressed"),
