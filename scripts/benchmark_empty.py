@@ -10,6 +10,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import onnx
@@ -45,7 +46,7 @@ def conditional(model: onnx.ModelProto, threshold: float) -> onnx.ModelProto:
             names[:] = [f"{name}_computed" if name in REST else name for name in names]
     nothing = numpy_helper.from_array(np.zeros((1, 1, 1, 1), np.float32))
     empty = [helper.make_node("Constant", [], [f"{name}_empty"], value=nothing) for name in REST]
-    branches = {
+    branches: dict[str, Any] = {
         f"{word}_branch": helper.make_graph(nodes, word, [], [_output(f"{name}_{ending}") for name in REST])
         for word, nodes, ending in (("then", later, "computed"), ("else", empty, "empty"))
     }
@@ -70,7 +71,7 @@ def onnxruntime_session(content: bytes, threads: int) -> Callable[[np.ndarray], 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
-    return lambda images: session.run(list(RAW_OUTPUTS), {"image": images})
+    return lambda images: [np.asarray(one) for one in session.run(list(RAW_OUTPUTS), {"image": images})]
 
 
 def main() -> None:

@@ -16,7 +16,6 @@ import contextlib
 import functools
 import hashlib
 import http.server
-import itertools
 import json
 import os
 import random
@@ -304,6 +303,7 @@ def end_by(number: int, struck: Struck) -> None:
 
 def fill_disk(struck: Struck) -> None:
     """Limit the disk to a random size, then remove the limit."""
+    assert struck.alone is not None
     needed = 8192 + sum(path.stat().st_size + 4096 for path in struck.alone.folder.rglob("*") if path.is_file())
     held = needed if struck.before else 0
     room = struck.chance.randrange(8192, needed)
@@ -435,11 +435,13 @@ def strike(command: str, fault: str, inputs: Inputs, folder: Path, alone: Struck
 
 def strike_all(command: str, inputs: Inputs, place: Path, options: argparse.Namespace) -> tuple[Counts, list[str]]:
     """Strike a command by each fault as often as asked -> fault -> how often, and a line for each that did harm."""
-    chance, counts, harm = random.Random(f"{options.seed} {command}"), dict.fromkeys(options.faults, 0), []
+    chance = random.Random(f"{options.seed} {command}")
+    counts: Counts = dict.fromkeys(options.faults, 0)
+    harm: list[str] = []
     alone = Struck(COMMANDS[command], inputs, place / command.replace(" ", "_"))
     alone.run_alone()
     end = time.monotonic() + options.seconds
-    for number, fault in itertools.product(range(options.times), options.faults):
+    for number, fault in [(number, fault) for number in range(options.times) for fault in options.faults]:
         if time.monotonic() > end or (fault == "read-only disk" and not can_mount()):
             continue
         counts[fault] += 1

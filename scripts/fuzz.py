@@ -175,7 +175,8 @@ class Run:
 
         corpus = self._folder / "corpus"
         corpus.mkdir()
-        with atheris.instrument_imports(include=["ppsolo"]):  # targets import what they need when they run
+        # Targets import what they need when they run.
+        with atheris.instrument_imports(include=["ppsolo"]):  # type: ignore[attr-defined]  # its stubs lack it
             for number, seed in enumerate([*self._target.seeds(), *stored_seeds(options.targets[0])]):
                 (corpus / str(number)).write_bytes(seed)
                 self.execute(seed)

@@ -60,11 +60,14 @@ def read(folder: Folder) -> AnnotatedSet:
 
 def _size(element: ElementTree.Element, where: str) -> tuple[int, int]:
     height, width = (element.get(side, "") for side in ("height", "width"))
-    numbers = [int(side) if re.fullmatch("[0-9]{1,9}", side) else 0 for side in (height, width)]
-    size = checked_size(*numbers, where)
+    size = checked_size(_whole(height), _whole(width), where)
     if size is None:
         raise DatasetError(f"{where}: its size is {height!r} x {width!r} pixels in the XML; export it anew")
     return size
+
+
+def _whole(text: str) -> int:
+    return int(text) if re.fullmatch("[0-9]{1,9}", text) else 0
 
 
 def _files(folder: Folder) -> list[Path]:

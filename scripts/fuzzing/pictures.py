@@ -3,6 +3,7 @@
 import io
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -63,14 +64,15 @@ def _tiff_seeds() -> list[bytes]:
     except ModuleNotFoundError:
         return []
     chance, seeds = np.random.default_rng(0), []
-    for shape, kind, options in (
+    kinds: tuple[tuple[tuple[int, ...], type, dict[str, Any]], ...] = (
         ((3, 12, 16), np.uint16, {"photometric": "minisblack"}),
         ((32, 32, 3), np.uint8, {"tile": (16, 16), "compression": "zlib"}),
         ((12, 16, 5), np.uint8, {"photometric": "minisblack", "planarconfig": "contig"}),
         ((12, 16), np.float32, {"bigtiff": True}),
         ((2, 3, 12, 16), np.uint8, {"imagej": True, "metadata": {"axes": "ZCYX"}}),
         ((12, 16, 3), np.uint8, {"compression": "jpeg"}),
-    ):
+    )
+    for shape, kind, options in kinds:
         stream = io.BytesIO()
         values = (chance.random(shape) * 200).astype(kind)
         try:

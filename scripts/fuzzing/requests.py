@@ -6,6 +6,7 @@ import json
 import logging
 import re
 import struct
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +55,7 @@ class _Predictor:
 
     class_names = ("red", "green", "blue")
 
-    def __call__(self, images: list[np.ndarray], /, *, batch_size: int) -> list[Any]:
+    def __call__(self, images: Sequence[Any], /, *, batch_size: int) -> list[Any]:
         from ppsolo.results.instances import Instances
 
         scores = np.array([0.9, 0.5, 0.1], np.float32)
