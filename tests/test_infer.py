@@ -301,7 +301,7 @@ def test_what_a_folder_run_leaves_out_is_named_and_counted(system, folder, tmp_p
     for name in ("scan.pdf", "clip.mts"):
         (folder / name).unlink()
     assert main(["infer", *system, "--source", str(folder), "--output_dir", str(tmp_path / "out"), "--no_draw"]) == 0
-    assert "3 annotation or text files passed over" in capsys.readouterr().out
+    assert "3 annotation or text files skipped" in capsys.readouterr().out
 
 
 def test_lists_on_standard_input(system, folder, tmp_path, monkeypatch, capsys):

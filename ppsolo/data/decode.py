@@ -92,7 +92,7 @@ def _by_pillow(data: bytes, name: str, max_pixels: int) -> tuple[Samples, list[s
         pillow = importlib.import_module("PIL.Image")
         turn = importlib.import_module("PIL.ImageOps").exif_transpose
     except ModuleNotFoundError:
-        raise ImageError(f"{name} takes {_PILLOW_REMEDY}") from None
+        raise ImageError(f"{name} needs {_PILLOW_REMEDY}") from None
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -125,7 +125,7 @@ def _by_pillow_heif(data: bytes, max_pixels: int) -> Samples:
     try:
         heif = importlib.import_module("pillow_heif")
     except ModuleNotFoundError:
-        raise ImageError(f"HEIC takes {_HEIC_REMEDY}") from None
+        raise ImageError(f"HEIC needs {_HEIC_REMEDY}") from None
     try:
         opened = heif.open_heif(data, convert_hdr_to_8bit=True)
         check_size(opened.size[1], opened.size[0], max_pixels)

@@ -279,7 +279,7 @@ def first_tags(data: bytes, max_pixels: int) -> dict[int, list[int]]:
         return int.from_bytes(data[position : position + width], order)
 
     if number(2, 2) == 43:
-        raise ImageError(f"BigTIFF takes {REMEDY}")
+        raise ImageError(f"BigTIFF needs {REMEDY}")
     tags: dict[int, list[int]] = {}
     directory = number(4, 4)
     for entry in range(directory + 2, directory + 2 + 12 * number(directory, 2), 12):

@@ -1,5 +1,6 @@
 """Ctrl-C and SIGTERM end every command in order: what it began is cleaned up, and one line says what happened."""
 
+import functools
 import os
 import signal
 import subprocess
@@ -9,6 +10,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
+# Programs that a shell starts in the background ignore interrupts, and so would what they start.
+heed_interrupts = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
 SLEEPER = """
 import sys, time
 from ppsolo.cli import main, zoo
@@ -46,6 +49,7 @@ def test_a_signal_ends_a_command_in_order(number, code, line, more):
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        preexec_fn=heed_interrupts,
     )
     assert process.stdout is not None and process.stdout.readline() == "runs\n"
     process.send_signal(number)
@@ -63,7 +67,14 @@ def test_an_interrupted_import_shows_no_traceback():
         "entry.main(['zoo', 'list'])\n"
     )
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
+        preexec_fn=heed_interrupts,
+    )
     assert done.stdout == "True\nTrue\n"
 
 

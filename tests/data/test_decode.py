@@ -195,9 +195,9 @@ def test_missing_packages_are_named(photo, monkeypatch):
 
     gif = by_pillow(photo, "GIF", "P")
     monkeypatch.setattr("ppsolo.data.decode.importlib.import_module", missing)
-    with pytest.raises(ImageError, match=r"GIF takes pip install 'ppsolo\[images\]'"):
+    with pytest.raises(ImageError, match=r"GIF needs pip install 'ppsolo\[images\]'"):
         decode(gif)
-    with pytest.raises(ImageError, match=r"HEIC takes pip install 'ppsolo\[images\]'"):
+    with pytest.raises(ImageError, match=r"HEIC needs pip install 'ppsolo\[images\]'"):
         decode(b"\0\0\0\x18ftypheic" + bytes(20) + b"ispe" + struct.pack(">III", 0, 4, 4))
 
 
