@@ -124,22 +124,26 @@ def quantize_model(
                 break
         else:
             raise _too_far(before, attempts, max_drop)
-        table = {
-            "mask_ap_fp32": before,
-            "mask_ap_int8": attempts[-1].mask_ap,
-            "drop": None if before is None or after is None else before - after,
-            "max_drop": max_drop,
-            "kept_in_float": attempts[-1].kept,
-            "attempts": [attempt._asdict() for attempt in attempts],
-            "heads": _compare_heads(exact, session, images[:COMPARED]),
-            "calibration_images": len(images),
-        }
+        heads = _compare_heads(exact, session, images[:COMPARED])
+        table = _table(before, attempts, max_drop) | {"heads": heads, "calibration_images": len(images)}
         if model_card is not None:
             shutil.copyfile(model_card, place / CARD)
         (place / TABLE_FILE).write_text(json.dumps(table, indent=1, allow_nan=False) + "\n", encoding="utf-8")
         info = _info(config, checkpoint or {}, verified=_in_words(table), files=checksums(place))
         write_info(place, info)
     return Quantized(Path(directory), info, table)
+
+
+def _table(before: float | None, attempts: Sequence[Attempt], max_drop: float) -> dict[str, Any]:
+    after = attempts[-1].mask_ap
+    return {
+        "mask_ap_fp32": before,
+        "mask_ap_int8": after,
+        "drop": None if before is None or after is None else before - after,
+        "max_drop": max_drop,
+        "kept_in_float": attempts[-1].kept,
+        "attempts": [attempt._asdict() for attempt in attempts],
+    }
 
 
 def _too_far(before: float | None, attempts: Sequence[Attempt], max_drop: float) -> ExportError:
