@@ -92,8 +92,8 @@ def test_a_part_without_a_line_in_the_manifest_is_made_again(predictor, paths, e
 def test_shards_give_the_run(predictor, paths, expected, tmp_path, format, suffix):
     if "parquet" in (format, suffix.removeprefix(".")):
         pytest.importorskip("pyarrow")
-    for index in range(3):
-        run_bulk(predictor, paths, tmp_path, format=format, shard=Shard(index, 3), part_pictures=3)
+    for index in range(8):
+        run_bulk(predictor, paths, tmp_path, format=format, shard=Shard(index, 8), part_pictures=2)
     output = tmp_path / f"all{suffix}"
     pictures, instances = merge([tmp_path], output)
     lines = expected.splitlines()
