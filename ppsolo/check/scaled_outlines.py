@@ -113,7 +113,7 @@ def _sums_before(values: np.ndarray) -> np.ndarray:
 
 
 def _runs(masks: Sequence[rle.Rle]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The runs of pixels of all masks, none empty, in column-major order: whose each is, first pixel, end."""
+    """Return for each run of pixels: the index of its mask, its first pixel, its end. Pixels count down columns."""
     edges = [np.cumsum(rle.run_lengths(mask)) for mask in masks]
     start = np.concatenate([np.zeros(0, np.int64), *(found[: len(found) // 2 * 2 : 2] for found in edges)])
     stop = np.concatenate([np.zeros(0, np.int64), *(found[1::2] for found in edges)])

@@ -10,8 +10,8 @@ _STEP = 16  # pixels, of overlaps
 def tiles_that_pay(boxes: np.ndarray, sizes: np.ndarray, *, short_side: int) -> str | None:
     """Say which tiles to take, and what they gain; None where they gain little.
 
-    boxes: float32 [n, 4], xyxy in pixels of the pictures. sizes: [n], of the objects at the training scale.
-    short_side: of the training scale; tiles of so many pixels leave objects as large as they are.
+    boxes: float32 [n, 4], xyxy of the objects, in pixels of the pictures. sizes: [n], sizes of the objects after
+    scaling for training. short_side: of pictures after that scaling. In tiles of this size objects are not scaled.
     """
     sides = np.maximum(boxes[:, 2:] - boxes[:, :2], 0)
     own = np.sqrt(sides[:, 0] * sides[:, 1])

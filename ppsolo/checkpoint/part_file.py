@@ -45,7 +45,7 @@ def discard(part: pathlib.Path) -> None:
 
 
 def resume_point(url: str, part: pathlib.Path) -> tuple[int, Version | None]:
-    """Return how many bytes of `part` can be kept, and of which version; (0, None) to start again."""
+    """Return how many bytes of `part` can be kept, and which version of the file they are from; else (0, None)."""
     size = size_of(part)
     try:
         note = json.loads(beside(part, ".json").read_text(encoding="utf-8"))

@@ -144,7 +144,7 @@ def check_page(page: "TiffPage", max_pixels: int) -> None:
 
 
 def _read(tif: "TiffFile", series: "TiffPageSeries", wanted: int, max_pixels: int) -> np.ndarray:
-    """Return [H, W] or [H, W, C] of one page of a series, with the channels of all axes."""
+    """Return one page of a series, [H, W] or [H, W, C]. C counts the channels, stored together or as pages."""
     outer = _outer(series)
     place = dict(zip(outer, np.unravel_index(wanted, tuple(outer.values()) or (1,)), strict=False))
     axes = series.axes

@@ -72,7 +72,7 @@ class GroundTruth:
         return isinstance(image_id, Hashable) and not isinstance(image_id, bool) and image_id in self._known
 
     def file_name(self, image_id: object) -> str:
-        """The file name of a known image, "" if the file has none."""
+        """Return the file name that the annotations give to one of their images; "" if they give none."""
         return self.table.file_names[self._known[image_id]]  # type: ignore[index]
 
     def image_index(self, image_id: object) -> int | None:

@@ -91,7 +91,7 @@ def infer_video(
 def _results(
     name: str, frame: Frame, instances: Instances, track_ids: np.ndarray | None, settings: InferSettings
 ) -> ImageResults:
-    """A frame's results for the files, with its number and its time."""
+    """Return what is saved of a frame: its instances, its number and its time."""
     found = instances.above(settings.save_threshold).results(
         image=frame.image, image_name=name, image_id=frame.number, pixel_size=settings.pixel_size
     )

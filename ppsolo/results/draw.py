@@ -59,7 +59,7 @@ def draw_masks(
         uint8 RGB [height, width, 3], a new array.
 
     Raises:
-        ValueError: the image has another form or size, or an option is out of range.
+        ValueError: the image is not of this form and size, or an option is out of range.
     """
     _check(image, size, alpha=alpha, color_by=color_by, legend=legend)
     canvas = np.array(image, order="C")

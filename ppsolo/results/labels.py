@@ -71,7 +71,7 @@ def write_legend(canvas: np.ndarray, names: Sequence[str], colors: Sequence[Colo
 
 
 def write_stamp(canvas: np.ndarray, text: str) -> None:
-    """Write a text on a white strip along the lower edge, in place, as wide as the image allows."""
+    """Write a text on a white strip along the lower edge of the canvas. The letters are as large as fits."""
     height, width = canvas.shape[:2]
     columns = _text(text, 20.0).ink.shape[1] / 20  # for each pixel of a letter's height
     letter = max(1.0, min(height / 20, 0.8 * width / columns))

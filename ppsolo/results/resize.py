@@ -272,7 +272,7 @@ def _count_samples(plan: _Plan, limits: np.ndarray, compare: np.ufunc) -> np.nda
 
 
 def _without_pairs(edges: np.ndarray) -> np.ndarray:
-    """Remove pairs of equal edges: an empty run, or a run that continues in the next column."""
+    """Remove pairs of equal edges. Such a pair is an empty run, or a run goes on in the next column."""
     steps = edges[1:] - edges[:-1]
     if steps.all():
         return edges

@@ -109,7 +109,7 @@ class SeamJoiner:
         return kept
 
     def _groups(self, pieces: list[_Piece]) -> list[list[_Piece]]:
-        """The pieces of each object: pieces that agree where two tiles overlap, directly or through others.
+        """Return the pieces of each object, one list per object. Pieces belong together if they agree where tiles overlap.
 
         Pairs that are sure and agree well are joined first, and an object takes one piece of each tile: two neighbours
         stay two, although an unsure piece may cover both.
@@ -210,7 +210,7 @@ def _overlap(one: _Piece, other: _Piece) -> float:
 
 
 def _not_shown_by(objects: list[_Piece], pieces: list[_Piece]) -> list[_Piece]:
-    """Return the pieces that no object of another tile replaces: none covers enough of it with enough score."""
+    """Return the pieces that no object replaces. An object of another tile does if it covers most of the piece."""
     places = _Places(objects)
 
     def is_shown(piece: _Piece) -> bool:

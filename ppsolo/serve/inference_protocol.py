@@ -132,7 +132,10 @@ def _parsed(body: bytes, header_length: str | None) -> InferRequest | HTTPExcept
 
 
 def parse_request(body: bytes, header_length: str | None) -> InferRequest:
-    """Read a request's body. header_length: the JSON's, if bytes of tensors follow it. Raises HTTPException (400)."""
+    """Read a request's body. Raises HTTPException (400).
+
+    header_length: length of the JSON, if bytes of tensors follow it.
+    """
     length = len(body)
     if header_length is not None:
         if not header_length.isascii() or not header_length.isdigit() or int(header_length) > len(body):

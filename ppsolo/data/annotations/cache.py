@@ -70,7 +70,7 @@ def annotation_folder() -> Path:
 
 
 def _place(path: Path) -> str:
-    """Return a name for the path, so that a new version of a file replaces the old entry."""
+    """Return an entry's name. It depends on the path alone: a new version of a file replaces the old entry."""
     return f"{path.stem[:40]}-{hashlib.sha256(os.fsencode(path.resolve())).hexdigest()[:10]}"
 
 
