@@ -228,7 +228,7 @@ def _picture(side: Side) -> np.ndarray:
 
 
 def _count(side: Side) -> tuple[list[int], int]:
-    """Shape of a batch of the prepared picture, and `count_multiply_adds` of the configuration's network for it."""
+    """Return the shape of a batch, and how many multiply-adds the network needs for it."""
     import paddle
 
     from ppsolo.build.network import build_model

@@ -87,8 +87,8 @@ def download(
         url: An http or https address.
         destination: The file to write; missing folders are created.
         progress: Called with (bytes so far, all bytes).
-        timeout: Seconds to connect, to wait for the next byte, and for every 1024 bytes a second. A slower transfer
-            is given up; its bytes are kept for another call.
+        timeout: Most seconds to connect, and most seconds to wait for the next byte. A transfer below 1024 bytes a
+            second, over that time, is given up; its bytes are kept for another call.
         attempts: Number of failures in a row without new bytes before giving up.
         backoff: Seconds before the second attempt; doubled before each further one.
         sha256: The required checksum, in hexadecimal; None: the recorded one.

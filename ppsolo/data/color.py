@@ -103,7 +103,7 @@ def _index(*digits: np.ndarray) -> np.ndarray:
 
 @functools.cache
 def _grey_share() -> np.ndarray:
-    """uint8 [2, 65536], indexed by 256 chroma + value: truncated saturation, and the smallest channel that it means."""
+    """uint8 [2, 65536]: saturation, rounded down, and the smallest channel from it. Index: 256 chroma + value."""
     chroma, value = np.arange(256)[:, None], np.arange(256)
     saturation = (chroma / np.maximum(value, 1).astype(np.float32)).astype(np.float64) * 255.0
     saturation = np.minimum(saturation, 255.0).astype(np.uint8)  # the chroma never exceeds the value

@@ -213,7 +213,7 @@ class VideoFrames:
         return 1 / self.fps if self.fps else 0.04
 
     def _time_of_frame(self) -> float:
-        """Seconds after the first frame; if the decoder states no time, one distance more than the frame before."""
+        """Seconds after the first frame. Without a time from the decoder: one distance after the frame before."""
         if self._frames_read == 0:
             self._start = -self._position()
             return 0.0

@@ -10,7 +10,7 @@ __all__ = ["ExportedPredictor", "load"]
 
 
 def __getattr__(name: str) -> Any:
-    """Import the names that need Paddle only when they are used: the service reads its options first."""
+    """Import these names only when they are used, because they load Paddle or a runtime."""
     if name not in __all__:
         raise AttributeError(f"module 'ppsolo.deploy' has no attribute '{name}'")
     return getattr(importlib.import_module("ppsolo.deploy.runtime"), name)

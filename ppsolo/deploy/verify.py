@@ -134,9 +134,9 @@ def match(
 ) -> tuple[list[tuple[int, int]], list[int], list[int]]:
     """Match the instances of one image: return the pairs, and the unmatched instances of either side.
 
-    A pair has the same label, and scores within the bound; among several, the nearest mask wins. Instances that
-    rounding may decide are not reported as unmatched: their score equals the threshold, or the lowest kept score if
-    `max_instances` are kept.
+    A pair has the same label, and scores within the bound; among several, the nearest mask wins. An instance is
+    not reported as unmatched if rounding decides whether it is kept: its score equals the threshold, or the lowest
+    kept score if `max_instances` are kept.
     """
     free = set(range(len(other.scores)))
     pairs, lost = [], []

@@ -144,10 +144,11 @@ def _segmentation(
 def decode_brush(data: list[int], size: tuple[int, int]) -> np.ndarray:
     """Decode a brush mask: uint8 [h, w], the opacity of each pixel.
 
-    The bytes are a stream of bits, highest first. It starts with the number of values (32 bits), the bits of a value
-    minus one (5), and four times the bits of a length minus one (4 each). Then runs follow. A run has one bit that
-    says whether a value is repeated, two bits that choose the width of the length, the length minus one, and then
-    either the repeated value or so many values. The values are red, green, blue and opacity, pixel by pixel.
+    The bytes are a stream of bits, highest first. It starts with a header: the number of values (32 bits), the width
+    of a value (5 bits), and four widths of lengths (4 bits each). All widths are in bits, minus one. Then runs follow.
+    A run has one bit that says whether a value is repeated, two bits that choose the width of the length, the length
+    minus one, and then the repeated value, or as many values as the length says. The values are red, green, blue and
+    opacity, pixel by pixel.
 
     Raises ValueError if it is not a brush mask, or has another size.
     """

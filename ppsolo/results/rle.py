@@ -243,8 +243,9 @@ def _values(groups: np.ndarray, more: np.ndarray) -> tuple[np.ndarray, np.ndarra
 
 
 def _sums(values: np.ndarray, begin: np.ndarray, count: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the lowest run and the sum of the runs of each mask, int64 [n]. Mask i: `count[i]` values from `begin[i]`.
+    """Return the lowest run and the sum of the runs of each mask, int64 [n].
 
+    begin, count: the first value of each mask, and how many it has.
     From the second value on, each is added to the value two before: running sums in pairs, mask by mask. Two sums of 32
     bits are computed as one of 64. A sum that leaves 32 bits is negative first, because every step is below 2**29.
     """

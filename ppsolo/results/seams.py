@@ -109,7 +109,7 @@ class SeamJoiner:
         return kept
 
     def _groups(self, pieces: list[_Piece]) -> list[list[_Piece]]:
-        """Return the pieces of each object, one list per object. Pieces belong together if they agree where tiles overlap.
+        """Return a list of pieces for each object. Pieces belong together if they agree where their tiles overlap.
 
         Pairs that are sure and agree well are joined first, and an object takes one piece of each tile: two neighbours
         stay two, although an unsure piece may cover both.
@@ -186,7 +186,7 @@ class _Places:
 
 
 def _nearer(one: tuple[int, ...], other: tuple[int, ...]) -> tuple[int, int]:
-    """Along one axis, the part of two overlapping sides of tiles that is nearer to the middle of the first one."""
+    """Return the part of the overlap of two tiles, along one axis, that is nearer to the middle of the first one."""
     low, high = max(one[0], other[0]), min(one[1], other[1])
     middle = (low + high) // 2
     if one[0] == other[0]:

@@ -105,7 +105,7 @@ def size_of(writer: OnnxWriter, x: str, at: str) -> str:
 
 
 def split(writer: OnnxWriter, size: str, at: str) -> tuple[str, str]:
-    """int64 [1] each: height and width of size = (H, W)."""
+    """Split `size`, int64 [2], into height and width, int64 [1] each."""
     height, width = writer.ops("Split", [size, writer.constant([1, 1])], {"axis": 0}, outputs=2, at=at)
     return height, width
 
