@@ -113,17 +113,34 @@ def test_a_batch_answers_as_its_images_do(name):
     np.testing.assert_allclose(together.masks, np.concatenate([one.masks for one in alone]), atol=1e-6)
 
 
+def clear_threshold_pixels(raw: RawArrays) -> None:
+    """Set the features of a pixel to zero where rounding decides whether a mask holds it, at the threshold 0.5.
+
+    The logit of 0.5 is 0. A float32 product of 4 terms errs by at most 2 eps times the sum of their sizes. A float32
+    sigmoid is exactly 0.5 up to a logit of eps, and errs by at most one unit in its last place, a logit of 2 eps.
+    """
+    kernels = np.concatenate([x[0].reshape(x.shape[1], -1) for x in raw.kernels], axis=1).astype(np.float64)
+    features = raw.mask_features[0].astype(np.float64)
+    logits, sizes = np.tensordot(kernels.T, features, 1), np.tensordot(np.abs(kernels.T), features, 1)
+    near = np.abs(logits) <= np.finfo(np.float32).eps * (2 * sizes + 4)
+    raw.mask_features[0][:, near.any(axis=0)] = 0.0
+
+
 @pytest.mark.parametrize("name", POSTPROCESSES)
 def test_random_cases_with_ties_and_duplicates(name):
-    """Coarse logits tie often, and repeated kernels give equal masks. PPSOLO_NMS_CASES=10000 runs each for long."""
+    """Coarse logits tie often, and repeated kernels give equal masks. PPSOLO_NMS_CASES=10000 runs each for long.
+
+    Seed 2921 has a pixel with the logit 8e-8: the float32 sigmoid is exactly 0.5, so only the logit is above.
+    """
     if name == "onnx":
         pytest.importorskip("onnxruntime")
     cases = int(os.environ.get("PPSOLO_NMS_CASES", {"numpy": "100", "paddle": "30", "onnx": "30"}[name]))
-    for seed in range(cases):
+    for seed in sorted({*range(cases), 2921}):
         raw = arrays_of_any_size(seed, classes=1 + seed % 3, size=(8, 16), grids=(5, 4, 3, 2, 2))
         for logits, kernels in zip(raw.category_logits, raw.kernels, strict=True):
             logits[...] = np.round(logits)
             kernels[..., 1::2] = kernels[..., : kernels.shape[-1] // 2 * 2 : 2]
+        clear_threshold_pixels(raw)
         settings = PostprocessConfig(nms_kernel=("gaussian", "linear")[seed % 2], strides=(2, 2, 4, 4, 4))
         found, expected = POSTPROCESSES[name](settings, raw), plain(settings, raw)
         assert found.counts.tolist() == [len(expected)], seed
