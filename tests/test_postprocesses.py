@@ -1,6 +1,8 @@
 """Paddle, numpy and ONNX postprocess alike: one set of cases holds all three to a slow, plain formula."""
 
+import functools
 import os
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
@@ -9,6 +11,8 @@ from postprocesses import raw_arrays as arrays_of_any_size
 
 from ppsolo.results.postprocess import RawArrays
 from ppsolo.schema import PostprocessConfig
+
+BATCH = 40  # random cases that run at once
 
 
 def raw_arrays(seed: int, *, batch: int = 1, classes: int = 3, shift: float = 0.0) -> RawArrays:
@@ -35,11 +39,11 @@ def plain(settings: PostprocessConfig, raw: RawArrays) -> list[tuple[float, int,
                 found.append((score * soft[hard].mean(), label, hard, soft))
     found.sort(key=lambda one: -one[0])
     found = found[: settings.pre_nms_top_n]
+    labels, masks = np.array([one[1] for one in found], int), np.array([one[2] for one in found])
     overlap = np.zeros([len(found)] * 2)
-    for j, (_, label, mask, _) in enumerate(found):
-        for i, (_, better, other, _) in enumerate(found[:j]):
-            if better == label:
-                overlap[i, j] = (mask & other).sum() / (mask | other).sum()
+    for j in range(1, len(found)):
+        shared, joint = (both(masks[:j], masks[j]).sum(axis=(1, 2)) for both in (np.logical_and, np.logical_or))
+        overlap[:j, j] = np.where(labels[:j] == labels[j], shared / joint, 0.0)
     most = overlap.max(axis=0, initial=0)
     decayed = []
     for j, (score, label, _, soft) in enumerate(found):
@@ -126,26 +130,51 @@ def clear_threshold_pixels(raw: RawArrays) -> None:
     raw.mask_features[0][:, near.any(axis=0)] = 0.0
 
 
+def random_case(seed: int) -> tuple[PostprocessConfig, RawArrays]:
+    """Coarse logits, which tie often, and repeated kernels, which give equal masks. Seeds 6 apart are of one shape."""
+    raw = arrays_of_any_size(seed, classes=1 + seed % 3, size=(8, 16), grids=(5, 4, 3, 2, 2))
+    for logits, kernels in zip(raw.category_logits, raw.kernels, strict=True):
+        logits[...] = np.round(logits)
+        kernels[..., 1::2] = kernels[..., : kernels.shape[-1] // 2 * 2 : 2]
+    clear_threshold_pixels(raw)
+    return PostprocessConfig(nms_kernel=("gaussian", "linear")[seed % 2], strides=(2, 2, 4, 4, 4)), raw
+
+
+@functools.cache
+def plain_answer(seed: int) -> tuple[list[float], list[int]]:
+    """Scores and labels of a random case, by the formula."""
+    found = plain(*random_case(seed))
+    return [score for score, _, _ in found], sorted(label for _, label, _ in found)
+
+
+def joined(images: Sequence[RawArrays]) -> RawArrays:
+    """One batch of these images."""
+    logits, kernels = (
+        [np.concatenate(arrays) for arrays in zip(*levels, strict=True)]
+        for levels in ([one.category_logits for one in images], [one.kernels for one in images])
+    )
+    return RawArrays(logits, kernels, np.concatenate([one.mask_features for one in images]))
+
+
 @pytest.mark.parametrize("name", POSTPROCESSES)
 def test_random_cases_with_ties_and_duplicates(name):
-    """Coarse logits tie often, and repeated kernels give equal masks. PPSOLO_NMS_CASES=10000 runs each for long.
+    """PPSOLO_NMS_CASES=10000 runs each for long.
 
     Seed 2921 has a pixel with the logit 8e-8: the float32 sigmoid is exactly 0.5, so only the logit is above.
     """
     if name == "onnx":
         pytest.importorskip("onnxruntime")
     cases = int(os.environ.get("PPSOLO_NMS_CASES", {"numpy": "100", "paddle": "30", "onnx": "30"}[name]))
-    for seed in sorted({*range(cases), 2921}):
-        raw = arrays_of_any_size(seed, classes=1 + seed % 3, size=(8, 16), grids=(5, 4, 3, 2, 2))
-        for logits, kernels in zip(raw.category_logits, raw.kernels, strict=True):
-            logits[...] = np.round(logits)
-            kernels[..., 1::2] = kernels[..., : kernels.shape[-1] // 2 * 2 : 2]
-        clear_threshold_pixels(raw)
-        settings = PostprocessConfig(nms_kernel=("gaussian", "linear")[seed % 2], strides=(2, 2, 4, 4, 4))
-        found, expected = POSTPROCESSES[name](settings, raw), plain(settings, raw)
-        assert found.counts.tolist() == [len(expected)], seed
-        np.testing.assert_allclose(found.scores, [score for score, _, _ in expected], atol=2e-5, err_msg=str(seed))
-        assert sorted(found.labels.tolist()) == sorted(label for _, label, _ in expected), seed
+    seeds = sorted({*range(cases), 2921})
+    alike = [[seed for seed in seeds if seed % 6 == shape] for shape in range(6)]
+    for batch in [some[start : start + BATCH] for some in alike for start in range(0, len(some), BATCH)]:
+        settings, images = zip(*map(random_case, batch), strict=True)
+        found = POSTPROCESSES[name](settings[0], joined(images))
+        for seed, one in zip(batch, found.images(), strict=True):
+            scores, labels = plain_answer(seed)
+            assert one.counts.tolist() == [len(scores)], seed
+            np.testing.assert_allclose(one.scores, scores, atol=2e-5, err_msg=str(seed))
+            assert sorted(one.labels.tolist()) == labels, seed
 
 
 @pytest.mark.parametrize("name", POSTPROCESSES)
