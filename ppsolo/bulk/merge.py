@@ -30,7 +30,7 @@ def merge(directories: Sequence[Path], output: Path, *, partial: bool = False) -
     entries = heapq.merge(*(_entries(place, one) for place, one in found), key=lambda entry: entry["image_id"])
     instances = sum(part.instances for _, one in found for part in one.parts)
     if output.suffix == ".parquet":
-        write_part(output, list(entries), "parquet")
+        write_part(output, entries, "parquet")
     elif output.suffix == ".jsonl":
         with atomic_writer(output, "w") as stream:
             stream.writelines(map(json_line, entries))

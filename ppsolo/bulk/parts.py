@@ -2,7 +2,8 @@
 
 import importlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,7 +16,7 @@ from ppsolo.results.instances import Instances
 from ppsolo.text import json_text, storable
 
 Entry = dict[str, Any]
-
+ROWS = 20_000  # of a row group of Parquet: they are in memory together
 
 _Stored = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]  # what Parquet's columns can hold
 _Place = Annotated[float, msgspec.Meta(ge=-1e9, le=1e9)]
@@ -42,16 +43,17 @@ def entries_of(instances: Instances, *, image_id: int, file_name: str) -> list[E
     return [{**entry, "file_name": file_name} for entry in instances.to_coco(image_id)]
 
 
-def write_part(path: Path, entries: Sequence[Entry], format: ResultsFormat) -> None:
-    """Write a part, whole or not at all. Raises OSError."""
+def write_part(path: Path, entries: Iterable[Entry], format: ResultsFormat) -> None:
+    """Write a part, whole or not at all; the entries are taken step by step. Raises OSError."""
     if format == "jsonl":
         with atomic_writer(path, "w") as stream:
             stream.writelines(json_line(entry) for entry in entries)
         return
     pyarrow, parquet = _pyarrow()
-    table = pyarrow.Table.from_pylist([_flat(entry) for entry in entries], schema=_schema(pyarrow))
-    with atomic_writer(path, "wb") as stream:
-        parquet.write_table(table, stream)
+    schema, rows = _schema(pyarrow), map(_flat, entries)
+    with atomic_writer(path, "wb") as stream, parquet.ParquetWriter(stream, schema) as writer:
+        while group := list(islice(rows, ROWS)):
+            writer.write_table(pyarrow.Table.from_pylist(group, schema=schema))
 
 
 def read_part(path: Path, format: ResultsFormat) -> Iterator[Entry]:

@@ -9,6 +9,7 @@ import pytest
 from busy import busy_model
 
 from ppsolo import ConfigError, Predictor, load_config
+from ppsolo.bulk import parts
 from ppsolo.bulk.manifest import Shard, manifest_path, read_manifest
 from ppsolo.bulk.merge import merge
 from ppsolo.bulk.parts import read_part
@@ -104,6 +105,15 @@ def test_shards_give_the_run(predictor, paths, expected, tmp_path, format, suffi
         assert json.loads(output.read_text()) == [json.loads(line) for line in lines]
     else:
         assert list(read_part(output, "parquet")) == [json.loads(line) for line in lines]
+
+
+def test_parquet_is_merged_step_by_step(predictor, paths, expected, tmp_path, monkeypatch):
+    parquet = pytest.importorskip("pyarrow.parquet")
+    monkeypatch.setattr(parts, "ROWS", 10)
+    run_bulk(predictor, paths, tmp_path)
+    _, instances = merge([tmp_path], tmp_path / "all.parquet")
+    assert parquet.ParquetFile(tmp_path / "all.parquet").num_row_groups == -(-instances // 10) > 1
+    assert list(read_part(tmp_path / "all.parquet", "parquet")) == [json.loads(line) for line in expected.splitlines()]
 
 
 def test_what_is_not_the_same_run_is_refused(predictor, paths, tmp_path):
