@@ -179,10 +179,10 @@ def test_random_cases_with_ties_and_duplicates(name):
 
 @pytest.mark.parametrize("name", POSTPROCESSES)
 def test_mirrored_predictions_give_mirrored_instances(name):
-    """Within the grid's own asymmetry: points NMS compares a cell with those above and to the left, never to the right.
+    """Points NMS compares a cell with those above it and to its left, never to its right.
 
-    So of two neighbours in a row another one survives in the mirror. Here every second column holds candidates, and
-    no cell has a neighbour in its row.
+    So in the mirror, the other one of two neighbours in a row survives. To avoid this, only every second column has
+    candidates here: no candidate has a neighbour in its row.
     """
     if name == "onnx":
         pytest.importorskip("onnxruntime")

@@ -29,7 +29,7 @@ def logs(folder: Path) -> str:
 
 @pytest.fixture(scope="module")
 def settings(training):
-    """One image a process, and what depends on how a step's images are shared out left out: batch norms and DropBlock.
+    """One image per process, without batch norms and DropBlock: they depend on which process has which images.
 
     All images have one size, since images that share a batch are padded to the largest.
     """

@@ -100,7 +100,7 @@ def test_masks_are_resized_as_in_two_steps(resized, original, count, seed):
 
 @pytest.mark.parametrize("original", [(64, 96), (64, 200), (33, 31), (500, 41)])
 def test_mirrored_masks_are_resized_to_the_mirror(original):
-    """Of a picture that fills its padded size; padding lies on the right alone: other pictures have no mirror."""
+    """The pictures have no padding: padding is only on the right, so a padded picture cannot be mirrored."""
     padded, chance = (64, 96), np.random.default_rng(original[1])
     masks = np.stack([cv2.GaussianBlur(chance.random((16, 24), np.float32), (0, 0), 1.5) for _ in range(5)])
     there = resize_masks(masks, resized=padded, original=original, threshold=0.5)

@@ -1,6 +1,6 @@
 """Inference against recorded outputs of the original code of each generation, on seeded weights.
 
-The recorded code drops its last row, which is a real instance where 100 survived: one more of ours is right then.
+The recorded code drops its last row. Where 100 instances remain, this row is a real one: then ours may have one more.
 """
 
 import functools

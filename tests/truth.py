@@ -67,7 +67,7 @@ def made_truth(folder: Path, number: int = 4) -> list[Pictured]:
 
 
 class Comparison(NamedTuple):
-    """counts: objects in the truth and read. parts, holes: in the truth. worst: least IoU of an object."""
+    """counts: objects in the truth, and objects read. parts, holes: in the truth. worst: least IoU of an object."""
 
     counts: tuple[int, int]
     parts: int
@@ -77,9 +77,9 @@ class Comparison(NamedTuple):
 
 
 def compare(truth: Sequence[Pictured], read: AnnotatedSet, *, visible: bool = False) -> Comparison:
-    """Every object of the truth with the one of those read that is most like it.
+    """Compare each object of the truth with the most similar object that was read.
 
-    visible: of overlapping masks the truth is what a label map shows; its classes are not compared.
+    visible: where masks overlap, only the pixels that a label map shows count; classes are not compared.
     """
     images = {image.path.name: image for image in read.images}
     worst, kept, expected, found, parts, holes = 1.0, True, 0, 0, 0, 0

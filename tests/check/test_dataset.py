@@ -244,7 +244,7 @@ def test_boxes_that_are_no_boxes_of_their_outlines(check):
 
 
 def test_suggestion_loses_less(check):
-    """24 squares of 6 pixels, 8 apart: a grid of 4 has 16 cells, 12 is the first choice with one for each."""
+    """A grid of 4 has 16 cells for 24 squares. 12 is the smallest grid of the choices with a cell for each."""
     squares = [annotation(10 + i, 8 * (i % 8) + 2, 8 * (i // 8) + 2, 6) for i in range(24)]
     report = check(content(squares), num_grids=(4, 4))
     assert report.given.levels[0].lost > 12

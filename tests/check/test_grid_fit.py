@@ -56,7 +56,7 @@ def test_the_later_instance_takes_the_cells():
 
 
 def test_what_is_left_at_stride_4():
-    """A block of 2 x 2 pixels is seen at stride 4 if it covers middle pixels; one without a pixel is on no level."""
+    """A 2 x 2 block is left at stride 4 if it covers middle pixels. An empty mask is assigned to no level."""
     fit = fit_image(
         record([[1, 1, 3, 3], [3, 3, 5, 5], [30, 30, 30, 30]]), SAME, num_grids=(4,), scale_ranges=(EVERYTHING,)
     )

@@ -67,7 +67,7 @@ def test_shapes_show_in_the_picture(scenes):
 
 
 def test_each_class_has_its_hues(scenes):
-    """The middle hue of what is seen of an object; 15 for the turn of its second colour, 2 for noise and rounding."""
+    """An object's median hue is near its class's. Its second colour may add 15, noise and rounding 2."""
     for image, masks, labels, crowds in scenes[:20]:
         hues = cv2.cvtColor(image, cv2.COLOR_RGB2HSV)[:, :, 0].astype(float)
         for mask, label in zip(masks[~crowds], labels[~crowds], strict=True):

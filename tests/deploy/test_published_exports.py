@@ -49,10 +49,10 @@ def in_dygraph(fill, reference, name, photograph):
 
 
 def assert_same_instances(found: Found, expected: Found) -> None:
-    """Each expected one has one of its own, of the same label, mask and score; and there is no other.
+    """Each expected instance is found exactly once, with its label, mask and score, and nothing else is found.
 
-    A score holds the mean probability of its mask's cells: one that rounding puts on the other side of the threshold
-    moves it by its share, which counts in masks of a few dozen.
+    A score contains the mean probability of the mask's cells. Rounding may move one cell across the threshold; in a
+    mask of a few dozen cells this changes the score noticeably.
     """
     free = set(range(len(found.masks)))
     for i, (score, label, cells) in enumerate(zip(*expected.at_stride[:3], strict=True)):

@@ -54,7 +54,7 @@ def test_what_rounding_decides_is_trusted(model, tiny_config, monkeypatch, seed)
 
 
 def test_heads_move_by_what_runtimes_differ_by():
-    """A unit in the last place of small numbers is less: sums of large ones that cancel differ by more."""
+    """Small values move as much as the largest one: they may be sums of large numbers that cancel."""
     head = paddle.to_tensor(np.float32([[[100.0, 1e-3]]]))
     for difference, share in ((3e-6, 3e-6), (0.0, module.ULP), (1e-4, module.ROUNDING)):
         moves = np.stack([(moved[0] - head).numpy() for moved in module._nudged([head], 0, difference)])[..., 1]

@@ -1,4 +1,4 @@
-"""Results of the usual form by hotcoco: our own numbers; all other files go to our own reader."""
+"""hotcoco evaluates results of the usual form, with our numbers; our own reader takes all other files."""
 
 import json
 import os

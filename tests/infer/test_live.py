@@ -40,9 +40,9 @@ class Source:
 
 
 def numbers(source: Source, limits: StreamLimits = NO_LIMITS, *, batch_size: int = 1, wait_for: int = 0):
-    """The numbers of the frames that come in each batch, and how many are skipped.
+    """Return the numbers of the frames in each batch, and how many frames are skipped.
 
-    wait_for: the first batch is worked on until so many frames have come.
+    wait_for: each batch takes until the source has given so many frames.
     """
     found = []
     with FrameBatches(source, limits, batch_size=batch_size) as batches:

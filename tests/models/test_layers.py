@@ -70,7 +70,7 @@ class Half:
 
 
 def test_drop_block_counts_more_cells_than_float16_holds():
-    """A level of 640 x 640 cells: their sum in float16 is infinite, and what is divided by it would be 0."""
+    """The sum over 640 x 640 cells is infinite in float16. Dividing by it would give 0."""
     assert paddle.ones([640 * 640], "float16").sum().numpy() == np.inf
     x = Half(np.ones((1, 1, 640, 640), np.float16))
     y = drop_block(x, paddle.full(x.shape, 0.5), block_size=3, keep_prob=0.9)

@@ -35,7 +35,7 @@ def raw_tensors(arrays, dtype="float32"):
 
 
 def target_arrays(positives, masks, labels, images=2, grids=GRIDS, size=(HEIGHT, WIDTH)):
-    """positives: (level, image, cell, mask) by level; labels: {(level, image, cell): 1-based class}."""
+    """positives: (level, image, cell, mask), sorted by level. labels: class, from 1, of each (level, image, cell)."""
     category_labels = [np.zeros((images, grid * grid), np.int64) for grid in grids]
     for (level, image, cell), label in labels.items():
         category_labels[level][image, cell] = label

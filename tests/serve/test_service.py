@@ -125,7 +125,7 @@ def test_tiles_have_bounds(server, predictor, monkeypatch):
 
 
 def test_a_plain_picture_comes_in_between_tiles(predictor):
-    """A request with many tiles holds up no other: a batch of its tiles is in the queue, never more."""
+    """A request with many tiles delays no other one: at most one batch of its tiles is in the queue."""
     predictor.seconds = 0.05
     with served(predictor, batch_size=1, queue=4, max_pixels=100_000) as server, ThreadPoolExecutor() as pool:
         large = pool.submit(post, server, png(picture(1, 300, 300)), query="?tile=50&overlap=0")

@@ -212,7 +212,7 @@ sys.exit(main(["train", *sys.argv[2:]]))
 
 @pytest.mark.parametrize("fails", ["weights", "state"])
 def test_a_full_disk_leaves_the_checkpoint_before(training, folder, fails):
-    """No file may grow beyond half of one to be written: as on a full disk, writing it fails in its middle."""
+    """A limit on file sizes stands for the full disk: writing fails in the middle of the file."""
     arguments = options(training, folder, train__checkpoint_steps=1)
     assert main(["train", *arguments]) == 0
     run = folder / "runs" / "tiny"

@@ -1,7 +1,7 @@
 """Training as both generations did it: how weights start, the losses, and optimizer steps from seeded weights.
 
-A step of these nets takes up to half a minute. PPSOLO_EVERY_STEP=1 takes every recorded case to its last step; without
-it two do, and the others compare their first step: losses and all gradients.
+A step of these nets takes up to half a minute. With PPSOLO_EVERY_STEP=1 every recorded case runs to
+its last step. Without it, two cases do; the others compare losses and all gradients of their first step.
 """
 
 import json
@@ -111,9 +111,9 @@ def spread(array, count):
 def check_gradient(name, gradient, sample, norm):
     """Compare with the recorded values from first to last, and the norm.
 
-    The nets are steep: one unit in the last place of half the pixels of the input moves our own gradients of the
-    enhance system by up to 2 % of their largest value (batch statistics and sampling positions), their norms by
-    0.4 %. So much is allowed between two implementations.
+    Small changes of the input change the gradients much, through batch statistics and sampling positions. If half of
+    the pixels change by one unit in the last place, our own gradients of the enhanced system change by up to 2 % of
+    their largest value, and their norms by 0.4 %. Two implementations may differ by a little more than that.
     """
     gradient = gradient.astype(np.float64)
     assert np.linalg.norm(gradient) == pytest.approx(norm, rel=0.01), name
@@ -156,7 +156,7 @@ def check_changes(training, recorded):
 
 
 def keep_positive(layer, channel):
-    """Take what is next to nothing in a channel for positive: -2.5e-6, of a spread of 1, is beyond float32 there."""
+    """Make values near 0 in a channel positive. At -2.5e-6, in a spread of 1, rounding decides the sign."""
 
     def hook(_, __, output):
         chosen = paddle.arange(output.shape[1]).reshape([1, -1, 1, 1]) == channel
@@ -260,9 +260,9 @@ def test_dygraph_steps_of_a_chaotic_net(reference, seeded_weights):
 
 
 def check_parameters(training, recorded, *, share, aside=None):
-    """What five steps made of the recorded parameters, to a share of their largest change.
+    """Compare the parameters after five steps with the recorded ones, within a share of their largest change.
 
-    aside: another training of the same; what it differs by is allowed for, 8 times.
+    aside: a second training of the same case. 8 times its difference from the first one is allowed too.
     """
     names = {published: name for name, published in training.names.items()}
     found = {key: names[key[6:]] for key in recorded if key.startswith("param/") and key[6:] in names}
