@@ -214,7 +214,7 @@ VARIANTS = {
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_variants_are_read_alike(cases, tmp_path, variant):
-    """Each gives the masks, the boxes and the truth of the plain file; check-data names no fault."""
+    """Each variant gives the same masks, boxes and truth as the plain file, and check-data finds no fault."""
     folder = cases / "validation_stops_late" / "set"
     content = json.loads((folder / "train.json").read_text())
     VARIANTS[variant](content)

@@ -1,4 +1,4 @@
-"""Paddle, numpy and ONNX postprocess alike: one set of cases holds all three to a slow, plain formula."""
+"""Postprocessing in Paddle, numpy and ONNX gives the same instances as a slow, plain formula, on one set of cases."""
 
 import functools
 import os

@@ -201,7 +201,7 @@ def test_the_engine_is_the_best_that_is_exact_and_says_so(predictor, tmp_path, t
 
 
 def test_reading_an_attribute_changes_nothing(predictor, tmp_path, tiny):
-    """The runtime is fixed at construction: the model is there in dygraph alone, and its changed weights count."""
+    """The runtime is chosen when the predictor is made. Only dygraph has the model, and uses changed weights."""
     pytest.importorskip("onnxruntime")
     save_weights(predictor.model, tmp_path / "own.safetensors")
     config = load_config("solov2_r50_fpn_1x", tiny)

@@ -122,7 +122,7 @@ sys.exit(main(["train", *sys.argv[1:]]))
 
 
 def test_the_launcher_ends_all_when_one_dies_and_says_why(settings, tmp_path, launch):
-    """Whichever comes first: the launcher sees the death, or the survivor misses the dead and ends by itself."""
+    """The launcher sees the dead process and ends the other one, or the other one notices first and ends by itself."""
     (tmp_path / "dying.py").write_text(DYING)
     done = launch(tmp_path / "dying.py", *options(settings, tmp_path), log=tmp_path / "log")
     assert done.returncode != 0
@@ -132,7 +132,7 @@ def test_the_launcher_ends_all_when_one_dies_and_says_why(settings, tmp_path, la
 
 
 def test_who_is_left_alone_ends_with_a_clear_message(settings, tmp_path, free_endpoints):
-    """As on another machine, whose launcher cannot see the death: here there is no launcher at all."""
+    """A launcher on another machine would not see the death. Here there is no launcher at all."""
     (tmp_path / "dying.py").write_text(DYING)
     master, *endpoints = free_endpoints(3)
     shared = {

@@ -196,7 +196,7 @@ def test_nothing_to_train(check):
 
 
 def test_collisions(check):
-    """Of squares with one centre only the last keeps cells; that it is larger does not matter here."""
+    """The squares have one centre, so only the last one keeps cells. Its larger size does not matter here."""
     squares = [annotation(1, 38, 22, 20), annotation(3, 40, 24, 16), annotation(4, 39, 23, 18), annotation(5, 2, 2, 20)]
     report = check(content(squares), num_grids=(4, 2))
     assert kinds(report) == {"collision": (1, 3)}

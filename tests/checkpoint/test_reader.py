@@ -174,7 +174,7 @@ def test_every_protocol_layout_and_byte_order(tmp_path: Path, protocol: int) -> 
 
 @pytest.mark.parametrize("count", [2, 100, 5000])
 def test_byte_strings_of_python_2(tmp_path: Path, count: int) -> None:
-    """Written by hand as Python 2 does at protocol 2: names, codes and data are all byte strings."""
+    """A pickle written by hand, as Python 2 writes protocol 2: names, codes and data are byte strings."""
     values = np.random.default_rng(0).standard_normal(count).astype(np.float32)
     data = values.tobytes()
     content = (

@@ -103,7 +103,7 @@ def test_a_checksum_needs_an_address(capsys):
 
 @pytest.fixture(scope="module")
 def trained(tiny, drawn, tmp_path_factory) -> tuple[list[str], list[str]]:
-    """A tiny model with its data set, as options of any command; and the same with its weights."""
+    """Options for any command: a tiny model and its data set; the same with the model's weights."""
     import paddle
 
     from ppsolo import build_model

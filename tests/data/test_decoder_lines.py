@@ -52,7 +52,7 @@ def lines_of(damaged: bytes, path, claim: str) -> tuple[list[str], str]:
 
 
 def test_a_command_tells_them_as_its_own(damaged, tmp_path):
-    """In threads and in a forked process too; what others write goes where it was meant for."""
+    """It works in threads and in a forked process too. Output of other code is not touched."""
     lines, printed = lines_of(damaged, tmp_path / "a.jpg", "claim_standard_error(); claim_standard_error()")
     ours = [line for line in lines if line.startswith("LOG the JPEG is damaged, what can be decoded is taken (Corr")]
     assert len(ours) == 80 and sorted(set(lines) - set(ours)) == ["of Python", "of somebody else"]

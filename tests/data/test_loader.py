@@ -1,4 +1,4 @@
-"""The training loader: what a seed gives does not depend on who makes it, and failures are told."""
+"""The training loader: a seed gives the same samples with any number of workers, and failures are reported."""
 
 import dataclasses
 import gc

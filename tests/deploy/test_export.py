@@ -110,7 +110,7 @@ def test_the_command(exported, tmp_path, capsys, monkeypatch):
 
 
 def test_an_onnx_graph_is_written_for_a_device(exported, tmp_path):
-    """Both run on a CPU; integer products, of which GPUs have none, are in that for CPUs only."""
+    """Both graphs run on a CPU. Only the graph for CPUs has integer products: GPUs have no kernel for them."""
     onnx = pytest.importorskip("onnx")
     kinds = {}
     for device in ("cpu", "gpu"):

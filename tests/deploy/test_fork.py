@@ -1,4 +1,4 @@
-"""A forked process with a predictor of its parent's: it is told at once what to do instead."""
+"""A forked process that uses its parent's predictor gets an error at once, with the remedy."""
 
 import os
 import signal

@@ -35,7 +35,7 @@ CLASSES, KERNELS = 3, 4
 
 
 class StandIn(nn.Layer):
-    """In place of a network: the image's three channels, resized, are class scores, kernels and mask features."""
+    """Replaces a network: its class scores, kernels and mask features are the image's three channels, resized."""
 
     def __init__(self):
         super().__init__()
@@ -79,7 +79,7 @@ def image(seed: int, *, scores: float, height: int = 64, width: int = 96) -> np.
 
 
 def assert_as_in_python(engine: PaddleEngine, batch: np.ndarray) -> list[int]:
-    """The engine finds what the same code finds in dygraph; returns how many instances each image has."""
+    """Check that the engine finds the same as dygraph. Return the number of instances of each image."""
     found = engine.run(batch)
     expected = POSTPROCESS(StandIn()(paddle.to_tensor(batch)))
     assert [array.dtype.name for array in found] == ["float32", "int64", "float32", "int64"]

@@ -97,6 +97,6 @@ def test_description():
 
 @pytest.mark.parametrize("keep", [True, False])
 def test_freed_memory_is_kept_or_goes_back_to_the_system(keep):
-    """The process is too large to see that here: whether there is an arena is asked instead."""
+    """Memory cannot be measured in this large process, so the test looks at the session's arena."""
     session = OnnxSession(foreign_graph("image"), ["scores"], keep_memory=keep)
     assert session._session.get_session_options().enable_cpu_mem_arena == keep

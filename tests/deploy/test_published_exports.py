@@ -43,7 +43,7 @@ def found_by(predictor: Pipeline, photograph) -> Found:
 
 @functools.lru_cache(maxsize=1)
 def in_dygraph(fill, reference, name, photograph):
-    """The model of a system and what it finds; kept while the formats of the system last."""
+    """The model of a system and what it finds. It is kept while the system's formats are tested."""
     model = seeded_model(fill, reference, name, seed=1)
     return model, found_by(Predictor(load_config(name), model=model, engine="dygraph"), photograph)
 

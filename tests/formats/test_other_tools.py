@@ -100,7 +100,7 @@ def test_broken_cvat_shapes_are_named(tmp_path, content, words):
 
 
 def brush(mask: np.ndarray) -> list[int]:
-    """Label Studio's bytes of a mask: long runs are repeated values, the rest stands as it is."""
+    """Encode a mask as Label Studio does: long runs as a repeated value, the rest value by value."""
     values = np.repeat(np.where(mask, 255, 0).ravel(), 4)
     bits: list[str] = [f"{len(values):032b}", f"{7:05b}", *(f"{width - 1:04b}" for width in (3, 4, 8, 16))]
     at = 0

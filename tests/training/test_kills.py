@@ -1,6 +1,6 @@
-"""Runs that are killed at random moments and gone on with end, to the last bit, as if they had been left alone.
+"""Runs that are killed at random moments and resumed give the same bits as an uninterrupted run.
 
-PPSOLO_KILLS sets how often each run is killed; without it 3 times alone and once in two processes.
+PPSOLO_KILLS sets how often each run is killed. Without it: 3 times with one process, once with two.
 """
 
 import json

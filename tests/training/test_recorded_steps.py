@@ -71,7 +71,7 @@ def load(path):
 
 
 def recorded_targets(batch):
-    """A recorded batch, whose masks are repeated for every cell: `grid_order` is image * cells + cell."""
+    """Return the targets of a recorded batch, with a mask for every cell. `grid_order` is image * cells + cell."""
     images = len(batch["fg_num"])
     labels = [batch[f"cate_label{level}"].reshape(images, -1).astype(np.int64) for level in range(5)]
     orders = [batch[f"grid_order{level}"].reshape(-1).astype(np.int64) for level in range(5)]

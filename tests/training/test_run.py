@@ -197,7 +197,7 @@ def test_fine_tuning_takes_other_classes_and_says_so(training, run, tmp_path, ca
 
 
 def test_the_preset_for_fine_tuning_goes_on_a_system(training, tmp_path, caplog):
-    """As the preset's own comment says, but for the size: weights with other classes, and a gentle schedule."""
+    """The preset works as its comment says, on a smaller system: weights with other classes, and a gentle schedule."""
     own = {key: value for key, value in training.items() if "schedule" not in key and "clip_norm" not in key}
     own |= {"train.epochs": 1, "train.output_dir": str(tmp_path), "weights": str(tmp_path / "others.pdparams")}
     others = build_model(load_config(SYSTEM, {**training, "num_classes": 7}))

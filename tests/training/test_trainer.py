@@ -56,7 +56,7 @@ def equal(one: TrainingState, other: TrainingState) -> bool:
 
 @pytest.fixture(scope="module")
 def uninterrupted(training):
-    """The states after every step of a run, by step; the first is what a run starts from."""
+    """Training states by step, one after each step of a run. The first one is the state before training."""
     trainer = trainer_of(training, train__checkpoint_steps=1)
     states = {0: trainer.state()}
     trainer.checkpoint = lambda trainer, best: states.update({trainer.step: trainer.state()})
