@@ -15,6 +15,7 @@ from ppsolo.errors import ImageError
 LIST_SUFFIXES = (".txt", ".lst", ".list")
 _STREAMS = ("rtsp", "rtsps", "rtmp", "rtmps", "udp", "rtp", "srt")
 _PICTURES = ("http", "https")
+_MOST_DIGITS = 9  # of a camera's number: OpenCV takes 32 bits
 
 
 class Picture(NamedTuple):
@@ -76,10 +77,15 @@ def find_source(text: str, *, lines: Iterable[str] = (), network: bool = False) 
         return _listed(lines, Path(), "standard input")
     if os.path.lexists(text):
         return _local(text)
-    scheme = urlsplit(text).scheme.lower() if "://" in text else ""
+    try:
+        scheme = urlsplit(text).scheme.lower() if "://" in text else ""
+    except ValueError as error:  # a bracket without its partner
+        raise ImageError(f"{text}: not an address ({error})") from None
     if scheme:
         return _remote(text, scheme, network)
     if text.isdecimal():
+        if len(text) > _MOST_DIGITS:
+            raise ImageError(f"{text}: no such file, and no number of a camera: these begin at 0")
         return Video(int(text), f"camera_{int(text)}")
     return _local(text)
 

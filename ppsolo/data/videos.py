@@ -152,7 +152,7 @@ class VideoFrames:
             return cv2.VideoCapture(str(self._path.absolute()))  # FFmpeg would take "a:b.mp4" for an address
         if isinstance(self._source, int):
             return cv2.VideoCapture(self._source)
-        milliseconds = round(self._timeout * 1000)
+        milliseconds = round(min(self._timeout * 1000, 2**31 - 1))  # OpenCV takes 32 bits
         limits = [cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, milliseconds, cv2.CAP_PROP_READ_TIMEOUT_MSEC, milliseconds]
         return cv2.VideoCapture(self._name, cv2.CAP_FFMPEG, limits)
 

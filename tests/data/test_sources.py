@@ -79,6 +79,10 @@ def test_videos_cameras_and_addresses(folder, tmp_path):
     assert find_source(stream, network=True) == Video(stream, "stream_1.sdp")
     with pytest.raises(ImageError, match="add --allow_network to fetch"):
         find_source("rtsp://127.0.0.1/live")
+    with pytest.raises(ImageError, match="no number of a camera"):
+        find_source("9" * 5000)
+    with pytest.raises(ImageError, match="not an address"):
+        find_source("http://[x", network=True)
     with pytest.raises(ImageError, match="ftp:// is not supported"):
         find_source("ftp://127.0.0.1/a.png", network=True)
     (tmp_path / "7").write_bytes(b"")  # what exists under that very name is meant

@@ -316,6 +316,11 @@ class Flaky:
         pass
 
 
+def test_an_endless_timeout_of_a_stream_is_no_error_of_opencv():
+    with pytest.raises(ImageError, match="the stream cannot be opened"):
+        VideoFrames("rtsp://127.0.0.1:1/live", timeout=1e300)
+
+
 def test_a_stream_that_breaks_off_is_opened_again(monkeypatch):
     Flaky.opened, waits = 0, []
     monkeypatch.setattr(videos.cv2, "VideoCapture", Flaky)
