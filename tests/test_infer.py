@@ -229,6 +229,8 @@ def test_wrong_formats_and_pixel_sizes_are_refused(system, folder, tmp_path, cap
     arguments = ["infer", *system, "--infer_dir", str(folder), "--output_dir", str(tmp_path / "out")]
     assert main([*arguments, "--pixel_size", "0"]) == 2
     assert "--pixel_size is 0.0: give a number above zero" in capsys.readouterr().err
+    assert main([*arguments, "--pixel_size", "1e308", "--save", "csv"]) == 2
+    assert "--pixel_size is 1e+308: give a number above zero, at most 1e+12" in capsys.readouterr().err
     with pytest.raises(SystemExit, match="2"):
         main([*arguments, "--save", "cocoa"])
 

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ppsolo.cli.shared import INTERRUPTED, OK, SOME_FAILED, TERMINATED, say, say_error
+from ppsolo.cli.shared import INTERRUPTED, OK, SOME_FAILED, TERMINATED, check_number, say, say_error
 from ppsolo.cpu import available_cores
 from ppsolo.errors import ConfigError
 from ppsolo.text import counted
@@ -43,8 +43,7 @@ def check_bulk(options: argparse.Namespace) -> None:
     """Refuse flags of bulk runs without --results, and invalid values."""
     if options.results is None and (options.resume or options.shard):
         raise ConfigError("--resume and --shard are for bulk runs: add --results jsonl")
-    if options.part_size < 1:
-        raise ConfigError(f"--part_size is {options.part_size}: give at least 1")
+    check_number(options, "part_size", least=1)
     if options.results is not None and options.save:
         raise ConfigError("--results writes JSON lines or Parquet: omit --save or --results")
 

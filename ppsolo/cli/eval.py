@@ -6,7 +6,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ppsolo.cli.paddledetection import add_refused_flags, add_slices, tile_of_slices
-from ppsolo.cli.shared import OK, Commands, add_command, add_model, add_tiles, import_paddle, model_source, say
+from ppsolo.cli.shared import (
+    OK,
+    Commands,
+    add_command,
+    add_model,
+    add_tiles,
+    check_number,
+    import_paddle,
+    model_source,
+    say,
+)
 from ppsolo.config import load_answering_config, load_config
 from ppsolo.data.tiles import checked_tiling
 from ppsolo.errors import ConfigError
@@ -98,10 +108,8 @@ def _add_thresholds(command: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Compute average precision on COCO annotations, of a model or of a result file (--json_eval)."""
-    if options.batch_size < 1:
-        raise ConfigError(f"--batch_size is {options.batch_size}: give at least 1")
-    if options.max_detections < 1:
-        raise ConfigError(f"--max_detections is {options.max_detections}: give at least 1")
+    for name in ("batch_size", "max_detections"):
+        check_number(options, name, least=1)
     if options.least_precision is not None and options.find_thresholds is None:
         raise ConfigError("--least_precision belongs to --find_thresholds: add --find_thresholds FILE")
     if options.slice_infer:

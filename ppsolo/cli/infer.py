@@ -16,12 +16,14 @@ from ppsolo.cli.shared import (
     add_command,
     add_model,
     add_tiles,
+    check_number,
     model_source,
     say,
     say_error,
     say_note,
 )
-from ppsolo.errors import ConfigError
+from ppsolo.errors import ConfigError, ImageError
+from ppsolo.formats.pixel_size import LARGEST_PIXEL
 from ppsolo.progress import ProgressBar
 from ppsolo.results.files.names import FORMAT_NAMES
 from ppsolo.text import counted
@@ -259,9 +261,12 @@ def _source(options: argparse.Namespace) -> "Pictures | Video":
 
 def listed_images(folder: Path, file: Path) -> list[Path]:
     """Return the pictures of a folder that a file names, one per line. Raises ConfigError."""
+    from ppsolo.data.files import regular_file
+
     try:
+        regular_file(file)
         names = [line.strip() for line in file.read_text(encoding="utf-8").splitlines()]
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, UnicodeDecodeError, ImageError) as error:
         raise ConfigError(f"--infer_list {file}: cannot be read ({error})") from None
     paths = [folder / name for name in names if name]
     missing = [path for path in paths if not os.path.isfile(path)]  # no error for a name that is too long
@@ -281,13 +286,11 @@ def _check(options: argparse.Namespace) -> None:
         raise ConfigError(f"--save_threshold is {options.save_threshold}: give a number from 0 to 1")
     if not 0.0 <= options.draw_threshold <= 1.0:
         raise ConfigError(f"--draw_threshold is {options.draw_threshold}: give a number from 0 to 1")
-    if options.pixel_size is not None and not 0 < options.pixel_size < float("inf"):
-        raise ConfigError(f"--pixel_size is {options.pixel_size}: give a number above zero")
+    if options.pixel_size is not None and not 0 < options.pixel_size <= LARGEST_PIXEL:
+        raise ConfigError(f"--pixel_size is {options.pixel_size}: give a number above zero, at most {LARGEST_PIXEL:g}")
     least = {"batch_size": 1, "max_frames": 1, "max_seconds": 0, "stream_timeout": 0.1, "reconnect": 0}
     for name, lowest in least.items():
-        value = getattr(options, name)
-        if value is not None and not lowest <= value < float("inf"):
-            raise ConfigError(f"--{name} is {value}: give at least {lowest}")
+        check_number(options, name, least=lowest)
     if options.legend and options.color == "instance":
         raise ConfigError("--legend lists the colours of classes: add --color class")
 

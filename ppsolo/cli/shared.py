@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from ppsolo.model_source import ModelSource
 
 OK, SOME_FAILED, REFUSED, INTERRUPTED, TERMINATED = 0, 1, 2, 130, 143
+LARGEST_NUMBER = 2**31 - 1  # of a count or of seconds: what C code below takes
 
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
@@ -136,6 +137,15 @@ def add_tiles(command: argparse.ArgumentParser) -> None:
         help="pixels that neighbouring tiles share, at least the size of most objects; "
         f"default: {DEFAULT_OVERLAP}, or half a tile if that is less",
     )
+
+
+def check_number(options: argparse.Namespace, name: str, *, least: float) -> None:
+    """Refuse a number below `least` or above LARGEST_NUMBER, and NaN; None is a flag that was not given."""
+    value = getattr(options, name)
+    if value is not None and not value >= least:
+        raise ConfigError(f"--{name} is {value}: give at least {least}")
+    if value is not None and value > LARGEST_NUMBER:
+        raise ConfigError(f"--{name} is {value}: give at most {LARGEST_NUMBER}")
 
 
 def import_paddle() -> None:

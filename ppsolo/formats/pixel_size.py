@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 _MICROMETRES = {"µm": 1.0, "μm": 1.0, "um": 1.0, "micron": 1.0, "microns": 1.0, "nm": 1e-3, "mm": 1e3, "cm": 1e4}
+LARGEST_PIXEL = 1e12  # micrometres, a thousand kilometres; a larger size is a mistake
 _CENTIMETRE = 3  # TIFF's ResolutionUnit; 2 is inches, a meaningless default of cameras and printers
 _SUFFIXES = (".tif", ".tiff", ".btf", ".ome")
 
@@ -83,6 +84,6 @@ def _in_micrometres(value: object, unit: str) -> float | None:
 
 
 def _square(x: float | None, y: float | None) -> float | None:
-    if x is None or y is None or not (0 < x < math.inf and math.isclose(x, y, rel_tol=0.01)):
+    if x is None or y is None or not (0 < x <= LARGEST_PIXEL and math.isclose(x, y, rel_tol=0.01)):
         return None
     return x

@@ -24,6 +24,7 @@ from ppsolo.data.pixels import DEFAULT_SETTINGS, PixelSettings
 from ppsolo.data.synthetic import draw_scene
 from ppsolo.data.tiles import DEFAULT_OVERLAP, checked_tiling
 from ppsolo.errors import ConfigError
+from ppsolo.formats.pixel_size import LARGEST_PIXEL
 from ppsolo.results.files.catalogue import checked_formats
 from ppsolo.results.files.names import FORMAT_NAMES
 from ppsolo.serve.access import THIS_MACHINE, AccessRules, CheckSource, CheckToken, client_of
@@ -197,7 +198,10 @@ def _add_predict(app: FastAPI, service: Service) -> None:
         image_id: Annotated[int, Query(description="repeated in the answer")] = 0,
         image_name: Annotated[str, Query(max_length=1024, description="repeated in tables and COCO results")] = "",
         pixel_size: Annotated[
-            float | None, Query(gt=0, allow_inf_nan=False, description="micrometres per pixel, for csv and parquet")
+            float | None,
+            Query(
+                gt=0, le=LARGEST_PIXEL, allow_inf_nan=False, description="micrometres per pixel, for csv and parquet"
+            ),
         ] = None,
         tile: Annotated[
             int | None, Query(description="cut a large picture into squares of so many pixels, join objects at seams")

@@ -84,6 +84,8 @@ def test_lists_folders_and_shards_give_the_same(work, tmp_path, capsys, monkeypa
     [
         (["--shard", "4/3"], "give I/N"),
         (["--part_size", "0"], "at least 1"),
+        (["--part_size", "99999999999999999999"], "--part_size is 99999999999999999999: give at most"),
+        (["--batch_size", "99999999999999999999"], "--batch_size is 99999999999999999999: give at most"),
         (["--save", "csv"], "omit --save"),
     ],
 )

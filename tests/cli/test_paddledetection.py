@@ -1,6 +1,7 @@
 """The flags of PaddleDetection's tools: parsed, and honoured or refused in one line."""
 
 import json
+from pathlib import Path
 
 import cli_flags
 import pytest
@@ -82,6 +83,8 @@ def test_a_list_names_pictures_of_a_folder(tmp_path):
     (tmp_path / "list.txt").write_text("a.png\nb.png\n")
     with pytest.raises(ConfigError, match=r"b\.png does not exist"):
         listed_images(tmp_path, tmp_path / "list.txt")
+    with pytest.raises(ConfigError, match="expected a regular file"):
+        listed_images(tmp_path, Path("/dev/null"))  # /dev/zero would never end
 
 
 def test_json_eval_finds_the_results_in_a_folder(tmp_path, drawn, capsys):

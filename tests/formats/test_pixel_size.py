@@ -21,6 +21,7 @@ NANOMETRES = {"PhysicalSizeXUnit": "nm", "PhysicalSizeYUnit": "nm"}
             3.25e-4,
         ),
         ("a.ome.tif", {"metadata": {"axes": "YX", **OME, "PhysicalSizeY": 1.0}}, None),
+        ("a.ome.tif", {"metadata": {"axes": "YX", **OME, "PhysicalSizeX": 1e308, "PhysicalSizeY": 1e308}}, None),
         ("a.ome.tif", {"metadata": {"axes": "YX"}}, None),
         ("a.tif", {"imagej": True, "resolution": (4, 4), "metadata": {"unit": "um"}}, 0.25),
         ("a.tif", {"imagej": True, "resolution": (4, 4), "metadata": {"unit": "micron"}}, 0.25),

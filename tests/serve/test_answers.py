@@ -54,7 +54,7 @@ def test_the_forms_are_described():
     assert set(FORMS) == {"json", "polygons", "png", *FORMATS}
 
 
-@pytest.mark.parametrize("value", ["0", "-1", "inf", "nan", "x"])
+@pytest.mark.parametrize("value", ["0", "-1", "1e308", "inf", "nan", "x"])
 def test_wrong_pixel_sizes_are_refused(server, value):
     response = post(server, f"?format=csv&pixel_size={value}")
     assert response.status_code == 422 and "pixel_size" in response.json()["error"]
