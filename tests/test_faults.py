@@ -1,4 +1,4 @@
-"""The script that injects faults, for seconds: what is struck stays whole, and goes on."""
+"""The script that injects faults, run for a few seconds: files stay whole, and runs are resumed."""
 
 import random
 import sys

@@ -1,4 +1,4 @@
-"""Real and made data sets with holes and parts as instances, and what a reader made of them compared with these."""
+"""Real and drawn instances with holes and parts, and their comparison with what a reader returns."""
 
 import json
 from collections.abc import Sequence

@@ -232,7 +232,7 @@ def test_masks_that_cannot_be_learned(check):
 
 
 def test_boxes_that_are_no_boxes_of_their_outlines(check):
-    """Corners where width and height belong; differences of a few pixels are nobody's fault."""
+    """A box with corners in place of width and height is a fault; a difference of a few pixels is none."""
     entries = [
         annotation(1, 40, 30, 20, bbox=[40, 30, 60, 50]),
         annotation(3, 10, 10, 6, bbox=[7, 7, 10, 10]),

@@ -67,7 +67,7 @@ def test_what_is_left_at_stride_4():
 
 
 def test_equals_the_training_targets():
-    """Whose cells are: read from targets made in one call, with every instance its own class."""
+    """Training targets with a class for each instance show which instance has which cells."""
     rng = np.random.default_rng(0)
     corners = rng.integers(0, [96, 64], (40, 2))
     boxes = np.concatenate([corners, corners + rng.integers(0, 30, (40, 2))], axis=1).clip(0, [96, 64] * 2).tolist()
@@ -120,7 +120,7 @@ def test_suggested_ranges_of_equal_sizes():
 
 
 def test_suggested_grids():
-    """100 instances on each of 3 levels; how many each level loses with each choice."""
+    """Each of 3 levels has 100 instances. The table says how many it loses with each grid."""
     losses = np.zeros((3, len(GRID_CHOICES)), int)
     losses[0, :3] = 2  # at most 1 of 100 from the fourth choice on
     losses[1] = 5  # never

@@ -1,4 +1,4 @@
-"""The lock between processes: one holder at a time, and nobody held up by the dead."""
+"""The lock between processes: one holder at a time; a dead process holds up nobody."""
 
 import fcntl
 import importlib.util

@@ -58,7 +58,7 @@ def test_a_signal_ends_a_command_in_order(number, code, line, more):
 
 
 def test_an_interrupted_import_shows_no_traceback():
-    """Until the command line listens, the system ends the process; within it, Ctrl-C raises."""
+    """Before the command handles signals, the system ends the process. After that, Ctrl-C raises."""
     program = (
         "import signal, ppsolo.__main__ as entry\n"
         "from ppsolo.cli import zoo\n"

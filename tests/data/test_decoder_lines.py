@@ -1,4 +1,4 @@
-"""The lines that libjpeg writes to standard error: commands tell them as their own."""
+"""Commands report the lines that libjpeg writes to standard error as their own messages."""
 
 import subprocess
 import sys

@@ -75,7 +75,7 @@ def slow_level(boxes, labels, masks, size, num_grid, scale_range):
 
 
 def check_recorded(batch: BatchTargets, category_labels, grid_orders, masks, num_positive_cells) -> None:
-    """Against recorded arrays per level, [B, S^2], [B, longest], [B, longest, H / 4, W / 4], and cells per image.
+    """Compare with the arrays recorded for each level: [B, S^2], [B, longest], [B, longest, H / 4, W / 4]; and counts.
 
     The recorded rows were padded to the longest image with empty masks and cell 0.
     """
@@ -175,7 +175,7 @@ def test_dtypes():
 
 @pytest.mark.parametrize("count", [0, 1])
 def test_no_positive(count):
-    """No instance at all, or only one without a pixel: background everywhere and nothing else."""
+    """Without an instance, or with one that has no pixel, every cell is background."""
     targets = targets_of(
         np.full((count, 4), 9) * [0, 0, 1, 1], [0] * count, np.zeros((count, 60, 64), np.uint8), (64, 64)
     )

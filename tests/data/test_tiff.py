@@ -170,7 +170,7 @@ def test_sizes_of_any_type_are_bounded(kind):
 
 
 def test_hostile_sizes_take_no_memory(tmp_path):
-    """A 18 KB file that states 40000 x 40000 in LONG8, by deflate of zeros, in a process of its own."""
+    """A file of 18 KB claims 40000 x 40000 pixels of deflated zeros. It is read in its own process."""
     import zlib
 
     strip = zlib.compress(bytes(2**24), 9)

@@ -61,7 +61,7 @@ def test_nothing_found_is_no_row(system):
 
 @pytest.mark.parametrize("by_paddle_3", [True, False])
 def test_our_loader_reads_both_orders(by_paddle_3):
-    """Outputs are known by their place; each line of Paddle writes its own order."""
+    """Outputs are found by position; Paddle 2.6 and 3 write them in different orders."""
     found = {
         "segm": np.zeros((2, 8, 9), np.uint8),
         "bbox_num": np.int32([2]),

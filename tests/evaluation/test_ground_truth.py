@@ -1,4 +1,4 @@
-"""Annotation files and results: what is filled in, and what is refused by which name."""
+"""Annotation files and results: which values are filled in, and which faults are refused and named."""
 
 import copy
 

@@ -21,7 +21,7 @@ def written(request) -> str:
 
 
 def round_trip(truth: Sequence[Pictured], written: str, folder: Path) -> Comparison:
-    """Write the results of a run beside the pictures in the way that tools lay them out, and read the folder."""
+    """Write results next to the pictures, in the folders that other tools use, and read them again."""
     (folder / "images").mkdir(parents=True)
     pictures = [Pictured(folder / "images" / path.name, instances) for path, instances in truth]
     for (path, _), (copy, _) in zip(truth, pictures, strict=True):

@@ -1,4 +1,4 @@
-"""What is computed again for the gradients: when, and that they are the same."""
+"""Values computed a second time for the gradients: when this happens, and that gradients stay the same."""
 
 import numpy as np
 import paddle

@@ -25,7 +25,7 @@ def predictor(shared):
 
 @pytest.fixture
 def server(predictor, shared):
-    """One with small limits: a queue of 4, batches of 2, 100,000 bytes and pixels. It must be idle afterwards."""
+    """A server with small limits: a queue of 4, batches of 2, 100,000 bytes and pixels. It must be idle afterwards."""
     _, running = shared
     yield running
     predictor.free.set()

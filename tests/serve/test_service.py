@@ -1,4 +1,4 @@
-"""The service on a real socket: answers, refusals, bounds, and clients that mean no good."""
+"""The service on a real socket: answers, refusals, limits, and hostile clients."""
 
 import contextlib
 import time

@@ -35,7 +35,7 @@ def options(training, folder, **changes) -> list[str]:
 
 @pytest.fixture
 def folder(tmp_path):
-    """A data set of its own for every test: it is going to be spoiled."""
+    """A new data set for every test, because the test damages it."""
     draw_dataset(tmp_path, train=6, val=1, size=(48, 64))
     return tmp_path
 

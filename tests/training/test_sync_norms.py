@@ -1,4 +1,4 @@
-"""The check of synchronised norms: silent where they share, an error where they do not."""
+"""The check of synchronised norms: no error if processes share their statistics, an error if they do not."""
 
 import paddle
 import pytest

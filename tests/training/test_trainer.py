@@ -98,7 +98,7 @@ def test_workers_do_not_change_the_run(training, uninterrupted):
 
 
 def test_accumulated_batches_are_one_large_batch(training):
-    """Whatever the batches hold: one of them here has nothing to learn masks from."""
+    """This holds for any batches: one batch here has no mask to learn from."""
     plain = {
         "data__keep_empty": True,
         "model__head__drop_block": False,

@@ -1,4 +1,4 @@
-"""The network in float16: on a CPU, which runs it too, near what float32 gives."""
+"""The network in float16. A CPU can run it too: its results are near those of float32."""
 
 import numpy as np
 import onnx
