@@ -21,7 +21,7 @@ from ppsolo.serve.prometheus import METRICS_FOLDER
 
 logger = logging.getLogger(__name__)
 
-MOST_DEATHS, DEATHS_SECONDS = 5, 60.0  # this many deaths within this time end the service
+MOST_DEATHS, DEATHS_SECONDS = 5, 60.0  # if one more death follows within this time, the service ends
 STOP_SECONDS = 35.0  # time for workers to answer waiting requests
 
 # Runs in a worker; called with its arguments, the socket, and a function to call with a text once the model is loaded.
