@@ -158,7 +158,7 @@ def joined(images: Sequence[RawArrays]) -> RawArrays:
 
 @pytest.mark.parametrize("name", POSTPROCESSES)
 def test_random_cases_with_ties_and_duplicates(name):
-    """PPSOLO_NMS_CASES=10000 runs each for long.
+    """PPSOLO_NMS_CASES=10000 runs each for long: on 2026-11-29 numpy, Paddle 3.3.1 and onnxruntime all passed it.
 
     Seed 2921 has a pixel with the logit 8e-8: the float32 sigmoid is exactly 0.5, so only the logit is above.
     """
