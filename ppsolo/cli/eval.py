@@ -112,6 +112,9 @@ def run(options: argparse.Namespace) -> int:
         check_number(options, name, least=1)
     if options.least_precision is not None and options.find_thresholds is None:
         raise ConfigError("--least_precision belongs to --find_thresholds: add --find_thresholds FILE")
+    if options.least_precision is not None and not 0 < options.least_precision <= 1:
+        raise ConfigError(f"--least_precision is {options.least_precision}: give a number above 0, at most 1")
+    _check_places(options)
     if options.slice_infer:
         options.tile, options.overlap = tile_of_slices(options)
     if options.json_eval == "":
@@ -146,6 +149,18 @@ def run(options: argparse.Namespace) -> int:
     if options.html is not None:
         _write_html(evaluation, source, options)
     return OK
+
+
+def _check_places(options: argparse.Namespace) -> None:
+    """Refuse a folder for a file and a file for a folder now, before minutes of work."""
+    for name in ("report", "find_thresholds"):
+        place = getattr(options, name)
+        if place is not None and Path(place).is_dir():
+            raise ConfigError(f"--{name} {place}: a folder; give the name of a file")
+    for name in ("html", "output_dir", "output_eval"):
+        place = getattr(options, name)
+        if place is not None and Path(place).is_file():
+            raise ConfigError(f"--{name} {place}: a file; give a folder")
 
 
 def _write_html(evaluation: "Evaluation", source: "ModelSource", options: argparse.Namespace) -> None:
