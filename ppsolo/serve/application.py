@@ -195,7 +195,7 @@ def _add_predict(app: FastAPI, service: Service) -> None:
         request: Request,
         score_threshold: Annotated[float, Query(ge=0, le=1, description="least score")] = 0.0,
         format: Annotated[AnswerForm, Query(description="; ".join(f"{k}: {v}" for k, v in FORMS.items()))] = "json",
-        image_id: Annotated[int, Query(description="repeated in the answer")] = 0,
+        image_id: Annotated[int, Query(ge=-(2**63), lt=2**63, description="repeated in the answer")] = 0,
         image_name: Annotated[str, Query(max_length=1024, description="repeated in tables and COCO results")] = "",
         pixel_size: Annotated[
             float | None,

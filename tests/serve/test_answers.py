@@ -54,6 +54,12 @@ def test_the_forms_are_described():
     assert set(FORMS) == {"json", "polygons", "png", *FORMATS}
 
 
+def test_numbers_of_pictures_have_at_most_64_bits(server):
+    assert post(server, f"?format=csv&image_id={-(2**63)}").status_code == 200
+    response = post(server, f"?format=csv&image_id={2**63}")
+    assert response.status_code == 422 and "image_id" in response.json()["error"]
+
+
 @pytest.mark.parametrize("value", ["0", "-1", "1e308", "inf", "nan", "x"])
 def test_wrong_pixel_sizes_are_refused(server, value):
     response = post(server, f"?format=csv&pixel_size={value}")
