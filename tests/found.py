@@ -1,4 +1,4 @@
-"""Instances of one small image for tests of writers: a square; two parts and a hole; an empty mask."""
+"""Three instances of a small image, for tests of writers: a square, one with two parts and a hole, an empty one."""
 
 import numpy as np
 

@@ -62,7 +62,7 @@ def tiff_orientation(tiff: bytes) -> int:
 
 
 def upright(image: np.ndarray, orientation: int) -> np.ndarray:
-    """Undo an EXIF orientation (Exif 2.3, tag 0x0112) of [H, W, ...]: transpose from 5 on, then mirror."""
+    """Undo an EXIF orientation of [H, W, ...] (Exif 2.3, tag 0x0112): from 5 on transpose, then mirror the axes."""
     if orientation >= 5:
         image = image.swapaxes(0, 1)
     if orientation in (3, 4, 7, 8):

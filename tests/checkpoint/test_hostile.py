@@ -1,4 +1,4 @@
-"""Files made to run code, to exhaust memory or to hang: none is run, little is allocated, one line is said.
+"""Files made to run code, to exhaust memory or to hang: no code runs, memory stays small, one line says why.
 
 Every file is read in one other process whose address space is limited and whose peak memory is measured.
 """

@@ -52,7 +52,7 @@ def target_arrays(positives, masks, labels, images=2, grids=GRIDS, size=(HEIGHT,
 
 
 def crowded(rng):
-    """Two images on two levels; a cell shared by two instances, an instance in many cells, one that has vanished."""
+    """Two images on two levels: two instances share a cell, one has many cells, one has vanished."""
     masks = (rng.random((4, HEIGHT, WIDTH)) < 0.4).astype(np.uint8)
     masks[3] = 0
     positives = [(0, 0, 5, 0), (0, 0, 6, 0), (0, 0, 6, 1), (0, 1, 15, 2), (1, 0, 4, 1), (1, 1, 0, 2), (1, 1, 8, 3)]

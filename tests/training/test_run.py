@@ -141,7 +141,7 @@ def test_a_finished_run_can_be_prolonged_with_its_own_configuration(training, tm
 
 
 def test_a_killed_run_goes_on_from_its_newest_whole_checkpoint(training, run, tmp_path, capsys, caplog):
-    """Killed in the middle, the newest checkpoint then damaged: the end is that of the run that was left alone."""
+    """After a kill and damage to the newest checkpoint, the result is that of an undisturbed run."""
     arguments = options(
         training, tmp_path, train__checkpoint_steps=1, train__evaluate_every=1, train__keep_checkpoints=3
     )

@@ -1,4 +1,4 @@
-"""Requests to stop: the step ends, a state is written, and the run goes on from there bit for bit."""
+"""Requests to stop: the step is finished, a state is written, and resuming from it gives the same bits."""
 
 import os
 import signal

@@ -78,7 +78,7 @@ def test_the_loop_runs_and_the_weights_move(uninterrupted):
 
 @pytest.mark.parametrize("step", [1, 3, 4, 6])
 def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(training, uninterrupted, step):
-    """In the warm-up, in the middle of an epoch, at its end, after a milestone; with EMA, DropBlock and clipping."""
+    """Stopped in the warm-up, inside an epoch, at its end, after a milestone; with EMA, DropBlock and clipping."""
     trainer = trainer_of(training)
     paddle.seed(12345)
     np.random.seed(54321)
