@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from ppsolo.cli.shared import OK, Commands, add_command, add_override, say
+from ppsolo.cli.shared import OK, Commands, add_command, add_override, check_number, say
 
 EXAMPLES = """ppsolo suggest --annotations data/mine/train.json --images data/mine/train > mine.yml
 ppsolo suggest --from_nothing -o data.root=data/mine data.train_annotations=train.json data.train_images=train"""
@@ -34,6 +34,7 @@ def run(options: argparse.Namespace) -> int:
     """Read a data set and print a configuration that fits it, with reasons."""
     from ppsolo.training.recipe import recipe_config, suggest_recipe
 
+    check_number(options, "processes", least=1)
     overrides = list(options.override)
     for flag, key in ((options.annotations, "train_annotations"), (options.images, "train_images")):
         if flag is not None:

@@ -83,6 +83,11 @@ def options(drawn) -> list[str]:
     ]
 
 
+def test_a_training_has_at_least_one_process(capsys):
+    assert main(["suggest", "--processes", "0"]) == 2
+    assert "--processes is 0: give at least 1" in capsys.readouterr().err
+
+
 def test_what_is_suggested_can_be_trained_with(drawn, tmp_path, capsys):
     assert main(["suggest", "--from_nothing", "-o", *options(drawn)]) == 0
     text = capsys.readouterr().out
