@@ -100,7 +100,7 @@ def read_token(path: str | os.PathLike[str]) -> str:
     """Read the token from a file with one line. Raises ConfigError if there is none."""
     try:
         if not stat.S_ISREG(os.stat(path).st_mode):
-            raise ConfigError(f"--token_file {path}: not a regular file; give a file with the token as its only line")
+            raise ConfigError("not a regular file; give a file with the token as its only line")
         with Path(path).open("rb") as stream:
             content = stream.read(LONGEST_TOKEN + 3)
         token = content.decode("ascii").removesuffix("\n").removesuffix("\r")

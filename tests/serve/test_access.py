@@ -164,5 +164,6 @@ def test_a_token_is_the_only_line_of_its_file(tmp_path):
     file.write_bytes(b"0123456789abcdef\r\n")
     assert read_token(file) == "0123456789abcdef"
     for path, words in ((tmp_path / "none", "No such file"), (tmp_path, "regular file"), ("a\0b", "null")):
-        with pytest.raises(ConfigError, match=words):
+        with pytest.raises(ConfigError, match=words) as caught:
             read_token(path)
+        assert str(caught.value).count("--token_file") == 1
