@@ -4,9 +4,8 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ppsolo.cli.shared import OK, Commands, add_command, add_model, import_paddle, model_source, say
+from ppsolo.cli.shared import OK, Commands, add_command, add_model, check_number, import_paddle, model_source, say
 from ppsolo.config import override_config
-from ppsolo.errors import ConfigError
 
 if TYPE_CHECKING:
     from ppsolo.model_source import ModelSource
@@ -67,13 +66,14 @@ def add(commands: Commands) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Time predictors, exported directories and peers in turn on one picture."""
+    for name in ("batch", "threads", "height", "instances", "repeats"):
+        check_number(options, name, least=1)
+    check_number(options, "warm_up", least=0)
     source = model_source(options)
     configs = [
         source.config if most is None else override_config(source.config, {"postprocess.max_instances": most})
         for most in options.instances or [None]
     ]
-    if options.repeats < 1 or options.warm_up < 0:
-        raise ConfigError("--repeats must be at least 1, --warm_up at least 0")
     import_paddle()  # it counts the multiply-adds
     from ppsolo.benchmark.prediction import Side, benchmark_curve, write_benchmark
     from ppsolo.cpu import default_threads

@@ -140,12 +140,13 @@ def add_tiles(command: argparse.ArgumentParser) -> None:
 
 
 def check_number(options: argparse.Namespace, name: str, *, least: float) -> None:
-    """Refuse a number below `least` or above LARGEST_NUMBER, and NaN; None is a flag that was not given."""
-    value = getattr(options, name)
-    if value is not None and not value >= least:
-        raise ConfigError(f"--{name} is {value}: give at least {least}")
-    if value is not None and value > LARGEST_NUMBER:
-        raise ConfigError(f"--{name} is {value}: give at most {LARGEST_NUMBER}")
+    """Refuse NaN and numbers below `least` or above LARGEST_NUMBER, also in a list; None is a flag left out."""
+    given = getattr(options, name)
+    for value in given if isinstance(given, list) else [given]:
+        if value is not None and not value >= least:
+            raise ConfigError(f"--{name} is {value}: give at least {least}")
+        if value is not None and value > LARGEST_NUMBER:
+            raise ConfigError(f"--{name} is {value}: give at most {LARGEST_NUMBER}")
 
 
 def import_paddle() -> None:

@@ -16,6 +16,7 @@ from ppsolo.benchmark.prediction import (
     summary,
     write_benchmark,
 )
+from ppsolo.cli import main
 from ppsolo.data.images import read_image, write_image
 from ppsolo.deploy.export import export_model
 from ppsolo.errors import PpsoloError
@@ -79,3 +80,9 @@ def test_exports_take_the_class_thresholds_of_the_configuration(tmp_path, tiny):
     )
     assert open_side(Side(str(tmp_path / "export"), chosen, "a.png")).config.postprocess.class_thresholds == thresholds
     assert open_side(Side(str(tmp_path / "export"), config, "a.png")).config.postprocess.class_thresholds == ()
+
+
+@pytest.mark.parametrize("flags", [("batch", "1", "0"), ("threads", "-1"), ("height", "0"), ("repeats", "0")])
+def test_numbers_that_measure_nothing_are_refused(flags, capsys):
+    assert main(["benchmark", "-c", "compact", "--image", "x.jpg", f"--{flags[0]}", *flags[1:]]) == 2
+    assert f"--{flags[0]} is {flags[-1]}: give at least 1" in capsys.readouterr().err
