@@ -1,11 +1,12 @@
 """Fixtures of every test: the reference, the data, tiny configurations and a tiny data set to train on."""
 
 import functools
+import logging
 import os
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -29,6 +30,26 @@ def _folder(variable: str) -> Path:
     if not value:
         pytest.skip(f"{variable} is not set")
     return Path(value)
+
+
+def _loggers() -> dict[str, logging.Logger]:
+    known = logging.root.manager.loggerDict.items()
+    own = {name: one for name, one in known if name.startswith("ppsolo") and isinstance(one, logging.Logger)}
+    return {"root": logging.root, **own}
+
+
+@pytest.fixture(autouse=True)
+def _undo_quiet_commands() -> Iterator[None]:
+    """A command that a test runs in this process sets log levels and progress for good: give back those from before."""
+    levels = {name: logger.level for name, logger in _loggers().items()}
+    progress = os.environ.get("PPSOLO_PROGRESS")
+    yield
+    for name, logger in _loggers().items():
+        logger.setLevel(levels.get(name, logging.NOTSET))
+    if progress is None:
+        os.environ.pop("PPSOLO_PROGRESS", None)
+    else:
+        os.environ["PPSOLO_PROGRESS"] = progress
 
 
 @pytest.fixture(scope="session")
