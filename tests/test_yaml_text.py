@@ -27,5 +27,5 @@ def test_files_that_cannot_be_read(tmp_path):
     with pytest.raises(ConfigError, match="cannot be read"):
         read_text(tmp_path / "latin.yml")
     (tmp_path / "large.yml").write_text("#" * (MAX_FILE_BYTES + 1))
-    with pytest.raises(ConfigError, match="more than"):
+    with pytest.raises(ConfigError, match="larger than"):
         read_text(tmp_path / "large.yml")
