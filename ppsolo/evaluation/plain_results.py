@@ -16,22 +16,18 @@ import msgspec
 import numpy as np
 
 from ppsolo.data.annotations.table import Annotations
+from ppsolo.data.annotations.usual import CompressedRle
 from ppsolo.evaluation.accumulation import Accumulation
 from ppsolo.results.rle import MAX_COORDINATE, fill_their_images
 
 IOU_TYPES = ("segm", "bbox")  # hotcoco has no boundary AP
 
 
-class _Runs(msgspec.Struct, gc=False):
-    size: tuple[int, int]
-    counts: str
-
-
 class _Entry(msgspec.Struct, gc=False):
     image_id: int
     category_id: int
     score: float
-    segmentation: _Runs
+    segmentation: CompressedRle
     bbox: tuple[float, float, float, float] | None = None
     file_name: str | None = None
 

@@ -12,7 +12,9 @@ from ppsolo.data.annotations.rules import Identity
 from ppsolo.results.rle import MAX_COORDINATE, MAX_OUTLINE
 
 
-class _Runs(msgspec.Struct, gc=False):
+class CompressedRle(msgspec.Struct, gc=False):
+    """A mask as COCO's compressed run lengths. size: (height, width)."""
+
     size: tuple[int, int]
     counts: str
 
@@ -23,7 +25,7 @@ class _Entry(msgspec.Struct, gc=False):
     category_id: int
     area: float
     bbox: tuple[float, float, float, float]
-    segmentation: list[list[float]] | _Runs
+    segmentation: list[list[float]] | CompressedRle
     iscrowd: int = 0
     ignore: msgspec.UnsetType = msgspec.UNSET  # an entry with this key is not usual
 
@@ -69,7 +71,7 @@ def read_usual(entries: Sequence[msgspec.Raw], images: Images, categories: Categ
     ring_counts, run_lengths = [], []
     for entry, place in zip(read, image, strict=True):
         outline, text, rings = entry.segmentation, b"", 0
-        if isinstance(outline, _Runs):
+        if isinstance(outline, CompressedRle):
             if outline.size != images.sizes[place]:
                 return None
             text = outline.counts.encode()
