@@ -21,10 +21,9 @@ HEADS_BOUND = 2e-4  # as a share of the largest magnitude of the head
 SCORES_BOUND = 1e-4
 PIXELS_BOUND = 1e-4  # as a share of all pixels of all masks
 NUDGES = 16
-ULP, ROUNDING = (
-    float(np.finfo(np.float32).eps),
-    1e-5,
-)  # least and most that rounding moves a head, as a share of its scale
+# The least and the most that rounding moves a head, as a share of its scale.
+ULP = float(np.finfo(np.float32).eps)
+ROUNDING = 1e-5
 # Scenes (height, width) per batch. None is an empty image: grey with a little noise, because in a flat image rounding
 # decides which of equal cells is best. Scenes are small: each is computed several times.
 SCENES: tuple[tuple[tuple[int, int] | None, ...], ...] = (
