@@ -29,7 +29,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
-from small_system import CONFIG, NETWORK, write_weights
+from small_system import CONFIG, SYSTEM, write_weights
 
 import ppsolo
 from ppsolo.bulk.manifest import Shard, manifest_path, read_manifest
@@ -52,7 +52,7 @@ class AnswersAtOnce(Pipeline):
     """Gives every picture the same instance, without a network. decode: at every reading, not only at the first."""
 
     def __init__(self, *, decode: bool) -> None:
-        super().__init__(ppsolo.load_config(CONFIG, NETWORK), description="no network", origin="no weights")
+        super().__init__(ppsolo.load_config(CONFIG, SYSTEM), description="no network", origin="no weights")
         size = self.prepare(np.zeros((32, 32, 3), np.uint8)).size
         one, mask = np.ones(1, np.int64), np.ones((1, size.padded[0] // 4, size.padded[1] // 4), np.float32)
         self.read = self.read if decode else functools.cache(self.read)

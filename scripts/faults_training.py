@@ -20,6 +20,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+from small_system import CONFIG, NETWORK, overrides
 
 from ppsolo.atomic import atomic_writer
 from ppsolo.checkpoint.reader import read_checkpoint
@@ -30,13 +31,7 @@ ROOT = Path(__file__).resolve().parents[1]
 TIMEOUT = 300.0
 EPOCHS, STEPS = 6, 4  # number of epochs, and of steps in an epoch
 SMALL = {
-    "num_classes": 3,
-    "model.backbone": {"width": 8, "norm_groups": 4},
-    "model.norm_groups": 4,
-    "model.neck.channels": 16,
-    "model.mask_feature_head": {"mid_channels": 8, "out_channels": 8},
-    "model.head": {"channels": 16, "num_convs": 2, "num_grids": [8, 6, 4, 3, 2]},
-    "preprocess": {"short_side": 48, "long_side": 96},
+    **NETWORK,
     "data.train_annotations": "instances_train.json",
     "data.train_images": "train",
     "data.val_annotations": "instances_val.json",
@@ -67,8 +62,7 @@ class Faulty:
         folder.mkdir(parents=True)
         values = {**SMALL, "name": "run", "train.output_dir": str(folder), "data.root": str(data)}
         values["train.batch_size"] = 2 // processes
-        overrides = [f"{key}={json.dumps(value)}" for key, value in values.items()]
-        self.arguments = ["train", "-c", "compact", "-r", "auto", "-o", *overrides]
+        self.arguments = ["train", "-c", CONFIG, "-r", "auto", "-o", *overrides(values)]
         self.environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
 
     def start(self) -> "subprocess.Popen[str]":

@@ -16,8 +16,8 @@ NETWORK: dict[str, Any] = {
     "model.mask_feature_head": {"mid_channels": 8, "out_channels": 8},
     "model.head": {"channels": 16, "num_convs": 2, "num_grids": [8, 6, 4, 3, 2]},
     "preprocess": {"short_side": 48, "long_side": 96},
-    "postprocess.max_instances": 20,
 }
+SYSTEM: dict[str, Any] = {**NETWORK, "postprocess.max_instances": 20}
 
 
 def overrides(values: dict[str, Any]) -> list[str]:
@@ -32,11 +32,11 @@ def write_weights(file: Path) -> list[str]:
     from ppsolo import build_model, load_config, save_weights
 
     paddle.seed(1)
-    model = build_model(load_config(CONFIG, NETWORK))
+    model = build_model(load_config(CONFIG, SYSTEM))
     for layer in (model.head.category, model.head.kernel):
         paddle.nn.initializer.Normal(0.0, 0.6)(layer.weight)
     save_weights(model, file)
-    return ["-c", CONFIG, "-o", *overrides({**NETWORK, "weights": str(file)})]
+    return ["-c", CONFIG, "-o", *overrides({**SYSTEM, "weights": str(file)})]
 
 
 def main() -> int:

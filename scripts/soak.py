@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
-from small_system import CONFIG, NETWORK, overrides, write_weights
+from small_system import CONFIG, SYSTEM, overrides, write_weights
 
 MOST_GROWTH = 0.02  # largest growth of memory after the first tenth
 SIDES = (32, 640)  # sides of the pictures, drawn at random
@@ -145,7 +145,7 @@ def soak_training(folder: Path, *, steps: int) -> dict[str, Any]:
 
     draw_dataset(folder / "data", train=100, val=4, size=(48, 64))
     values = {
-        **NETWORK,
+        **SYSTEM,
         "name": "run",
         "data.root": str(folder / "data"),
         "data.train_annotations": "instances_train.json",
