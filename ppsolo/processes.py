@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ppsolo.errors import TrainingError
+from ppsolo.errors import ConfigError, TrainingError
 
 if TYPE_CHECKING:
     import paddle
@@ -99,14 +99,64 @@ class Processes:
 ALONE = Processes()
 
 
+@dataclass(frozen=True)
+class Launched:
+    """The place of this process among those that `python -m paddle.distributed.launch` started.
+
+    rank: 0 .. world_size - 1. local_size: how many of them run on this machine.
+    """
+
+    rank: int = 0
+    world_size: int = 1
+    local_size: int = 1
+
+
+def launched() -> Launched:
+    """Read the launcher's variables of the environment; without a launcher, this process is alone.
+
+    Raises ConfigError for a value that no launcher writes. Paddle's import fails on such a value, so call this first.
+    """
+    world_size = _launcher_number("PADDLE_TRAINERS_NUM", least=1, default=1)
+    rank = _launcher_number("PADDLE_TRAINER_ID", least=0, default=0)
+    local_size = _launcher_number("PADDLE_LOCAL_SIZE", least=1, default=world_size)
+    if world_size > 1 and rank >= world_size:
+        raise ConfigError(
+            f"PADDLE_TRAINER_ID is {rank}, but PADDLE_TRAINERS_NUM is {world_size}: the launcher counts processes "
+            "from 0; unset both to run alone"
+        )
+    return Launched(rank if world_size > 1 else 0, world_size, local_size)
+
+
+def _launcher_number(name: str, *, least: int, default: int) -> int:
+    text = os.environ.get(name)
+    if text is None:
+        return default
+    if not re.fullmatch(r"[0-9]{1,9}", text) or int(text) < least:
+        raise ConfigError(
+            f"{name} is {text!r} in the environment: the launcher sets it to a number, at least {least}; unset it to "
+            "run alone"
+        )
+    return int(text)
+
+
 def start_processes() -> Processes:
-    """Join the processes that `python -m paddle.distributed.launch` started; without it, this process is alone."""
-    if int(os.environ.get("PADDLE_TRAINERS_NUM", "1")) == 1:
+    """Join the processes that `python -m paddle.distributed.launch` started; without it, this process is alone.
+
+    Raises ConfigError if the launcher's variables are wrong or incomplete.
+    """
+    world_size = launched().world_size
+    if world_size == 1:
         return Processes()
     import paddle
 
-    with _naming_the_cause():
-        paddle.distributed.init_parallel_env()
+    try:
+        with _naming_the_cause():
+            paddle.distributed.init_parallel_env()
+    except (ValueError, NotImplementedError) as error:  # a variable is missing
+        raise ConfigError(
+            f"PADDLE_TRAINERS_NUM is {world_size}, but the processes cannot meet ({error}): start them with "
+            "python -m paddle.distributed.launch, or unset it to run alone"
+        ) from None
     return Processes(paddle.distributed.get_rank(), paddle.distributed.get_world_size())
 
 

@@ -16,8 +16,8 @@ from ppsolo.checkpoint.reader import read_checkpoint
 from ppsolo.cli import main
 from ppsolo.config import load_config
 from ppsolo.data.synthetic import draw_dataset
-from ppsolo.errors import TrainingError
-from ppsolo.processes import _naming_the_cause
+from ppsolo.errors import ConfigError, TrainingError
+from ppsolo.processes import Launched, _naming_the_cause, launched, start_processes
 
 ROOT = Path(__file__).parents[1]
 TIMEOUT = 600  # seconds; a hang would be the failure that these tests are about
@@ -205,3 +205,60 @@ def curve(log_file: Path) -> list[dict]:
     """The records of a run without the seconds."""
     records = [json.loads(line) for line in log_file.read_text().splitlines()]
     return [{key: value for key, value in record.items() if not key.endswith("_seconds")} for record in records]
+
+
+LAUNCHER = ("PADDLE_TRAINERS_NUM", "PADDLE_TRAINER_ID", "PADDLE_LOCAL_SIZE")
+
+
+@pytest.fixture
+def variables(monkeypatch):
+    """Sets the launcher's variables; the others are unset."""
+
+    def use(values: dict[str, str]) -> None:
+        for name in LAUNCHER:
+            monkeypatch.delenv(name, raising=False)
+        for name, value in values.items():
+            monkeypatch.setenv(name, value)
+
+    return use
+
+
+def test_the_launcher_says_the_place_of_a_process(variables):
+    variables({})
+    assert launched() == Launched(0, 1, 1)
+    variables(dict(zip(LAUNCHER, ("4", "3", "2"), strict=True)))
+    assert launched() == Launched(3, 4, 2)
+    variables({"PADDLE_TRAINERS_NUM": "4"})
+    assert launched() == Launched(0, 4, 4)
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        *(({name: text}, f"{name} is '{text}'") for name in LAUNCHER for text in ("abc", "", "-1", "1.5", "9" * 30)),
+        ({"PADDLE_TRAINERS_NUM": "0"}, "at least 1"),
+        ({"PADDLE_TRAINERS_NUM": "2", "PADDLE_TRAINER_ID": "2"}, "PADDLE_TRAINER_ID is 2, but"),
+    ],
+)
+def test_wrong_variables_of_a_launcher_are_one_line(variables, values, expected):
+    variables(values)
+    with pytest.raises(ConfigError, match=expected):
+        launched()
+
+
+@pytest.mark.parametrize(
+    "command",
+    [["train", "-c", "compact"], ["doctor"], ["eval", "-c", "compact"], ["infer", "-c", "compact", "--source", "x"]],
+)
+def test_commands_refuse_wrong_variables_of_a_launcher(variables, capsys, command):
+    variables({"PADDLE_TRAINER_ID": "abc"})
+    assert main(command) == 2
+    assert "PADDLE_TRAINER_ID is 'abc' in the environment" in capsys.readouterr().err
+
+
+def test_incomplete_variables_of_a_launcher_are_refused(variables, monkeypatch):
+    variables({"PADDLE_TRAINERS_NUM": "2"})
+    for name in ("PADDLE_DISTRI_BACKEND", "PADDLE_CURRENT_ENDPOINT"):
+        monkeypatch.delenv(name, raising=False)
+    with pytest.raises(ConfigError, match="start them with"):
+        start_processes()

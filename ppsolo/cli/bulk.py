@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from ppsolo.cli.shared import INTERRUPTED, OK, SOME_FAILED, TERMINATED, check_number, say, say_error
 from ppsolo.cpu import available_cores
 from ppsolo.errors import ConfigError
+from ppsolo.processes import launched
 from ppsolo.text import counted
 
 if TYPE_CHECKING:
@@ -53,8 +54,8 @@ def shard_of(options: argparse.Namespace) -> "Shard":
     from ppsolo.bulk.manifest import Shard
 
     if options.shard is None:
-        count = int(os.environ.get("PADDLE_TRAINERS_NUM", "1"))
-        return Shard(int(os.environ.get("PADDLE_TRAINER_ID", "0")), count) if count > 1 else Shard()
+        place = launched()
+        return Shard(place.rank, place.world_size)
     found = re.fullmatch(r"(\d+)/(\d+)", options.shard)
     if not found or not 1 <= int(found[1]) <= int(found[2]):
         raise ConfigError(f"--shard is {options.shard}: give I/N, such as 3/8, with I from 1 to N")
@@ -63,7 +64,7 @@ def shard_of(options: argparse.Namespace) -> "Shard":
 
 def threads_of(options: argparse.Namespace) -> int | None:
     """Return this process's share of the cores if the launcher started several here; None: the default."""
-    local = int(os.environ.get("PADDLE_LOCAL_SIZE", os.environ.get("PADDLE_TRAINERS_NUM", "1")))
+    local = launched().local_size
     return max(1, available_cores() // local) if options.shard is None and local > 1 else None
 
 

@@ -3,6 +3,7 @@
 import argparse
 
 from ppsolo.cli.shared import OK, SOME_FAILED, Commands, add_command, say
+from ppsolo.processes import launched
 
 EXAMPLES = """ppsolo doctor
 ppsolo doctor --quick"""
@@ -18,6 +19,7 @@ def add(commands: Commands) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Show installed packages, the chosen runtime and the reason, what works, and the command that fixes each fault."""
+    launched()  # wrong variables of a launcher would make every probe fail
     from ppsolo.doctor import examine, format_findings
     from ppsolo.progress import ProgressBar
 

@@ -20,6 +20,7 @@ from ppsolo.data.tiles import DEFAULT_OVERLAP, checked_tiling
 from ppsolo.errors import ConfigError
 from ppsolo.interface import ENGINES as ALL_ENGINES
 from ppsolo.interface import PRECISIONS
+from ppsolo.processes import launched
 from ppsolo.text import one_line, printable
 
 if TYPE_CHECKING:
@@ -152,8 +153,10 @@ def check_number(options: argparse.Namespace, name: str, *, least: float) -> Non
 def import_paddle() -> None:
     """Import Paddle with all cores for its kernels: it uses one unless OMP_NUM_THREADS is set.
 
-    Hide its messages about this, and about compilers that it will not need.
+    Hide its messages about this, and about compilers that it will not need. Raises ConfigError if Paddle is missing, or
+    if the launcher's variables are wrong.
     """
+    launched()
     os.environ.setdefault("OMP_NUM_THREADS", str(available_cores()))
     os.environ.setdefault("GLOG_minloglevel", "2")  # in C++, log only errors and worse
     on_sigterm = signal.getsignal(signal.SIGTERM)

@@ -2,7 +2,6 @@
 
 import argparse
 import logging
-import os
 import sys
 from pathlib import Path
 
@@ -11,6 +10,7 @@ from ppsolo.cli.shared import OK, Commands, add_command, add_config, import_padd
 from ppsolo.cli.suggest import add_start
 from ppsolo.config import load_config, override_config
 from ppsolo.errors import ConfigError
+from ppsolo.processes import launched
 from ppsolo.progress import ProgressBar
 from ppsolo.schema import Config
 from ppsolo.training.stop_request import StopRequest, TrainingInterrupted, launcher_id
@@ -66,7 +66,7 @@ def run(options: argparse.Namespace) -> int:
             config = config or _recipe(options)
             from ppsolo.training.run import train as run_training
 
-            if os.environ.get("PADDLE_TRAINER_ID", "0") == "0":
+            if launched().rank == 0:
                 logging.getLogger("ppsolo").setLevel(logging.INFO)
             with ProgressBar("download", unit="B") as progress:
                 summary = run_training(
@@ -114,7 +114,7 @@ def weights_to_resume(source: str) -> Path | None:
 
 def link_folder(link: Path, target: Path) -> None:
     """Make `link` point to `target`, which may not exist yet. Raises ConfigError if something else is there."""
-    if os.environ.get("PADDLE_TRAINER_ID", "0") != "0":
+    if launched().rank != 0:
         return
     try:
         if link.is_symlink():
@@ -135,9 +135,9 @@ def _recipe(options: argparse.Namespace) -> Config:
         options.config,
         options.override,
         from_nothing=options.from_nothing,
-        processes=int(os.environ.get("PADDLE_TRAINERS_NUM", "1")),
+        processes=launched().world_size,
         gpu=paddle.device.get_device().startswith("gpu"),
     )
-    if os.environ.get("PADDLE_TRAINER_ID", "0") == "0":
+    if launched().rank == 0:
         say(recipe.text().rstrip("\n"), sys.stderr)
     return recipe_config(recipe)
