@@ -1,6 +1,7 @@
 """Makes text from files and clients short and safe to print."""
 
 import json
+import re
 from collections.abc import Iterable
 from typing import Any
 
@@ -23,6 +24,16 @@ def one_line(text: str) -> str:
     'road sign [31m red'
     """
     return " ".join(printable(text).split())
+
+
+def native_reason(error: BaseException) -> str:
+    """Return the reason in an error of C++ code, such as Paddle's or onnxruntime's, without its trace, on one line.
+
+    >>> native_reason(ValueError("Traceback:\\n0 f()\\nError Message Summary:\\n---\\nNotFound: x (at /p/a.cc:7)\\n"))
+    'NotFound: x'
+    """
+    text = one_line(str(error)).rpartition("Error Message Summary:")[2]
+    return re.sub(r" \(at [^()]*:\d+\)", "", text).strip(" -") or type(error).__name__
 
 
 def json_text(content: Any, *, indent: int | None = None) -> str:

@@ -13,7 +13,8 @@ import numpy as np
 import paddle
 
 from ppsolo import build_model, load_config, save_weights
-from ppsolo.benchmark.prediction import TOTAL, Side, benchmark
+from ppsolo.benchmark.prediction import benchmark
+from ppsolo.benchmark.sides import TOTAL, Side
 from ppsolo.build.pipeline import build_preprocess
 from ppsolo.cpu import default_threads, has_bfloat16
 from ppsolo.data.files import find_images

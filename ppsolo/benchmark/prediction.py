@@ -2,47 +2,25 @@
 
 import multiprocessing
 import resource
-import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from multiprocessing.connection import Connection
+from multiprocessing.context import SpawnProcess
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol, TypeAlias
 
 import cv2
 import numpy as np
 
 from ppsolo.benchmark.machine import in_new_process, machine, matrix_product
-from ppsolo.cpu import threads_in_words
-from ppsolo.data.images import read_image, write_image
-from ppsolo.errors import ConfigError, PpsoloError
+from ppsolo.benchmark.peers import OnnxRunner, PaddleDetectionRunner
+from ppsolo.benchmark.sides import BF16, ENGINES, TOTAL, Side, SideKind, picture, side_kind, timed
+from ppsolo.data.images import write_image
+from ppsolo.errors import PpsoloError
 from ppsolo.evaluation.report import write_report
 from ppsolo.progress import Progress
-from ppsolo.schema import Config
 
-BF16 = "openvino-bf16"
-ENGINES = ("dygraph", "onnxruntime", "openvino", BF16)
-TOTAL = "total"
-
-
-@dataclass(frozen=True)
-class Side:
-    """One thing to measure, in its own process.
-
-    name: one of ENGINES (a `Predictor` with this engine; the last one computes in bfloat16), an exported directory of
-    ppsolo, or a peer. A peer is an ONNX file or a directory that PaddleDetection exported; only its run is timed.
-    """
-
-    name: str
-    config: Config
-    image: str
-    batch: int = 1
-    threads: int = 1
-    height: int | None = None  # scale the picture to this height first
-    device: Literal["cpu", "gpu"] = "cpu"  # for exported directories only, like `precision`
-    precision: Literal["fp32", "fp16", "bf16"] = "fp32"
-    engine: str = "auto"  # for exported directories only: the runtime
+_Worker: TypeAlias = tuple[SpawnProcess, Connection]
 
 
 class _Runner(Protocol):
@@ -62,11 +40,14 @@ def benchmark(sides: Sequence[Side], *, repeats: int, warm_up: int, progress: Pr
     convolutions; "floor_seconds", the time that these need at the higher of the two speeds. Each side has its
     description, peak memory, images per second (by the median), and the median, p90, p99, least and most seconds of
     each stage and of the total.
-    Raises PpsoloError if a side cannot be loaded.
+    Raises PpsoloError if a side cannot be loaded; if it is no side at all, then before any work.
     """
+    for side in sides:
+        side_kind(side)
     shape, multiply_adds = in_new_process(_count, sides[0].threads, sides[0])
     context = multiprocessing.get_context("spawn")
-    workers, results = [], []
+    workers: list[_Worker] = []
+    results: list[dict[str, Any]] = []
     try:
         for side in sides:
             here, there = context.Pipe()
@@ -74,22 +55,22 @@ def benchmark(sides: Sequence[Side], *, repeats: int, warm_up: int, progress: Pr
             process.start()
             there.close()
             workers.append((process, here))
-            results.append({"side": side.name, **_said(here, side)})
+            results.append({"side": side.name, **_said(workers[-1], side)})
         rounds: list[list[dict[str, float]]] = [[] for _ in sides]
         speeds = []  # one per round: the speed of a shared machine changes
         for number in range(warm_up + repeats):
-            for side, (_, connection), taken in zip(sides, workers, rounds, strict=True):
-                connection.send("run")
-                seconds = _said(connection, side)
+            for side, worker, taken in zip(sides, workers, rounds, strict=True):
+                worker[1].send("run")
+                seconds = _said(worker, side)
                 if number >= warm_up:
                     taken.append(seconds)
             if number >= warm_up:
                 speeds.append(in_new_process(matrix_product, sides[0].threads))
             if progress is not None:
                 progress(number + 1, warm_up + repeats)
-        for side, (_, connection), taken, result in zip(sides, workers, rounds, results, strict=True):
-            connection.send("memory")
-            result.update(_said(connection, side))
+        for side, worker, taken, result in zip(sides, workers, rounds, results, strict=True):
+            worker[1].send("memory")
+            result.update(_said(worker, side))
             result.update(batch=side.batch, threads=side.threads)
             result["seconds"] = {stage: summary([row[stage] for row in taken]) for stage in taken[0]}
             result["images_per_second"] = side.batch / result["seconds"][TOTAL]["median"]
@@ -203,28 +184,20 @@ class _PredictorRunner:
 
     def run(self) -> dict[str, float]:
         seconds = {}
-        seconds["reading"], images = _timed(lambda: [_picture(self._side) for _ in range(self._side.batch)])
-        seconds["preprocessing"], prepared = _timed(lambda: [self._pipeline.prepare(image) for image in images])
+        seconds["reading"], images = timed(lambda: [picture(self._side) for _ in range(self._side.batch)])
+        seconds["preprocessing"], prepared = timed(lambda: [self._pipeline.prepare(image) for image in images])
         batch = np.stack([image for image, _ in prepared])
         if self._apart:
-            seconds["network"], raw = _timed(lambda: self._pipeline.dygraph.predict(batch))
-            seconds["postprocessing"], found = _timed(lambda: self._pipeline.dygraph.postprocess(raw))
+            seconds["network"], raw = timed(lambda: self._pipeline.dygraph.predict(batch))
+            seconds["postprocessing"], found = timed(lambda: self._pipeline.dygraph.postprocess(raw))
         else:
-            seconds["network and postprocessing"], found = _timed(lambda: self._pipeline.detect(batch))
-        seconds["masks at the original size, as run lengths"], instances = _timed(
+            seconds["network and postprocessing"], found = timed(lambda: self._pipeline.detect(batch))
+        seconds["masks at the original size, as run lengths"], instances = timed(
             lambda: [self._pipeline.finish(one, size) for one, (_, size) in zip(found.images(), prepared, strict=True)]
         )
         self.facts = {"instances": [len(one) for one in instances]}
         seconds[TOTAL] = sum(seconds.values())
         return seconds
-
-
-def _picture(side: Side) -> np.ndarray:
-    image = read_image(side.image)
-    if side.height is None:
-        return image
-    scale = side.height / image.shape[0]
-    return cv2.resize(image, (max(1, round(scale * image.shape[1])), side.height))
 
 
 def _count(side: Side) -> tuple[list[int], int]:
@@ -234,7 +207,7 @@ def _count(side: Side) -> tuple[list[int], int]:
     from ppsolo.build.network import build_model
     from ppsolo.build.pipeline import build_preprocess
 
-    prepared, _ = build_preprocess(side.config)(_picture(side))
+    prepared, _ = build_preprocess(side.config)(picture(side))
     model = build_model(side.config)
     model.eval()
     with paddle.no_grad():
@@ -258,96 +231,13 @@ def open_side(side: Side) -> Any:
     return source.open(threads=side.threads)
 
 
-class _OnnxRunner:
-    """Times an ONNX model that takes the prepared picture; only its run counts."""
-
-    facts: Mapping[str, Any] = {}
-
-    def __init__(self, side: Side):
-        import onnxruntime
-
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = side.threads
-        self._session = onnxruntime.InferenceSession(side.name, options, providers=["CPUExecutionProvider"])
-        inputs = self._session.get_inputs()
-        kinds = {value.name: "image" if len(value.shape) == 4 else value.name for value in inputs}
-        self._feeds = _peer_inputs(side, kinds)
-        self.description = (
-            f"{Path(side.name).name} in onnxruntime {onnxruntime.__version__}, {threads_in_words(side.threads)}"
-        )
-
-    def run(self) -> dict[str, float]:
-        return {TOTAL: _timed(lambda: self._session.run(None, self._feeds))[0]}
-
-
-class _PaddlePeerRunner:
-    """Times an export of PaddleDetection in Paddle Inference, set up as in its deploy script; only its run counts."""
-
-    facts: Mapping[str, Any] = {}
-
-    def __init__(self, side: Side):
-        from paddle import inference
-        from paddle.version import full_version
-
-        directory = Path(side.name)
-        program = next(path for path in (directory / "model.json", directory / "model.pdmodel") if path.is_file())
-        config = inference.Config(str(program), str(directory / "model.pdiparams"))
-        config.disable_gpu()
-        config.disable_mkldnn()
-        config.disable_glog_info()
-        if full_version.startswith("2."):  # with Paddle 3 its graph fails
-            config.enable_memory_optim()
-        config.set_cpu_math_library_num_threads(side.threads)
-        self._predictor = inference.create_predictor(config)
-        kinds = {name: name for name in self._predictor.get_input_names()}
-        for name, values in _peer_inputs(side, kinds).items():
-            self._predictor.get_input_handle(name).copy_from_cpu(values)
-        self.description = f"{directory.name} in Paddle Inference {full_version}, {threads_in_words(side.threads)}"
-
-    def run(self) -> dict[str, float]:
-        return {TOTAL: _timed(self._predictor.run)[0]}
-
-
-def _peer_inputs(side: Side, kinds: Mapping[str, str]) -> dict[str, np.ndarray]:
-    """Inputs of a peer for the prepared picture. They must be real: the number of instances decides the work.
-
-    kinds: input name of the peer -> input name of PaddleDetection. Raises ConfigError for an unknown input.
-    """
-    from ppsolo.build.pipeline import build_preprocess
-
-    image, size = build_preprocess(side.config)(_picture(side))
-    scale = np.divide(size.resized, size.original)
-    rows = {"image": image, "im_shape": np.array(size.resized), "scale_factor": scale}
-    unknown = [name for name, kind in kinds.items() if kind not in rows]
-    if unknown:
-        raise ConfigError(f"unknown inputs {', '.join(unknown)}: known are an image, im_shape and scale_factor")
-    return {name: np.stack([rows[kind]] * side.batch).astype(np.float32) for name, kind in kinds.items()}
-
-
 def _runner(side: Side) -> _Runner:
-    if side.name in ENGINES or ((Path(side.name) / "infer_cfg.yml").is_file() and _is_ours(Path(side.name))):
-        return _PredictorRunner(side)
-    if side.name.endswith(".onnx") and Path(side.name).is_file():
-        return _OnnxRunner(side)
-    if any((Path(side.name) / name).is_file() for name in ("model.json", "model.pdmodel")):
-        return _PaddlePeerRunner(side)
-    raise ConfigError(f"{side.name}: give one of {', '.join(ENGINES)}, an exported directory, or an ONNX file")
-
-
-def _is_ours(directory: Path) -> bool:
-    from ppsolo.deploy.directory import read_info
-
-    try:
-        read_info(directory)
-    except PpsoloError:
-        return False
-    return True
-
-
-def _timed(function: Callable[[], Any]) -> tuple[float, Any]:
-    start = time.perf_counter()
-    result = function()
-    return time.perf_counter() - start, result
+    runners: dict[SideKind, Callable[[Side], _Runner]] = {
+        "ppsolo": _PredictorRunner,
+        "onnx": OnnxRunner,
+        "paddledetection": PaddleDetectionRunner,
+    }
+    return runners[side_kind(side)](side)
 
 
 def _work(side: Side, connection: Connection) -> None:
@@ -367,11 +257,16 @@ def _work(side: Side, connection: Connection) -> None:
         connection.send(str(error))
 
 
-def _said(connection: Connection, side: Side) -> dict[str, Any]:
+def _said(worker: _Worker, side: Side) -> dict[str, Any]:
+    """Return a worker's answer. Raises PpsoloError that names the side if it failed or is gone."""
+    process, connection = worker
     try:
         answer = connection.recv()
     except EOFError:
-        raise PpsoloError(f"{side.name}: its process died") from None
+        process.join(timeout=5)
+        code = process.exitcode or 0
+        reason = f"signal {-code}" if code < 0 else f"exit code {code}"
+        raise PpsoloError(f"{side.name}: its process died ({reason}): is the model whole?") from None
     if isinstance(answer, str):
-        raise PpsoloError(f"{side.name}: {answer}")
+        raise PpsoloError(answer if side.name in answer else f"{side.name}: {answer}")
     return answer

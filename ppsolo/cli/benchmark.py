@@ -75,7 +75,8 @@ def run(options: argparse.Namespace) -> int:
         for most in options.instances or [None]
     ]
     import_paddle()  # it counts the multiply-adds
-    from ppsolo.benchmark.prediction import Side, benchmark_curve, write_benchmark
+    from ppsolo.benchmark.prediction import benchmark_curve, write_benchmark
+    from ppsolo.benchmark.sides import Side
     from ppsolo.cpu import default_threads
     from ppsolo.progress import ProgressBar
 

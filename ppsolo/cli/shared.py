@@ -159,6 +159,7 @@ def import_paddle() -> None:
     launched()
     os.environ.setdefault("OMP_NUM_THREADS", str(available_cores()))
     os.environ.setdefault("GLOG_minloglevel", "2")  # in C++, log only errors and worse
+    os.environ.setdefault("PYTHONWARNINGS", "ignore:No ccache found")  # also in processes that this one starts
     on_sigterm = signal.getsignal(signal.SIGTERM)
     with contextlib.redirect_stderr(io.StringIO()), warnings.catch_warnings():
         warnings.simplefilter("ignore")

@@ -17,6 +17,7 @@ from ppsolo.deploy.paddledetection import INPUTS
 from ppsolo.deploy.paddledetection import OUTPUTS as PADDLEDETECTION_OUTPUTS
 from ppsolo.errors import ExportError, PredictionError
 from ppsolo.results.postprocess import DetectionArrays
+from ppsolo.text import native_reason
 
 PRECISIONS = ("fp32", "fp16", "bf16")
 MODEL_FILES = ("model.json", "model.pdmodel")  # of Paddle 3 and 2
@@ -217,8 +218,8 @@ def _run(predictor: inference.Predictor, images: np.ndarray) -> list[np.ndarray]
     try:
         predictor.run()
     except Exception as error:  # Paddle raises many kinds of errors from C++
-        reason = str(error).rpartition("Error Message Summary:")[2]
-        raise PredictionError(f"Paddle Inference failed on a batch of shape {list(images.shape)}: {reason}") from error
+        shape = list(images.shape)
+        raise PredictionError(f"Paddle Inference failed on a batch of shape {shape}: {native_reason(error)}") from error
     return [predictor.get_output_handle(name).copy_to_cpu() for name in predictor.get_output_names()]
 
 
@@ -226,7 +227,7 @@ def _create(config: inference.Config, program: Path) -> inference.Predictor:
     try:
         predictor = inference.create_predictor(config)
     except Exception as error:  # Paddle raises many kinds of errors from C++
-        raise ExportError(f"{program} cannot be loaded by Paddle {PADDLE_VERSION}: {error}") from None
+        raise ExportError(f"{program} cannot be loaded by Paddle {PADDLE_VERSION}: {native_reason(error)}") from None
     if predictor.get_input_names() != ["image"] and sorted(predictor.get_input_names()) != sorted(INPUTS):
         raise ExportError(f"{program} is not ppsolo's: its inputs are {predictor.get_input_names()}, not 'image'")
     return predictor

@@ -1,6 +1,9 @@
 """The benchmark: what is counted by hand, sides in turn, a chart, refusals."""
 
 import json
+import multiprocessing
+import os
+import signal
 
 import numpy as np
 import paddle
@@ -8,18 +11,21 @@ import pytest
 
 from ppsolo import build_model, load_config, save_weights
 from ppsolo.benchmark.machine import in_new_process, machine, matrix_product
+from ppsolo.benchmark.peers import OnnxRunner, PaddleDetectionRunner
 from ppsolo.benchmark.prediction import (
-    Side,
+    _said,
     benchmark,
     count_multiply_adds,
     open_side,
     summary,
     write_benchmark,
 )
+from ppsolo.benchmark.sides import Side
 from ppsolo.cli import main
 from ppsolo.data.images import read_image, write_image
 from ppsolo.deploy.export import export_model
-from ppsolo.errors import PpsoloError
+from ppsolo.deploy.graph import PADDLE_3
+from ppsolo.errors import ConfigError, PpsoloError
 from ppsolo.models.convolution import ConvNorm
 
 
@@ -67,8 +73,40 @@ def test_sides_are_measured_stage_by_stage(tmp_path, tiny):
 def test_a_side_that_cannot_be_had_is_named(tmp_path, tiny):
     write_image(tmp_path / "a.png", np.zeros([60, 90, 3], np.uint8))
     side = Side(str(tmp_path / "nothing"), load_config("solov2_r50_fpn_1x", tiny), str(tmp_path / "a.png"))
-    with pytest.raises(PpsoloError, match="nothing: give one of dygraph, onnxruntime"):
+    with pytest.raises(PpsoloError, match="nothing: give one of dygraph, onnxruntime") as caught:
         benchmark([side], repeats=1, warm_up=0)
+    assert str(caught.value).count("nothing") == 1
+
+
+def test_a_broken_peer_is_one_line(tmp_path, tiny):
+    config = load_config("solov2_r50_fpn_1x", tiny)
+    (tmp_path / "bad.onnx").write_text("no model")
+    with pytest.raises(ConfigError, match=r"bad\.onnx: onnxruntime .* cannot load it \(.*INVALID_PROTOBUF"):
+        OnnxRunner(Side(str(tmp_path / "bad.onnx"), config, "a.png"))
+    for name in ("model.json", "model.pdiparams"):
+        (tmp_path / name).write_text("no model")
+    if not PADDLE_3:
+        return  # this version ends the process
+    with pytest.raises(ConfigError, match=r"model\.json: Paddle .* cannot load it") as caught:
+        PaddleDetectionRunner(Side(str(tmp_path), config, "a.png"))
+    assert "Traceback" not in str(caught.value)
+
+
+def test_a_worker_that_died_or_failed_is_named_once(tmp_path, tiny):
+    side = Side("peers/model.onnx", load_config("solov2_r50_fpn_1x", tiny), "a.png")
+    context = multiprocessing.get_context("fork")
+    for work, expected in (
+        (lambda there: os.kill(os.getpid(), signal.SIGKILL), r"^peers/model.onnx: its process died \(signal 9\)"),
+        (lambda there: there.send("peers/model.onnx: broken"), "^peers/model.onnx: broken$"),
+        (lambda there: there.send("broken"), "^peers/model.onnx: broken$"),
+    ):
+        here, there = context.Pipe()
+        process = context.Process(target=work, args=(there,))
+        process.start()
+        there.close()
+        with pytest.raises(PpsoloError, match=expected):
+            _said((process, here), side)
+        process.join()
 
 
 def test_exports_take_the_class_thresholds_of_the_configuration(tmp_path, tiny):
