@@ -1,5 +1,6 @@
 """Reads and writes videos and live streams frame by frame as uint8 RGB arrays, or refuses them with a reason."""
 
+import contextlib
 import itertools
 import math
 import os
@@ -11,11 +12,12 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from ppsolo.atomic import discard, put_in_place, temporary_name
+from ppsolo.atomic import put_in_place, scratch_folder
 from ppsolo.data.codecs import REMEDY, PyavCapture, codec_name, decoding_error, load_pyav
 from ppsolo.data.files import VIDEO_SUFFIXES, regular_file
 from ppsolo.data.pixels import checked_array
 from ppsolo.errors import ImageError
+from ppsolo.text import without_users
 
 __all__ = ["VIDEO_SUFFIXES", "Frame", "VideoFrames", "VideoWriter", "is_video"]
 
@@ -75,7 +77,7 @@ class VideoFrames:
         Raises:
             ImageError: the source cannot be opened, or has no frame that can be decoded.
         """
-        self._name = str(source)
+        self._name = without_users(str(source))
         self._path = None if isinstance(source, int) or "://" in self._name else Path(source)
         self._source, self._timeout, self._reconnect = source, timeout, reconnect
         self._capture: Capture = self._open()
@@ -154,7 +156,7 @@ class VideoFrames:
             return cv2.VideoCapture(self._source)
         milliseconds = round(min(self._timeout * 1000, 2**31 - 1))  # OpenCV takes 32 bits
         limits = [cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, milliseconds, cv2.CAP_PROP_READ_TIMEOUT_MSEC, milliseconds]
-        return cv2.VideoCapture(self._name, cv2.CAP_FFMPEG, limits)
+        return cv2.VideoCapture(str(self._source), cv2.CAP_FFMPEG, limits)
 
     def _stated(self, name: int) -> float | None:
         value = self._capture.get(name)
@@ -294,7 +296,11 @@ class VideoWriter:
         _check_name(self._path.absolute())
         if not os.access(self._path.parent, os.W_OK | os.X_OK):
             raise ImageError(f"{path}: its directory does not exist or is not writable")
-        self._temporary = temporary_name(self._path.absolute(), suffix=self._path.suffix)
+        self._draft = contextlib.ExitStack()  # a folder, because the draft's name must end with .mp4
+        try:
+            self._temporary = self._draft.enter_context(scratch_folder(self._path.absolute())) / "draft.mp4"
+        except OSError as error:
+            raise ImageError(f"{path}: cannot be written ({error.strerror})") from None
         fourcc = cv2.VideoWriter.fourcc(*"mp4v")
         self._writer = cv2.VideoWriter(str(self._temporary), fourcc, self.fps, (width, height))
         if not self._writer.isOpened():
@@ -342,11 +348,13 @@ class VideoWriter:
             put_in_place(self._temporary, self._path)
         except OSError as error:
             raise ImageError(f"{self._path}: cannot be written ({error.strerror})") from None
+        finally:
+            self._draft.close()
 
     def discard(self) -> None:
         """Delete the unfinished file; an earlier file of this name stays."""
         self._writer.release()
-        discard(self._temporary)
+        self._draft.close()
 
     def __enter__(self) -> "VideoWriter":
         return self

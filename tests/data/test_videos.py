@@ -1,6 +1,8 @@
 """Tests of reading and writing videos."""
 
 import os
+import subprocess
+import sys
 from fractions import Fraction
 from pathlib import Path
 
@@ -332,3 +334,23 @@ def test_a_stream_that_breaks_off_is_opened_again(monkeypatch):
     assert len(found) == 4 and [frame.time for frame in found] == pytest.approx([0, 0.1, 0.2, 0.3])
     assert waits == [1, 2, 1, 2, 4] and "broke off after 4 frames, 3 new tries failed" in video.damage
     assert video.live and video.frame_count is None
+
+
+def test_the_draft_of_a_killed_process_is_removed_by_the_next(tmp_path):
+    program = (
+        "import os, sys, numpy as np\n"
+        "from ppsolo.data.videos import VideoWriter\n"
+        "writer = VideoWriter(sys.argv[1], fps=5, size=(48, 64))\n"
+        "writer.write(np.zeros((48, 64, 3), np.uint8))\n"
+        "os.kill(os.getpid(), 9)\n"
+    )
+    subprocess.run([sys.executable, "-c", program, str(tmp_path / "a.mp4")], check=False)
+    assert len(list(tmp_path.glob(".ppsolo-*"))) == 1
+    with (
+        VideoWriter(tmp_path / "b.mp4", fps=5, size=(48, 64)) as other,
+        VideoWriter(tmp_path / "a.mp4", fps=5, size=(48, 64)) as video,
+    ):
+        other.write(np.zeros((48, 64, 3), np.uint8))
+        video.write(np.zeros((48, 64, 3), np.uint8))
+        assert len(list(tmp_path.glob(".ppsolo-*"))) == 2
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.mp4", "b.mp4"]
