@@ -1,6 +1,6 @@
 """The errors of ppsolo for wrong input; each has a message of one line."""
 
-from ppsolo.text import one_line
+from ppsolo.text import one_line, without_users
 
 LONGEST_MESSAGE = 1000
 
@@ -9,10 +9,11 @@ class PpsoloError(Exception):
     """Base of every error that a user can correct; `str(error)` is one line with the problem and the remedy.
 
     Messages quote names from files and servers. They are cleaned: no line breaks, no terminal escapes, no endless
-    words.
+    words, no passwords of addresses.
     """
 
     def __init__(self, message: str):
+        message = without_users(message)
         if len(message) > LONGEST_MESSAGE:
             message = f"{message[: LONGEST_MESSAGE // 2]} ... {message[-LONGEST_MESSAGE // 2 :]}"
         super().__init__(one_line(message))

@@ -5,6 +5,9 @@ import re
 from collections.abc import Iterable
 from typing import Any
 
+# A user before the host. A password with a slash in it is no valid address; it is no port number either.
+_USER = re.compile(r"://(?:[^\s/?#]*|[^\s/?#:@\[]*:(?!\d*(?:[/?#\s]|$))\S*)@")
+
 
 def printable(text: str) -> str:
     """Replace each character that is not printable by a space.
@@ -24,6 +27,15 @@ def one_line(text: str) -> str:
     'road sign [31m red'
     """
     return " ".join(printable(text).split())
+
+
+def without_users(text: str) -> str:
+    """Mask the user and the password in each address of a text.
+
+    >>> without_users("rtsp://me:secret@camera/live: no answer"), without_users("https://a.example/b@c")
+    ('rtsp://***@camera/live: no answer', 'https://a.example/b@c')
+    """
+    return _USER.sub("://***@", text) if "://" in text else text
 
 
 def native_reason(error: BaseException) -> str:

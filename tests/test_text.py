@@ -35,6 +35,25 @@ def test_output_errors_and_logs_are_clean(capsys):
     assert all(printable(line) == line for line in (*out.splitlines(), *err.splitlines(), logged))
 
 
+@pytest.mark.parametrize(
+    ("address", "shown"),
+    [
+        ("rtsp://me:secret@camera:554/live", "rtsp://***@camera:554/live"),
+        ("rtsp://me:sec@ret@camera/live", "rtsp://***@camera/live"),
+        ("rtsp://me:sec/ret@camera/live", "rtsp://***@camera/live"),
+        ("https://secret@a.example/b", "https://***@a.example/b"),
+        *[(plain, plain) for plain in ("http://a:80/b@c", "http://[::1]:80/b@c", "http://a?b=c@d", "me@a.example")],
+    ],
+)
+def test_no_password_of_an_address_is_printed(capsys, address, shown):
+    say(f"{address} gives {address}")
+    say_error(address)
+    record = logging.LogRecord("x", logging.WARNING, "x", 1, "%s", (address,), None)
+    out, err = capsys.readouterr()
+    assert out == f"{shown} gives {shown}\n" and err == f"ppsolo: error: {shown}\n"
+    assert LogFormatter("%(message)s").format(record) == str(DatasetError(address)) == shown
+
+
 @pytest.mark.parametrize("name", [HOSTILE, "\ud800", "a\nb"])
 def test_a_category_is_one_line_whatever_the_file_says(tmp_path, name):
     square = {"id": 1, "image_id": 1, "category_id": 1, "segmentation": [[1, 1, 6, 1, 6, 6, 1, 6]], "iscrowd": 0}

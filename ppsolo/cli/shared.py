@@ -21,7 +21,7 @@ from ppsolo.errors import ConfigError
 from ppsolo.interface import ENGINES as ALL_ENGINES
 from ppsolo.interface import PRECISIONS
 from ppsolo.processes import launched
-from ppsolo.text import one_line, printable
+from ppsolo.text import one_line, printable, without_users
 
 if TYPE_CHECKING:
     from ppsolo.model_source import ModelSource
@@ -176,9 +176,12 @@ def import_paddle() -> None:
 
 
 def say(text: str, stream: TextIO | None = None) -> None:
-    """Print lines without characters that control the terminal. stream: None: standard output."""
+    """Print lines without characters that control the terminal and without passwords of addresses.
+
+    stream: None: standard output.
+    """
     to = sys.stdout if stream is None else stream
-    lines = "\n".join(printable(line) for line in text.split("\n")) + "\n"
+    lines = "\n".join(printable(line) for line in without_users(text).split("\n")) + "\n"
     # A terminal without UTF-8 shows other letters as "?".
     encoding = to.encoding or "utf-8"
     try:
@@ -199,16 +202,19 @@ def stop_output() -> None:
 
 def say_note(line: str) -> None:
     """Print one line to standard error, for information."""
-    sys.stderr.write(f"ppsolo: note: {one_line(line)}\n")
+    sys.stderr.write(f"ppsolo: note: {one_line(without_users(line))}\n")
 
 
 def say_error(line: str) -> None:
     """Print one line to standard error, after the program's name."""
-    sys.stderr.write(f"ppsolo: error: {one_line(line)}\n")
+    sys.stderr.write(f"ppsolo: error: {one_line(without_users(line))}\n")
 
 
 class LogFormatter(logging.Formatter):
-    """Formats log messages without characters that control the terminal; a traceback keeps its lines."""
+    """Formats log messages without characters that control the terminal and without passwords of addresses.
+
+    A traceback keeps its lines.
+    """
 
     def formatMessage(self, record: logging.LogRecord) -> str:
-        return printable(super().formatMessage(record))
+        return printable(without_users(super().formatMessage(record)))

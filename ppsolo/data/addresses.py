@@ -1,12 +1,13 @@
 """Fetches pictures from http(s) addresses, within limits of size and time."""
 
+import base64
 import http.client
 import socket
 import time
 import urllib.error
 import urllib.request
 from typing import IO
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 import numpy as np
 
@@ -31,7 +32,8 @@ def fetch_image(
     This is the only function of ppsolo that fetches a picture over the network.
 
     Args:
-        address: it begins with http:// or https://. Redirections to other such addresses are followed.
+        address: it begins with http:// or https://, perhaps with a user: https://me:secret@example.org/street.jpg.
+            Redirections to other such addresses are followed, without the user.
         max_bytes: a longer answer is refused.
         timeout: seconds for everything, from the connection to the last byte.
         settings: see `ppsolo.read_image`.
@@ -105,8 +107,19 @@ class _HttpOnly(urllib.request.HTTPRedirectHandler):
 def _open(address: str, timeout: float) -> http.client.HTTPResponse:
     if urlsplit(address).scheme.lower() not in ("http", "https"):
         raise ValueError("expected an address that begins with http:// or https://")
+    address, user = _apart(address)
     request = urllib.request.Request(address, headers={"User-Agent": "ppsolo"})
+    if user is not None:
+        code = base64.b64encode(unquote(user).encode()).decode()
+        request.add_unredirected_header("Authorization", f"Basic {code}")
     return urllib.request.build_opener(_HttpOnly).open(request, timeout=timeout)
+
+
+def _apart(address: str) -> tuple[str, str | None]:
+    """Return the address without its user, and "user:password", which urllib would take for the host's port."""
+    parts = urlsplit(address)
+    user, at, host = parts.netloc.rpartition("@")
+    return (parts._replace(netloc=host).geturl(), user) if at else (address, None)
 
 
 def _reason(error: Exception) -> str:

@@ -1,5 +1,6 @@
 """What a source names: files, folders, patterns, lists, cameras, addresses."""
 
+import base64
 import http.server
 import os
 import threading
@@ -18,6 +19,7 @@ from ppsolo.data.addresses import fetch_image
 from ppsolo.data.files import find_images
 from ppsolo.data.images import read_image
 from ppsolo.data.sources import Pictures, Video, find_source
+from ppsolo.data.videos import VideoFrames
 from ppsolo.errors import ImageError
 
 
@@ -94,8 +96,10 @@ class Answers(http.server.BaseHTTPRequestHandler):
     """Pictures and mishaps by path."""
 
     content: ClassVar[bytes] = b""
+    users: ClassVar[list[str | None]] = []
 
     def do_GET(self) -> None:
+        self.users.append(self.headers.get("Authorization"))
         if self.path == "/away":
             self.send_response(302)
             self.send_header("Location", "/a.png")
@@ -148,6 +152,26 @@ def test_a_picture_is_fetched(address, photo):
     assert isinstance(find_source(f"{address}/text", network=True), Video)
     with pytest.raises(ImageError, match="fetch_image"):
         read_image(f"{address}/a.png")
+
+
+def test_a_user_in_an_address_is_sent_and_not_shown(address, photo):
+    own = address.replace("://", "://me:s%40cret@")
+    Answers.users.clear()
+    assert np.array_equal(fetch_image(f"{own}/a.png"), photo)
+    assert np.array_equal(fetch_image(f"{own}/away"), photo)
+    code = "Basic " + base64.b64encode(b"me:s@cret").decode()
+    assert Answers.users == [code, code, None]  # not sent to where a redirection leads
+    with pytest.raises(ImageError) as caught:
+        fetch_image(f"{own}/gone.png")
+    assert str(caught.value).startswith(address.replace("://", "://***@")) and "cret" not in str(caught.value)
+
+
+def test_the_password_of_a_stream_is_not_shown():
+    with pytest.raises(ImageError, match=r"rtsp://\*\*\*@127\.0\.0\.1:1/live: the stream cannot") as caught:
+        VideoFrames("rtsp://me:secret@127.0.0.1:1/live", timeout=1.0)
+    assert "secret" not in str(caught.value)
+    with pytest.raises(ImageError, match=r"^rtsp://\*\*\*@camera/live: add --allow_network"):
+        find_source("rtsp://me:secret@camera/live")
 
 
 @pytest.mark.parametrize(
