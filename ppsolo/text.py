@@ -48,6 +48,15 @@ def native_reason(error: BaseException) -> str:
     return re.sub(r" \(at [^()]*:\d+\)", "", text).strip(" -") or type(error).__name__
 
 
+def named(name: str, text: str) -> str:
+    """Put a name before a text that does not have it yet.
+
+    >>> named("a.png", "no picture"), named("a.png", "a.png: no picture")
+    ('a.png: no picture', 'a.png: no picture')
+    """
+    return text if name in text else f"{name}: {text}"
+
+
 def json_text(content: Any, *, indent: int | None = None) -> str:
     """Return JSON in the letters of the content; if one of them is not printable, all but ASCII is escaped.
 

@@ -14,7 +14,8 @@ import pytest
 import ppsolo
 from ppsolo import build_model, load_config, save_weights
 from ppsolo.checkpoint.zoo import ZOO
-from ppsolo.cli import LONG_STEPS, main
+from ppsolo.cli import main
+from ppsolo.cli.shared import LONG_STEPS
 from ppsolo.data.synthetic import draw_dataset
 
 ROOT = Path(__file__).parent.parent

@@ -15,10 +15,12 @@ import numpy as np
 from ppsolo.benchmark.machine import in_new_process, machine, matrix_product
 from ppsolo.benchmark.peers import OnnxRunner, PaddleDetectionRunner
 from ppsolo.benchmark.sides import BF16, ENGINES, TOTAL, Side, SideKind, picture, side_kind, timed
+from ppsolo.data.decoder_lines import claim_standard_error
 from ppsolo.data.images import write_image
 from ppsolo.errors import PpsoloError
 from ppsolo.evaluation.report import write_report
 from ppsolo.progress import Progress
+from ppsolo.text import named
 
 _Worker: TypeAlias = tuple[SpawnProcess, Connection]
 
@@ -242,6 +244,7 @@ def _runner(side: Side) -> _Runner:
 
 def _work(side: Side, connection: Connection) -> None:
     """Runs in a side's process: send its description, then answer "run" and "memory" until the pipe is closed."""
+    claim_standard_error()
     try:
         runner = _runner(side)
         connection.send({"description": runner.description})
@@ -268,5 +271,5 @@ def _said(worker: _Worker, side: Side) -> dict[str, Any]:
         reason = f"signal {-code}" if code < 0 else f"exit code {code}"
         raise PpsoloError(f"{side.name}: its process died ({reason}): is the model whole?") from None
     if isinstance(answer, str):
-        raise PpsoloError(answer if side.name in answer else f"{side.name}: {answer}")
+        raise PpsoloError(named(side.name, answer))
     return answer

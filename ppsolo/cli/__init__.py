@@ -1,7 +1,6 @@
 """The command line: `ppsolo <command>`, one file per command."""
 
 import argparse
-import logging
 import os
 import sys
 from collections.abc import Sequence
@@ -24,9 +23,8 @@ from ppsolo.cli import (
     zoo,
 )
 from ppsolo.cli.paddledetection import prepare_options
-from ppsolo.cli.shared import INTERRUPTED, REFUSED, TERMINATED, LogFormatter, say_error, stop_output
+from ppsolo.cli.shared import INTERRUPTED, REFUSED, TERMINATED, say_error, set_up_output, stop_output
 from ppsolo.cli.signals import Terminated, heard_signals
-from ppsolo.data.decoder_lines import claim_standard_error
 from ppsolo.errors import PpsoloError
 from ppsolo.version import __version__
 
@@ -47,9 +45,6 @@ COMMANDS = (
     convert,
     export,
 )
-
-# Their messages name steps that take seconds or minutes, such as converting a network.
-LONG_STEPS = ("ppsolo.predictor", "ppsolo.deploy.export")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -74,14 +69,7 @@ def _main(arguments: Sequence[str] | None) -> int:
 
         argcomplete.autocomplete(top)
     options = top.parse_args(arguments)
-    claim_standard_error()
-    log = logging.StreamHandler()
-    log.setFormatter(LogFormatter("%(levelname)s: %(message)s"))
-    logging.basicConfig(level=logging.ERROR if options.quiet else logging.WARNING, handlers=[log])
-    for name in LONG_STEPS:
-        logging.getLogger(name).setLevel(logging.ERROR if options.quiet else logging.INFO)
-    if options.verbose:
-        logging.getLogger("ppsolo").setLevel(logging.INFO)
+    set_up_output(options)
     if options.quiet:
         os.environ["PPSOLO_PROGRESS"] = "off"
     # ppsolo reports broken pictures and videos in one line; the libraries' own lines would hide it.

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from ppsolo.cli.shared import OK, REFUSED, Commands, add_command, add_model, model_source, say, say_error
+from ppsolo.cli.shared import OK, REFUSED, Commands, add_command, add_model, model_source, say, say_error, set_up_output
 from ppsolo.cpu import default_threads
 from ppsolo.errors import ConfigError, PpsoloError
 
@@ -85,6 +85,7 @@ def run(options: argparse.Namespace) -> int:
 
 def _worker(options: argparse.Namespace, listener: socket.socket, ready: Callable[[str], None]) -> int:
     """Serve in a worker process, with its share of the cores."""
+    set_up_output(options)
     try:
         return _serve(options, listener, ready, threads=max(1, default_threads() // options.workers))
     except PpsoloError as error:

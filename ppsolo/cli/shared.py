@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, TextIO, TypeAlias
 
 from ppsolo.config import load_answering_config
 from ppsolo.cpu import available_cores
+from ppsolo.data.decoder_lines import claim_standard_error
 from ppsolo.data.tiles import DEFAULT_OVERLAP, checked_tiling
 from ppsolo.errors import ConfigError
 from ppsolo.interface import ENGINES as ALL_ENGINES
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
     from ppsolo.model_source import ModelSource
 
 OK, SOME_FAILED, REFUSED, INTERRUPTED, TERMINATED = 0, 1, 2, 130, 143
+# Their messages name steps that take seconds or minutes, such as converting a network.
+LONG_STEPS = ("ppsolo.predictor", "ppsolo.deploy.export")
 LARGEST_NUMBER = 2**31 - 1  # of a count or of seconds: what C code below takes
 
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
@@ -198,6 +201,18 @@ def stop_output() -> None:
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, sys.stdout.fileno())
     os.close(nowhere)
+
+
+def set_up_output(options: argparse.Namespace) -> None:
+    """Log to standard error as --quiet and --verbose want, and catch the lines of decoders; in every process."""
+    claim_standard_error()
+    log = logging.StreamHandler()
+    log.setFormatter(LogFormatter("%(levelname)s: %(message)s"))
+    logging.basicConfig(level=logging.ERROR if options.quiet else logging.WARNING, handlers=[log])
+    for name in LONG_STEPS:
+        logging.getLogger(name).setLevel(logging.ERROR if options.quiet else logging.INFO)
+    if options.verbose:
+        logging.getLogger("ppsolo").setLevel(logging.INFO)
 
 
 def say_note(line: str) -> None:

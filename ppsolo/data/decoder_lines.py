@@ -34,8 +34,8 @@ _claim: _Claim | None = None
 def claim_standard_error() -> None:
     """Give Python's standard error a descriptor of its own, so that `decoder_lines` can catch the output of C code.
 
-    For commands only: a library must not touch the descriptors of its program. Does nothing the second time, or if
-    Python's standard error is not descriptor 2.
+    For commands and processes of our own only: a library must not touch the descriptors of its program. Does nothing
+    the second time, or if Python's standard error is not descriptor 2.
     """
     global _claim
     stream = sys.stderr

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from ppsolo.data.decoder_lines import claim_standard_error
 from ppsolo.data.images import read_image, write_image
 from ppsolo.errors import ConfigError, PpsoloError
 from ppsolo.evaluation.coco_evaluator import MAX_DETECTIONS
@@ -21,6 +22,7 @@ from ppsolo.evaluation.evaluate import evaluate, open_evaluation_set
 from ppsolo.evaluation.report import write_report
 from ppsolo.model_source import ModelSource
 from ppsolo.progress import Progress
+from ppsolo.text import named
 
 TIMED_IMAGES = 12
 IOU_TYPES = ("segm", "bbox")
@@ -155,7 +157,7 @@ def _process(
         except (EOFError, OSError):
             raise PpsoloError(f"{side.name}: its process died, perhaps for lack of memory") from None
         if isinstance(answer, str):
-            raise PpsoloError(f"{side.name}: {answer}")
+            raise PpsoloError(named(side.name, answer))
         return answer
 
     try:
@@ -171,6 +173,7 @@ def _answer(
     side: ModelSource, batch_size: int, threads: int | None, max_detections: int, connection: Connection
 ) -> None:
     """Answer questions until the pipe is closed; runs in a model's process. An answer of type str is an error."""
+    claim_standard_error()
     try:
         dataset, config = open_evaluation_set(side.config)
         predictor = dataclasses.replace(side, config=config).open(threads=threads)

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import cv2
 import httpx
 import numpy as np
 import pytest
@@ -77,6 +78,28 @@ def test_workers_answer_count_together_are_replaced_and_end(export):
         assert process.wait(PATIENCE) == 0
         wait_until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in workers), SOON)
         assert "starting another one" in process.stderr.read()
+    finally:
+        process.kill()
+        process.communicate()
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_lines_of_decoders_are_told_as_the_services_own(export, workers):
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    data = cv2.imencode(".jpg", cv2.GaussianBlur(noise, (0, 0), 3))[1].tobytes()
+    process = start(export, "--workers", str(workers))
+    try:
+        lines = iter(process.stdout.readline, "")
+        address = next(found[1] for line in lines if (found := re.search(r"answers on (http\S+)", line)))
+        body, kind = data[: len(data) // 2] + b"\xff\xd9", {"Content-Type": "image/jpeg"}
+        for _ in range(6):
+            found = httpx.post(f"{address}predict", content=body, headers=kind, timeout=PATIENCE)
+            assert found.status_code == 200
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(PATIENCE) == 0
+        said = process.stderr.read()
+        assert said.count("the JPEG is damaged, what can be decoded is taken") == 6, said
+        assert not any(line.startswith("Corrupt JPEG data") for line in said.splitlines()), said
     finally:
         process.kill()
         process.communicate()
