@@ -4,6 +4,7 @@ import importlib
 import json
 import logging
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -17,6 +18,7 @@ from ppsolo.checkpoint.zoo import ZOO
 from ppsolo.cli import main
 from ppsolo.cli.shared import LONG_STEPS
 from ppsolo.data.synthetic import draw_dataset
+from ppsolo.training.stop_request import TrainingInterrupted
 
 ROOT = Path(__file__).parent.parent
 
@@ -91,6 +93,15 @@ def test_an_interrupt_is_one_line(monkeypatch, capsys):
     monkeypatch.setattr("ppsolo.cli.shared.load_answering_config", interrupted)
     assert main(["infer", "-c", "x", "--infer_img", "x"]) == 130
     assert capsys.readouterr().err == "ppsolo: error: interrupted\n"
+
+
+def test_training_that_a_signal_ended_keeps_its_exit_code(monkeypatch, capsys):
+    def terminated(*arguments):
+        raise TrainingInterrupted("stopped", signal.SIGTERM)
+
+    monkeypatch.setattr("ppsolo.cli.shared.load_answering_config", terminated)
+    assert main(["infer", "-c", "x", "--infer_img", "x"]) == 143
+    assert capsys.readouterr().err == "ppsolo: error: ended by SIGTERM\n"
 
 
 def test_an_error_of_paddle_keeps_its_words_and_traceback(monkeypatch):

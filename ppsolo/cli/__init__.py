@@ -23,8 +23,8 @@ from ppsolo.cli import (
     zoo,
 )
 from ppsolo.cli.paddledetection import prepare_options
-from ppsolo.cli.shared import INTERRUPTED, REFUSED, TERMINATED, say_error, set_up_output, stop_output
-from ppsolo.cli.signals import Terminated, heard_signals
+from ppsolo.cli.shared import REFUSED, TERMINATED, say_error, set_up_output, stop_output
+from ppsolo.cli.signals import exit_code_of, heard_signals
 from ppsolo.errors import PpsoloError
 from ppsolo.version import __version__
 
@@ -86,12 +86,10 @@ def _main(arguments: Sequence[str] | None) -> int:
             raise
         say_error(f"{error.filename or 'a file'}: {error.strerror or error}")
         return REFUSED
-    except Terminated:
-        say_error("ended by SIGTERM")
-        return TERMINATED
-    except KeyboardInterrupt:
-        say_error("interrupted")
-        return INTERRUPTED
+    except KeyboardInterrupt as interruption:
+        code = exit_code_of(interruption)
+        say_error("ended by SIGTERM" if code == TERMINATED else "interrupted")
+        return code
 
 
 def parser() -> argparse.ArgumentParser:

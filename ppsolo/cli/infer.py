@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 from ppsolo.cli.bulk import add_bulk, check_bulk, run_bulk_command, threads_of
 from ppsolo.cli.paddledetection import add_refused_flags, add_slices, add_switch, tile_of_slices, truth
 from ppsolo.cli.shared import (
-    INTERRUPTED,
     OK,
     SOME_FAILED,
     Commands,
@@ -22,6 +21,7 @@ from ppsolo.cli.shared import (
     say_error,
     say_note,
 )
+from ppsolo.cli.signals import exit_code_of
 from ppsolo.errors import ConfigError, ImageError
 from ppsolo.formats.pixel_size import LARGEST_PIXEL
 from ppsolo.progress import ProgressBar
@@ -308,6 +308,6 @@ def _report(summary: "InferenceSummary", settings: "InferSettings", *, left_out:
         where = f"none are drawn; results are in {settings.output_dir}" if settings.save else "none are drawn or saved"
     skipped = f"; {summary.skipped} late frames were skipped" if summary.skipped else ""
     say(f"{summary.instances} instances in {summary.images} images; {where}{skipped}")
-    if summary.interrupted:
-        return INTERRUPTED
+    if summary.interruption is not None:
+        return exit_code_of(summary.interruption)
     return SOME_FAILED if summary.failures else OK

@@ -6,9 +6,18 @@ import threading
 from collections.abc import Iterator
 from types import FrameType
 
+from ppsolo.cli.shared import INTERRUPTED, TERMINATED
+
 
 class Terminated(KeyboardInterrupt):
     """SIGTERM came; the code below treats it like Ctrl-C."""
+
+    exit_code = TERMINATED
+
+
+def exit_code_of(interruption: KeyboardInterrupt) -> int:
+    """Return the exit code of a command that was ended so; training has interruptions of its own."""
+    return getattr(interruption, "exit_code", INTERRUPTED)
 
 
 @contextlib.contextmanager

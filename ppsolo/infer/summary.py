@@ -15,7 +15,7 @@ class InferenceSummary:
         failures: a line for each picture or video that could not be read or drawn.
         notes: other lines for the user.
         skipped: how many late frames of a live stream were left out.
-        interrupted: whether the user ended a live stream.
+        interruption: what ended a live stream, Ctrl-C or SIGTERM; None: it ended by itself.
     """
 
     images: int = 0
@@ -25,7 +25,7 @@ class InferenceSummary:
     failures: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     skipped: int = 0
-    interrupted: bool = False
+    interruption: KeyboardInterrupt | None = None
 
     def count(self, instances: Instances) -> None:
         """Add the instances of one more image."""

@@ -39,8 +39,8 @@ def infer_video(
     The drawn video is as long as its source. The format coco writes `predictions.jsonl`: one JSON object per line with
     `video`, `frame` (from 0), `time` (seconds), `height`, `width` and `instances`. In the other formats, `image_id` is
     the number of the frame. If the video is damaged, the frames before the damage are kept and the summary says so. If
-    drawing fails, results continue. Ctrl-C ends a live stream. For a live stream, the newest frames are predicted; the
-    summary counts the skipped ones.
+    drawing fails, results continue. Ctrl-C and SIGTERM end a live stream. For a live stream, the newest frames are
+    predicted; the summary counts the skipped ones.
 
     Args:
         predictor: runs the model.
@@ -78,10 +78,10 @@ def infer_video(
                     lines.flush()
                 if progress is not None:
                     progress(summary.images, frames.frame_count)
-        except KeyboardInterrupt:
+        except KeyboardInterrupt as interruption:
             if not frames.live:
                 raise
-            summary.interrupted = True
+            summary.interruption = interruption
         summary.skipped = batches.skipped
         summary.failures += [frames.damage] if frames.damage is not None else []
         summary.notes += [frames.note] if frames.note is not None else []

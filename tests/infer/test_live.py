@@ -11,6 +11,8 @@ import cv2
 import numpy as np
 import pytest
 
+from ppsolo.cli.infer import _report
+from ppsolo.cli.signals import Terminated
 from ppsolo.data import videos
 from ppsolo.data.sources import Video
 from ppsolo.data.videos import Frame, VideoFrames, VideoWriter
@@ -136,6 +138,19 @@ def test_a_stream_on_this_machine_breaks_off_and_is_opened_again(address, tmp_pa
     assert summary.skipped > 0 and total > Stream.frames and came[-1] == total - 1
     assert f"broke off after {total} frames, 1 new tries failed" in summary.failures[0]
     assert all(after["time"] > before["time"] for before, after in pairwise(lines))
+
+
+@pytest.mark.parametrize(("interruption", "code"), [(KeyboardInterrupt(), 130), (Terminated(), 143)])
+def test_a_signal_ends_a_stream_with_its_exit_code(address, tmp_path, capsys, interruption, code):
+    def stream(batches):
+        next(iter(batches))
+        raise interruption
+        yield
+
+    settings = InferSettings(tmp_path)
+    summary = infer_video(SimpleNamespace(stream=stream), Video(address, "live.mjpg"), settings)
+    assert summary.interruption is interruption and _report(summary, settings, left_out=0) == code
+    capsys.readouterr()
 
 
 def test_a_stream_of_stated_length_and_a_file_wait(tmp_path, monkeypatch):
