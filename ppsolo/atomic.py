@@ -77,6 +77,22 @@ def scratch_folder(path: Path) -> Iterator[Path]:
         yield temporary
 
 
+@contextlib.contextmanager
+def made_folder(path: Path) -> Iterator[None]:
+    """Make a folder with its parents; after the block, remove those that it made and that are empty.
+
+    So work that is refused, or finds nothing to write, leaves no folder. OSError propagates.
+    """
+    made = [folder for folder in (path, *path.parents) if not folder.exists()]
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        yield
+    finally:
+        with contextlib.suppress(OSError):  # not empty
+            for folder in made:
+                folder.rmdir()
+
+
 def temporary_name(path: Path, *, suffix: str = ".part") -> Path:
     """Return a new hidden name in the folder of `path`, so that the later rename to `path` is one step."""
     return path.parent / f".ppsolo-{secrets.token_hex(6)}{suffix}"
@@ -117,6 +133,11 @@ def put_folder_in_place(temporary: Path, path: Path) -> None:
         _name_path(error, path)
         raise
     _sync_folder(path.parent)
+
+
+def is_draft(name: str) -> bool:
+    """Whether a file or folder of this name is an unfinished one of this module."""
+    return name.startswith(".ppsolo-")
 
 
 def discard(temporary: Path) -> None:

@@ -26,9 +26,9 @@ from ppsolo.data.synthetic import draw_dataset, draw_scene
 from ppsolo.errors import ConfigError, TrainingError, UnavailableError
 from ppsolo.evaluation.evaluate import evaluate_source
 from ppsolo.evaluation.report import write_report
-from ppsolo.infer.output import make_output_dir
 from ppsolo.model_source import ModelSource
 from ppsolo.models.solov2 import SOLOv2
+from ppsolo.outputs import check_output_folder
 from ppsolo.predictor import Predictor
 from ppsolo.progress import Progress
 from ppsolo.results.instances import Instances
@@ -93,7 +93,7 @@ def run_demo(
     scenes = scenes or (QUICK_SCENES if quick else (TRAIN_SCENES, VAL_SCENES))
     overrides = {**(QUICK if quick else {}), **(overrides or {})}
     photo = None if image is None else read_image(image)
-    make_output_dir(output_dir)
+    check_output_folder(output_dir, "--output_dir")
     workplace = output_dir / "training"
     run = RunDirectory(workplace / "run")
     _clear(workplace, run)
@@ -162,7 +162,7 @@ def _clear(workplace: Path, run: RunDirectory) -> None:
     """Create the folder of data and run, or remove an earlier demo's run from it, and nothing else."""
     try:
         if not workplace.exists():
-            workplace.mkdir()
+            workplace.mkdir(parents=True)
             text = "The next `ppsolo demo` into the folder above replaces run/ and draws into data/ again.\n"
             (workplace / MARK).write_text(text, encoding="utf-8")
         elif not (workplace / MARK).is_file():

@@ -16,6 +16,7 @@ ROOMS = (
     "atomic",
     "progress",
     "processes",
+    "outputs",
     "schema",
     "config_limits",
     "yaml_text",

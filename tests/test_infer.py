@@ -190,6 +190,20 @@ def test_the_output_directory_is_looked_at_before_the_weights(folder, capsys):
     assert "choose another --output_dir" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("name", ["broken.mp4", "broken.png"])
+def test_an_input_that_cannot_be_read_leaves_no_folder(system, tmp_path, capsys, name):
+    (tmp_path / name).write_bytes(b"no picture and no video")
+    command = ["infer", *system, "--source", str(tmp_path / name), "--output_dir", str(tmp_path / "new" / "out")]
+    assert main(command) in (1, 2)
+    assert name in capsys.readouterr().err and not (tmp_path / "new").exists()
+
+
+def test_a_model_that_cannot_be_opened_leaves_no_folder(folder, tmp_path, capsys):
+    command = ["infer", "-c", "compact", "-o", "weights=gone.pdparams", "--source", str(folder)]
+    assert main([*command, "--output_dir", str(tmp_path / "out")]) == 2
+    assert "gone.pdparams" in capsys.readouterr().err and not (tmp_path / "out").exists()
+
+
 def test_a_wrong_configuration_or_checkpoint_is_one_line(folder, tmp_path, capsys):
     wrong = tmp_path / "wrong.pdparams"
     wrong.write_bytes(b"\x80\x04cos\nsystem\n.")

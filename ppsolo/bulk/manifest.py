@@ -115,23 +115,34 @@ def open_manifest(directory: Path, fresh: Manifest, *, resume: bool) -> Manifest
 
     Raises ConfigError if there is one without `resume`, or it belongs to another run.
     """
-    path = manifest_path(directory, fresh.shard)
-    others = [other for other in directory.glob("manifest-*of*.json") if not other.name.endswith(_of(fresh.shard))]
-    if others:
-        raise ConfigError(f"{directory} holds {others[0].name}, of a run with other shards; empty it first")
-    if not os.path.lexists(path):
+    found = check_manifests(directory, fresh.shard, resume=resume)
+    if found is None:
         return fresh
-    found = read_manifest(path)
-    if not resume:
-        raise ConfigError(
-            f"{directory} holds {found.pictures} finished pictures: add --resume, or choose another directory"
-        )
     for name in ("model", "format", "shard"):
         old, new = getattr(found, name), getattr(fresh, name)
         if old != new:
             raise ConfigError(
                 f"{directory} was started with another {name} ({old}), now it is {new}; choose another directory"
             )
+    return found
+
+
+def check_manifests(directory: Path, shard: Shard, *, resume: bool) -> Manifest | None:
+    """Return the manifest of a shard, None if there is none.
+
+    Raises ConfigError if there is one without `resume`, or if the directory has a run with other shards.
+    """
+    path = manifest_path(directory, shard)
+    others = [other for other in directory.glob("manifest-*of*.json") if not other.name.endswith(_of(shard))]
+    if others:
+        raise ConfigError(f"{directory} holds {others[0].name}, of a run with other shards; empty it first")
+    if not os.path.lexists(path):
+        return None
+    found = read_manifest(path)
+    if not resume:
+        raise ConfigError(
+            f"{directory} holds {found.pictures} finished pictures: add --resume, or choose another directory"
+        )
     return found
 
 

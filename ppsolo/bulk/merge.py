@@ -14,7 +14,7 @@ SUFFIXES = (".jsonl", ".json", ".parquet")
 
 
 def merge(directories: Sequence[Path], output: Path, *, partial: bool = False) -> tuple[int, int]:
-    """Write the results of bulk runs as one file; return (pictures, instances).
+    """Write the results of bulk runs as one file; return (predicted pictures, instances).
 
     Args:
         directories: the directories with the shards of one run.
@@ -41,7 +41,8 @@ def merge(directories: Sequence[Path], output: Path, *, partial: bool = False) -
                 stream.write(separator + json_text(entry))
                 separator = ",\n"
             stream.write("[\n]\n" if separator == "[\n" else "\n]\n")
-    return sum(one.pictures for _, one in found), instances
+    pictures = sum(part.pictures - part.failures for _, one in found for part in one.parts)
+    return pictures, instances
 
 
 def _manifests(directories: Sequence[Path], *, partial: bool) -> list[tuple[Path, Manifest]]:

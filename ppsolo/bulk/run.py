@@ -14,6 +14,7 @@ from ppsolo.bulk.manifest import Manifest, Part, ResultsFormat, Shard, open_mani
 from ppsolo.bulk.parts import Entry, check_format, entries_of, json_line, write_part
 from ppsolo.data.images import read_ahead
 from ppsolo.errors import ConfigError, ImageError
+from ppsolo.outputs import output_folder
 from ppsolo.pipeline import Pipeline
 from ppsolo.progress import Progress
 
@@ -27,7 +28,8 @@ class BulkSummary:
     """The result of a bulk run in this process.
 
     Attributes:
-        pictures, instances, failures: numbers of this call, without the work of earlier calls.
+        pictures, instances: numbers of this call, without the work of earlier calls.
+        failures: how many more pictures could not be read.
         skipped: pictures that an earlier call finished.
         stopped: whether it was asked to stop before the end of the list.
         examples: lines about the first pictures that could not be read.
@@ -42,7 +44,7 @@ class BulkSummary:
 
     def add(self, part: "_PartMaker") -> None:
         """Add the numbers of a part."""
-        self.pictures += part.done
+        self.pictures += part.done - len(part.failures)
         self.instances += len(part.entries)
         self.failures += len(part.failures)
         self.stopped = part.stopped
@@ -84,24 +86,24 @@ def run_bulk(
         ConfigError: the directory has another run, or the list has changed.
     """
     check_format(format)
-    _make_directory(output_dir)
-    fresh = Manifest(f"{predictor.config.name}; {predictor.origin}", format, shard)
-    manifest = open_manifest(output_dir, fresh, resume=resume)
-    own = _own(paths, shard)
-    _skip(own, manifest, output_dir)
-    summary = BulkSummary(skipped=manifest.pictures)
-    while not (manifest.whole or summary.stopped):
-        part = _PartMaker(predictor, batch_size, stop)
-        for done in part.predict(islice(own, part_pictures)):
-            if progress is not None:
-                progress(summary.pictures + done, None)
-        _write(output_dir, manifest, part, ended=len(part.places) < part_pictures and not part.stopped)
-        summary.add(part)
+    with output_folder(output_dir, "--output_dir"):
+        fresh = Manifest(f"{predictor.config.name}; {predictor.origin}", format, shard)
+        manifest = open_manifest(output_dir, fresh, resume=resume)
+        own = _own(paths, shard)
+        _skip(own, manifest, output_dir)
+        summary = BulkSummary(skipped=manifest.pictures)
+        while not (manifest.whole or summary.stopped):
+            part = _PartMaker(predictor, batch_size, stop)
+            for done in part.predict(islice(own, part_pictures)):
+                if progress is not None:
+                    progress(summary.pictures + summary.failures + done, None)
+            _write(output_dir, manifest, part, ended=len(part.places) < part_pictures and not part.stopped)
+            summary.add(part)
     return summary
 
 
 class _PartMaker:
-    """Makes one part in memory. done: number of its predicted pictures."""
+    """Makes one part in memory. done: number of its pictures so far, unreadable ones included."""
 
     def __init__(self, predictor: Pipeline, batch_size: int, stop: Callable[[], bool]):
         self._predictor, self._batch_size, self._stop = predictor, batch_size, stop
@@ -175,10 +177,3 @@ def _skip(own: Iterator[tuple[int, str]], manifest: Manifest, output_dir: Path) 
             raise ConfigError(f"{output_dir}: {part.file} has other pictures; give the same list, or another directory")
         if not (output_dir / part.file).is_file():
             raise ConfigError(f"{output_dir / part.file} is missing; put it back, or choose another directory")
-
-
-def _make_directory(path: Path) -> None:
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be created ({error.strerror}); choose another --output_dir") from None

@@ -9,7 +9,9 @@ from ppsolo.config import override_config
 
 if TYPE_CHECKING:
     from ppsolo.model_source import ModelSource
+from ppsolo.outputs import check_output_file, check_output_folder
 
+OUTPUT = "output/benchmark.json"
 EXAMPLES = "ppsolo benchmark -c solov2_r50_fpn_3x -o weights=FILE --image street.jpg --sides dygraph openvino"
 
 
@@ -58,7 +60,7 @@ def add(commands: Commands) -> None:
     )
     command.add_argument(
         "--output",
-        default="output/benchmark.json",
+        default=OUTPUT,
         metavar="FILE",
         help="JSON file of the results, default: %(default)s",
     )
@@ -69,6 +71,10 @@ def run(options: argparse.Namespace) -> int:
     for name in ("batch", "threads", "height", "instances", "repeats"):
         check_number(options, name, least=1)
     check_number(options, "warm_up", least=0)
+    if options.output == OUTPUT:
+        check_output_folder(Path(OUTPUT).parent, "--output")
+    else:
+        check_output_file(options.output, "--output")
     source = model_source(options)
     configs = [
         source.config if most is None else override_config(source.config, {"postprocess.max_instances": most})

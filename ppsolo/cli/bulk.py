@@ -6,13 +6,14 @@ import re
 import signal
 import sys
 import types
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from ppsolo.cli.shared import INTERRUPTED, OK, SOME_FAILED, TERMINATED, check_number, say, say_error
 from ppsolo.cpu import available_cores
 from ppsolo.errors import ConfigError
+from ppsolo.outputs import check_output_folder
 from ppsolo.processes import launched
 from ppsolo.text import counted
 
@@ -49,6 +50,23 @@ def check_bulk(options: argparse.Namespace) -> None:
         raise ConfigError("--results writes JSON lines or Parquet: omit --save or --results")
 
 
+class BulkInput(NamedTuple):
+    """The pictures of a bulk run, one after another (the list is never in memory); lines on left-out files; notes."""
+
+    paths: Iterator[str]
+    left_out: Sequence[str] = ()
+    notes: Sequence[str] = ()
+
+
+def bulk_input(options: argparse.Namespace) -> BulkInput:
+    """Return the pictures. Refuse a wrong list and a wrong --output_dir, before the model is loaded."""
+    from ppsolo.bulk.manifest import check_manifests
+
+    check_output_folder(options.output_dir, "--output_dir")
+    check_manifests(Path(options.output_dir), shard_of(options), resume=options.resume)
+    return _paths(options)
+
+
 def shard_of(options: argparse.Namespace) -> "Shard":
     """Return this process's share: --shard, else the launcher's. Raises ConfigError."""
     from ppsolo.bulk.manifest import Shard
@@ -68,12 +86,12 @@ def threads_of(options: argparse.Namespace) -> int | None:
     return max(1, available_cores() // local) if options.shard is None and local > 1 else None
 
 
-def run_bulk_command(predictor: "Pipeline", options: argparse.Namespace) -> int:
-    """Predict on the list or the folder, report the result, and return the exit code."""
+def run_bulk_command(predictor: "Pipeline", pictures: BulkInput, options: argparse.Namespace) -> int:
+    """Predict on the pictures, report the result, and return the exit code."""
     from ppsolo.bulk.run import run_bulk
     from ppsolo.progress import ProgressBar
 
-    paths, left_out, notes = _paths(options)
+    paths, left_out, notes = pictures
     stopper = _Stopper()
     with stopper, ProgressBar("predict") as progress:
         summary = run_bulk(
@@ -130,19 +148,18 @@ class _Stopper:
         self.number = number
 
 
-def _paths(options: argparse.Namespace) -> tuple[Iterator[str], list[str], tuple[str, ...]]:
-    """Return the pictures, one after another (the list is never in memory), lines on left-out files, and notes."""
+def _paths(options: argparse.Namespace) -> BulkInput:
     from ppsolo.data.files import find_images
     from ppsolo.data.sources import LIST_SUFFIXES
 
     source = options.infer_list or options.source or options.infer_img or options.infer_dir
     if source == "-":
-        return _lines(sys.stdin, options.infer_dir), [], ()
+        return BulkInput(_lines(sys.stdin, options.infer_dir))
     if options.infer_list or (Path(source).suffix.lower() in LIST_SUFFIXES and Path(source).is_file()):
-        return _list(Path(source), options.infer_dir), [], ()
+        return BulkInput(_list(Path(source), options.infer_dir))
     if Path(source).is_dir():
         found = find_images(source)
-        return iter([str(path) for path in found.images]), found.left_out, found.notes
+        return BulkInput(iter([str(path) for path in found.images]), found.left_out, found.notes)
     raise ConfigError(f"{source}: --results takes a folder, a list file (--infer_list), or - for standard input")
 
 
@@ -151,8 +168,12 @@ def _list(path: Path, folder: str | None) -> Iterator[str]:
         stream = path.open(encoding="utf-8", errors="surrogateescape")
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read ({error.strerror}); give a file with one path per line") from None
-    with stream:
-        yield from _lines(stream, folder)
+
+    def lines() -> Iterator[str]:
+        with stream:
+            yield from _lines(stream, folder)
+
+    return lines()
 
 
 def _lines(stream: Iterable[str], folder: str | None) -> Iterator[str]:

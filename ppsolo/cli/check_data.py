@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from ppsolo.cli.shared import OK, SOME_FAILED, Commands, add_command, add_config, say
 from ppsolo.config import load_config
+from ppsolo.outputs import check_output_file
 from ppsolo.schema import Config
 
 if TYPE_CHECKING:
@@ -34,6 +35,8 @@ def run(options: argparse.Namespace) -> int:
     from ppsolo.atomic import atomic_writer
     from ppsolo.check.report import format_data_report
 
+    if options.json is not None:
+        check_output_file(options.json, "--json")
     report = check(load_config(options.config, options.override), options.annotations, options.images)
     say(format_data_report(report))
     if options.json is not None:

@@ -6,6 +6,7 @@ from pathlib import Path
 from ppsolo.cli.shared import OK, Commands, add_command, add_config, import_paddle, say
 from ppsolo.config import load_config
 from ppsolo.errors import ConfigError
+from ppsolo.outputs import check_output_file
 
 EXAMPLES = """ppsolo convert -c solov2_r50_fpn_3x -o weights=old.pdparams --output new.pdparams"""
 
@@ -26,15 +27,16 @@ def add(commands: Commands) -> None:
 def run(options: argparse.Namespace) -> int:
     """Write a checkpoint with the parameter names of PaddleDetection 2.x or of ppsolo."""
     config = load_config(options.config, options.override)
+    if Path(options.output).suffix not in (".pdparams", ".safetensors"):
+        raise ConfigError(f"--output {options.output}: choose a name that ends with .pdparams or .safetensors")
+    if config.weights is not None and Path(options.output).resolve() == Path(config.weights).resolve():
+        raise ConfigError(f"--output {options.output} is the input file; choose another")
+    check_output_file(options.output, "--output")
     import_paddle()
     from ppsolo.checkpoint.load import save_weights
     from ppsolo.predictor import load_model
     from ppsolo.progress import ProgressBar
 
-    if Path(options.output).suffix not in (".pdparams", ".safetensors"):
-        raise ConfigError(f"--output {options.output}: choose a name that ends with .pdparams or .safetensors")
-    if config.weights is not None and Path(options.output).resolve() == Path(config.weights).resolve():
-        raise ConfigError(f"--output {options.output} is the input file; choose another")
     with ProgressBar("download", unit="B") as progress:
         model, report = load_model(config, progress=progress.update)
     save_weights(model, options.output, generation=options.names)

@@ -21,11 +21,13 @@ from ppsolo.config import load_answering_config, load_config
 from ppsolo.data.tiles import checked_tiling
 from ppsolo.errors import ConfigError
 from ppsolo.legacy.dataset_folder import found_data
+from ppsolo.outputs import check_output_file, check_output_folder
 
 if TYPE_CHECKING:
     from ppsolo.evaluation.evaluate import Evaluation
     from ppsolo.model_source import ModelSource
 
+OUTPUT_DIR = "output/eval"
 EXAMPLES = """ppsolo eval -c output/mine/config.yml -o weights=output/mine/best.pdparams --classwise
 ppsolo eval --model_dir output/r50_onnx --engine openvino --annotations val.json --image_dir val
 ppsolo eval -c output/mine/config.yml --html output/mine/report
@@ -68,7 +70,7 @@ def add(commands: Commands) -> None:
     )
     command.add_argument("--save_results", action="store_true", help="write predictions.json (COCO results)")
     command.add_argument(
-        "--output_dir", default="output/eval", metavar="DIR", help="folder of the results, default: %(default)s"
+        "--output_dir", default=OUTPUT_DIR, metavar="DIR", help="folder of the results, default: %(default)s"
     )
     command.add_argument(
         "--batch_size", type=int, default=1, metavar="N", help="images per forward, default: %(default)s"
@@ -152,15 +154,17 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _check_places(options: argparse.Namespace) -> None:
-    """Refuse a folder for a file and a file for a folder now, before minutes of work."""
+    """Refuse places that cannot be written to now, before minutes of work."""
     for name in ("report", "find_thresholds"):
-        place = getattr(options, name)
-        if place is not None and Path(place).is_dir():
-            raise ConfigError(f"--{name} {place}: a folder; give the name of a file")
-    for name in ("html", "output_dir", "output_eval"):
-        place = getattr(options, name)
-        if place is not None and Path(place).is_file():
-            raise ConfigError(f"--{name} {place}: a file; give a folder")
+        if (place := getattr(options, name)) is not None:
+            check_output_file(place, f"--{name}")
+    if options.html is not None:
+        check_output_folder(options.html, "--html")
+    if options.json_eval is None and options.output_eval is not None:  # else it is an input
+        check_output_folder(options.output_eval, "--output_eval")
+    written = options.save_results or options.save_prediction_only or options.compare is not None
+    if written or options.output_dir != OUTPUT_DIR:
+        check_output_folder(options.output_dir, "--output_dir")
 
 
 def _write_html(evaluation: "Evaluation", source: "ModelSource", options: argparse.Namespace) -> None:

@@ -8,6 +8,7 @@ from ppsolo.cli.paddledetection import add_refused_flags
 from ppsolo.cli.shared import OK, Commands, add_command, add_config, import_paddle, say
 from ppsolo.config import load_answering_config
 from ppsolo.errors import ConfigError
+from ppsolo.outputs import check_output_folder
 
 if TYPE_CHECKING:
     from ppsolo.models.solov2 import SOLOv2
@@ -115,9 +116,9 @@ def run(options: argparse.Namespace) -> int:
     from ppsolo.progress import ProgressBar
 
     place = Path(options.output_dir)
-    check_place(
-        place / triton_name(config.name) if options.layout == "triton" else place
-    )  # check now, not after minutes
+    place = place / triton_name(config.name) if options.layout == "triton" else place
+    check_place(place)  # check now, not after minutes
+    check_output_folder(place.parent, "--output_dir")
     with ProgressBar("download", unit="B") as progress:
         model, report = load_model(config, progress=progress.update)
     say(str(report))

@@ -65,7 +65,14 @@ def run(options: argparse.Namespace) -> int:
     """Read labelme, YOLO, COCO, CVAT, Label Studio, Pascal VOC or PNG masks; write a COCO data set and check it."""
     from ppsolo.check.report import format_data_report
     from ppsolo.checkpoint.zoo import ZOO
-    from ppsolo.formats.dataset import CONFIG_FILE, check_classes, new_dataset, training_config, write_dataset
+    from ppsolo.formats.dataset import (
+        CONFIG_FILE,
+        check_classes,
+        check_new_dataset,
+        new_dataset,
+        training_config,
+        write_dataset,
+    )
     from ppsolo.formats.recognition import read_folder
     from ppsolo.formats.split import divide, read_groups
     from ppsolo.progress import ProgressBar
@@ -74,6 +81,7 @@ def run(options: argparse.Namespace) -> int:
         raise ConfigError(f"--val is {options.val}: give a share from 0 to below 1")
     output = Path(options.output)
     load_config(options.config)  # find a wrong name before reading anything
+    check_new_dataset(output, Path(options.source))
     groups = read_groups(Path(options.groups), options.group_column) if options.groups else {}
     dataset = read_folder(Path(options.source), options.format, class_name=options.class_name)
     check_classes(dataset)

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ppsolo.cli.bulk import add_bulk, check_bulk, run_bulk_command, threads_of
+from ppsolo.cli.bulk import add_bulk, bulk_input, check_bulk, run_bulk_command, threads_of
 from ppsolo.cli.paddledetection import add_refused_flags, add_slices, add_switch, tile_of_slices, truth
 from ppsolo.cli.shared import (
     OK,
@@ -193,13 +193,14 @@ def _predict(options: argparse.Namespace) -> int:
     if options.results is not None:
         if options.track:
             raise ConfigError("--track gives numbers in one video or stream: --results takes pictures")
+        pictures = bulk_input(options)
         with ProgressBar("download", unit="B") as progress:
             predictor = model.open(threads=threads_of(options), progress=progress.update)
         say(predictor.origin)
         say(predictor.description)
-        return run_bulk_command(predictor, options)
+        return run_bulk_command(predictor, pictures, options)
     from ppsolo.data.sources import Video
-    from ppsolo.infer.output import make_output_dir
+    from ppsolo.infer.output import check_output_dir
     from ppsolo.infer.pictures import infer_images
     from ppsolo.infer.settings import InferSettings, StreamLimits
     from ppsolo.infer.video import infer_video
@@ -227,7 +228,7 @@ def _predict(options: argparse.Namespace) -> int:
     if options.track and not video:
         raise ConfigError("--track gives numbers in one video or stream: the source has pictures")
     read = [source.source] if video else [picture.path for picture in source.items if picture.content is None]
-    make_output_dir(settings.output_dir, apart_from=[path for path in read if isinstance(path, Path)])
+    check_output_dir(settings.output_dir, apart_from=[path for path in read if isinstance(path, Path)])
 
     with ProgressBar("download", unit="B") as progress:
         predictor = model.open(progress=progress.update)

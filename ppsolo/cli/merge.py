@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 
 from ppsolo.cli.shared import OK, Commands, add_command, say
+from ppsolo.outputs import check_output_file
 
 EXAMPLES = """ppsolo merge output/bulk --output predictions.json
 ppsolo merge node1/bulk node2/bulk --output predictions.parquet"""
@@ -23,6 +24,7 @@ def run(options: argparse.Namespace) -> int:
     """Join the parts of `ppsolo infer --results` in the order of the list."""
     from ppsolo.bulk.merge import merge
 
+    check_output_file(options.output, "--output")
     pictures, instances = merge(options.directories, options.output, partial=options.partial)
     say(f"{instances} instances of {pictures} pictures are in {options.output}")
     return OK

@@ -12,7 +12,7 @@ from typing import Any, Literal, get_args
 
 import yaml
 
-from ppsolo.atomic import put_folder_in_place, scratch_folder
+from ppsolo.atomic import made_folder, put_folder_in_place, scratch_folder
 from ppsolo.build.pipeline import class_names
 from ppsolo.config import Config, config_from_dict, config_to_dict, parse_yaml
 from ppsolo.errors import ConfigError, ExportError
@@ -255,7 +255,7 @@ def new_directory(path: Path) -> Iterator[Path]:
     check_place(path)
     with contextlib.ExitStack() as stack:
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(made_folder(path.parent))
             temporary = stack.enter_context(scratch_folder(path.absolute()))
         except OSError as error:
             raise ExportError(f"{path} cannot be created ({error.strerror}): choose another folder") from None

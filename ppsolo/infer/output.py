@@ -1,21 +1,16 @@
 """The output directory of a run of inference, and the names of what lies in it."""
 
-import os
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
 from ppsolo.errors import ConfigError
+from ppsolo.outputs import check_output_folder
 
 
-def make_output_dir(output_dir: Path, *, apart_from: Sequence[Path] = ()) -> None:
-    """Create the directory. Raises ConfigError if that fails, or if it holds a file of `apart_from`."""
-    try:
-        output_dir.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(f"{output_dir}: cannot be created ({error.strerror}); choose another --output_dir") from None
-    if not os.access(output_dir, os.W_OK | os.X_OK):
-        raise ConfigError(f"{output_dir}: is not writable; choose another --output_dir")
+def check_output_dir(output_dir: Path, *, apart_from: Sequence[Path] = ()) -> None:
+    """Raise ConfigError if the folder cannot be created or written to, or if it holds a file of `apart_from`."""
+    check_output_folder(output_dir, "--output_dir")
     place = output_dir.resolve()
     for source in apart_from:
         if place in (source.resolve().parent, source.parent.resolve()):

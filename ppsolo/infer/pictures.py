@@ -12,9 +12,10 @@ from ppsolo.data.images import Source, read_ahead, write_image
 from ppsolo.data.sources import Picture
 from ppsolo.errors import ImageError
 from ppsolo.formats.pixel_size import stated_pixel_size
-from ppsolo.infer.output import drawing_paths, file_names, make_output_dir
+from ppsolo.infer.output import check_output_dir, drawing_paths, file_names
 from ppsolo.infer.settings import InferSettings
 from ppsolo.infer.summary import InferenceSummary
+from ppsolo.outputs import output_folder
 from ppsolo.pipeline import Pipeline
 from ppsolo.progress import Progress
 from ppsolo.results.files.run import RunFiles
@@ -44,11 +45,12 @@ def infer_images(
         ConfigError: `output_dir` holds pictures to read, or is not writable.
     """
     paths = [picture.path for picture in pictures]
-    make_output_dir(settings.output_dir, apart_from=[picture.path for picture in pictures if picture.content is None])
+    check_output_dir(settings.output_dir, apart_from=[picture.path for picture in pictures if picture.content is None])
     drawings = drawing_paths(settings.output_dir, paths)
     ids, names = image_ids(paths), file_names(paths)
     summary = InferenceSummary()
     with contextlib.ExitStack() as stack:
+        stack.enter_context(output_folder(settings.output_dir, "--output_dir"))
         files = stack.enter_context(RunFiles(settings.output_dir, settings.save))
         sources: list[Source] = [picture.path if picture.content is None else picture.content for picture in pictures]
         ahead = stack.enter_context(contextlib.closing(read_ahead(sources, depth=settings.batch_size + 1, read=read)))

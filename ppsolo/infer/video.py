@@ -13,9 +13,10 @@ from ppsolo.data.sources import Video
 from ppsolo.data.videos import Frame, VideoFrames, VideoWriter
 from ppsolo.errors import ImageError
 from ppsolo.infer.live import FrameBatches
-from ppsolo.infer.output import make_output_dir
+from ppsolo.infer.output import check_output_dir
 from ppsolo.infer.settings import NO_LIMITS, InferSettings, StreamLimits
 from ppsolo.infer.summary import InferenceSummary
+from ppsolo.outputs import output_folder
 from ppsolo.pipeline import Pipeline
 from ppsolo.progress import Progress
 from ppsolo.results.files.coco import coco_entries
@@ -54,9 +55,10 @@ def infer_video(
         ConfigError: `output_dir` is not writable, or holds the video.
     """
     file = video.source if isinstance(video.source, Path) else None
-    make_output_dir(settings.output_dir, apart_from=[] if file is None else [file])
+    check_output_dir(settings.output_dir, apart_from=[] if file is None else [file])
     summary = InferenceSummary()
     with contextlib.ExitStack() as stack:
+        stack.enter_context(output_folder(settings.output_dir, "--output_dir"))
         reconnect = 0 if file is not None else limits.reconnect
         frames = stack.enter_context(VideoFrames(video.source, timeout=limits.timeout, reconnect=reconnect))
         stem = Path(video.name).stem

@@ -21,6 +21,7 @@ from ppsolo.evaluation.evaluate import EvaluationSet, with_classes
 from ppsolo.formats.data_config import data_in_place
 from ppsolo.legacy.names import DYGRAPH, STATIC
 from ppsolo.models.solov2 import SOLOv2
+from ppsolo.outputs import check_output_folder
 from ppsolo.processes import Processes, start_processes
 from ppsolo.progress import Progress
 from ppsolo.schema import Config
@@ -88,6 +89,8 @@ def train(
         processes = start_processes()
         set_up_cpu()
         directory = Path(config.train.output_dir) / config.name
+        if processes.is_main:
+            check_output_folder(directory, "train.output_dir")
         data = data_in_place(config.data, directory / "annotations", needed="train")
         config = dataclasses.replace(config, data=data)
         dataset = build_dataset(config)

@@ -4,9 +4,10 @@ import json
 import logging
 import os
 import socket
+import time
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from typing import Any
 import numpy as np
 import yaml
 
-from ppsolo.atomic import atomic_writer, remove_leftovers
+from ppsolo.atomic import atomic_writer, made_folder, remove_leftovers
 from ppsolo.checkpoint.lock import WITHOUT_LOCKS, sole_holder
 from ppsolo.checkpoint.reader import read_checkpoint
 from ppsolo.checkpoint.writer import write_checkpoint
@@ -122,7 +123,7 @@ class RunDirectory:
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """Create the directory and keep other processes from writing to it during the block.
+        """Create the directory and keep other processes from writing to it during the block; see `made_folder`.
 
         The lock ends with its process, even if the process is killed. Raises TrainingError if another process still
         holds the directory after HOLDER_PATIENCE seconds, or if the directory is not writable.
@@ -130,8 +131,7 @@ class RunDirectory:
         lock = self.path / "run.lock"
         with ExitStack() as stack:
             try:
-                self.path.mkdir(parents=True, exist_ok=True)
-                stack.enter_context(sole_holder(lock, patience=HOLDER_PATIENCE))
+                self._hold(stack, lock)
                 lock.write_text(f"process {os.getpid()} on {socket.gethostname()}", encoding="utf-8")
             except BlockingIOError:
                 raise TrainingError(
@@ -142,12 +142,19 @@ class RunDirectory:
                 if error.errno not in WITHOUT_LOCKS:
                     raise self._not_writable(error) from None
                 logger.warning("%s: its file system has no locks; do not start a second run there", self.path)
+            yield
+
+    def _hold(self, stack: ExitStack, lock: Path) -> None:
+        """Enter the lock into the stack. The holder before may remove the empty directory: then make it again."""
+        deadline = time.monotonic() + HOLDER_PATIENCE
+        while True:
             try:
-                yield
-            finally:
-                with suppress(OSError):  # not empty
-                    stack.close()
-                    self.path.rmdir()
+                stack.enter_context(made_folder(self.path))
+                stack.enter_context(sole_holder(lock, patience=max(0.0, deadline - time.monotonic())))
+                return
+            except FileNotFoundError:
+                if time.monotonic() > deadline:
+                    raise
 
     def refuse_another_run(self) -> None:
         """Raise TrainingError if the directory holds a run that could be resumed."""

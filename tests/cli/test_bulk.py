@@ -59,6 +59,30 @@ def test_a_folder_names_what_it_leaves_out(work, tmp_path, capsys):
     assert "1 annotation or text file skipped (1 .json)" in captured.out and "in 9 pictures" in captured.out
 
 
+def test_pictures_that_cannot_be_read_are_not_counted_as_predicted(work, tmp_path, capsys):
+    pictures = tmp_path / "pictures"
+    shutil.copytree(work / "pictures", pictures)
+    (pictures / "broken.png").write_bytes(b"no picture")
+    assert infer(work, tmp_path / "out", "--source", str(pictures)) == 1
+    captured = capsys.readouterr()
+    assert "instances in 9 pictures" in captured.out and "broken.png" in captured.err
+    assert main(["merge", str(tmp_path / "out"), "--output", str(tmp_path / "all.jsonl")]) == 0
+    assert "instances of 9 pictures" in capsys.readouterr().out
+
+
+def test_what_is_refused_leaves_no_folder_and_loads_no_model(work, tmp_path, capsys, monkeypatch):
+    def never(*arguments: object, **options: object) -> None:
+        raise AssertionError("a model was loaded")
+
+    (tmp_path / "done").mkdir()
+    assert infer(work, tmp_path / "done", "--source", str(work / "pictures")) == 0
+    monkeypatch.setattr("ppsolo.model_source.ModelSource.open", never)
+    assert infer(work, tmp_path / "done", "--source", str(work / "pictures")) == 2
+    assert "9 finished pictures: add --resume" in capsys.readouterr().err
+    assert infer(work, tmp_path / "new", "--infer_list", str(tmp_path / "gone.txt")) == 2
+    assert "gone.txt: cannot be read" in capsys.readouterr().err and not (tmp_path / "new").exists()
+
+
 def test_lists_folders_and_shards_give_the_same(work, tmp_path, capsys, monkeypatch):
     assert infer(work, tmp_path / "list", "--infer_list", str(work / "list.txt")) == 0
     expected = merged(tmp_path / "list")

@@ -68,6 +68,23 @@ def test_copies_and_published_systems(photos, tmp_path, capsys):
     assert config.weights == "solov2_r50_fpn_3x" and config.train.patience == 4
 
 
+def test_a_place_inside_the_source_is_refused(photos, tmp_path, capsys):
+    for output in (photos, photos / "out", photos / "a" / "b"):
+        assert main(["import-data", str(photos), "--output", str(output)]) == 2
+        assert "which is the source; choose another --output" in capsys.readouterr().err
+    assert all(path.is_file() for path in photos.iterdir())
+    (tmp_path / "link").symlink_to(photos)
+    assert main(["import-data", str(photos), "--output", str(tmp_path / "link" / "out")]) == 2
+
+
+def test_a_full_folder_is_found_before_the_source_is_read(photos, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("ppsolo.formats.recognition.read_folder", None)
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "file").touch()
+    assert main(["import-data", str(photos), "--output", str(tmp_path / "full")]) == 2
+    assert "this folder is not empty" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [

@@ -97,6 +97,20 @@ def test_a_refused_run_leaves_no_directory(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+def test_the_directory_may_go_while_a_run_waits_for_it(tmp_path, monkeypatch):
+    """The holder before is refused and removes the empty directory in the moment between the two steps of the next."""
+    real, gone = state.sole_holder, []
+
+    def holder(lock, *, patience):
+        if not gone:
+            gone.append(lock.parent.rmdir())
+        return real(lock, patience=patience)
+
+    monkeypatch.setattr(state, "sole_holder", holder)
+    with RunDirectory(tmp_path / "run").held():
+        assert (tmp_path / "run" / "run.lock").is_file()
+
+
 WAITING = """
 import os, sys, time
 from ppsolo.training.stop_request import StopRequest, launcher_id
