@@ -10,10 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from ppsolo.atomic import atomic_writer, scratch_folder
+from ppsolo.atomic import atomic_writer, is_draft, made_folder, scratch_folder
 from ppsolo.checkpoint.lock import WITHOUT_LOCKS, sole_holder
 from ppsolo.errors import DatasetError
 from ppsolo.formats.annotated import AnnotatedImage, AnnotatedSet, Notes
+from ppsolo.outputs import check_output_folder
 from ppsolo.progress import Progress
 from ppsolo.results.rle import mask_areas, mask_boxes_xywh, read_segmentation
 from ppsolo.text import json_text, one_line
@@ -42,6 +43,19 @@ class WrittenSet:
     notes: tuple[str, ...]
 
 
+def check_new_dataset(output: Path, source: Path) -> None:
+    """Raise an error, before anything is read, if a data set made of the folder `source` cannot be written there.
+
+    Raises ConfigError if the place is not writable; DatasetError if it is not empty, or lies in `source`: the next
+    import of `source` would read it too.
+    """
+    check_output_folder(output, "--output")
+    if output.resolve().is_relative_to(source.resolve()):
+        raise DatasetError(f"{output}: this folder lies in {source}, which is the source; choose another --output")
+    if output.is_dir() and any(name != LOCK and not is_draft(name) for name in os.listdir(output)):
+        raise DatasetError(f"{output}: this folder is not empty; choose another --output")
+
+
 @contextlib.contextmanager
 def new_dataset(output: Path) -> Iterator[Path]:
     """Yield a hidden folder in `output`; if the block succeeds, its content moves to `output`, config.yml last.
@@ -52,24 +66,16 @@ def new_dataset(output: Path) -> Iterator[Path]:
         DatasetError: the folder is not empty, or another import is at work in it.
         OSError: it cannot be written to.
     """
-    made = not output.exists()
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-        with _sole_import(output):
-            before = os.listdir(output)
-            with scratch_folder(output.absolute() / "draft") as draft:
-                if set(os.listdir(output)) - {draft.name, LOCK}:
-                    raise DatasetError(f"{output}: this folder is not empty; choose another --output")
-                if any(name != LOCK for name in before):
-                    logger.warning("%s: an earlier import did not finish; starting again", output)
-                yield draft
-                for name in sorted(os.listdir(draft), key=lambda name: name == CONFIG_FILE):
-                    os.rename(draft / name, output / name)
-    except BaseException:
-        if made:
-            with contextlib.suppress(OSError):
-                output.rmdir()
-        raise
+    with made_folder(output), _sole_import(output):
+        before = os.listdir(output)
+        with scratch_folder(output.absolute() / "draft") as draft:
+            if set(os.listdir(output)) - {draft.name, LOCK}:
+                raise DatasetError(f"{output}: this folder is not empty; choose another --output")
+            if any(name != LOCK for name in before):
+                logger.warning("%s: an earlier import did not finish; starting again", output)
+            yield draft
+            for name in sorted(os.listdir(draft), key=lambda name: name == CONFIG_FILE):
+                os.rename(draft / name, output / name)
 
 
 @contextlib.contextmanager

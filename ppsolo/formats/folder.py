@@ -19,6 +19,7 @@ _SPLITS = {
     "test": ("test", "testing", "test2017"),
 }
 _SPLIT_OF = {word: split for split, words in _SPLITS.items() for word in words}
+ARCHIVE_SUFFIXES = (".zip", ".tar", ".gz", ".tgz", ".7z", ".rar")
 MOST_FILES = 2_000_000  # limit for a folder; a typing error must not read a whole disk
 
 
@@ -31,7 +32,10 @@ class Folder:
     def __init__(self, path: Path):
         self.path = path
         if not path.is_dir():
-            raise DatasetError(f"{path}: no such folder")
+            what = "a file; give the folder that holds it" if path.exists() else "no such folder"
+            if path.suffix.lower() in ARCHIVE_SUFFIXES and path.is_file():
+                what = "an archive; unpack it and give the folder"
+            raise DatasetError(f"{path}: {what}")
         self.files: list[Path] = []
         for place, folders, names in os.walk(path):
             folders[:] = sorted(name for name in folders if not name.startswith((".", "__MACOSX")))

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from ppsolo.errors import DatasetError
 from ppsolo.formats import coco, cvat, label_studio, labelme, mask_files, pascal_voc, yolo
 from ppsolo.formats.annotated import AnnotatedSet, with_printable_names
-from ppsolo.formats.folder import Folder
+from ppsolo.formats.folder import ARCHIVE_SUFFIXES, Folder
 
 
 class Reader(NamedTuple):
@@ -81,7 +81,7 @@ def describe(folder: Folder) -> str:
     """Describe a folder of no known format in a few words."""
     if not folder.files:
         return "an empty folder"
-    archives = folder.with_suffix(".zip", ".tar", ".gz", ".7z", ".rar")
+    archives = folder.with_suffix(*ARCHIVE_SUFFIXES)
     if archives and not folder.pictures:
         return f"an archive ({folder.name(archives[0])}) and no pictures: unpack it"
     kinds: dict[str, int] = {}

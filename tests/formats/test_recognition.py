@@ -34,6 +34,11 @@ def test_nothing_known(tmp_path):
         read_folder(tmp_path)
     with pytest.raises(DatasetError, match="no such folder"):
         read_folder(tmp_path / "missing")
+    with pytest.raises(DatasetError, match=r"export\.zip: an archive; unpack it and give the folder"):
+        read_folder(tmp_path / "export.zip")
+    (tmp_path / "a.json").write_text("{}")
+    with pytest.raises(DatasetError, match=r"a\.json: a file; give the folder that holds it"):
+        read_folder(tmp_path / "a.json")
 
 
 def test_two_kinds_need_a_choice(tmp_path):
