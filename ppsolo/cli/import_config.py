@@ -6,7 +6,7 @@ from pathlib import Path
 import yaml
 
 from ppsolo.cli.shared import OK, Commands, add_command, add_override, say, say_note
-from ppsolo.config import config_to_dict, find_config, import_theirs
+from ppsolo.config import config_to_dict, find_config, import_theirs, load_config
 from ppsolo.errors import ConfigError
 from ppsolo.legacy.yaml_files import is_paddledetection
 
@@ -24,10 +24,24 @@ def run(options: argparse.Namespace) -> int:
     """Translate a configuration of PaddleDetection for ppsolo, and list the differences on standard error."""
     file = find_config(Path(options.config))
     if not is_paddledetection(file):
-        raise ConfigError(f"{file}: not a configuration of PaddleDetection; ppsolo reads it with -c {file}")
+        raise _refusal(file)
     config, notes = import_theirs(file, options.override)
     for note in notes:
         say_note(str(note))
     text = yaml.safe_dump(config_to_dict(config), sort_keys=False, allow_unicode=True, default_flow_style=None)
     say(f"# {config.name}, from PaddleDetection's {file.name}.\n{text.rstrip()}")
     return OK
+
+
+def _refusal(file: Path) -> ConfigError:
+    """Return the error for a file that is not PaddleDetection's: it may be ppsolo's own, or no configuration at all."""
+    try:
+        load_config(file)
+    except ConfigError as error:
+        return ConfigError(
+            f"{file}: not a configuration of PaddleDetection, which has `architecture: SOLOv2`, nor one of ppsolo "
+            f"({error})"
+        )
+    return ConfigError(
+        f"{file}: not a configuration of PaddleDetection but one of ppsolo: use it as it is, with -c {file}"
+    )

@@ -11,6 +11,13 @@ from ppsolo.legacy.yaml_files import merge, read_files
 
 # Published backbones; in a configuration, the address ends with one of these.
 BACKBONE_SUFFIXES = (".pdparams", ".tar")
+# Keys of the section SOLOv2 in 0.5 and 2.x, and the parts that ppsolo has.
+_PARTS = {
+    "backbone": ("ResNet", "MobileNetV3RCNN"),
+    **dict.fromkeys(("fpn", "neck"), ("FPN",)),
+    **dict.fromkeys(("bbox_head", "solov2_head"), ("SOLOv2Head",)),
+    "mask_head": ("SOLOv2MaskHead",),
+}
 
 
 class Imported(NamedTuple):
@@ -39,8 +46,8 @@ def translate(theirs: Mapping[str, Any], name: str, where: str) -> Imported:
         raise ConfigError(f"{where}: architecture is {architecture}: ppsolo has only SOLOv2")
     solo = top.section("SOLOv2")
     static = "bbox_head" in solo or "fpn" in solo or "max_iters" in top or "dataset" in top.section("TrainReader")
-    for key in ("backbone", "fpn", "neck", "bbox_head", "solov2_head", "mask_head"):
-        solo.expect(key, "ResNet", "MobileNetV3RCNN", "FPN", "SOLOv2Head", "SOLOv2MaskHead")
+    for key, names in _PARTS.items():
+        solo.expect(key, *names)
     mobile = solo.take("backbone") == "MobileNetV3RCNN"
     solo.finish()
     classes = top.number("num_classes", 81 if static else 80)

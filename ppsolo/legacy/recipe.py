@@ -18,7 +18,7 @@ READ_KEYS = ("inputs_def", "shuffle", "drop_last", "drop_empty", "use_shared_mem
 def read_recipe(top: Section, *, static: bool, num_grids: list[Any]) -> dict[str, Any]:
     """The sections `preprocess`, `data` and `train` of a configuration. Raises ConfigError."""
     train = top.section("TrainReader")
-    batch_size = train.number("batch_size", 1 if static else 2)
+    batch_size = train.number("batch_size", 1 if static else 2, least=1)
     augment, targets, means = _training_transforms(train, num_grids)
     for section in (top, train):
         section.note(
@@ -187,7 +187,7 @@ def _datasets(top: Section, train: Section, static: bool) -> dict[str, Any]:
         dataset.note("empty_ratio", "data.keep_empty keeps all empty images or none", unless=(1.0, 1))
         dataset.note("allow_empty", "evaluation uses every image", unless=(False, True))
         dataset.finish()
-    if len(set(roots)) > 1:
+    if any(root != roots[0] for root in roots):
         raise theirs.refusal("dataset_dir", "differs from the training data's: give one folder that contains both")
     return found | ({"root": roots[0]} if roots else {})
 
@@ -239,9 +239,9 @@ def _epochs(value: float, steps: float) -> int:
 
 def _gamma(step: Section) -> float:
     """Return the one factor for all milestones; 2.x may list factors of the base rate instead."""
-    gamma = step.take("gamma", 0.1)
-    if not isinstance(gamma, list):
-        return float(gamma)
+    if not isinstance(step.take("gamma"), list):
+        return float(step.number("gamma", 0.1))
+    gamma = step.numbers("gamma")
     first = float(gamma[0]) if gamma else 0.1
     if any(abs(value - first ** (place + 1)) > 1e-9 for place, value in enumerate(gamma)):
         raise step.refusal("gamma", f"is {gamma}: ppsolo lowers the rate by one factor at every milestone")

@@ -1,10 +1,13 @@
 """A section of PaddleDetection's configuration: keys are taken one by one, and the remaining ones are reported."""
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from ppsolo.errors import ConfigError
 from ppsolo.legacy.yaml_files import TAG
+
+LARGEST = 2**53  # larger numbers are mistakes, and floating point does not hold all of them
 
 
 class Note(NamedTuple):
@@ -46,23 +49,23 @@ class Section:
         self._left.discard(key)
         return self._values.get(key, default)
 
-    def number(self, key: str, default: float | None = None) -> Any:
-        """Take a number. Raises ConfigError for other values."""
+    def number(self, key: str, default: float | None = None, *, least: float = -LARGEST) -> Any:
+        """Take a number. Raises ConfigError for other values, and for numbers below `least` or beyond LARGEST."""
         value = self.take(key, default)
         if isinstance(value, str):  # YAML 1.1 reads 1e-5 as a string
-            try:
-                return float(value)
-            except ValueError:
-                pass
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            raise self.refusal(key, f"must be a number, got {value!r}")
+            with contextlib.suppress(ValueError):
+                value = float(value)
+        if not _is_number(value):
+            raise self.refusal(key, f"must be a number, got {_shown(repr(value))}")
+        if value < least:
+            raise self.refusal(key, f"is {value}: give at least {least}")
         return value
 
     def numbers(self, key: str, default: Sequence[float] = ()) -> list[Any]:
         """Take a list of numbers. Raises ConfigError for other values."""
         value = self.take(key, list(default))
-        if not isinstance(value, list) or not all(isinstance(entry, int | float) for entry in value):
-            raise self.refusal(key, f"must be a list of numbers, got {value!r}")
+        if not isinstance(value, list) or not all(map(_is_number, value)):
+            raise self.refusal(key, f"must be a list of numbers, got {_shown(repr(value))}")
         return value
 
     def expect(self, key: str, *allowed: Any, instead: str = "ppsolo has no other") -> None:
@@ -102,6 +105,11 @@ def transforms(reader: Section, key: str) -> dict[str, Section]:
         name, values = (entry[TAG], entry) if TAG in entry else next(iter(entry.items()))
         found[str(name)] = Section(f"{reader.path}.{name}", values, where=reader.where, notes=reader.notes)
     return found
+
+
+def _is_number(value: object) -> bool:
+    """Whether a value is a number between -LARGEST and LARGEST."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and -LARGEST <= value <= LARGEST
 
 
 def _shown(value: object) -> str:

@@ -360,7 +360,13 @@ def test_an_old_key_on_our_configuration_is_answered_with_the_new_one(key, ours)
         (["FPN.has_extra_convs=true"], "FPN.has_extra_convs True is not supported"),
         (["SOLOv2MaskHead.out_channels=64"], "SOLOv2Head.kernel_out_channels 256: make them equal"),
         (["metric=VOC"], "ppsolo import-data"),
-        (["TrainReader.batch_size=two"], "TrainReader.batch_size must be a number"),
+        (["TrainReader.batch_size=two"], "TrainReader.batch_size must be a number, got 'two'"),
+        (["TrainReader.batch_size=0"], "TrainReader.batch_size is 0: give at least 1"),
+        (["epoch=.inf"], "epoch must be a number, got inf"),
+        (["epoch='nan'"], "epoch must be a number, got nan"),
+        (["LearningRate.base_lr=1.0e+300"], "LearningRate.base_lr must be a number, got 1e+300"),
+        (["SOLOv2.backbone=FPN"], "SOLOv2.backbone 'FPN' is not supported, only 'ResNet' or 'MobileNetV3RCNN'"),
+        (["TrainDataset.dataset_dir=[a]"], "dataset_dir differs from the training data's"),
         (["SOLOv2=x"], "SOLOv2 must be a mapping"),
     ],
 )
@@ -389,6 +395,14 @@ def test_what_has_no_counterpart_is_listed(tmp_path):
         ("architecture: SOLOv2\nResNet: &a {depth: 50}\nFPN: *a", "aliases"),
         ("LearningRate:\n  schedulers: [!ExpWarmup {steps: 3}]", "has ExpWarmup"),
         ("TrainReader:\n  sample_transforms: [3]", "is not a transform"),
+        *(
+            (f"LearningRate:\n  schedulers: [{{name: PiecewiseDecay, milestones: [8], gamma: {gamma}}}]", reason)
+            for gamma, reason in (
+                ("abc", "LearningRate.PiecewiseDecay.gamma must be a number, got 'abc'"),
+                ("{}", "LearningRate.PiecewiseDecay.gamma must be a number, got {}"),
+                ("[0.1, a]", "LearningRate.PiecewiseDecay.gamma must be a list of numbers"),
+            )
+        ),
     ],
 )
 def test_a_broken_file_is_refused_in_one_line(tmp_path, text, reason):
@@ -408,6 +422,24 @@ def test_import_config_writes_what_load_config_reads(tmp_path, capsys):
     assert all(line.startswith("ppsolo: note: ") for line in err.splitlines()) and err
     assert main(["import-config", str(tmp_path / "mine.yml")]) == 2
     assert "not a configuration of PaddleDetection" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("text", "advice"),
+    [
+        ("num_classes: 3", "use it as it is, with -c {file}"),
+        ("a: [", "not valid YAML"),
+        ("- a", "expected 'key: value' lines"),
+        ("hello: 1", "unknown key 'hello'"),
+    ],
+)
+def test_import_config_advises_to_take_only_what_ppsolo_reads(tmp_path, capsys, text, advice):
+    file = tmp_path / "mine.yml"
+    file.write_text(text)
+    assert main(["import-config", str(file)]) == 2
+    said = capsys.readouterr().err
+    assert advice.format(file=file) in said and said.count("\n") == 1
+    assert ("use it as it is" in said) == (advice.startswith("use it"))
 
 
 def test_use_gpu_false_hides_the_gpus(tmp_path, monkeypatch):
