@@ -17,7 +17,6 @@ import functools
 import hashlib
 import http.server
 import json
-import os
 import random
 import re
 import shutil
@@ -27,33 +26,37 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
 import numpy as np
+from fault_tools import (
+    READ_ONLY,
+    Outcome,
+    add_options,
+    environment,
+    file_system,
+    inject_all,
+    jumping_clock,
+    limited_disk,
+    read_only_disk,
+    record_outcomes,
+)
 from small_system import write_weights
 
-ROOT = Path(__file__).resolve().parents[1]
 PPSOLO = ["-m", "ppsolo"]
 TIMEOUT = 600.0
 PICTURES = 40
 SCRATCH = re.compile(r"(^|/)\.ppsolo-|\.part$|\.part\.json$|\.lock$|\.sha256\.\d+$")
-Counts = dict[str, int]
-ROOM = "256m"  # size of a file system that is large enough
 DOWNLOAD = """
 import sys
 from ppsolo.checkpoint.download import download
 from ppsolo.cli import main, zoo
 zoo.run = lambda options: print(download(sys.argv[1], sys.argv[2])) or 0
 sys.exit(main(["zoo", "list"]))
-"""
-JUMPING_CLOCK = """
-import random, time
-real, chance = time.time, random.Random(0)
-time.time = lambda: real() + chance.uniform(-1e7, 1e7)
 """
 
 
@@ -305,23 +308,15 @@ def fill_disk(struck: Struck) -> None:
     """Limit the disk to a random size, then remove the limit."""
     assert struck.alone is not None
     needed = 8192 + sum(path.stat().st_size + 4096 for path in struck.alone.folder.rglob("*") if path.is_file())
-    held = needed if struck.before else 0
-    room = struck.chance.randrange(8192, needed)
-    if can_mount():
-        _mount(f"remount,size={held + room}", struck.folder)
+    with limited_disk(struck.folder, struck.chance.randrange(8192, needed)) as struck.prefix:
         struck.check(struck.start().wait(timeout=TIMEOUT), (0, 2))
-        _mount(f"remount,size={ROOM}", struck.folder)
-    else:
-        struck.prefix = ["bash", "-c", f'ulimit -f {max(1, room // 20480)}; exec "$@"', "bash"]
-        struck.check(struck.start().wait(timeout=TIMEOUT), (0, 2))
-        struck.prefix = []
+    struck.prefix = []
 
 
 def forbid_writing(struck: Struck) -> None:
     """Make the disk read-only when the command starts, then writable."""
-    _mount("remount,ro", struck.folder)
-    code = struck.start().wait(timeout=TIMEOUT)
-    _mount("remount,rw", struck.folder)
+    with read_only_disk(struck.folder):
+        code = struck.start().wait(timeout=TIMEOUT)
     struck.check(code, (0, 2) if struck.before else (2,))  # a file that has been fetched is only read
 
 
@@ -338,10 +333,7 @@ def start_twice(struck: Struck) -> None:
 
 def move_clock(struck: Struck) -> None:
     """Let every reading of the clock give another month; it must have no effect."""
-    site = struck.folder.with_name(f"{struck.folder.name}.clock")
-    site.mkdir()
-    (site / "sitecustomize.py").write_text(JUMPING_CLOCK)
-    struck.variables = {"PYTHONPATH": f"{site}:{ROOT}"}
+    struck.variables = jumping_clock(struck.folder.with_name(f"{struck.folder.name}.clock"))
     struck.check(struck.start().wait(timeout=TIMEOUT), (0,))
 
 
@@ -354,36 +346,10 @@ FAULTS: dict[str, Callable[[Struck], None]] = {
     "SIGTERM": _with(signal.SIGTERM),
     "SIGINT": _with(signal.SIGINT),
     "disk full": fill_disk,
-    "read-only disk": forbid_writing,
+    READ_ONLY: forbid_writing,
     "two processes": start_twice,
     "clock that jumps": move_clock,
 }
-
-
-def environment() -> dict[str, str]:
-    return {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "no_proxy": "*"}
-
-
-def can_mount() -> bool:
-    """Whether this process may mount file systems."""
-    return os.geteuid() == 0 and shutil.which("mount") is not None
-
-
-@contextlib.contextmanager
-def file_system(folder: Path) -> Iterator[None]:
-    """Mount a file system in memory at `folder` while the block runs, if allowed."""
-    if not can_mount():
-        yield
-        return
-    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={ROOM}", "tmpfs", str(folder)], check=True)
-    try:
-        yield
-    finally:
-        subprocess.run(["umount", "-l", str(folder)], check=True)
-
-
-def _mount(options: str, folder: Path) -> None:
-    subprocess.run(["mount", "-o", options, str(folder)], check=True)
 
 
 class WeightsServer(http.server.ThreadingHTTPServer):
@@ -433,27 +399,17 @@ def strike(command: str, fault: str, inputs: Inputs, folder: Path, alone: Struck
     shutil.rmtree(folder)
 
 
-def strike_all(command: str, inputs: Inputs, place: Path, options: argparse.Namespace) -> tuple[Counts, list[str]]:
-    """Strike a command by each fault as often as asked -> fault -> how often, and a line for each that did harm."""
+def strike_all(command: str, inputs: Inputs, place: Path, options: argparse.Namespace) -> Outcome:
+    """Strike a command by each fault as often as asked."""
     chance = random.Random(f"{options.seed} {command}")
-    counts: Counts = dict.fromkeys(options.faults, 0)
-    harm: list[str] = []
     alone = Struck(COMMANDS[command], inputs, place / command.replace(" ", "_"))
     alone.run_alone()
-    end = time.monotonic() + options.seconds
-    for number, fault in [(number, fault) for number in range(options.times) for fault in options.faults]:
-        if time.monotonic() > end or (fault == "read-only disk" and not can_mount()):
-            continue
-        counts[fault] += 1
+
+    def inject(fault: str, number: int) -> None:
         folder = place / f"{alone.folder.name}-{fault.replace(' ', '_')}-{number}"
-        try:
-            strike(command, fault, inputs, folder, alone, chance)
-        except (AssertionError, subprocess.SubprocessError) as error:
-            harm.append(f"{command}, {fault}: {error}")
-            sys.stderr.write(f"{harm[-1]}\n")
-    sys.stdout.write(f"{command}: {counts}, {len(harm)} did harm\n")
-    sys.stdout.flush()
-    return counts, harm
+        strike(command, fault, inputs, folder, alone, chance)
+
+    return inject_all(command, options.faults, inject, times=options.times, seconds=options.seconds)
 
 
 def main() -> int:
@@ -470,39 +426,15 @@ def main() -> int:
             results = dict(zip(options.commands, found, strict=True))
         server.shutdown()
     if options.record:
-        _record(results)
-    return int(any(harm for _, harm in results.values()))
+        record_outcomes("faults.py", results)
+    return int(any(outcome.harm for outcome in results.values()))
 
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "--times", type=int, default=3, metavar="N", help="number of times for each fault, default: %(default)s"
-    )
-    parser.add_argument(
-        "--seconds", type=float, default=float("inf"), metavar="S", help="most seconds for each command"
-    )
-    parser.add_argument(
-        "--seed", type=int, default=0, metavar="N", help="seed of the random moments, default: %(default)s"
-    )
     parser.add_argument("--commands", nargs="+", choices=COMMANDS, default=list(COMMANDS), help="these commands")
-    parser.add_argument("--faults", nargs="+", choices=FAULTS, default=list(FAULTS), help="these faults")
-    parser.add_argument("--jobs", type=int, default=1, metavar="N", help="commands at once, default: %(default)s")
-    parser.add_argument("--record", action="store_true", help="write the counts to tests/RELIABILITY.md")
+    add_options(parser, list(FAULTS))
     return parser.parse_args()
-
-
-def _record(results: dict[str, tuple[Counts, list[str]]]) -> None:
-    from paddle.version import full_version
-    from reliability import record
-
-    harm = [line.splitlines()[0] for _, lines in results.values() for line in lines]
-    faults = list(next(iter(results.values()))[0])
-    disk = "a file system of its own in memory" if can_mount() else "a limit on the size of files"
-    lines = [f"How often each fault was injected; {len(harm)} did harm. The full disk is {disk}.", ""]
-    lines += [f"| command | {' | '.join(faults)} |", "|---" * (len(faults) + 1) + "|"]
-    lines += [f"| {command} | {' | '.join(str(n) for n in own.values())} |" for command, (own, _) in results.items()]
-    record(f"faults.py, Paddle {full_version}", [*lines, *(f"- {line}" for line in harm)])
 
 
 if __name__ == "__main__":

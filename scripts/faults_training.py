@@ -1,14 +1,15 @@
 """Injects faults into training at random moments and counts them: no finished file is lost, and a resume succeeds.
 
-    python scripts/faults_training.py --times 5 --report faults.json
+    python scripts/faults_training.py --times 10 --seconds 600 --record
 
-Each fault hits a small run on drawn pictures. After it, every training state and every weights file must be whole, the
-run must have ended properly (exit code, one line), and `-r auto` must resume it. In the end the run must equal an
-undisturbed run bit for bit. A file-size limit replaces a full disk.
+A small run on drawn pictures is hit by one fault after another: with one process, and with two under Paddle's launcher.
+After each fault every training state and every weights file must be whole, the run must have ended properly (exit code,
+one line), and `-r auto` must resume it. In the end the run must equal an undisturbed run bit for bit. `faults.py` does
+the same with the other commands, and says what the disks are.
 """
 
 import argparse
-import json
+import contextlib
 import os
 import random
 import signal
@@ -17,17 +18,28 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
+from fault_tools import (
+    READ_ONLY,
+    Outcome,
+    add_options,
+    environment,
+    file_system,
+    inject_all,
+    jumping_clock,
+    limited_disk,
+    read_only_disk,
+    record_outcomes,
+)
 from small_system import CONFIG, NETWORK, overrides
 
-from ppsolo.atomic import atomic_writer
 from ppsolo.checkpoint.reader import read_checkpoint
 from ppsolo.data.synthetic import draw_dataset
 from ppsolo.training.state import read_state
 
-ROOT = Path(__file__).resolve().parents[1]
 TIMEOUT = 300.0
 EPOCHS, STEPS = 6, 4  # number of epochs, and of steps in an epoch
 SMALL = {
@@ -44,50 +56,54 @@ SMALL = {
     "train.log_every": 1,
     "train.augment": {"short_sides": [48], "long_side": 96},
 }
-LIMITED = (
-    "import resource, sys; from ppsolo.cli import main; "
-    "resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[1]), resource.RLIM_INFINITY)); "
-    "sys.exit(main(sys.argv[2:]))"
-)
 
 
 class Faulty:
-    """A run in its own folder that is hit by a fault, checked and resumed.
+    """A run in its own folder that is hit by faults, checked and resumed.
 
-    processes: 1, or more with Paddle's launcher.
+    processes: 1, or more with Paddle's launcher. chance: chooses the moments.
     """
 
-    def __init__(self, folder: Path, data: Path, *, processes: int = 1):
-        self.folder, self.run, self.processes = folder, folder / "run", processes
-        folder.mkdir(parents=True)
+    def __init__(self, folder: Path, data: Path, chance: random.Random, *, processes: int = 1):
+        self.folder, self.run, self.processes, self.chance = folder, folder / "run", processes, chance
+        self.beside = folder.with_name(f"{folder.name}.beside")  # what the run does not write itself
+        self.prefix: list[str] = []
+        self.variables: dict[str, str] = {}
+        folder.mkdir()
+        self.beside.mkdir()
         values = {**SMALL, "name": "run", "train.output_dir": str(folder), "data.root": str(data)}
         values["train.batch_size"] = 2 // processes
         self.arguments = ["train", "-c", CONFIG, "-r", "auto", "-o", *overrides(values)]
-        self.environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
 
     def start(self) -> "subprocess.Popen[str]":
-        """Start or resume the run; its output goes to the file `said`."""
+        """Start or resume the run; its output goes to the file `said`, ranks' to logs."""
         command = [sys.executable, "-m", "ppsolo", *self.arguments]
         if self.processes > 1:
-            script = self.folder / "train.py"
+            script = self.beside / "train.py"
             script.write_text("import sys\n\nfrom ppsolo.cli import main\n\nsys.exit(main())\n")
             launcher = [sys.executable, "-m", "paddle.distributed.launch", "--nproc_per_node", str(self.processes)]
-            command = [*launcher, "--log_dir", str(self.folder / "log"), str(script), *self.arguments]
-        return self.run_command(command)
-
-    def run_command(self, command: list[str]) -> "subprocess.Popen[str]":
-        with (self.folder / "said").open("w") as stream:
-            return subprocess.Popen(
-                command,
-                env=self.environment,
+            command = [*launcher, "--log_dir", str(self.beside / "log"), str(script), *self.arguments]
+        with (self.beside / "said").open("w") as stream:
+            self.process = subprocess.Popen(
+                [*self.prefix, *command],
+                env={**environment(), **self.variables},
                 stdout=stream,
                 stderr=subprocess.STDOUT,
                 text=True,
                 start_new_session=True,
             )
+        return self.process
+
+    def abandon(self) -> None:
+        """End every process of the run, after a fault that did harm."""
+        for number in [self.process.pid, *self.ranks()]:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(number, signal.SIGKILL)
+        self.process.wait(timeout=TIMEOUT)
 
     def said(self) -> str:
-        return "".join(path.read_text() for path in [self.folder / "said", *self.folder.glob("log/workerlog.*")])
+        files = [self.beside / "said", *self.beside.glob("log/workerlog.*")]
+        return "".join(path.read_text(errors="replace") for path in files)
 
     def states(self) -> list[Path]:
         return sorted((self.run / "checkpoints").glob("*.safetensors"))
@@ -99,7 +115,7 @@ class Faulty:
             if process.poll() is not None or time.monotonic() > deadline:
                 raise AssertionError(f"no step was made, exit code {process.returncode}: {self.said()[-500:]}")
             time.sleep(0.005)
-        time.sleep(random.uniform(0, 0.5))
+        time.sleep(self.chance.uniform(0, 0.5))
 
     def ranks(self) -> list[int]:
         """Return the process ids of the training processes under a launcher."""
@@ -111,7 +127,7 @@ class Faulty:
             except OSError:
                 continue
             # Data workers have the same command line; their parent is a rank.
-            if str(self.folder / "train.py") in command and "distributed.launch" not in command:
+            if str(self.beside / "train.py") in command and "distributed.launch" not in command:
                 found.append((int(folder.name), parent))
         ids = {number for number, _ in found}
         return [number for number, parent in found if parent not in ids]
@@ -137,8 +153,8 @@ class Faulty:
 def end_with_signal(run: Faulty, number: int) -> None:
     """Ctrl-C and SIGTERM end with a state and a line, SIGKILL with neither; check the shell's exit code."""
     process = run.start()
-    if run.states() and random.random() < 0.3:
-        time.sleep(random.uniform(0, 5))  # may be before the first step
+    if run.states() and run.chance.random() < 0.3:
+        time.sleep(run.chance.uniform(0, 5))  # may be before the first step
     else:
         run.wait_for_step(process)
     process.send_signal(number)
@@ -171,7 +187,7 @@ def kill_rank(run: Faulty) -> None:
     """Kill a rank: the others must not continue alone."""
     process = run.start()
     run.wait_for_step(process)
-    os.kill(random.choice(run.ranks()), signal.SIGKILL)
+    os.kill(run.chance.choice(run.ranks()), signal.SIGKILL)
     process.wait(timeout=TIMEOUT)
     _wait_until_gone(run)
 
@@ -180,7 +196,7 @@ def stop_rank(run: Faulty) -> None:
     """Pause a rank: the others wait, and continue when it does."""
     process = run.start()
     run.wait_for_step(process)
-    rank = random.choice(run.ranks())
+    rank = run.chance.choice(run.ranks())
     os.kill(rank, signal.SIGSTOP)
     time.sleep(3)
     os.kill(rank, signal.SIGCONT)
@@ -225,7 +241,7 @@ def start_twice(run: Faulty) -> None:
     process = run.start()
     run.wait_for_step(process)
     other = subprocess.run(
-        [sys.executable, "-m", "ppsolo", *run.arguments], env=run.environment, capture_output=True, text=True
+        [sys.executable, "-m", "ppsolo", *run.arguments], env=environment(), capture_output=True, text=True
     )
     assert process.poll() is not None or (other.returncode == 2 and "is in use by process" in other.stderr), other
     process.kill()
@@ -233,14 +249,31 @@ def start_twice(run: Faulty) -> None:
 
 
 def fill_disk(run: Faulty) -> None:
-    """Limit files to a random size: the state before must stay."""
+    """Leave a random room on the disk: the states before must stay whole, and the run ends with a line."""
     kept = {path: path.read_bytes() for path in run.states()}
     largest = max((path.stat().st_size for path in kept), default=500_000)
-    limit = random.randrange(largest // 10, largest)
-    process = run.run_command([sys.executable, "-c", LIMITED, str(limit), *run.arguments])
-    assert process.wait(timeout=TIMEOUT) in (0, 2), run.said()[-1000:]
-    assert "Traceback" not in run.said(), run.said()[-1000:]
+    with limited_disk(run.folder, run.chance.randrange(8192, 4 * largest)) as run.prefix:
+        code = run.start().wait(timeout=TIMEOUT)
+    run.prefix = []
+    assert code in (0, 2), (code, run.said()[-1000:])
+    assert "Traceback" not in run.said(), run.said()[-2000:]
+    assert code == 0 or "ppsolo: error: " in run.said(), run.said()[-300:]
     assert all(path.read_bytes() == content for path, content in kept.items() if path.exists())
+
+
+def forbid_writing(run: Faulty) -> None:
+    """Start on a disk that is read-only: one line, exit code 2."""
+    with read_only_disk(run.folder):
+        code = run.start().wait(timeout=TIMEOUT)
+    assert code == 2 and "ppsolo: error: " in run.said(), (code, run.said()[-1000:])
+    assert "Traceback" not in run.said(), run.said()[-2000:]
+
+
+def move_clock(run: Faulty) -> None:
+    """Let every reading of the clock give another month; it must have no effect."""
+    run.variables = jumping_clock(run.beside / "clock")
+    end_with_signal(run, signal.SIGTERM)
+    run.variables = {}
 
 
 def _wait_until_gone(run: Faulty) -> None:
@@ -262,49 +295,83 @@ FAULTS: dict[str, tuple[int, Callable[[Faulty], None]]] = {
     "state cut at each twentieth": (1, cut_state),
     "two runs in one directory": (1, start_twice),
     "disk full": (1, fill_disk),
+    READ_ONLY: (1, forbid_writing),
+    "clock that jumps": (1, move_clock),
     "rank killed": (2, kill_rank),
     "rank stopped": (2, stop_rank),
     "launcher killed": (2, kill_launcher),
 }
 
 
+ROWS = {"one process": 1, "two processes": 2}
+
+
+class Row:
+    """One row of the table: a run that goes on from fault to fault, and the next run when it is at its end."""
+
+    def __init__(self, what: str, place: Path, options: argparse.Namespace):
+        self.what, self.processes = what, ROWS[what]
+        self._place, self._options = place / what.replace(" ", "_"), options
+        self._data = place / "data"
+        self._chance = random.Random(f"{options.seed} {what}")
+        self._stack = contextlib.ExitStack()
+        self._number = 0
+        self._place.mkdir()
+        self._alone = Faulty(self._place / "alone", self._data, self._chance, processes=self.processes)
+        self._run: Faulty | None = None
+
+    def strike_all(self) -> Outcome:
+        """Inject the faults of this row as often as asked."""
+        faults = [fault for fault in self._options.faults if FAULTS[fault][0] == self.processes]
+        assert self._alone.start().wait(timeout=TIMEOUT) == 0, self._alone.said()
+        with self._stack:
+            found = inject_all(
+                self.what, faults, self._inject, times=self._options.times, seconds=self._options.seconds
+            )
+            harm = list(found.harm)
+            try:
+                self._finish()
+            except (AssertionError, subprocess.SubprocessError) as error:
+                harm.append(f"{self.what}, the end: {error}")
+                sys.stderr.write(f"{harm[-1]}\n")
+        return Outcome(found.counts, harm)
+
+    def _inject(self, fault: str, number: int) -> None:
+        if self._run is not None and self._run.states() and int(self._run.states()[-1].stem) >= EPOCHS * STEPS - 4:
+            self._finish()
+        if self._run is None:
+            self._run = Faulty(self._place / f"run{self._number}", self._data, self._chance, processes=self.processes)
+            self._stack.enter_context(file_system(self._run.folder))
+            self._number += 1
+        try:
+            FAULTS[fault][1](self._run)
+            self._run.check()
+        except (AssertionError, subprocess.SubprocessError):
+            self._run.abandon()
+            self._run = None  # the next fault hits a new run
+            raise
+
+    def _finish(self) -> None:
+        run, self._run = self._run, None
+        if run is not None:
+            run.finish(self._alone)
+        self._stack.close()
+
+
 def main() -> int:
     """Inject each fault as often as asked; return 1 if one did harm."""
-    parser = argparse.ArgumentParser(description=main.__doc__)
-    parser.add_argument("--times", type=int, default=3, help="number of times for each fault, default: %(default)s")
-    parser.add_argument("--only", nargs="+", choices=FAULTS, default=list(FAULTS), help="these faults")
-    parser.add_argument("--report", metavar="FILE", help="write the counts as JSON")
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add_options(parser, list(FAULTS))
     options = parser.parse_args()
-    counts: dict[str, dict[str, int]] = {}
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        draw_dataset(folder / "data", train=2 * STEPS, val=2, size=(48, 64))
-        alone: dict[int, Faulty] = {}
-        for number in sorted({FAULTS[fault][0] for fault in options.only}):
-            alone[number] = Faulty(folder / f"alone{number}", folder / "data", processes=number)
-            assert alone[number].start().wait(timeout=TIMEOUT) == 0, alone[number].said()
-        for fault in options.only:
-            processes, inject = FAULTS[fault]
-            counts[fault] = {"injected": 0, "harmed": 0}
-            run = Faulty(folder / fault.replace(" ", "_"), folder / "data", processes=processes)
-            try:
-                for _ in range(options.times):
-                    if run.states() and int(run.states()[-1].stem) >= EPOCHS * STEPS - 4:
-                        run.finish(alone[processes])
-                        run = Faulty(folder / f"{run.folder.name}_", folder / "data", processes=processes)
-                    counts[fault]["injected"] += 1
-                    inject(run)
-                    run.check()
-                run.finish(alone[processes])
-            except (AssertionError, subprocess.TimeoutExpired) as error:
-                counts[fault]["harmed"] += 1
-                sys.stderr.write(f"{fault}: {error}\n")
-            sys.stdout.write(f"{fault}: {counts[fault]['injected']} injected, {counts[fault]['harmed']} did harm\n")
-            sys.stdout.flush()
-    if options.report is not None:
-        with atomic_writer(options.report, "w") as stream:
-            json.dump(counts, stream, indent=1)
-    return int(any(count["harmed"] for count in counts.values()))
+    with tempfile.TemporaryDirectory(prefix="ppsolo-faults-") as name, ThreadPoolExecutor(options.jobs) as jobs:
+        place = Path(name)
+        draw_dataset(place / "data", train=2 * STEPS, val=2, size=(48, 64))
+        wanted = {FAULTS[fault][0] for fault in options.faults}
+        rows = [Row(what, place, options) for what, processes in ROWS.items() if processes in wanted]
+        results = {row.what: found for row, found in zip(rows, jobs.map(Row.strike_all, rows), strict=True)}
+    if options.record:
+        record_outcomes("faults_training.py", results)
+    return int(any(outcome.harm for outcome in results.values()))
 
 
 if __name__ == "__main__":

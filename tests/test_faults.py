@@ -1,14 +1,19 @@
 """The script that injects faults, run for a few seconds: files stay whole, and runs are resumed."""
 
+import argparse
 import random
 import sys
 import threading
+import time
 from pathlib import Path
 
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "scripts"))
+import fault_tools
 import faults
+import faults_training
+import reliability
 
 
 @pytest.fixture(scope="module")
@@ -59,3 +64,40 @@ def test_harm_is_noticed(inputs, alone, tmp_path):
     file.unlink()
     with pytest.raises(AssertionError, match="lost, with exit code 2"):
         struck.check(2, (2,))
+
+
+def test_faults_are_counted_within_their_time(capsys):
+    def inject(fault: str, number: int) -> None:
+        time.sleep(0.05)
+        if (fault, number) == ("one", 1):
+            raise AssertionError("it did\nharm")
+
+    found = fault_tools.inject_all("thing", ["one", "two"], inject, times=3, seconds=60.0)
+    assert found.counts == {"one": 3, "two": 3} and list(found.harm) == ["thing, one: it did\nharm"]
+    found = fault_tools.inject_all("thing", ["one", "two"], inject, times=100, seconds=0.2)
+    assert 2 <= sum(found.counts.values()) < 10
+    assert "did harm" in capsys.readouterr().out
+
+
+def test_a_section_of_the_record_for_each_line_of_paddle(tmp_path, monkeypatch):
+    version = pytest.importorskip("paddle.version")
+    monkeypatch.setattr(reliability.record, "__defaults__", (tmp_path / "page.md",))
+    outcomes = {
+        "one process": fault_tools.Outcome({"SIGKILL": 3}, []),
+        "two": fault_tools.Outcome({"rank": 1}, ["x\ny"]),
+    }
+    for name in ("2.6.2", "3.3.1", "2.6.2"):
+        monkeypatch.setattr(version, "full_version", name)
+        fault_tools.record_outcomes("faults_training.py", outcomes)
+    page = (tmp_path / "page.md").read_text()
+    for name in ("2.6.2", "3.3.1"):
+        assert page.count(f"<!-- faults_training.py, Paddle {name} -->") == 1
+    assert "| one process | 3 |  |\n| two |  | 1 |\n- x\n" in page and "; 1 did harm" in page
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the script takes Linux")
+def test_a_fault_of_training_does_no_harm(tmp_path):
+    options = argparse.Namespace(seed=0, times=1, seconds=600.0, faults=["SIGKILL", "disk full"])
+    faults_training.draw_dataset(tmp_path / "data", train=2 * faults_training.STEPS, val=2, size=(48, 64))
+    found = faults_training.Row("one process", tmp_path, options).strike_all()
+    assert found.counts == {"SIGKILL": 1, "disk full": 1} and not found.harm

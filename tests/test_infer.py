@@ -313,7 +313,7 @@ def test_what_a_folder_run_leaves_out_is_named_and_counted(system, folder, tmp_p
     assert f"{folder}: 3 annotation or text files skipped (2 .json, 1 .txt)" in captured.out
     assert f"{folder}: 1 folder inside not searched; '{folder}/**' includes them" in captured.out
     assert "2 files left out" in captured.err and "in 3 images; none are drawn" in captured.out
-    assert list((tmp_path / "out").iterdir()) == []
+    assert not (tmp_path / "out").exists()
     for name in ("scan.pdf", "clip.mts"):
         (folder / name).unlink()
     assert main(["infer", *system, "--source", str(folder), "--output_dir", str(tmp_path / "out"), "--no_draw"]) == 0

@@ -50,10 +50,10 @@ def check_new_dataset(output: Path, source: Path) -> None:
     import of `source` would read it too.
     """
     check_output_folder(output, "--output")
-    if output.resolve().is_relative_to(source.resolve()):
-        raise DatasetError(f"{output}: this folder lies in {source}, which is the source; choose another --output")
     if output.is_dir() and any(name != LOCK and not is_draft(name) for name in os.listdir(output)):
         raise DatasetError(f"{output}: this folder is not empty; choose another --output")
+    if output.resolve().is_relative_to(source.resolve()):
+        raise DatasetError(f"{output}: this folder lies in {source}, which is the source; choose another --output")
 
 
 @contextlib.contextmanager
