@@ -22,18 +22,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
-from fault_tools import (
-    READ_ONLY,
-    Outcome,
-    add_options,
-    environment,
-    file_system,
-    inject_all,
-    jumping_clock,
-    limited_disk,
-    read_only_disk,
-    record_outcomes,
-)
+from injection.counts import Outcome, add_options, inject_all, record_outcomes
+from injection.disks import READ_ONLY, environment, file_system, jumping_clock, limited_disk, read_only_disk
 from small_system import CONFIG, NETWORK, overrides
 
 from ppsolo.checkpoint.reader import read_checkpoint

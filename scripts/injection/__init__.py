@@ -1,0 +1,1 @@
+"""What the scripts that inject faults into commands and into training share."""
