@@ -54,12 +54,11 @@ def infer_video(
         ImageError: the video cannot be opened.
         ConfigError: `output_dir` is not writable, or holds the video.
     """
-    file = video.source if isinstance(video.source, Path) else None
-    check_output_dir(settings.output_dir, apart_from=[] if file is None else [file])
+    check_output_dir(settings.output_dir, apart_from=[video.source] if isinstance(video.source, Path) else [])
     summary = InferenceSummary()
     with contextlib.ExitStack() as stack:
         stack.enter_context(output_folder(settings.output_dir, "--output_dir"))
-        reconnect = 0 if file is not None else limits.reconnect
+        reconnect = 0 if isinstance(video.source, Path) else limits.reconnect
         frames = stack.enter_context(VideoFrames(video.source, timeout=limits.timeout, reconnect=reconnect))
         stem = Path(video.name).stem
         tracker = Tracker(frame_rate=frames.drawing_rate()) if settings.track else None
@@ -85,8 +84,8 @@ def infer_video(
                 raise
             summary.interruption = interruption
         summary.skipped = batches.skipped
-        summary.failures += [frames.damage] if frames.damage is not None else []
-        summary.notes += [frames.note] if frames.note is not None else []
+        summary.failures += filter(None, [frames.damage])
+        summary.notes += filter(None, [frames.note])
     return summary
 
 

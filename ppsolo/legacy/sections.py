@@ -2,7 +2,7 @@
 
 import contextlib
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeGuard
 
 from ppsolo.errors import ConfigError
 from ppsolo.legacy.yaml_files import TAG
@@ -51,7 +51,7 @@ class Section:
 
     def number(self, key: str, default: float | None = None, *, least: float = -LARGEST) -> Any:
         """Take a number. Raises ConfigError for other values, and for numbers below `least` or beyond LARGEST."""
-        value = self.take(key, default)
+        value: Any = self.take(key, default)
         if isinstance(value, str):  # YAML 1.1 reads 1e-5 as a string
             with contextlib.suppress(ValueError):
                 value = float(value)
@@ -107,7 +107,7 @@ def transforms(reader: Section, key: str) -> dict[str, Section]:
     return found
 
 
-def _is_number(value: object) -> bool:
+def _is_number(value: Any) -> TypeGuard[float]:
     """Whether a value is a number between -LARGEST and LARGEST."""
     return isinstance(value, int | float) and not isinstance(value, bool) and -LARGEST <= value <= LARGEST
 
