@@ -17,6 +17,7 @@ _LUMA = np.array([0.299, 0.587, 0.114])  # ITU-R BT.601
 _SHIFT = 3  # fraction bits of coordinates in OpenCV's drawing
 # OpenCV's smooth lines are wide and faint: make their middle opaque, and their margin fainter.
 _SHARPER = np.clip((np.arange(256) - 51) * (255 / 153), 0, 255).astype(np.uint8)
+_WEIGHTS = (1, 2, 3, 2, 1)  # of a point and its neighbours on a smoothed contour
 _LEAST_SMOOTHED = 12  # points of a contour; shorter or thin contours are not smoothed
 
 
@@ -132,24 +133,24 @@ def _tint(canvas: np.ndarray, rle: Rle, box: Box, color: Color, *, alpha: float,
     x1, y1, x2, y2 = box
     mask = np.ascontiguousarray(decode_window(rle, box)).view(np.uint8)
     contours, _ = cv2.findContours(mask, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
-    smooth = [_smooth_contour(contour) for contour in contours]
+    points, ends = _smooth_contours(contours)
     share = np.zeros_like(mask)  # share of the colour, 0 .. 255
-    cv2.fillPoly(share, smooth, 255, cv2.LINE_AA, _SHIFT)
+    cv2.fillPoly(share, _parts(points, ends), 255, cv2.LINE_AA, _SHIFT)
     region = canvas[y1:y2, x1:x2]
     levels = np.arange(256)[:, None] * (1 - alpha) + np.array(color) * alpha  # [256, 3], old level -> new
     tinted = cv2.LUT(region, np.rint(levels).astype(np.uint8)[None])
     _blend(region, tinted, share)
-    _outline(canvas, smooth, box, color, line=line)
+    _outline(canvas, points, ends, box, color, line=line)
 
 
-def _outline(canvas: np.ndarray, contours: list[np.ndarray], box: Box, color: Color, *, line: int) -> None:
-    """Draw contours, `line` pixels wide; their points count from the corner of the box."""
+def _outline(canvas: np.ndarray, points: np.ndarray, ends: list[int], box: Box, color: Color, *, line: int) -> None:
+    """Draw contours, `line` pixels wide. points, ends: see `_smooth_contours`; they count from the box's corner."""
     x1, y1, x2, y2 = box
     left, top = max(x1 - line - 1, 0), max(y1 - line - 1, 0)
     region = canvas[top : y2 + line + 1, left : x2 + line + 1]
     share = np.zeros(region.shape[:2], np.uint8)
-    moved = [contour + (np.array([x1 - left, y1 - top], np.int32) << _SHIFT) for contour in contours]
-    cv2.polylines(share, moved, True, 255, line, cv2.LINE_AA, _SHIFT)
+    moved = points + (np.array([x1 - left, y1 - top], np.int32) << _SHIFT)
+    cv2.polylines(share, _parts(moved, ends), True, 255, line, cv2.LINE_AA, _SHIFT)
     _blend(region, np.broadcast_to(np.array(color, np.uint8), region.shape), _SHARPER[share])
 
 
@@ -161,14 +162,29 @@ def _blend(region: np.ndarray, other: np.ndarray, share: np.ndarray) -> None:
     region[edge] = np.rint(region[edge] * (1 - weight) + other[edge] * weight).astype(np.uint8)
 
 
-def _smooth_contour(contour: np.ndarray) -> np.ndarray:
-    """Smooth a contour: each point, int32 [n, 1, 2] in 1 / 2**_SHIFT pixels, becomes the mean of it and its neighbours.
+def _smooth_contours(contours: Sequence[np.ndarray]) -> tuple[np.ndarray, list[int]]:
+    """Smooth contours: each point becomes the mean of it and its neighbours.
 
-    The steps of a slanted edge become a straight line; a corner moves by at most half a pixel.
+    The steps of a slanted edge become a straight line; a corner moves by at most half a pixel. All contours are
+    smoothed together, because a ragged mask has thousands of small ones.
+
+    Returns the points of all contours, int32 [n, 1, 2] in 1 / 2**_SHIFT pixels, and where each contour ends.
     """
-    points = contour[:, 0].astype(np.float32)
-    if len(points) >= _LEAST_SMOOTHED and np.ptp(points, axis=0).min() > 2:
-        weights = (1, 2, 3, 2, 1)
-        shifted = [weight * np.roll(points, step, axis=0) for weight, step in zip(weights, range(-2, 3), strict=True)]
-        points = np.clip(np.sum(shifted, axis=0) / sum(weights), points - 0.5, points + 0.5)
-    return np.rint(points * 2**_SHIFT).astype(np.int32)[:, None]
+    points = np.concatenate(contours)[:, 0].astype(np.float32)
+    lengths = np.array(list(map(len, contours)))
+    ends = np.cumsum(lengths)
+    starts = ends - lengths
+    extents = np.maximum.reduceat(points, starts) - np.minimum.reduceat(points, starts)
+    long = (lengths >= _LEAST_SMOOTHED) & (extents.min(axis=1) > 2)
+    rows = np.flatnonzero(np.repeat(long, lengths))
+    first, length = (np.repeat(values[long], lengths[long]) for values in (starts, lengths))
+    total = np.zeros((len(rows), 2), np.float32)
+    for weight, step in zip(_WEIGHTS, (-2, -1, 0, 1, 2), strict=True):
+        total += weight * points[first + (rows - first + step) % length]  # a contour is closed
+    points[rows] = np.clip(total / sum(_WEIGHTS), points[rows] - 0.5, points[rows] + 0.5)
+    return np.rint(points * 2**_SHIFT).astype(np.int32)[:, None], ends.tolist()
+
+
+def _parts(points: np.ndarray, ends: list[int]) -> list[np.ndarray]:
+    """Return the points of each contour."""
+    return [points[start:end] for start, end in zip([0, *ends], ends, strict=False)]

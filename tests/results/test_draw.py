@@ -1,5 +1,6 @@
 """Drawings: what is coloured, what is refused, and where labels go."""
 
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -292,6 +293,41 @@ def test_edges_are_smooth():
     levels = drawn[90:110, 80:120, 1]
     assert ((levels > 0) & (levels < instance_color(0)[1])).any()
     assert tuple(drawn[150, 20]) == instance_color(0) and not drawn[20, 150].any()
+
+
+def specks(seed: int, size: tuple[int, int]) -> np.ndarray:
+    """A ragged mask of many specks of all sizes, bool [1, height, width]."""
+    noise = cv2.GaussianBlur(np.random.default_rng(seed).random(size, np.float32), (0, 0), 1.6)
+    return noise[None] > np.quantile(noise, 0.8)
+
+
+def test_the_contours_of_a_mask_do_not_affect_each_other():
+    both = np.zeros((1, 60, 140), bool)
+    both[:, :, :60], both[:, :, 80:] = specks(0, (60, 60)), specks(1, (60, 60))
+    both[0, [0, 0, -1, -1], [0, -1, 0, -1]] = True  # the corners: all masks have the same box
+    left, right = both.copy(), both.copy()
+    left[:, 1:-1, 80:] = right[:, 1:-1, :60] = False
+    image = np.random.default_rng(2).integers(0, 256, (60, 140, 3), np.uint8)
+    drawn, one, other = (make(mask).draw(image, write_labels=False) for mask in (both, left, right))
+    assert np.array_equal(drawn[:, :70], one[:, :70]) and np.array_equal(drawn[:, 70:], other[:, 70:])
+    assert not np.array_equal(drawn, one) and not np.array_equal(drawn, other)
+
+
+def test_the_work_in_python_does_not_grow_with_the_specks():
+    mask = specks(0, (400, 400))
+    calls = 0
+
+    def count(frame: Any, event: str, argument: Any) -> None:
+        nonlocal calls
+        calls += event in ("call", "c_call")
+
+    instances, image = make(mask), np.zeros((400, 400, 3), np.uint8)
+    sys.setprofile(count)
+    try:
+        instances.draw(image, write_labels=False)
+    finally:
+        sys.setprofile(None)
+    assert cv2.connectedComponents(mask[0].view(np.uint8))[0] > 500 and calls < 1000
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 50), (5, 7), (2000, 10), (10, 2000), (64, 48), (700, 900)])
