@@ -2,6 +2,7 @@
 
 import hashlib
 import threading
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -357,9 +358,9 @@ def _evaluate_plain(
     """Return the report of `evaluate_results`: hotcoco computes masks and boxes, ppsolo computes boundaries."""
     evaluator = CocoEvaluator(table, iou_types=iou_types, dilation_ratio=dilation_ratio)
     truth = evaluator.truth
-    pairs = np.stack([results.images, results.categories])
-    beyond = np.maximum(np.unique(pairs, axis=1, return_counts=True)[1] - MAX_DETECTIONS, 0).sum()
-    report = evaluator.counts(np.bincount(results.images), beyond=int(beyond))
+    pairs = Counter(zip(results.images.tolist(), results.categories.tolist(), strict=True))
+    beyond = sum(max(count - MAX_DETECTIONS, 0) for count in pairs.values())
+    report = evaluator.counts(np.bincount(results.images), beyond=beyond)
     fast = [name for name in PLAIN_IOU_TYPES if name in iou_types]
     everywhere = accumulate_plain(results, table, fast)
     annotated = everywhere

@@ -66,17 +66,19 @@ def read_plain(path: Path, table: Annotations, *, box_from_mask: bool = False) -
     categories = np.array([entry.category_id for entry in entries], np.int64)
     if not entries or images.min() < 0 or not set(categories.tolist()) <= set(table.category_ids):
         return None
-    named = {(int(image), entry.file_name) for image, entry in zip(images, entries, strict=True)}
-    if any(name is not None and name != table.file_names[image] for image, name in named):
+    known = zip(images.tolist(), entries, strict=True)
+    named = {(image, entry.file_name) for image, entry in known if entry.file_name is not None}
+    if any(name != table.file_names[image] for image, name in named):
         return None
     sizes = table.sizes[images].astype(np.int64)
-    if not np.array_equal(sizes, np.array([entry.segmentation.size for entry in entries])):
+    if sizes.ravel().tolist() != [side for entry in entries for side in entry.segmentation.size]:
         return None
     boxes = [entry.bbox for entry in entries if entry.bbox is not None]
     if len(boxes) not in (0, len(entries)) or (boxes and (box_from_mask or not _are_boxes(np.array(boxes)))):
         return None
-    counts = [entry.segmentation.counts.encode() for entry in entries]
-    if not fill_their_images(counts, sizes).all():
+    counts = [entry.segmentation.counts for entry in entries]
+    text, lengths = "".join(counts), np.array([len(one) for one in counts], np.int64)
+    if not text.isascii() or not fill_their_images(text.encode(), lengths, sizes).all():
         return None
     import hotcoco
 

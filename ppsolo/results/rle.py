@@ -16,7 +16,7 @@ MAX_COORDINATE = 1e5  # in pixels: pycocotools walks along every edge, so a far 
 
 _LONGEST_GROUP = 7  # characters of five bits each: enough for any 32-bit run
 _GROUPS_OF_INT32 = 6  # 30 bits
-_CHARACTERS_AT_ONCE = 2**16  # fits into a core's cache
+_CHARACTERS_AT_ONCE = 2**17  # the arrays fit into a core's cache
 _AT_ONCE = 255  # masks per call: pycocotools 2.0.11 with numpy 2 fails for areas of more
 _API: Any = pycocotools_mask  # the published type stubs lack some argument types
 
@@ -188,18 +188,21 @@ def run_lengths(rle: Rle) -> np.ndarray:
     return values
 
 
-def fill_their_images(counts: Sequence[bytes], sizes: np.ndarray) -> np.ndarray:
+def fill_their_images(text: bytes, lengths: np.ndarray, sizes: np.ndarray) -> np.ndarray:
     """Whether compressed run lengths are masks of images of `sizes`, int64 [n, 2] (height, width): bool [n].
 
-    Gives the result of `read_segmentation` for each, in a fortieth of the time.
+    text: the run lengths of all masks, one after another. lengths: characters of each, int64 [n].
+    Gives the result of `read_segmentation` for each, in a fiftieth of the time.
     """
-    found = np.zeros(len(counts), bool)
-    lengths = np.array([len(text) for text in counts], np.int64)
+    found = np.zeros(len(lengths), bool)
     rows = np.flatnonzero(lengths)
-    part = np.cumsum(lengths[rows]) // _CHARACTERS_AT_ONCE
-    for some in np.split(rows, np.flatnonzero(np.diff(part)) + 1):
+    ends = np.cumsum(lengths[rows])
+    start = 0
+    for some in np.split(rows, np.flatnonzero(np.diff(ends // _CHARACTERS_AT_ONCE)) + 1):
         if len(some):
-            found[some] = _fill(b"".join([counts[row] for row in some.tolist()]), lengths[some], sizes[some])
+            stop = start + int(lengths[some].sum())
+            found[some] = _fill(text[start:stop], lengths[some], sizes[some])
+            start = stop
     return found
 
 
@@ -212,11 +215,11 @@ def _fill(text: bytes, lengths: np.ndarray, sizes: np.ndarray) -> np.ndarray:
     good = (np.maximum.reduceat(groups, starts) <= 63) & (groups[ends - 1] & 32 == 0)
     good &= (pixels > 0) & (pixels <= MAX_PIXELS)
     groups[ends - 1] &= 31  # a broken string must not run into the next
-    more = groups & 32 != 0
+    more = groups > 31  # whether the next group belongs to the same value
     values, long = _values(groups, more)
-    count = np.add.reduceat(~more, starts, dtype=np.int64)  # number of values of each mask
-    begin = np.cumsum(count) - count
-    lowest, total = _sums(values, begin, count)
+    first = np.ones(len(more), bool)  # whether a value begins here
+    first[1:] = ~more[:-1]
+    lowest, total = _sums(values, first, starts)
     good &= (lowest >= 0) & (total == pixels)
     for row in np.unique(np.searchsorted(ends, long, "right")).tolist():
         good[row] = _is_mask(text[starts[row] : ends[row]], sizes[row])
@@ -224,45 +227,44 @@ def _fill(text: bytes, lengths: np.ndarray, sizes: np.ndarray) -> np.ndarray:
 
 
 def _values(groups: np.ndarray, more: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the values of groups of five bits, int32, and the places of values that do not fit into 30 bits.
+    """Return the values of groups of five bits, and the places of values that do not fit into 30 bits.
 
-    more: bool, whether the next group belongs to the same value.
+    groups: uint8. more: bool, whether the next group belongs to the same value. The values are int32, one per group;
+    they are right where a value begins. Nearly all values have one group.
     """
-    bits = (groups & 31).astype(np.int32)
-    bits -= ((groups & 48) == 16).view(np.uint8) << 5  # bit 16 of the last group is the sign
-    joins = -more.astype(np.int32)[:-1]  # all bits where `more` says so
-    values, chain = bits.copy(), more
+    bits = ((groups ^ 16) - 16).view(np.int8)  # bit 16 of the last group is the sign
+    joined = np.flatnonzero(more)
+    bits[joined] = groups[joined] & 31
+    values = bits.astype(np.int32)
     for number in range(1, _GROUPS_OF_INT32):
-        if not chain.any():
-            break
-        values[:-1] = bits[:-1] + ((values[1:] << 5) & joins)
-        chain = chain[:-1] & more[number:]
-    first = np.ones(len(more), bool)
-    first[1:] = ~more[:-1]
-    return values[first], np.flatnonzero(chain)
+        values[joined] += bits[joined + number].astype(np.int32) << (5 * number)
+        joined = joined[more[joined + number]]
+    return values, joined
 
 
-def _sums(values: np.ndarray, begin: np.ndarray, count: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _sums(values: np.ndarray, first: np.ndarray, starts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return the lowest run and the sum of the runs of each mask, int64 [n].
 
-    begin, count: the first value of each mask, and how many it has.
+    first: bool, where a value begins in `values`. starts: where each mask begins.
     From the second value on, each is added to the value two before: running sums in pairs, mask by mask. Two sums of 32
     bits are computed as one of 64. A sum that leaves 32 bits is negative first, because every step is below 2**29.
     """
-    lowest = values[begin].astype(np.int64)
+    count = np.add.reduceat(first, starts, dtype=np.int64)
+    lowest = values[starts].astype(np.int64)
     total = lowest.copy()
     pairs = count // 2
     several = np.flatnonzero(pairs)
     if not several.size:
         return lowest, total
     heads = np.cumsum(pairs) - pairs
-    later, there = np.ones(len(values), bool), np.ones(2 * int(pairs.sum()), bool)
-    later[begin] = False
+    later, there = first.copy(), np.ones(2 * int(pairs.sum()), bool)
+    later[starts] = False
     there[2 * (heads + pairs)[several][count[several] % 2 == 0] - 1] = False  # the last pair has only one value
-    steps = np.zeros((len(there) // 2, 2), np.int32)
-    steps.ravel()[there] = values[later]
-    steps[:, 1] += steps[:, 0] >> 31  # a negative first half borrows from the second
-    sums = np.cumsum(steps.view(np.int64).ravel())
+    steps = np.zeros(len(there), np.int32)
+    steps[there] = values[later]
+    steps = steps.view(np.int64)
+    steps -= 2 * (steps & 2**31)  # a negative first half borrows from the second
+    sums = np.cumsum(steps)
     sums -= np.repeat(np.where(heads > 0, sums[np.maximum(heads - 1, 0)], 0), pairs)
     runs = sums.view(np.int32)
     runs[~there] = 0

@@ -162,7 +162,8 @@ class Rows:
         usable = np.ones(len(self._ids), bool)
         counts = [bytes(self._run_bytes[self._runs[2 * row] : self._runs[2 * row + 1]]) for row in self._unchecked]
         sizes = np.array([self.images.sizes[self._image[row]] for row in self._unchecked], np.int64).reshape(-1, 2)
-        for place in np.flatnonzero(~fill_their_images(counts, sizes)).tolist():
+        lengths = np.array([len(text) for text in counts], np.int64)
+        for place in np.flatnonzero(~fill_their_images(b"".join(counts), lengths, sizes)).tolist():
             row = self._unchecked[place]
             usable[row] = False
             where = f"annotation {self._ids[row]} of image {self.images.identities[self._image[row]]}"
