@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 Engine = Literal["auto", "dygraph", "onnxruntime", "openvino"]
+_ROUNDING = 1e-6  # largest error of a probability in float32, with a margin
 ENGINES = ("auto", "dygraph", "onnxruntime", "openvino")
 
 
@@ -46,22 +47,33 @@ class DygraphNetwork:
         self._keep_memory = keep_memory
         self._config = config
         self._numpy_postprocess = build_numpy_postprocess(config, threads=threads)
+        least = np.float64(max(config.postprocess.score_threshold - _ROUNDING, 0.0))
+        with np.errstate(divide="ignore"):
+            self._least_logit = float(np.log(least) - np.log1p(-least))  # of a cell that can pass the threshold
         device = paddle.device.get_device()
         self.description = f"Paddle {PADDLE_VERSION} dygraph, {device}"
         self.description += f", {threads_in_words(threads)}" if device == "cpu" else ""
 
     def run(self, images: np.ndarray) -> DetectionArrays:
-        """images: float32 [N, 3, H, W], prepared. Raises PredictionError if the output is not finite."""
-        return self.postprocess(self.predict(images))
+        """images: float32 [N, 3, H, W], prepared. Raises PredictionError if the output is not finite.
 
-    def predict(self, images: np.ndarray) -> RawPredictions:
-        """Return the raw predictions for prepared images, float32 [N, 3, H, W]."""
+        On a CPU, kernels and mask features are computed only if a cell can pass the score threshold.
+        """
+        raw = self.predict(images, self._least_logit if _on_cpu() else None)
+        if raw is None:
+            scores, labels = np.empty(0, np.float32), np.empty(0, np.int64)
+            masks = np.empty((0, images.shape[2] // 4, images.shape[3] // 4), np.float32)
+            return DetectionArrays(scores, labels, masks, np.zeros(len(images), np.int64))
+        return self.postprocess(raw)
+
+    def predict(self, images: np.ndarray, least_logit: float | None = None) -> RawPredictions | None:
+        """Return the raw predictions for prepared images, float32 [N, 3, H, W]. least_logit: see `SOLOv2.forward`."""
         if _on_cpu():
             use_threads(self._threads)
             if self._keep_memory:
                 keep_freed_memory()
         with paddle.no_grad():
-            return self.model(paddle.to_tensor(images))
+            return self.model(paddle.to_tensor(images), least_logit)
 
     def postprocess(self, raw: RawPredictions) -> DetectionArrays:
         """Turn raw predictions into detections by thresholds, points NMS and Matrix NMS. Raises like `run`."""

@@ -1,6 +1,7 @@
-"""Time an ONNX graph that computes kernels and mask features only if a cell passes the threshold.
+"""Time a network that computes kernels and mask features only if a cell passes the threshold.
 
-The usual graph runs beside it, for a picture with something in it and for an empty one. Weights are made from a seed.
+The usual network runs beside it, for a picture with something in it and for an empty one: in Paddle, as `Predictor`
+does it, and as ONNX graphs with an `If`. Weights are made from a seed.
 
 python scripts/benchmark_empty.py --image street.jpg --system solov2_mobilenetv3_fpn_448_3x
 """
@@ -19,12 +20,15 @@ from onnx import helper, numpy_helper
 
 from ppsolo import build_model, load_config
 from ppsolo.build.pipeline import build_preprocess
-from ppsolo.cpu import default_threads
+from ppsolo.cpu import default_threads, keep_freed_memory, use_threads
 from ppsolo.data.images import read_image
 from ppsolo.deploy.onnx.graph import build_onnx
 from ppsolo.deploy.openvino_runtime import OpenVinoSession
 from ppsolo.interface import LEVELS, RAW_OUTPUTS
+from ppsolo.models.solov2 import SOLOv2
 
+Run = Callable[[np.ndarray], object]
+RUNTIMES = ("dygraph", "openvino", "onnxruntime")
 LOGITS, REST = list(RAW_OUTPUTS[:LEVELS]), list(RAW_OUTPUTS[LEVELS:])
 
 
@@ -64,7 +68,7 @@ def _output(name: str) -> onnx.ValueInfoProto:
     return helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [None] * 4)
 
 
-def onnxruntime_session(content: bytes, threads: int) -> Callable[[np.ndarray], list[np.ndarray]]:
+def onnxruntime_session(content: bytes, threads: int) -> Run:
     """Return a function that runs the graph."""
     import onnxruntime
 
@@ -74,11 +78,45 @@ def onnxruntime_session(content: bytes, threads: int) -> Callable[[np.ndarray], 
     return lambda images: [np.asarray(one) for one in session.run(list(RAW_OUTPUTS), {"image": images})]
 
 
+def graph_runs(model: SOLOv2, runtime: str, threads: int) -> dict[str, Run]:
+    """Return the usual graph, and those with an `If`."""
+    graphs = {
+        "usual": build_onnx(model),
+        "with an If, something found": conditional(build_onnx(model), -1e9),
+        "with an If, empty": conditional(build_onnx(model), 1e9),
+    }
+    runs: dict[str, Run] = {}
+    for name, graph in graphs.items():
+        content = graph.SerializeToString()
+        if runtime == "openvino":
+            runs[name] = OpenVinoSession(content, RAW_OUTPUTS, threads=threads)
+        else:
+            runs[name] = onnxruntime_session(content, threads)
+    return runs
+
+
+def dygraph_runs(model: SOLOv2, threads: int) -> dict[str, Run]:
+    """Return the usual network and the one that may end early, without postprocessing."""
+    use_threads(threads)
+    keep_freed_memory()
+
+    def run(image: np.ndarray, least_logit: float | None) -> object:
+        with paddle.no_grad():
+            return model(paddle.to_tensor(image), least_logit)
+
+    return {
+        "usual": lambda image: run(image, None),
+        "with an early end, something found": lambda image: run(image, -1e9),
+        "with an early end, empty": lambda image: run(image, 1e9),
+    }
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--image", required=True, metavar="FILE")
     parser.add_argument("--system", default="solov2_mobilenetv3_fpn_448_3x", metavar="NAME")
     parser.add_argument("--repeats", type=int, default=15, metavar="N", help="rounds that count, default: %(default)s")
+    parser.add_argument("--runtimes", nargs="+", choices=RUNTIMES, default=RUNTIMES, help="default: all")
     options = parser.parse_args()
     config = load_config(options.system, {})
     paddle.seed(0)
@@ -86,19 +124,8 @@ def main() -> None:
     model.eval()
     image = np.asarray(build_preprocess(config)(read_image(options.image))[0])[None]
     threads = default_threads()
-    graphs = {
-        "usual": build_onnx(model),
-        "with an If, something found": conditional(build_onnx(model), -1e9),
-        "with an If, empty": conditional(build_onnx(model), 1e9),
-    }
-    for runtime in ("openvino", "onnxruntime"):
-        runs: dict[str, Callable[[np.ndarray], list[np.ndarray]]] = {}
-        for name, graph in graphs.items():
-            content = graph.SerializeToString()
-            if runtime == "openvino":
-                runs[name] = OpenVinoSession(content, RAW_OUTPUTS, threads=threads)
-            else:
-                runs[name] = onnxruntime_session(content, threads)
+    for runtime in options.runtimes:
+        runs = dygraph_runs(model, threads) if runtime == "dygraph" else graph_runs(model, runtime, threads)
         seconds: dict[str, list[float]] = {name: [] for name in runs}
         for number in range(options.repeats + 1):
             for name, run in runs.items():
@@ -109,7 +136,7 @@ def main() -> None:
         usual = statistics.median(seconds["usual"])
         for name, values in seconds.items():
             median = statistics.median(values)
-            sys.stdout.write(f"{runtime}, {name}: {median:.3f} s of CPU, {median / usual:.3f} of the usual graph\n")
+            sys.stdout.write(f"{runtime}, {name}: {median:.3f} s of CPU, {median / usual:.3f} of the usual network\n")
 
 
 if __name__ == "__main__":

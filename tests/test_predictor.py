@@ -112,6 +112,33 @@ def test_nothing_found_flows_through_every_form(predictor, tmp_path):
     np.testing.assert_array_equal(instances.draw(picture(0)), picture(0))
 
 
+def test_kernels_and_mask_features_are_computed_only_if_a_cell_passes_the_threshold(predictor, tiny):
+    config = load_config("solov2_r50_fpn_1x", tiny)
+    scores = predictor(picture(0)).scores
+    layers: list[str] = []
+    hooks = [
+        layer.register_forward_post_hook(lambda layer, x, y, name=name: layers.append(name))
+        for name, layer in {
+            "features": predictor.model.mask_feature_head,
+            "kernel": predictor.model.head.kernel,
+        }.items()
+    ]
+    try:
+        for threshold, expected in ((config.postprocess.score_threshold, len(scores)), (0.999999, 0)):
+            settings = load_config("solov2_r50_fpn_1x", {**tiny, "postprocess.score_threshold": threshold})
+            network = Predictor(settings, model=predictor.model).dygraph
+            batch = np.stack([predictor.prepare(picture(0))[0], predictor.prepare(picture(1))[0]])
+            usual = network.postprocess(network.predict(batch))
+            layers.clear()
+            found = network.run(batch)
+            assert found.counts[0] == expected and set(layers) == ({"features", "kernel"} if expected else set())
+            for one, other in zip(found, usual, strict=True):
+                assert one.dtype == other.dtype and one.shape == other.shape and np.array_equal(one, other)
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
 @pytest.mark.parametrize("size", [(1, 1), (1, 500), (2000, 3)])
 def test_tiles_find_what_one_picture_shows(predictor, size):
     assert predictor(picture(0, *size), tile=64, overlap=32).size == size

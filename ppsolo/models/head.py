@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 
+import numpy as np
 import paddle
 from paddle import nn
 
@@ -73,7 +74,10 @@ class SOLOv2Head(nn.Layer):
         self.kernel = predictor(kernel_channels, 0.0)
         self.drop_block = DropBlock() if drop_block else nn.Identity()
 
-    def forward(self, pyramid: Sequence[paddle.Tensor]) -> tuple[list[paddle.Tensor], list[paddle.Tensor]]:
+    def forward(
+        self, pyramid: Sequence[paddle.Tensor], least_logit: float | None = None
+    ) -> tuple[list[paddle.Tensor], list[paddle.Tensor]]:
+        """least_logit: do not compute kernels if all category logits are finite and below; their list is then empty."""
         p2, p3, p4, p5, p6 = pyramid
         levels = [
             rescale(p2, 0.5),
@@ -82,10 +86,15 @@ class SOLOv2Head(nn.Layer):
             p5,
             resize(p6, sides(p5)[2:]),
         ]
-        category_logits, kernels = [], []
+        cells, category_logits, kernels = [], [], []
         for level, grid in enumerate(self.num_grids):
-            cells = resize(append_coordinates(levels[level]), (grid, grid))
-            kernels.append(self.kernel(self.drop_block(self.kernel_tower(cells))))
-            features = self.category_tower(cells[:, : self.in_channels])
+            cells.append(resize(append_coordinates(levels[level]), (grid, grid)))
+            if least_logit is None:
+                kernels.append(self.kernel(self.drop_block(self.kernel_tower(cells[level]))))
+            features = self.category_tower(cells[level][:, : self.in_channels])
             category_logits.append(self.category(self.drop_block(features)))
+        if least_logit is not None:
+            values = [logits.numpy() for logits in category_logits]
+            if not all(-np.inf < level.min() and level.max() < least_logit for level in values):
+                kernels = [self.kernel(self.drop_block(self.kernel_tower(level))) for level in cells]
         return category_logits, kernels

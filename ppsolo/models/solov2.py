@@ -32,9 +32,14 @@ class SOLOv2(nn.Layer):
         self.mask_feature_head = mask_feature_head
         self.head = head
 
-    def forward(self, images: paddle.Tensor) -> RawPredictions:
-        """images: float32 [N, 3, H, W], normalised, H and W multiples of 32."""
+    def forward(self, images: paddle.Tensor, least_logit: float | None = None) -> RawPredictions | None:
+        """images: float32 [N, 3, H, W], normalised, H and W multiples of 32.
+
+        least_logit: stop and return None if all category logits are finite and below. In that case kernels and mask
+            features cannot matter. By default all is computed, and the result is never None.
+        """
         pyramid = self.neck(self.backbone(images))
-        category_logits, kernels = self.head(pyramid)
-        mask_features = self.mask_feature_head(pyramid[:4])
-        return RawPredictions(category_logits, kernels, mask_features)
+        category_logits, kernels = self.head(pyramid, least_logit)
+        if not kernels:
+            return None
+        return RawPredictions(category_logits, kernels, self.mask_feature_head(pyramid[:4]))
