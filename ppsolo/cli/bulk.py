@@ -46,8 +46,10 @@ def check_bulk(options: argparse.Namespace) -> None:
     if options.results is None and (options.resume or options.shard):
         raise ConfigError("--resume and --shard are for bulk runs: add --results jsonl")
     check_number(options, "part_size", least=1)
-    if options.results is not None and options.save:
-        raise ConfigError("--results writes JSON lines or Parquet: omit --save or --results")
+    if options.results is not None and (options.save or options.save_results):
+        raise ConfigError("--results writes JSON lines or Parquet: omit --save and --save_results, or --results")
+    if options.results is not None and options.save_threshold > 0:
+        raise ConfigError("--results keeps every instance: omit --save_threshold, set -o postprocess.update_threshold")
 
 
 class BulkInput(NamedTuple):
@@ -165,7 +167,7 @@ def _paths(options: argparse.Namespace) -> BulkInput:
 
 def _list(path: Path, folder: str | None) -> Iterator[str]:
     try:
-        stream = path.open(encoding="utf-8", errors="surrogateescape")
+        stream = path.open(encoding="utf-8-sig", errors="surrogateescape")
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read ({error.strerror}); give a file with one path per line") from None
 

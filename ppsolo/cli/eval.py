@@ -117,6 +117,8 @@ def run(options: argparse.Namespace) -> int:
     if options.least_precision is not None and not 0 < options.least_precision <= 1:
         raise ConfigError(f"--least_precision is {options.least_precision}: give a number above 0, at most 1")
     _check_places(options)
+    if options.save_prediction_only:
+        _refuse_precision(options)
     if options.slice_infer:
         options.tile, options.overlap = tile_of_slices(options)
     if options.json_eval == "":
@@ -151,6 +153,13 @@ def run(options: argparse.Namespace) -> int:
     if options.html is not None:
         _write_html(evaluation, source, options)
     return OK
+
+
+def _refuse_precision(options: argparse.Namespace) -> None:
+    """Refuse flags that need average precision where --save_prediction_only computes none."""
+    for name in ("json_eval", "compare", "report", "html", "find_thresholds"):
+        if getattr(options, name) is not None:
+            raise ConfigError(f"--save_prediction_only computes no average precision: omit --{name}")
 
 
 def _check_places(options: argparse.Namespace) -> None:

@@ -176,7 +176,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _evaluate(options: argparse.Namespace) -> int:
-    """`ppsolo eval` with the same model; the exit code."""
+    """`ppsolo eval` with the same model, runtime and tiles; the exit code."""
     from ppsolo.cli import eval
 
     top = argparse.ArgumentParser(prog="ppsolo")
@@ -184,6 +184,8 @@ def _evaluate(options: argparse.Namespace) -> int:
     model = ["-c", options.config] if options.config is not None else ["--model_dir", options.model_dir]
     changes = ["-o", *options.override] if options.override else []
     chosen = top.parse_args(["eval", *model, *changes])
+    for name in ("engine", "device", "precision", "class_thresholds", "tile", "overlap", "batch_size"):
+        setattr(chosen, name, getattr(options, name))
     return chosen.run(chosen)
 
 
@@ -249,27 +251,32 @@ def _predict(options: argparse.Namespace) -> int:
 def _source(options: argparse.Namespace) -> "Pictures | Video":
     """What the flags name to be read. Raises ConfigError, ImageError."""
     from ppsolo.data.files import find_images
-    from ppsolo.data.sources import Picture, Pictures, find_source
+    from ppsolo.data.sources import Picture, Pictures, find_listed, find_source
 
     if options.infer_dir is not None and options.infer_list is not None:
         return Pictures(tuple(map(Picture, listed_images(Path(options.infer_dir), Path(options.infer_list)))), ())
     if options.infer_dir is not None:
         found = find_images(options.infer_dir)
         return Pictures(tuple(map(Picture, found.images)), tuple(found.left_out), found.notes)
+    if options.infer_list not in (None, "-"):
+        return find_listed(Path(options.infer_list))
     named = str(options.source or options.infer_img or options.infer_list)
     return find_source(named, lines=sys.stdin, network=options.allow_network)
 
 
 def listed_images(folder: Path, file: Path) -> list[Path]:
-    """Return the pictures of a folder that a file names, one per line. Raises ConfigError."""
+    """Return the pictures of a folder that a file names, one per line; "-": standard input. Raises ConfigError."""
     from ppsolo.data.files import regular_file
 
     try:
-        regular_file(file)
-        names = [line.strip() for line in file.read_text(encoding="utf-8").splitlines()]
+        if file == Path("-"):
+            text = sys.stdin.read()
+        else:
+            regular_file(file)
+            text = file.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError, ImageError) as error:
         raise ConfigError(f"--infer_list {file}: cannot be read ({error})") from None
-    paths = [folder / name for name in names if name]
+    paths = [folder / name for line in text.splitlines() if (name := line.strip())]
     missing = [path for path in paths if not os.path.isfile(path)]  # no error for a name that is too long
     if missing or not paths:
         what = f"{missing[0]} does not exist" if missing else "names no picture"

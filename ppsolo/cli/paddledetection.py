@@ -106,8 +106,10 @@ def tile_of_slices(options: argparse.Namespace) -> tuple[int, int]:
         raise ConfigError(
             "--slice_size and --overlap_ratio: tiles are squares, give one number, or use --tile and --overlap"
         )
-    tile = size.pop()
-    return tile, round(tile * ratio.pop())
+    tile, share = size.pop(), ratio.pop()
+    if not 0 <= share <= 0.5:
+        raise ConfigError(f"--overlap_ratio is {share:g}: give a number from 0 to 0.5, a share of the tile")
+    return tile, min(round(tile * share), tile // 2)
 
 
 def prepare_options(options: argparse.Namespace) -> None:

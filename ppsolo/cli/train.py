@@ -63,7 +63,7 @@ def run(options: argparse.Namespace) -> int:
     try:
         with StopRequest(launcher=launcher_id(), console=sys.stderr) as stop:
             import_paddle()
-            config = config or _recipe(options)
+            config = config or _with_flags(_recipe(options), options)
             from ppsolo.training.run import train as run_training
 
             if launched().rank == 0:
@@ -93,6 +93,7 @@ def _with_flags(config: Config, options: argparse.Namespace) -> Config:
     if not options.use_vdl:
         say_note("--use_vdl False is ignored: every run writes VisualDL's log")
     if options.vdl_log_dir is not None:
+        changes["train.sinks"] = list(dict.fromkeys((*config.train.sinks, "visualdl")))
         log = Path(config.train.output_dir) / config.name / "visualdl"
         link_folder(Path(options.vdl_log_dir), log)
     if options.resume not in (None, "auto") and (weights := weights_to_resume(options.resume)) is not None:

@@ -90,10 +90,15 @@ def find_source(text: str, *, lines: Iterable[str] = (), network: bool = False) 
     return _local(text)
 
 
+def find_listed(file: Path) -> Pictures:
+    """Return the pictures that a file names: one path per line, relative to its folder. Raises ImageError."""
+    return _listed(_lines_of(file), file.parent, str(file))
+
+
 def _local(text: str) -> FoundSource:
     path = Path(text)
     if path.is_file() and path.suffix.lower() in LIST_SUFFIXES:
-        return _listed(_lines_of(path), path.parent, text)
+        return find_listed(path)
     if path.is_file() and is_video(path):
         return Video(path, path.name)
     found = find_images(text)

@@ -97,6 +97,10 @@ def test_lists_folders_and_shards_give_the_same(work, tmp_path, capsys, monkeypa
         assert infer(work, tmp_path / "ranks", "--infer_dir", str(work / "pictures")) == 0
     monkeypatch.delenv("PADDLE_TRAINERS_NUM")
     assert merged(tmp_path / "ranks") == expected
+    marked = work / "marked.txt"
+    marked.write_text((work / "list.txt").read_text(), encoding="utf-8-sig")  # as some editors write it
+    assert infer(work, tmp_path / "marked", "--infer_list", str(marked)) == 0
+    assert merged(tmp_path / "marked") == expected
     with (work / "list.txt").open() as stream:
         monkeypatch.setattr("sys.stdin", stream)
         assert infer(work, tmp_path / "stdin", "--infer_list", "-") == 0
@@ -111,6 +115,8 @@ def test_lists_folders_and_shards_give_the_same(work, tmp_path, capsys, monkeypa
         (["--part_size", "99999999999999999999"], "--part_size is 99999999999999999999: give at most"),
         (["--batch_size", "99999999999999999999"], "--batch_size is 99999999999999999999: give at most"),
         (["--save", "csv"], "omit --save"),
+        (["--save_results", "True"], "omit --save and --save_results"),
+        (["--save_threshold", "0.5"], "omit --save_threshold"),
     ],
 )
 def test_what_means_nothing_is_refused(work, tmp_path, capsys, flags, reason):
