@@ -2,17 +2,40 @@
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from math import prod
+from typing import Any, NamedTuple
 
 import numpy as np
 import paddle
 from paddle import nn
 
 CORRECTIONS = ("exact", "published")
+BUFFER_ELEMENTS = 1_000_000  # a buffer of so many elements, 4 MB, is full; larger ones do not fit a CPU's cache
+
+
+class _Buffer(NamedTuple):
+    """The averages of some entries, one after another. shapes: by name. values: float32 [elements of all]."""
+
+    shapes: Mapping[str, list[int]]
+    values: paddle.Tensor
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """Copy the averages to numpy arrays by name."""
+        ends = np.cumsum([prod(shape) for shape in self.shapes.values()])
+        parts = np.split(self.values.numpy(), ends[:-1])
+        return {name: part.reshape(shape) for (name, shape), part in zip(self.shapes.items(), parts, strict=True)}
+
+    def tensors(self) -> dict[str, paddle.Tensor]:
+        """Copy the averages to tensors by name."""
+        parts = paddle.split(self.values, [prod(shape) for shape in self.shapes.values()])
+        return {name: part.reshape(shape) for (name, shape), part in zip(self.shapes.items(), parts, strict=True)}
 
 
 class ExponentialMovingAverage:
     """The average of every entry of a model's state_dict, frozen weights and running statistics included.
+
+    The entries are float32. Their averages lie one after another in a few buffers, because a GPU starts a kernel for
+    each operation: 124 in an update of SOLOv2 with ResNet-50, where averages entry by entry take 999.
 
     It starts at 0. After step t = 0, 1, ...: average = d_t average + (1 - d_t) value, d_t = min(decay, (1 + t) / (10 +
     t)). `weights` divides it by a correction, because the zero start still has a share in it.
@@ -32,7 +55,7 @@ class ExponentialMovingAverage:
         self.steps = 0
         self._zero_share = 1.0  # d_0 d_1 ... d_(steps - 1)
         self._model = model
-        self._averages = {name: paddle.zeros_like(value) for name, value in model.state_dict().items()}
+        self._buffers = _zero_buffers(model)
 
     @paddle.no_grad()
     def update(self) -> None:
@@ -41,16 +64,20 @@ class ExponentialMovingAverage:
         self._zero_share *= decay
         self.steps += 1
         share = (1.0 - decay) / (1.0 - self._zero_share)
-        for name, value in self._model.state_dict().items():
-            average = self._averages[name]
+        state = self._model.state_dict()
+        for shapes, average in self._buffers:
+            change = paddle.concat([state[name].flatten() for name in shapes])
             if self.correction == "exact":
-                self._averages[name] = average + (value - average) * share
+                change.subtract_(average)
+                change.scale_(share)
             else:
-                self._averages[name] = average * decay + value * (1.0 - decay)
+                average.scale_(decay)
+                change.scale_(1.0 - decay)
+            average.add_(change)
 
     def weights(self) -> dict[str, np.ndarray]:
         """Return averaged weights by the names of `model.state_dict()`. Raises ValueError before the first update."""
-        return {name: value.numpy() for name, value in self._corrected().items()}
+        return {name: value for buffer in self._corrected() for name, value in buffer.arrays().items()}
 
     @contextmanager
     def applied(self) -> Iterator[None]:
@@ -58,7 +85,7 @@ class ExponentialMovingAverage:
 
         Changes to the model's weights inside the block, such as batch statistics, are lost.
         """
-        averages = self._corrected()
+        averages = {name: value for buffer in self._corrected() for name, value in buffer.tensors().items()}
         own = {name: value.detach().clone() for name, value in self._model.state_dict().items()}
         try:
             self._fill_model(averages)
@@ -72,7 +99,7 @@ class ExponentialMovingAverage:
             "steps": self.steps,
             "zero_share": self._zero_share,
             "correction": self.correction,
-            "averages": {name: value.numpy() for name, value in self._averages.items()},
+            "averages": {name: value for buffer in self._buffers for name, value in buffer.arrays().items()},
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -80,29 +107,41 @@ class ExponentialMovingAverage:
         averages = state["averages"]
         if state["correction"] != self.correction:
             raise ValueError(f"the state's correction is {state['correction']!r}, this average's {self.correction!r}")
-        faults = list(self._averages.keys() ^ averages.keys())
-        faults += [
-            name
-            for name, value in self._averages.items()
-            if name in averages and tuple(averages[name].shape) != tuple(value.shape)
-        ]
+        shapes = {name: shape for buffer in self._buffers for name, shape in buffer.shapes.items()}
+        faults = list(shapes.keys() ^ averages.keys())
+        faults += [name for name in shapes if name in averages and list(averages[name].shape) != shapes[name]]
         if faults:
             raise ValueError(f"averaged weights do not fit the model: {', '.join(sorted(faults)[:3])}")
-        self._averages = {name: paddle.to_tensor(averages[name]) for name in self._averages}
+        for buffer in self._buffers:
+            arrays = [np.ravel(averages[name]) for name in buffer.shapes]
+            buffer.values.set_value(np.concatenate(arrays, dtype=np.float32))
         self.steps = int(state["steps"])
         self._zero_share = float(state["zero_share"])
 
     def _decay_at(self, step: int) -> float:
         return min(self.decay, (1 + step) / (10 + step))
 
-    def _corrected(self) -> dict[str, paddle.Tensor]:
+    def _corrected(self) -> list[_Buffer]:
         if self.steps == 0:
             raise ValueError("there is nothing to average before the first update")
         if self.correction == "exact":
-            return self._averages
+            return self._buffers
         divisor = 1.0 - self._decay_at(self.steps - 1) ** self.steps
-        return {name: average / divisor for name, average in self._averages.items()}
+        return [buffer._replace(values=buffer.values / divisor) for buffer in self._buffers]
 
     def _fill_model(self, values: Mapping[str, paddle.Tensor]) -> None:
         for name, parameter in self._model.state_dict().items():
             parameter.set_value(values[name])
+
+
+def _zero_buffers(model: nn.Layer) -> list[_Buffer]:
+    """Return buffers of zeros for the entries of a model's state_dict, in their order."""
+    groups: list[dict[str, list[int]]] = [{}]
+    size = 0
+    for name, value in model.state_dict().items():
+        if size >= BUFFER_ELEMENTS:
+            groups.append({})
+            size = 0
+        groups[-1][name] = list(value.shape)
+        size += value.size
+    return [_Buffer(shapes, paddle.zeros([sum(map(prod, shapes.values()))])) for shapes in groups]

@@ -7,6 +7,7 @@ import paddle
 import pytest
 from paddle import nn
 
+from ppsolo.training import ema
 from ppsolo.training.ema import ExponentialMovingAverage
 
 
@@ -73,6 +74,40 @@ def test_exact_average_is_the_weighted_mean():
     for name, value in weights.items():
         # float32 values of about 1, some ten of which weigh in: a few roundings.
         np.testing.assert_allclose(value, mean[name] / share, atol=1e-6)
+
+
+@pytest.mark.parametrize("correction", ["exact", "published"])
+@pytest.mark.parametrize("elements", [1, 13, 10**6])
+def test_buffers_of_any_size_average_each_entry_alone_to_the_last_bit(monkeypatch, correction, elements):
+    monkeypatch.setattr(ema, "BUFFER_ELEMENTS", elements)
+    model = normalised()
+    average = ExponentialMovingAverage(model, decay=0.9, correction=correction)
+    expected = {name: paddle.zeros_like(value) for name, value in model.state_dict().items()}
+    share, rng = 1.0, np.random.default_rng(1)
+    for step in range(30):
+        train(model, 1, average, seed=int(rng.integers(1000)))
+        decay = min(0.9, (1 + step) / (10 + step))
+        share *= decay
+        for name, value in model.state_dict().items():
+            before = expected[name]
+            if correction == "exact":
+                expected[name] = before + (value - before) * ((1.0 - decay) / (1.0 - share))
+            else:
+                expected[name] = before * decay + value * (1.0 - decay)
+        state = average.state_dict()["averages"]
+        assert list(state) == list(expected)
+        for name, value in expected.items():
+            np.testing.assert_array_equal(state[name], value.numpy())
+
+
+def test_an_update_changes_no_weight(monkeypatch):
+    """A buffer of one entry must be a copy of it, too."""
+    monkeypatch.setattr(ema, "BUFFER_ELEMENTS", 1)
+    model = normalised()
+    average = ExponentialMovingAverage(model)
+    before = train(model, 3, average)[-1]
+    for name, value in state_of(model).items():
+        np.testing.assert_array_equal(value, before[name])
 
 
 @pytest.mark.parametrize("steps", [1, 3, 50, 400])
