@@ -8,7 +8,7 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from ppsolo.cli.shared import say
 
@@ -79,6 +79,7 @@ def checks(image: Path | None, coco: Path | None) -> list[Check]:
         Check("two GPUs: norms and gradients", 2, tests("tests/gpu/test_two_gpus.py")),
         Check("two GPUs: as one, and a killed process", 2, tests("tests/test_processes.py")),
         Check("stalls of a step", 1, [sys.executable, __file__, "--profile"]),
+        Check("optimizer and average after a step", 1, [sys.executable, "scripts/benchmark_update.py"]),
     ]
     if coco is not None:
         data = ["--annotations", str(coco / "annotations/instances_val2017.json"), "--images", str(coco / "val2017")]
@@ -168,8 +169,18 @@ def profile() -> None:
     recorder.summary(sorted_by=profiler.SortedKeys.GPUTotal, op_detail=True, thread_sep=False)
 
 
-def latency(name: str, image: Path | None) -> None:
-    """Print the milliseconds per picture of a published system in Paddle and onnxruntime, in fp32 and fp16."""
+def latency(
+    name: str,
+    image: Path | None,
+    *,
+    device: Literal["cpu", "gpu"] = "gpu",
+    pictures: int = 60,
+    changes: Sequence[str] = (),
+) -> None:
+    """Print the milliseconds per picture of a published system in Paddle and onnxruntime, in fp32 and fp16.
+
+    pictures: how often it predicts; the first sixth does not count. changes: of the configuration, "key=value".
+    """
     import tempfile
 
     import numpy as np
@@ -183,24 +194,24 @@ def latency(name: str, image: Path | None) -> None:
     from ppsolo.errors import ExportError
 
     paddle.seed(0)
-    config = load_config(name)
+    config = load_config(name, changes)
     picture = read_image(image) if image else np.random.default_rng(0).integers(0, 256, (480, 640, 3), np.uint8)
     with tempfile.TemporaryDirectory() as folder:
         for format in ("paddle", "onnx"):
             export = Path(folder) / format
-            export_model(build_model(config), config, export, format=format, device="gpu", verify_export=False)
+            export_model(build_model(config), config, export, format=format, device=device, verify_export=False)
             for precision in ("fp32", "fp16"):
                 try:
-                    predictor = load(export, device="gpu", precision=precision)
+                    predictor = load(export, device=device, precision=precision)
                 except ExportError as error:
                     say(f"{format}, {precision}: not measured ({error})")
                     continue
                 seconds = []
-                for _ in range(60):
+                for _ in range(pictures):
                     start = time.perf_counter()
                     predictor(picture)
                     seconds.append(time.perf_counter() - start)
-                median = 1000 * float(np.median(seconds[10:]))
+                median = 1000 * float(np.median(seconds[pictures // 6 :]))
                 say(f"{predictor.description}: median {median:.1f} ms with reading back, random weights")
     say(f"published on a V100: {PUBLISHED[name]} ms")
 
@@ -215,6 +226,13 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--describe", action="store_true", help="only print what is installed")
     parser.add_argument("--profile", action="store_true", help="only profile five training steps")
     parser.add_argument("--latency", metavar="SYSTEM", choices=PUBLISHED, help="only time one system")
+    parser.add_argument(
+        "--device", choices=("cpu", "gpu"), default="gpu", help="cpu: try --latency without a GPU; default: %(default)s"
+    )
+    parser.add_argument("--pictures", type=int, default=60, metavar="N", help="of --latency, default: %(default)s")
+    parser.add_argument(
+        "-o", "--override", nargs="+", default=[], metavar="KEY=VALUE", help="change the system of --latency"
+    )
     return parser
 
 
@@ -225,6 +243,12 @@ if __name__ == "__main__":
     elif chosen.profile:
         profile()
     elif chosen.latency:
-        latency(chosen.latency, chosen.image)
+        latency(
+            chosen.latency,
+            chosen.image,
+            device=chosen.device,
+            pictures=max(chosen.pictures, 1),
+            changes=chosen.override,
+        )
     else:
         sys.exit(main())
