@@ -18,6 +18,8 @@ from ppsolo.benchmark.machine import machine
 IMAGES, POLYGONS, CATEGORIES = 118_287, 860_001, 80  # as in COCO train2017
 EVALUATED = 5_000, 36_335  # images and polygons, as in COCO val2017
 SIZE = (480, 640)
+DETECTIONS = 100  # results for each picture, the most that a published system gives
+POOL = 1_000  # masks that results are taken from, besides the annotations of their picture
 AT_ONCE = 10_000  # polygons drawn at a time
 CHECKED = "solov2_r50_fpn_1x"  # the check uses its settings
 POINTS = (8, 61)  # number of points of a polygon; the upper limit is excluded
@@ -80,7 +82,8 @@ def _polygons(rng: np.random.Generator, images: int, first: int, count: int) -> 
 def benchmark_annotations(folder: Path, *, images: int, polygons: int, processes: int = 4) -> dict[str, Any]:
     """Time two openings of a drawn file and its check; measure the memory of ranks and workers after an epoch.
 
-    Evaluation opens another file, of the size of val2017, and draws each mask once.
+    Evaluation opens another file, of the size of val2017, twice, draws each mask once, and takes DETECTIONS results for
+    each picture.
 
     An epoch reads every record with all outlines, and no picture. A rank opens the file itself; a worker is forked from
     a rank that has opened it. Memory is the proportional set size: a page that N processes share counts 1/N for each.
@@ -106,14 +109,17 @@ def benchmark_annotations(folder: Path, *, images: int, polygons: int, processes
         "first": _alone(context, _open, path),
         "second": _alone(context, _open, path),
         "check": _alone(context, _check, path),
-        "evaluation": _alone(context, _open_for_evaluation, evaluated),
+        "evaluation_first": _alone(context, _open_to_evaluate, evaluated),
+        "evaluation_second": _alone(context, _open_to_evaluate, evaluated),
+        "evaluation": _alone(context, _draw_to_evaluate, evaluated),
+        "results": _alone(context, _accumulate, evaluated),
     }
     found["ranks"] = {str(count): _ranks(context, path, count) for count in (1, processes)}
     found["workers"] = _alone_with_workers(context, path, processes)
     return found
 
 
-def _alone(context: Any, work: Callable[[Path], dict[str, int]], path: Path) -> dict[str, float]:
+def _alone(context: Any, work: Callable[[Path], dict[str, float]], path: Path) -> dict[str, float]:
     """Seconds, CPU seconds and peak memory (MB) of some work in a new process, and its counts."""
     mine, theirs = context.Pipe()
     process = context.Process(target=_measure, args=(work, path, theirs))
@@ -123,9 +129,9 @@ def _alone(context: Any, work: Callable[[Path], dict[str, int]], path: Path) -> 
     return result
 
 
-def _measure(work: Callable[[Path], dict[str, int]], path: Path, pipe: Connection) -> None:
+def _measure(work: Callable[[Path], dict[str, float]], path: Path, pipe: Connection) -> None:
     import ppsolo.check.dataset
-    import ppsolo.evaluation.ground_truth  # noqa: F401  # import before the measurement
+    import ppsolo.evaluation.evaluate  # noqa: F401  # import before the measurement
 
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     start, spent = time.perf_counter(), time.process_time()
@@ -143,14 +149,14 @@ def _measure(work: Callable[[Path], dict[str, int]], path: Path, pipe: Connectio
     )
 
 
-def _open(path: Path) -> dict[str, int]:
+def _open(path: Path) -> dict[str, float]:
     from ppsolo.data.coco import CocoDataset
 
     dataset = CocoDataset(path, path.parent / "images")
     return {"records": len(dataset), "instances": dataset.instances}
 
 
-def _check(path: Path) -> dict[str, int]:
+def _check(path: Path) -> dict[str, float]:
     """`ppsolo check-data` with the published settings, but for decoding the pictures, which are empty here."""
     from ppsolo.check.dataset import check_dataset
     from ppsolo.config import load_config
@@ -168,7 +174,15 @@ def _check(path: Path) -> dict[str, int]:
     return {"records": report.images, "instances": report.instances}
 
 
-def _open_for_evaluation(path: Path) -> dict[str, int]:
+def _open_to_evaluate(path: Path) -> dict[str, float]:
+    """Open a file as `ppsolo eval` does."""
+    from ppsolo.evaluation.evaluate import EvaluationSet
+
+    dataset = EvaluationSet(path, path.parent / "images")
+    return {"records": len(dataset.images), "instances": len(dataset.truth.image)}
+
+
+def _draw_to_evaluate(path: Path) -> dict[str, float]:
     """Open a file as evaluation does, and draw every mask of it once."""
     from ppsolo.evaluation.ground_truth import GroundTruth
 
@@ -176,6 +190,46 @@ def _open_for_evaluation(path: Path) -> dict[str, int]:
     for image in range(len(truth.image_ids)):
         truth.masks(truth.rows(image))
     return {"records": len(truth.image_ids), "instances": len(truth.image)}
+
+
+def _accumulate(path: Path) -> dict[str, float]:
+    """Evaluate DETECTIONS drawn results for each picture as `ppsolo eval` does: the annotations, and others' masks.
+
+    add_seconds, summarize_seconds: of the evaluator alone; "seconds" includes opening the file and drawing.
+    """
+    from ppsolo.evaluation.coco_evaluator import CocoEvaluator
+    from ppsolo.evaluation.evaluate import EvaluationSet
+    from ppsolo.results.instances import Instances
+
+    dataset = EvaluationSet(path, path.parent / "images")
+    truth = dataset.truth
+    evaluator = CocoEvaluator(dataset.annotations, box_from_mask=True)
+    rng = np.random.default_rng(0)
+    pool = truth.masks(np.arange(min(POOL, len(truth.image))))
+    spent = 0.0
+    for image, (image_id, _) in enumerate(dataset.images):
+        rows = truth.rows(image)[:DETECTIONS]
+        others = DETECTIONS - len(rows)
+        found = Instances(
+            rles=[*truth.masks(rows), *(pool[number] for number in rng.integers(len(pool), size=others))],
+            scores=rng.uniform(0, 1, DETECTIONS),
+            labels=np.concatenate([truth.category[rows], rng.integers(len(truth.category_ids), size=others)]),
+            size=SIZE,
+            class_names=truth.category_names,
+            category_ids=range(1, CATEGORIES + 1),
+        )
+        start = time.perf_counter()
+        evaluator.add(image_id, found)
+        spent += time.perf_counter() - start
+    start = time.perf_counter()
+    report = evaluator.summarize()
+    return {
+        "records": report["images"],
+        "instances": report["ground_truths"],
+        "detections": report["detections"],
+        "add_seconds": spent,
+        "summarize_seconds": time.perf_counter() - start,
+    }
 
 
 def _ranks(context: Any, path: Path, count: int) -> list[dict[str, float]]:
