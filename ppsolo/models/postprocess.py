@@ -104,7 +104,7 @@ class SOLOv2Postprocess:
         scores, kernels, strides = self._candidates(raw)
 
         # One mask per slot, for any number of classes: [N K, h w]. Only this tensor holds every slot:
-        # 1 GB for 3,872 cells and masks of 200 x 336.
+        # 1 GB for 3,872 cells and masks of 200 x 336. Parts of the product would round differently.
         logits = paddle.matmul(kernels, raw.mask_features.flatten(start_axis=2)).flatten(stop_axis=1)
         maps = logits.reshape([-1, *sides(raw.mask_features)[2:]])
         maskness = self._mask_scores(maps, strides.flatten())
