@@ -18,6 +18,7 @@ from ppsolo.errors import ImageError
 logger = logging.getLogger(__name__)
 
 _PILLOW_REMEDY = "pip install 'ppsolo[images]' (Pillow 11.3 or newer)"
+_UNUSUAL = "it is damaged, cut short or of an unusual kind"
 _HEIC_REMEDY = "pip install 'ppsolo[images]' (pillow-heif)"
 
 
@@ -79,7 +80,9 @@ def _by_opencv(data: bytes, name: str, max_pixels: int) -> tuple[Samples, list[s
     except cv2.error as error:
         raise ImageError(f"OpenCV cannot decode this {name} ({error.err})") from None
     if image is None:
-        raise ImageError(f"OpenCV cannot decode this {name}: it is damaged, cut short or of an unusual kind")
+        animated = name == "WebP" and data[12:16] == b"VP8X" and data[20] & 2
+        reason = "animations need OpenCV 4.11 or newer, or it is damaged" if animated else _UNUSUAL
+        raise ImageError(f"OpenCV cannot decode this {name}: {reason}")
     check_size(image.shape[0], image.shape[1], max_pixels)
     image = cv2.cvtColor(image, cv2.COLOR_BGR2RGB, dst=image)
     notes = [f"the {name} is damaged, what can be decoded is taken ({lines[0]})"] if lines else []
