@@ -24,7 +24,7 @@ from ppsolo.cli import (
 )
 from ppsolo.cli.paddledetection import prepare_options
 from ppsolo.cli.shared import REFUSED, TERMINATED, say_error, set_up_output, stop_output
-from ppsolo.cli.signals import exit_code_of, heard_signals
+from ppsolo.cli.signals import exit_code_of, heard_signals, interruption_in
 from ppsolo.errors import PpsoloError
 from ppsolo.version import __version__
 
@@ -76,8 +76,7 @@ def _main(arguments: Sequence[str] | None) -> int:
     os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")
     os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
     try:
-        prepare_options(options)
-        return options.run(options)
+        return _run(options)
     except PpsoloError as error:
         say_error(str(error))
         return REFUSED
@@ -90,6 +89,16 @@ def _main(arguments: Sequence[str] | None) -> int:
         code = exit_code_of(interruption)
         say_error("ended by SIGTERM" if code == TERMINATED else "interrupted")
         return code
+
+
+def _run(options: argparse.Namespace) -> int:
+    try:
+        prepare_options(options)
+        return options.run(options)
+    except Exception as error:
+        if (interruption := interruption_in(error)) is not None:
+            raise interruption from None
+        raise
 
 
 def parser() -> argparse.ArgumentParser:

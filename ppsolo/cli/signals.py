@@ -20,6 +20,17 @@ def exit_code_of(interruption: KeyboardInterrupt) -> int:
     return getattr(interruption, "exit_code", INTERRUPTED)
 
 
+def interruption_in(error: BaseException) -> KeyboardInterrupt | None:
+    """Return the interruption behind an error, None if there is none.
+
+    An extension module that is interrupted while it starts raises ImportError instead, as Paddle's does.
+    """
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, KeyboardInterrupt):
+        cause = cause.__cause__ or cause.__context__
+    return cause
+
+
 @contextlib.contextmanager
 def heard_signals() -> Iterator[None]:
     """In the main thread, raise KeyboardInterrupt on SIGINT and Terminated on SIGTERM, unless others handle them."""

@@ -9,6 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from ppsolo.cli import main
+from ppsolo.cli.signals import Terminated
+from ppsolo.errors import ConfigError
+
 ROOT = Path(__file__).parents[2]
 # Programs that a shell starts in the background ignore interrupts, and so would what they start.
 heed_interrupts = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
@@ -55,6 +59,21 @@ def test_a_signal_ends_a_command_in_order(number, code, line, more):
     process.send_signal(number)
     said, errors = process.communicate(timeout=120)
     assert (process.returncode, said, errors) == (code, "cleaned up\n", line)
+
+
+@pytest.mark.parametrize(("interruption", "code"), [(KeyboardInterrupt(), 130), (Terminated(), 143)])
+def test_an_extension_module_that_is_interrupted_while_it_starts(monkeypatch, capsys, interruption, code):
+    """It raises ImportError in place of the interruption."""
+
+    def run(options):
+        try:
+            raise ImportError("initialization failed") from interruption
+        except ImportError:
+            raise ConfigError("a package is missing") from None
+
+    monkeypatch.setattr("ppsolo.cli.zoo.run", run)
+    assert main(["zoo", "list"]) == code
+    assert capsys.readouterr().err.count("\n") == 1
 
 
 def test_an_interrupted_import_shows_no_traceback():
