@@ -19,6 +19,7 @@ from ppsolo.cpu import default_threads, keep_freed_memory, threads_in_words, use
 from ppsolo.errors import ConfigError, PredictionError
 from ppsolo.interface import EXPORT_FILE, RAW_OUTPUTS
 from ppsolo.legacy.names import DYGRAPH, NATIVE, STATIC
+from ppsolo.models.convolution import DeformableConv
 from ppsolo.models.solov2 import RawPredictions, SOLOv2
 from ppsolo.pipeline import Pipeline
 from ppsolo.results.postprocess import NOT_FINITE, DetectionArrays, RawArrays
@@ -125,8 +126,8 @@ class Predictor(Pipeline):
             model: a model with weights, instead of `weights`.
             engine: "dygraph": Paddle. "onnxruntime" or "openvino": the same network in another runtime on a CPU
                 (`pip install 'ppsolo[onnx]'`, `'ppsolo[openvino]'`), with a copy of the current weights. "auto":
-                OpenVINO or else onnxruntime, if one is installed, no GPU is used and no `model` is given; otherwise
-                "dygraph".
+                OpenVINO or else onnxruntime, if one is installed and has every operator of the network, no GPU is used
+                and no `model` is given; otherwise "dygraph".
             precision: "bf16" needs engine="openvino" and a CPU with bf16. It changes results by more than rounding.
             threads: CPU threads of the network. Default: OMP_NUM_THREADS if the user set it, else all cores of the
                 process.
@@ -149,7 +150,7 @@ class Predictor(Pipeline):
         else:
             _check_weights(model)
         if engine == "auto":
-            engine = _best_engine() if self.load_report is not None and _on_cpu() else "dygraph"
+            engine = _best_engine(model) if self.load_report is not None and _on_cpu() else "dygraph"
         self.threads = threads if threads is not None else default_threads()
         model.eval()
         self._network: DygraphNetwork | NetworkEngine
@@ -226,10 +227,10 @@ def _check_options(engine: str, precision: str, threads: int | None) -> None:
         raise ConfigError(f"threads is {threads}: give at least 1")
 
 
-def _best_engine() -> Engine:
+def _best_engine(model: SOLOv2) -> Engine:
     from ppsolo.deploy.engines import best_engine
 
-    return best_engine()
+    return best_engine(deformable=any(isinstance(layer, DeformableConv) for layer in model.sublayers()))
 
 
 def files_of_run(directory: Path) -> tuple[Path, Path]:

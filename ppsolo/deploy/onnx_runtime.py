@@ -12,6 +12,7 @@ from ppsolo.deploy.onnx.half import half_precision
 from ppsolo.errors import ExportError, PredictionError
 from ppsolo.interface import OUTPUTS
 from ppsolo.results.postprocess import DetectionArrays
+from ppsolo.text import native_reason
 
 CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
 GPU_PACKAGE = "pip uninstall onnxruntime, then pip install 'ppsolo[onnx-gpu]' (docs/gpu.md says which wheel fits)"
@@ -64,7 +65,7 @@ class OnnxSession:
         try:
             self._session = onnxruntime.InferenceSession(source, options, providers=[_provider(chosen, keep_memory)])
         except Exception as error:  # onnxruntime's errors have no common base class
-            raise ExportError(f"{name} cannot be loaded by onnxruntime {onnxruntime.__version__}: {error}") from error
+            raise ExportError(_cannot_load(name, onnxruntime.__version__, error)) from error
         if chosen.kind == "gpu" and CUDA not in self._session.get_providers():
             raise ExportError(
                 f"onnxruntime {onnxruntime.__version__} cannot load CUDA or cuDNN and would compute on the CPU: "
@@ -90,6 +91,15 @@ class OnnxSession:
         except Exception as error:  # onnxruntime's errors have no common base class
             raise PredictionError(f"onnxruntime failed on a batch of shape {list(images.shape)}: {error}") from error
         return [np.asarray(output) for output in outputs]
+
+
+def _cannot_load(name: str, version: str, error: Exception) -> str:
+    if "DeformConv" in str(error) and "NOT_IMPLEMENTED" in str(error):
+        return (
+            f"{name}: onnxruntime {version} has no deformable convolution: install 1.25 or later, which needs Python "
+            "3.11, or use OpenVINO (ppsolo[openvino]) or an export for Paddle"
+        )
+    return f"{name} cannot be loaded by onnxruntime {version}: {native_reason(error)}"
 
 
 def _session_options(threads: int, keep_memory: bool) -> Any:

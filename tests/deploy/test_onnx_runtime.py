@@ -35,6 +35,17 @@ def test_a_foreign_graph_is_refused(name, lack):
         OnnxEngine(foreign_graph(name))
 
 
+def test_a_missing_operator_is_named_with_a_remedy(monkeypatch):
+    onnxruntime = pytest.importorskip("onnxruntime")
+
+    def refused(*arguments: Any, **options: Any) -> None:
+        raise RuntimeError("9 : NOT_IMPLEMENTED : Could not find an implementation for DeformConv(19) node")
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", refused)
+    with pytest.raises(ExportError, match=r"has no deformable convolution: install 1\.25 or later"):
+        OnnxEngine(foreign_graph("image"))
+
+
 def test_devices():
     with pytest.raises(ExportError, match="'tpu'"):
         OnnxEngine(foreign_graph("image"), device="tpu")
