@@ -33,7 +33,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from injection.counts import Outcome, add_options, inject_all, record_outcomes
+from injection.counts import Outcome, add_options, before_the_start, inject_all, record_outcomes
 from injection.disks import READ_ONLY, environment, file_system, jumping_clock, limited_disk, read_only_disk
 from small_system import write_weights
 
@@ -254,8 +254,8 @@ class Struck:
         """After a fault: the command must have ended properly, with a line, and every file must be whole."""
         text = self.said(said)
         assert code in codes, f"exit code {code}: {text[-1000:]}"
-        if code == -signal.SIGINT and "ppsolo/__main__" not in text:
-            return  # neither Python nor the package had started yet
+        if code in (-signal.SIGINT, 1) and before_the_start(text):
+            return
         assert "Traceback" not in text and "a file: " not in text, text[-2000:]
         assert code <= 0 or "ppsolo: " in text, f"exit code {code} without a word: {text[-300:]}"
         outcome = self.command.outcome(self.folder)
@@ -290,8 +290,9 @@ def end_by(number: int, struck: Struck) -> None:
     process.send_signal(number)
     code = process.wait(timeout=TIMEOUT)
     # While Python starts, a signal has its default effect, and no work has begun.
-    starting = "ppsolo: " not in struck.said() and "ppsolo/__main__" not in struck.said()
-    struck.check(code, (0, -number) if number == signal.SIGKILL or (starting and code < 0) else (0, 128 + number))
+    starting = before_the_start(struck.said()) and (code < 0 or (code, number) == (1, signal.SIGINT))
+    expected = -number if number == signal.SIGKILL else 128 + number
+    struck.check(code, (0, code if starting else expected))
 
 
 def fill_disk(struck: Struck) -> None:

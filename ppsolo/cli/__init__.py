@@ -50,19 +50,16 @@ COMMANDS = (
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; return the exit code: 0, 1 (some inputs failed), 2 (refused), 130 (Ctrl-C), 143 (SIGTERM)."""
     with heard_signals():
-        code = _main(arguments)
         try:
-            sys.stdout.flush()
-        except BrokenPipeError:
-            stop_output()
-        except OSError as error:  # a full disk
-            stop_output()
-            say_error(f"standard output: {error.strerror}")
-            return REFUSED
-        return code
+            return _flushed(_run(_options(arguments)))
+        except KeyboardInterrupt as interruption:
+            code = exit_code_of(interruption)
+            say_error("ended by SIGTERM" if code == TERMINATED else "interrupted")
+            return code
 
 
-def _main(arguments: Sequence[str] | None) -> int:
+def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """Parse the arguments, and prepare the process for the command."""
     top = parser()
     if "_ARGCOMPLETE" in os.environ:  # a shell asks for completions
         import argcomplete
@@ -75,30 +72,37 @@ def _main(arguments: Sequence[str] | None) -> int:
     # ppsolo reports broken pictures and videos in one line; the libraries' own lines would hide it.
     os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")
     os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
-    try:
-        return _run(options)
-    except PpsoloError as error:
-        say_error(str(error))
-        return REFUSED
-    except OSError as error:  # for example a full disk
-        if error.errno is None:  # an error of Paddle itself, for example about a GPU: its text and traceback say more
-            raise
-        say_error(f"{error.filename or 'a file'}: {error.strerror or error}")
-        return REFUSED
-    except KeyboardInterrupt as interruption:
-        code = exit_code_of(interruption)
-        say_error("ended by SIGTERM" if code == TERMINATED else "interrupted")
-        return code
+    return options
 
 
 def _run(options: argparse.Namespace) -> int:
+    """Run the command; return the exit code."""
     try:
         prepare_options(options)
         return options.run(options)
     except Exception as error:
         if (interruption := interruption_in(error)) is not None:
             raise interruption from None
-        raise
+        if isinstance(error, PpsoloError):
+            say_error(str(error))
+        elif isinstance(error, OSError) and error.errno is not None:  # for example a full disk
+            say_error(f"{error.filename or 'a file'}: {error.strerror or error}")
+        else:  # a fault of ours, or an error of Paddle itself, for example about a GPU: its text and traceback say more
+            raise
+        return REFUSED
+
+
+def _flushed(code: int) -> int:
+    """Write what is left of the output; return the exit code."""
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        stop_output()
+    except OSError as error:  # a full disk
+        stop_output()
+        say_error(f"standard output: {error.strerror}")
+        return REFUSED
+    return code
 
 
 def parser() -> argparse.ArgumentParser:

@@ -18,6 +18,11 @@ class Outcome:
     harm: Sequence[str]
 
 
+def before_the_start(said: str) -> bool:
+    """Whether a command was ended before its own code began: a signal then has its default effect, or Python's."""
+    return "ppsolo: " not in said and "ppsolo/__main__" not in said
+
+
 def add_options(parser: argparse.ArgumentParser, faults: Sequence[str]) -> None:
     """Add the options of every script that injects faults."""
     parser.add_argument(

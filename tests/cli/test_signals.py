@@ -61,6 +61,15 @@ def test_a_signal_ends_a_command_in_order(number, code, line, more):
     assert (process.returncode, said, errors) == (code, "cleaned up\n", line)
 
 
+def test_a_signal_while_the_arguments_are_read_is_one_line(monkeypatch, capsys):
+    def interrupted():
+        raise Terminated
+
+    monkeypatch.setattr("ppsolo.cli.parser", interrupted)
+    assert main(["zoo", "list"]) == 143
+    assert capsys.readouterr().err == "ppsolo: error: ended by SIGTERM\n"
+
+
 @pytest.mark.parametrize(("interruption", "code"), [(KeyboardInterrupt(), 130), (Terminated(), 143)])
 def test_an_extension_module_that_is_interrupted_while_it_starts(monkeypatch, capsys, interruption, code):
     """It raises ImportError in place of the interruption."""
