@@ -48,13 +48,9 @@ def main() -> int:
 
 def _record(results: dict[str, dict[str, Any]], changes: str) -> None:
     """Write a row per target to the page; rows of other targets stay."""
-    from reliability import record, recorded
+    from reliability import record, recorded_rows
 
-    rows = {}
-    for line in recorded("fuzz.py"):
-        cells = [cell.strip() for cell in line.strip("|").split("|")]
-        if len(cells) == HEAD[0].count("|") - 1 and cells[0] in TARGETS:
-            rows[cells[0], cells[1]] = line
+    rows = {key: row for key, row in recorded_rows("fuzz.py", 2).items() if key[0] in TARGETS}
     today = datetime.datetime.now(tz=datetime.timezone.utc).date()
     for name, result in results.items():
         figures = " | ".join(f"{result[key]:,}" for key in ("executions", "seconds", "slowest"))

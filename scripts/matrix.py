@@ -61,22 +61,29 @@ def main() -> int:
     if options.list:
         sys.stdout.write("".join(f"{cell}\n" for cell in chosen))
         return 0
-    results = {}
+    passed = True
     for (python, paddle), own in itertools.groupby(chosen, key=lambda cell: (cell.python, cell.paddle)):
         for cell, result in test_cells(python, paddle, own):
-            results[cell] = result
             sys.stdout.write(f"{cell}: {result}\n")
             sys.stdout.flush()
-    if options.record:
-        from reliability import record
+            passed = passed and result.startswith("passed")
+            if options.record:
+                record_cell(cell, result)
+    return 0 if passed else 1
 
-        tests = " ".join(f"`{name}`" for name in QUICK_TESTS)
-        lines = [f"{tests}, in one environment for each Python and Paddle.", ""]
-        lines += ["| Python | Paddle | asked for | result |", "|---|---|---|---|"]
-        for cell, result in results.items():
-            lines.append(f"| {cell.python} | {cell.paddle} | numpy{cell.numpy}, {cell.opencv} | {result} |")
-        record(" ".join(["matrix.py", *options.only]), lines)
-    return 0 if all(result.startswith("passed") for result in results.values()) else 1
+
+def record_cell(cell: Cell, result: str) -> None:
+    """Write the result of a combination to the page; those of other combinations stay."""
+    from reliability import record, recorded_rows
+
+    rows = recorded_rows("matrix.py", 3)
+    key = (cell.python, cell.paddle, f"numpy{cell.numpy}, {cell.opencv}")
+    rows[key] = f"| {' | '.join(key)} | {result} |"
+    order = [(one.python, one.paddle, f"numpy{one.numpy}, {one.opencv}") for one in cells()]
+    tests = " ".join(f"`{name}`" for name in QUICK_TESTS)
+    head = [f"{tests}, in one environment for each Python and Paddle.", ""]
+    head += ["| Python | Paddle | asked for | result |", "|---|---|---|---|"]
+    record("matrix.py", [*head, *(rows[one] for one in order if one in rows)])
 
 
 def find_python(version: str) -> str | None:

@@ -32,6 +32,12 @@ def recorded(script: str, page: Path = PAGE) -> list[str]:
     return text.partition(f"<!-- {script} -->")[2].partition(f"<!-- end of {script} -->")[0].splitlines()
 
 
+def recorded_rows(script: str, keys: int) -> dict[tuple[str, ...], str]:
+    """The rows of the table in a script's section, without its head, by the text of their first `keys` cells."""
+    rows = [line for line in recorded(script) if line.startswith("|")][2:]
+    return {tuple(cell.strip() for cell in row.strip("|").split("|")[:keys]): row for row in rows}
+
+
 def main() -> int:
     """Print the page."""
     argparse.ArgumentParser(description=__doc__).parse_args()
