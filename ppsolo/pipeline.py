@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
-from typing import TYPE_CHECKING, NamedTuple, TypeVar, cast, overload
+from typing import TYPE_CHECKING, TypeVar, cast, overload
 
 import numpy as np
 
@@ -27,13 +27,6 @@ Key = TypeVar("Key")
 AnyPipeline = TypeVar("AnyPipeline", bound="Pipeline")
 
 
-class Prepared(NamedTuple):
-    """An image ready for the network: float32 [3, H, W], H and W multiples of 32, and its three sizes."""
-
-    image: np.ndarray
-    size: ImageSize
-
-
 class Pipeline(ABC):
     """Takes images and returns instances. A subclass runs the network in `detect`.
 
@@ -45,6 +38,7 @@ class Pipeline(ABC):
         description: the runtime, its version, device, precision and threads, in one line.
         origin: where the weights come from, in one line.
         read: reads a picture with the configured `preprocess.value_range`, `page` and `channels`.
+        prepare: uint8 [H, W, 3] RGB -> the input of the network, resized, normalised and padded, and its sizes.
     """
 
     def __init__(self, config: Config, *, description: str, origin: str):
@@ -52,8 +46,8 @@ class Pipeline(ABC):
         self.description = description
         self.origin = origin
         self.read = build_reader(config)
+        self.prepare = build_preprocess(config)
         self._process = os.getpid()
-        self._preprocess = build_preprocess(config)
 
     def adapted(self: AnyPipeline, config: Config) -> AnyPipeline:
         """Return the same network with the class names, category ids and class thresholds of `config`."""
@@ -170,10 +164,6 @@ class Pipeline(ABC):
                 "this predictor belongs to the process that made it and does not work in a forked one: start processes "
                 "with multiprocessing.get_context('spawn'), and make a predictor in each"
             )
-
-    def prepare(self, image: np.ndarray) -> Prepared:
-        """uint8 [H, W, 3] RGB -> the input of the network, resized, normalised and padded."""
-        return Prepared(*self._preprocess(image))
 
     def finish(self, detections: DetectionArrays, size: ImageSize) -> Instances:
         """Turn the detections of one image into instances with masks at the original size.

@@ -8,7 +8,7 @@ import numpy as np
 from ppsolo.check.scaled_outlines import scale_outlines
 from ppsolo.data.augment import Resize
 from ppsolo.data.coco import ImageRecord
-from ppsolo.data.geometry import padded_shape
+from ppsolo.data.preprocess import padded_shape
 from ppsolo.data.targets import claim_cells, levels_of
 from ppsolo.results import rle
 

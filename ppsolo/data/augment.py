@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from ppsolo.data.color import STRIP_ROWS, Adjustment, adjust_in_8_bits, adjust_in_float
-from ppsolo.data.geometry import scale_ratios
+from ppsolo.data.preprocess import scale_ratios
 from ppsolo.data.sample import BoxConvention, TrainingSample
 
 Window = tuple[int, int, int, int]

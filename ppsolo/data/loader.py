@@ -19,8 +19,8 @@ import numpy as np
 
 from ppsolo.data.augment import Normalize, Transform, augment
 from ppsolo.data.coco import ImageRecord, load_sample
-from ppsolo.data.geometry import padded_shape, round_up
 from ppsolo.data.images import ImageReader
+from ppsolo.data.preprocess import padded_shape, round_up
 from ppsolo.data.sample import TrainingSample
 from ppsolo.data.targets import BatchTargets, collate_targets, make_targets
 from ppsolo.errors import DatasetError, PpsoloError

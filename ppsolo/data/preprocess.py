@@ -1,4 +1,4 @@
-"""Preprocessing: resize, normalise, pad; and the sizes that undo it."""
+"""Preprocessing: scale ratios and padded sides; resize, normalise, pad; and the sizes that undo it."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -6,7 +6,45 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from ppsolo.data.geometry import round_up, scale_ratios
+DIVISOR = 32  # divides the sides of a batch: the coarsest stride of the backbone
+
+
+def scale_ratios(size: tuple[int, int], short_side: int, long_side: int, *, round_sides: bool) -> tuple[float, float]:
+    """Return the (vertical, horizontal) ratio that scales an image of `size` (height, width) in pixels.
+
+    The shorter side becomes short_side, or less if the longer side would exceed long_side.
+
+    round_sides: round the scaled sides, at least to 1, and give each its own ratio (2.x); else use one exact ratio
+    (0.5).
+
+    >>> scale_ratios((480, 640), 800, 1333, round_sides=True)
+    (1.6666666666666667, 1.6671875)
+    >>> scale_ratios((100, 400), 800, 1200, round_sides=False)
+    (3.0, 3.0)
+    """
+    height, width = size
+    short, long = min(size), max(size)
+    if round_sides:
+        ratio = min(short_side / short, long_side / long)
+        return max(1, int(ratio * height + 0.5)) / height, max(1, int(ratio * width + 0.5)) / width
+    ratio = short_side / short
+    if np.round(ratio * long) > long_side:
+        ratio = long_side / long
+    return ratio, ratio
+
+
+def round_up(side: int) -> int:
+    """Return the smallest multiple of DIVISOR that is at least `side`.
+
+    >>> round_up(800), round_up(801)
+    (800, 832)
+    """
+    return -(-side // DIVISOR) * DIVISOR
+
+
+def padded_shape(sizes: list[tuple[int, int]]) -> tuple[int, int]:
+    """Return (height, width) of a batch of images of these sizes: the largest sides, rounded up."""
+    return round_up(max(height for height, _ in sizes)), round_up(max(width for _, width in sizes))
 
 
 class ImageSize(NamedTuple):
@@ -20,6 +58,13 @@ class ImageSize(NamedTuple):
     padded: tuple[int, int]
 
 
+class Prepared(NamedTuple):
+    """An image ready for the network: float32 [3, H, W], H and W multiples of DIVISOR, and its three sizes."""
+
+    image: np.ndarray
+    size: ImageSize
+
+
 class Preprocess:
     """uint8 RGB image -> network input, prepared exactly as in the published systems.
 
@@ -29,7 +74,6 @@ class Preprocess:
     normalize_first: normalise, then resize in floating point; else resize in 8 bits, then normalise.
     round_sides: round the scaled sides first and use each side's own ratio; else use one exact ratio, and truncate
         sizes when masks are cropped.
-    divisor: sides are padded to multiples of it, with zeros at the right and the bottom.
     """
 
     def __init__(
@@ -41,7 +85,6 @@ class Preprocess:
         std: Sequence[float] = (0.229, 0.224, 0.225),
         normalize_first: bool = False,
         round_sides: bool = False,
-        divisor: int = 32,
     ):
         self.short_side = short_side
         self.long_side = long_side
@@ -49,19 +92,23 @@ class Preprocess:
         self.std = np.asarray(std, dtype=np.float32)
         self.normalize_first = normalize_first
         self.round_sides = round_sides
-        self.divisor = divisor
         self._normalized_levels = np.tile(np.arange(256, dtype=np.float32), (3, 1))
         self._normalize(self._normalized_levels)
 
-    def __call__(self, image: np.ndarray) -> tuple[np.ndarray, ImageSize]:
-        """image: uint8 [H, W, 3] RGB -> (float32 [3, padded height, padded width], ImageSize)."""
+    def __call__(self, image: np.ndarray) -> Prepared:
+        """Resize, normalise and pad an image, uint8 [H, W, 3] RGB; zeros are added at the right and the bottom."""
         original = (image.shape[0], image.shape[1])
-        ratios, resized = self._geometry(*original)
-        rows, columns = (max(1, round(side * ratio)) for side, ratio in zip(original, ratios, strict=True))
-        chw = np.empty((3, round_up(rows, self.divisor), round_up(columns, self.divisor)), np.float32)
+        ratios = scale_ratios(original, self.short_side, self.long_side, round_sides=self.round_sides)
+        exact = [side * ratio for side, ratio in zip(original, ratios, strict=True)]
+        rows, columns = (max(1, round(side)) for side in exact)
+        chw = np.empty((3, round_up(rows), round_up(columns)), np.float32)
         chw[:, rows:], chw[:, :, columns:] = 0.0, 0.0
         self._fill(chw[:, :rows, :columns], image, ratios)
-        return chw, ImageSize(original, resized, (chw.shape[1], chw.shape[2]))
+        resized = (rows, columns)
+        if not self.round_sides:
+            # The published code stored the exact sides as float32 and truncated them later.
+            resized = (max(1, int(np.float32(exact[0]))), max(1, int(np.float32(exact[1]))))
+        return Prepared(chw, ImageSize(original, resized, (chw.shape[1], chw.shape[2])))
 
     def _fill(self, planes: np.ndarray, image: np.ndarray, ratios: tuple[float, float]) -> None:
         """Resize and normalise the image into float32 [3, H, W]; channel by channel, equal up to rounding."""
@@ -77,15 +124,6 @@ class Preprocess:
             resized = cv2.split(_resize(image, ratios))
             for plane, levels, channel in zip(planes, self._normalized_levels, resized, strict=True):
                 cv2.LUT(channel, levels, dst=plane)
-
-    def _geometry(self, height: int, width: int) -> tuple[tuple[float, float], tuple[int, int]]:
-        """Return ((vertical ratio, horizontal ratio), resized)."""
-        ratios = scale_ratios((height, width), self.short_side, self.long_side, round_sides=self.round_sides)
-        if self.round_sides:
-            return ratios, (round(ratios[0] * height), round(ratios[1] * width))
-        # The published code stored these products as float32 and truncated them later.
-        resized = (max(1, int(np.float32(ratios[0] * height))), max(1, int(np.float32(ratios[1] * width))))
-        return ratios, resized
 
     def _normalize(self, planes: np.ndarray) -> None:
         """Normalise float32 [3, ...] with values from 0 to 255, in place."""

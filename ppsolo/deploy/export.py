@@ -20,7 +20,7 @@ from ppsolo.checkpoint.sources import find_weights
 from ppsolo.checkpoint.zoo import ZOO
 from ppsolo.config import Config
 from ppsolo.cpu import default_threads
-from ppsolo.data.geometry import DIVISOR
+from ppsolo.data.preprocess import DIVISOR
 from ppsolo.deploy.directory import (
     PADDLEX_STEM,
     TRITON_CONFIG,

@@ -35,7 +35,7 @@ class Found(NamedTuple):
 
 
 def found_by(predictor: Pipeline, photograph) -> Found:
-    prepared, size = predictor._preprocess(read_image(photograph))
+    prepared, size = predictor.prepare(read_image(photograph))
     found = predictor.detect(prepared[None])
     rles = resize_masks(found.masks, resized=size.resized, original=size.original)
     return Found(found, decode_masks(rles, size.original))
