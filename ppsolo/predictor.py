@@ -19,7 +19,7 @@ from ppsolo.cpu import default_threads, keep_freed_memory, threads_in_words, use
 from ppsolo.errors import ConfigError, PredictionError
 from ppsolo.interface import EXPORT_FILE, RAW_OUTPUTS
 from ppsolo.legacy.names import DYGRAPH, NATIVE, STATIC
-from ppsolo.models.convolution import DeformableConv
+from ppsolo.models.layers import DeformableConv
 from ppsolo.models.solov2 import RawPredictions, SOLOv2
 from ppsolo.pipeline import Pipeline
 from ppsolo.results.postprocess import NOT_FINITE, DetectionArrays, RawArrays

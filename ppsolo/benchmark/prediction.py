@@ -136,7 +136,7 @@ def count_multiply_adds(model: Any, images: Any) -> int:
     """Run a model on one batch and count the multiply-adds of its convolutions."""
     from paddle import nn
 
-    from ppsolo.models.convolution import DeformableConv
+    from ppsolo.models.layers import DeformableConv
 
     counts: list[int] = []
 

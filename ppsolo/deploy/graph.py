@@ -7,7 +7,7 @@ import numpy as np
 import paddle
 from paddle import nn
 
-from ppsolo.models.convolution import ConvNorm, DeformableConv
+from ppsolo.models.layers import ConvNorm, DeformableConv
 from ppsolo.models.postprocess import SOLOv2Postprocess
 from ppsolo.models.solov2 import SOLOv2
 

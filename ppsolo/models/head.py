@@ -7,8 +7,7 @@ import numpy as np
 import paddle
 from paddle import nn
 
-from ppsolo.models.convolution import ConvNorm
-from ppsolo.models.layers import GROUP_NORM, DropBlock, Norm, append_coordinates, rescale, resize, sides
+from ppsolo.models.layers import GROUP_NORM, ConvNorm, DropBlock, Norm, append_coordinates, rescale, resize, sides
 
 
 class SOLOv2Head(nn.Layer):

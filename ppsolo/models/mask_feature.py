@@ -5,8 +5,7 @@ from collections.abc import Sequence
 import paddle
 from paddle import nn
 
-from ppsolo.models.convolution import ConvNorm
-from ppsolo.models.layers import GROUP_NORM, Norm, append_coordinates, rescale
+from ppsolo.models.layers import GROUP_NORM, ConvNorm, Norm, append_coordinates, rescale
 
 
 class UpsamplingTower(nn.Sequential):

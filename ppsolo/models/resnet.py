@@ -6,8 +6,7 @@ import paddle
 import paddle.nn.functional as F
 from paddle import nn
 
-from ppsolo.models.convolution import ConvNorm
-from ppsolo.models.layers import FROZEN_BATCH_NORM, Norm, freeze
+from ppsolo.models.layers import FROZEN_BATCH_NORM, ConvNorm, Norm, freeze
 
 EXPANSION = 4
 

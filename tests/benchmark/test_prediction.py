@@ -26,7 +26,7 @@ from ppsolo.data.images import read_image, write_image
 from ppsolo.deploy.export import export_model
 from ppsolo.deploy.graph import PADDLE_3
 from ppsolo.errors import ConfigError, PpsoloError
-from ppsolo.models.convolution import ConvNorm
+from ppsolo.models.layers import ConvNorm
 
 
 def test_multiply_adds_are_those_of_the_convolutions():

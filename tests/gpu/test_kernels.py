@@ -5,8 +5,7 @@ import paddle
 import pytest
 from gpus import needs_gpus
 
-from ppsolo.models.convolution import DeformableConv
-from ppsolo.models.layers import drop_block
+from ppsolo.models.layers import DeformableConv, drop_block
 from ppsolo.models.tf32 import tf32
 
 pytestmark = needs_gpus()

@@ -4,8 +4,7 @@ import numpy as np
 import paddle
 import pytest
 
-from ppsolo.models.convolution import ConvNorm
-from ppsolo.models.layers import Norm, recomputed
+from ppsolo.models.layers import ConvNorm, Norm, recomputed
 
 
 @pytest.mark.parametrize(("learned", "recorded", "times"), [(True, True, 2), (True, False, 1), (False, True, 1)])

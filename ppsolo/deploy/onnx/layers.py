@@ -12,7 +12,7 @@ from paddle import nn
 
 from ppsolo.deploy.graph import BATCH_NORMS, folded_weights
 from ppsolo.deploy.onnx.writer import OnnxWriter
-from ppsolo.models.convolution import ConvNorm, DeformableConv
+from ppsolo.models.layers import ConvNorm, DeformableConv
 
 ACTIVATIONS = {F.relu: "Relu", F.hardswish: "HardSwish"}
 

@@ -7,9 +7,9 @@ from paddle import nn
 
 from ppsolo.deploy.onnx import layers
 from ppsolo.deploy.onnx.writer import OnnxWriter
-from ppsolo.models.convolution import ConvNorm
 from ppsolo.models.fpn import FPN
 from ppsolo.models.head import SOLOv2Head
+from ppsolo.models.layers import ConvNorm
 from ppsolo.models.mask_feature import MaskFeatureHead
 from ppsolo.models.mobilenetv3 import TAPS, InvertedResidual, MobileNetV3, SqueezeExcite
 from ppsolo.models.resnet import Bottleneck, ResNet

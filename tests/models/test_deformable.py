@@ -6,8 +6,7 @@ import numpy as np
 import paddle
 import pytest
 
-from ppsolo.models.convolution import ConvNorm, DeformableConv, deformable_conv
-from ppsolo.models.layers import Norm, freeze
+from ppsolo.models.layers import ConvNorm, DeformableConv, Norm, deformable_conv, freeze
 
 
 def test_deformable_convolution_starts_as_half_a_plain_one():
