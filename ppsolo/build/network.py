@@ -3,10 +3,8 @@
 from typing import TYPE_CHECKING
 
 from ppsolo.models.fpn import FPN
-from ppsolo.models.head import SOLOv2Head
 from ppsolo.models.layers import Norm
-from ppsolo.models.mask_feature import MaskFeatureHead
-from ppsolo.models.solov2 import SOLOv2
+from ppsolo.models.solov2 import MaskFeatureHead, SOLOv2, SOLOv2Head
 from ppsolo.schema import BackboneConfig, Config
 
 if TYPE_CHECKING:

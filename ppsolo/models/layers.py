@@ -128,14 +128,13 @@ def append_coordinates(x: paddle.Tensor) -> paddle.Tensor:
     return paddle.concat([x, xs.expand(shape), ys.expand(shape)], axis=1)
 
 
-def resize(x: paddle.Tensor, size: Sequence[int]) -> paddle.Tensor:
-    """Bilinear resize to size = (height, width), half-pixel centres, no antialiasing."""
-    return F.interpolate(x, size=list(size), mode="bilinear", align_corners=False, align_mode=0)
+def resize(x: paddle.Tensor, size: Sequence[int] | None = None, *, factor: float | None = None) -> paddle.Tensor:
+    """Bilinear resize to size = (height, width), or by a factor that gives whole sides.
 
-
-def rescale(x: paddle.Tensor, factor: float) -> paddle.Tensor:
-    """`resize` by a factor; the resulting sides must be whole numbers."""
-    return F.interpolate(x, scale_factor=factor, mode="bilinear", align_corners=False, align_mode=0)
+    Half-pixel centres, no antialiasing.
+    """
+    size = None if size is None else list(size)
+    return F.interpolate(x, size=size, scale_factor=factor, mode="bilinear", align_corners=False, align_mode=0)
 
 
 def drop_block(x: paddle.Tensor, uniform: paddle.Tensor, *, block_size: int, keep_prob: float) -> paddle.Tensor:

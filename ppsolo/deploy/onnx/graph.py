@@ -8,9 +8,8 @@ from ppsolo.deploy.directory import Device
 from ppsolo.deploy.onnx.network import RawNames, network
 from ppsolo.deploy.onnx.postprocess import postprocess as write_postprocess
 from ppsolo.deploy.onnx.writer import OnnxWriter
-from ppsolo.models.head import SOLOv2Head
 from ppsolo.models.postprocess import SOLOv2Postprocess
-from ppsolo.models.solov2 import SOLOv2
+from ppsolo.models.solov2 import SOLOv2, SOLOv2Head
 from ppsolo.version import __version__
 
 if TYPE_CHECKING:

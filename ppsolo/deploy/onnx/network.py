@@ -8,12 +8,10 @@ from paddle import nn
 from ppsolo.deploy.onnx import layers
 from ppsolo.deploy.onnx.writer import OnnxWriter
 from ppsolo.models.fpn import FPN
-from ppsolo.models.head import SOLOv2Head
 from ppsolo.models.layers import ConvNorm
-from ppsolo.models.mask_feature import MaskFeatureHead
 from ppsolo.models.mobilenetv3 import TAPS, InvertedResidual, MobileNetV3, SqueezeExcite
 from ppsolo.models.resnet import Bottleneck, ResNet
-from ppsolo.models.solov2 import SOLOv2
+from ppsolo.models.solov2 import MaskFeatureHead, SOLOv2, SOLOv2Head
 
 
 class RawNames(NamedTuple):

@@ -1,10 +1,11 @@
-"""The SOLOv2 head: one grid per level, what each branch sees, where it starts."""
+"""The two heads of SOLOv2: one grid per level, what each branch sees, where it starts; one map at stride 4."""
 
 import numpy as np
 import paddle
+import pytest
 
-from ppsolo.models.head import SOLOv2Head
 from ppsolo.models.layers import Norm
+from ppsolo.models.solov2 import MaskFeatureHead, SOLOv2Head
 
 
 def tiny_head(**changes) -> SOLOv2Head:
@@ -43,3 +44,21 @@ def test_drop_block_only_while_training():
     np.testing.assert_array_equal(first, second)
     head.train()
     assert not np.array_equal(head(features)[0][0].numpy(), first)
+
+
+@pytest.mark.parametrize("deformable", [False, True])
+def test_one_map_at_stride_four(deformable):
+    head = MaskFeatureHead(
+        in_channels=8, mid_channels=8, out_channels=12, norm=Norm("gn", groups=4), deformable=deformable, dcn_bias=True
+    )
+    pyramid = [paddle.randn([2, 8, 16 // 2**i, 24 // 2**i]) for i in range(4)]
+    y = head(pyramid)
+    assert y.shape == [2, 12, 16, 24]
+    assert y.min().item() >= 0.0
+    assert any("offset" in name for name, _ in head.named_parameters()) == deformable
+
+
+def test_only_the_deepest_level_sees_coordinates():
+    head = MaskFeatureHead(in_channels=8, mid_channels=8, out_channels=8, norm=Norm("gn", groups=4))
+    assert [tower[0].conv.weight.shape[1] for tower in head.levels] == [8, 8, 8, 10]
+    assert [len(tower) for tower in head.levels] == [1, 1, 2, 3]
