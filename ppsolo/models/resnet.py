@@ -11,37 +11,11 @@ from ppsolo.models.layers import FROZEN_BATCH_NORM, ConvNorm, Norm, freeze
 EXPANSION = 4
 
 
-class Shortcut(nn.Layer):
-    """The projection in a block whose shape changes: a 1x1 convolution; with stride in "d", after a 2x2 mean."""
-
-    def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        *,
-        stride: int,
-        variant: str,
-        norm: Norm,
-    ):
-        super().__init__()
-        pooled = variant == "d" and stride == 2
-        # A window that crosses the edge averages only its valid pixels.
-        self.pool = nn.AvgPool2D(2, stride=2, ceil_mode=True, exclusive=True) if pooled else None
-        self.conv = ConvNorm(
-            in_channels,
-            out_channels,
-            1,
-            stride=1 if pooled else stride,
-            norm=norm,
-            activation=None,
-        )
-
-    def forward(self, x: paddle.Tensor) -> paddle.Tensor:
-        return self.conv(self.pool(x) if self.pool else x)
-
-
 class Bottleneck(nn.Layer):
-    """1x1 -> 3x3 (strided, perhaps deformable) -> 1x1, plus the input (He et al., arXiv 1512.03385, fig. 5)."""
+    """1x1 -> 3x3 (strided, perhaps deformable) -> 1x1, plus the input (He et al., arXiv 1512.03385, fig. 5).
+
+    If the shape changes, the input passes a 1x1 convolution; with stride in "d", after a 2x2 mean.
+    """
 
     def __init__(
         self,
@@ -67,13 +41,11 @@ class Bottleneck(nn.Layer):
         self.conv3 = ConvNorm(width, out_channels, 1, norm=norm, activation=None)
         self.shortcut = None
         if stride != 1 or in_channels != out_channels:
-            self.shortcut = Shortcut(
-                in_channels,
-                out_channels,
-                stride=stride,
-                variant=variant,
-                norm=norm,
-            )
+            pooled = variant == "d" and stride == 2
+            # A window that crosses the edge averages only its valid pixels.
+            pool = nn.AvgPool2D(2, stride=2, ceil_mode=True, exclusive=True) if pooled else nn.Identity()
+            conv = ConvNorm(in_channels, out_channels, 1, stride=1 if pooled else stride, norm=norm, activation=None)
+            self.shortcut = nn.Sequential(("pool", pool), ("conv", conv))
 
     def forward(self, x: paddle.Tensor) -> paddle.Tensor:
         residual = self.shortcut(x) if self.shortcut else x

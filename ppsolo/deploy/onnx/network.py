@@ -67,7 +67,7 @@ def bottleneck(writer: OnnxWriter, x: str, block: Bottleneck, at: str) -> str:
     """1x1 -> 3x3 -> 1x1, plus the input."""
     residual = x
     if block.shortcut:
-        if block.shortcut.pool:
+        if isinstance(block.shortcut.pool, nn.AvgPool2D):
             # The input's sides are multiples of 32, so no window crosses the edge.
             residual = writer.op("AveragePool", [x], {"kernel_shape": [2, 2], "strides": [2, 2]}, at=f"{at}.shortcut")
         residual = layers.conv_norm(writer, residual, block.shortcut.conv, f"{at}.shortcut.conv")
