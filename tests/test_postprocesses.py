@@ -111,7 +111,10 @@ def test_a_batch_answers_as_its_images_do(name):
     for logits in raw.category_logits:  # nothing in the second image
         logits[1] -= 50.0
     together = POSTPROCESSES[name](PostprocessConfig(), raw)
-    alone = [POSTPROCESSES[name](PostprocessConfig(), image) for image in raw.images()]
+    parts = [
+        RawArrays(*([x[i : i + 1] for x in one] for one in raw[:2]), raw.mask_features[i : i + 1]) for i in range(3)
+    ]
+    alone = [POSTPROCESSES[name](PostprocessConfig(), one) for one in parts]
     assert together.counts.tolist() == [int(one.counts[0]) for one in alone]
     np.testing.assert_allclose(together.scores, np.concatenate([one.scores for one in alone]), atol=1e-6)
     np.testing.assert_allclose(together.masks, np.concatenate([one.masks for one in alone]), atol=1e-6)

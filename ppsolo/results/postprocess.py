@@ -1,6 +1,6 @@
 """Postprocessing in numpy: raw predictions -> detections; work that cannot change the result is skipped."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple, TypeVar
 
@@ -18,7 +18,6 @@ _MANY = 128  # from so many masks of a class on, a float product counts overlaps
 _WORD = 64  # bits counted at once
 _STRIP = 2048  # pixels per strip of all masks, so that they stay in the cache; a multiple of _WORD
 
-Job = TypeVar("Job")
 Result = TypeVar("Result")
 
 
@@ -31,15 +30,6 @@ class RawArrays(NamedTuple):
     category_logits: list[np.ndarray]
     kernels: list[np.ndarray]
     mask_features: np.ndarray
-
-    def images(self) -> Iterator["RawArrays"]:
-        """The predictions of each image, as a batch of one."""
-        for i in range(len(self.mask_features)):
-            yield RawArrays(
-                [x[i : i + 1] for x in self.category_logits],
-                [x[i : i + 1] for x in self.kernels],
-                self.mask_features[i : i + 1],
-            )
 
 
 class DetectionArrays(NamedTuple):
@@ -90,13 +80,13 @@ class MaskStatistics(NamedTuple):
     """Statistics of K masks.
 
     probabilities: float32 [K, pixels]; [0, pixels] if not stored. inside: uint64 [K, words], one bit per pixel. areas:
-    float64 [K], in pixels. sums: float64 [K], the sum of the probabilities inside each mask.
+    float64 [K], in pixels. maskness: float64 [K], the mean probability inside each mask (SOLOv2 sec. 3.3).
     """
 
     probabilities: np.ndarray
     inside: np.ndarray
     areas: np.ndarray
-    sums: np.ndarray
+    maskness: np.ndarray
 
 
 class NumpyPostprocess:
@@ -118,16 +108,16 @@ class NumpyPostprocess:
     def __call__(self, raw: RawArrays) -> DetectionArrays:
         """Raises PredictionError if the predictions, or masks made of them, are not finite."""
         with single_threaded_products():
-            parts = [self._detect(image) for image in raw.images()]
+            parts = [self._detect(raw, image) for image in range(len(raw.mask_features))]
         return DetectionArrays(*(np.concatenate(arrays) for arrays in zip(*parts, strict=True)))
 
-    def _detect(self, raw: RawArrays) -> DetectionArrays:
-        """Return the instances of one image."""
-        features = raw.mask_features[0].reshape(raw.mask_features.shape[1], -1)
-        _check_finite([float(x.sum()) for x in (*raw.category_logits, *raw.kernels)])
-        found = find_candidates(raw, self._settings)
+    def _detect(self, raw: RawArrays, image: int) -> DetectionArrays:
+        """Return the instances of one image of the batch."""
+        features = raw.mask_features[image].reshape(raw.mask_features.shape[1], -1)
+        _check_finite([float(x[image].sum()) for x in (*raw.category_logits, *raw.kernels)])
+        found = find_candidates(raw, image, self._settings)
         if len(found.highest) == 0:  # with candidates, the masks show whether the features are finite
-            _check_finite(self._map(lambda row: float(row.sum()), features))
+            _check_finite(self._map(lambda strip: float(features[:, strip].sum()), features.shape[1], _STRIP))
         pairs, scores, statistics = self._best(found, features)
         masks = self._masks(found.kernels, features, found.pairs.cells[pairs], statistics)
         return DetectionArrays(
@@ -142,16 +132,18 @@ class NumpyPostprocess:
         every processed block of cells."""
         settings, cells = self._settings, len(found.highest)
         statistics: list[MaskStatistics] = []
+        maskness = np.zeros(cells, np.float32)
         # The first `max_instances` cells are rarely enough: some masks are too small or duplicates.
         taken, step, least = 0, max(2 * settings.max_instances, _LEAST_STEP), _LEAST_STEP
         while taken < cells:
             block = slice(taken, min(taken + step, cells))
             keep = block.stop * features.shape[1] <= _KEPT_VALUES
             statistics.append(self._mask_statistics(found.kernels[block], features, keep=keep))
+            maskness[block] = statistics[-1].maskness * (statistics[-1].areas > found.strides[block])
             taken = block.stop
             # The upper bound of every remaining cell, or zero. Scores above it do not depend on remaining cells.
             bound = found.highest[taken] if taken < cells else np.float32(0.0)
-            scores = self._pair_scores(found, statistics)
+            scores = found.pairs.scores * maskness[found.pairs.cells]
             best = _falling(scores)[: settings.pre_nms_top_n]
             best = best[scores[best] > bound]
             if taken < cells and len(best) < settings.max_instances:
@@ -168,14 +160,6 @@ class NumpyPostprocess:
             return best[survivors], decayed[survivors], statistics
         return np.empty(0, np.int64), np.empty(0, np.float32), statistics
 
-    def _pair_scores(self, found: Candidates, statistics: list[MaskStatistics]) -> np.ndarray:
-        """Class score times maskness (SOLOv2 sec. 3.3) of pairs whose cell was processed; zero for other pairs."""
-        areas = np.concatenate([block.areas for block in statistics])
-        sums = np.concatenate([block.sums for block in statistics])
-        maskness = np.zeros(len(found.highest), np.float32)
-        maskness[: len(areas)] = sums / np.maximum(areas, 1.0) * (areas > found.strides[: len(areas)])
-        return found.pairs.scores * maskness[found.pairs.cells]
-
     def _mask_statistics(self, kernels: np.ndarray, features: np.ndarray, *, keep: bool) -> MaskStatistics:
         """Return the statistics of the masks of kernels [K, E] over features [E, pixels], strip by strip.
 
@@ -185,22 +169,22 @@ class NumpyPostprocess:
         probabilities = np.empty((len(kernels) if keep else 0, pixels), np.float32)
         inside = np.zeros((len(kernels), -(-pixels // _WORD)), np.uint64)
 
-        def strip(place: slice) -> tuple[np.ndarray, np.ndarray, float]:
-            logits = kernels @ features[:, place]
+        def measure(strip: slice) -> tuple[np.ndarray, np.ndarray, float]:
+            logits = kernels @ features[:, strip]
             total = float(logits.sum())
             above = logits > self._mask_logit
             bits = np.packbits(above, axis=1)
-            inside.view(np.uint8)[:, place.start // 8 :][:, : bits.shape[1]] = bits
+            inside.view(np.uint8)[:, strip.start // 8 :][:, : bits.shape[1]] = bits
             here = _sigmoid(logits)
             if keep:
-                probabilities[:, place] = here
+                probabilities[:, strip] = here
             ones = above.astype(np.float32)
             return ones.sum(axis=1), np.einsum("ij,ij->i", here, ones), total
 
-        areas, sums, totals = zip(*self._map(strip, _strips(pixels)), strict=True)
+        areas, sums, totals = zip(*self._map(measure, pixels, _STRIP), strict=True)
         _check_finite(totals)
         areas, sums = (np.stack(part).sum(axis=0, dtype=np.float64) for part in (areas, sums))
-        return MaskStatistics(probabilities, inside, areas, sums)
+        return MaskStatistics(probabilities, inside, areas, sums / np.maximum(areas, 1.0))
 
     def _masks(
         self, kernels: np.ndarray, features: np.ndarray, cells: np.ndarray, statistics: list[MaskStatistics]
@@ -216,7 +200,7 @@ class NumpyPostprocess:
             masks[missing, strip] = _sigmoid(kernels[cells[missing]] @ features[:, strip])
 
         if len(missing):
-            self._map(make, _strips(features.shape[1]))
+            self._map(make, features.shape[1], _STRIP)
         return masks
 
     def _matrix_nms(
@@ -239,9 +223,11 @@ class NumpyPostprocess:
         """Shared pixels of the masks i < j, float64 [n, n], for each group of masks, uint64 [n, words]."""
         most = _MANY if hasattr(np, "bitwise_count") else 0
         large = [masks for masks in groups if len(masks) > most]
-        step = _STRIP // _WORD
-        places = [slice(start, start + step) for start in range(0, groups[0].shape[1], step)]
-        parts = self._map(lambda place: [_product_of_bits(masks[:, place]) for masks in large], places) if large else []
+
+        def multiply(strip: slice) -> list[np.ndarray]:
+            return [_product_of_bits(masks[:, strip]) for masks in large]
+
+        parts = self._map(multiply, groups[0].shape[1], _STRIP // _WORD) if large else []
         products = iter([np.stack(counts).sum(axis=0, dtype=np.float64) for counts in zip(*parts, strict=True)])
         return [next(products) if len(masks) > most else _count_shared_bits(masks) for masks in groups]
 
@@ -259,8 +245,10 @@ class NumpyPostprocess:
             decay = (1.0 - iou) / np.maximum(1.0 - compensation, 1e-6)
         return decay.min(axis=0).astype(np.float32)
 
-    def _map(self, function: Callable[[Job], Result], jobs: Iterable[Job]) -> list[Result]:
-        return list((self._pool.map if self._pool else map)(function, jobs))
+    def _map(self, function: Callable[[slice], Result], length: int, step: int) -> list[Result]:
+        """Return the function of each slice of `step` places out of `length`, in order, computed by all threads."""
+        strips = [slice(start, min(start + step, length)) for start in range(0, length, step)]
+        return list((self._pool.map if self._pool else map)(function, strips))
 
 
 def _check_finite(sums: Sequence[float]) -> None:
@@ -269,11 +257,11 @@ def _check_finite(sums: Sequence[float]) -> None:
         raise PredictionError(NOT_FINITE)
 
 
-def find_candidates(raw: RawArrays, settings: PostprocessConfig) -> Candidates:
-    """Return the candidates that pass points NMS and the score threshold, in a batch of one image."""
+def find_candidates(raw: RawArrays, image: int, settings: PostprocessConfig) -> Candidates:
+    """Return the candidates of one image of the batch that pass points NMS and the score threshold."""
     cells, labels, scores, start = [], [], [], 0
     for logits in raw.category_logits:
-        peaks = points_nms(_sigmoid(logits[0].copy()))
+        peaks = points_nms(_sigmoid(logits[image].copy()))
         peaks = peaks.reshape(len(peaks), -1)
         label, cell = np.nonzero(peaks > np.float32(settings.score_threshold))
         cells.append(start + cell)
@@ -286,7 +274,7 @@ def find_candidates(raw: RawArrays, settings: PostprocessConfig) -> Candidates:
     order = _falling(highest)[: np.count_nonzero(highest)]
     slots = np.empty(start, np.int64)
     slots[order] = np.arange(len(order))
-    kernels = np.concatenate([x[0].reshape(x.shape[1], -1) for x in raw.kernels], axis=1)
+    kernels = np.concatenate([x[image].reshape(x.shape[1], -1) for x in raw.kernels], axis=1)
     strides = np.repeat(settings.strides, [x.shape[2] * x.shape[3] for x in raw.category_logits])
     return Candidates(
         Pairs(slots[cell], label, score), highest[order], np.ascontiguousarray(kernels[:, order].T), strides[order]
@@ -314,10 +302,6 @@ def _sigmoid(x: np.ndarray) -> np.ndarray:
 def _falling(values: np.ndarray) -> np.ndarray:
     """Return the indices of the values from highest to lowest; equal values keep their order."""
     return np.argsort(-values, kind="stable")
-
-
-def _strips(pixels: int) -> list[slice]:
-    return [slice(start, min(start + _STRIP, pixels)) for start in range(0, pixels, _STRIP)]
 
 
 def _count_shared_bits(masks: np.ndarray) -> np.ndarray:
