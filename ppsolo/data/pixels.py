@@ -81,8 +81,7 @@ def check_size(height: int, width: int, max_pixels: int) -> None:
 
 def checked_array(image: np.ndarray) -> np.ndarray:
     """Return the array itself, or a copy if it is not C-contiguous; ImageError if it is not uint8 [H, W, 3]."""
-    if image.dtype == np.uint8 and image.ndim == 3 and image.shape[2] == 3 and image.size > 0:
-        check_size(image.shape[0], image.shape[1], MAX_PIXELS)
+    if image.dtype == np.uint8 and image.ndim == 3 and image.shape[2] == 3 and 0 < image.size <= 3 * MAX_PIXELS:
         return np.ascontiguousarray(image)
     if image.size == 0:
         remedy = "it has no pixels"
@@ -94,6 +93,8 @@ def checked_array(image: np.ndarray) -> np.ndarray:
         remedy = "for RGBA, image[:, :, :3]; for BGRA, cv2.cvtColor(image, cv2.COLOR_BGRA2RGB)"
     elif image.ndim != 3 or image.shape[2] != 3:
         remedy = "channels come last, image.transpose(1, 2, 0) for [3, H, W]"
+    elif image.size > 3 * MAX_PIXELS:
+        remedy = f"at most {MAX_PIXELS} pixels: cut it up or shrink it"
     elif image.dtype.kind == "f" and image.min() >= 0 and image.max() <= 1:
         remedy = "values 0..1: multiply by 255, (image * 255).round().astype(numpy.uint8)"
     else:

@@ -430,6 +430,7 @@ def test_an_array_is_handed_back(photo):
         (np.zeros((1, 2, 4, 3), np.uint8), "one image at a time"),
         (np.zeros((0, 4, 3), np.uint8), "no pixels"),
         (np.zeros(7, np.uint8), "channels come last"),
+        (np.broadcast_to(np.uint8(0), (20000, 20000, 3)), "at most 268435456 pixels: cut it up or shrink it"),
     ],
     ids=lambda value: str(value.shape) + str(value.dtype) if isinstance(value, np.ndarray) else value,
 )
