@@ -72,16 +72,21 @@ class Instances:
         Raises:
             ValueError: lengths differ, a label has no class, or an RLE has another size than the image.
         """
+        whole = np.array(labels).astype(np.int64)
+        if not np.array_equal(whole, labels):
+            raise ValueError("labels must be integers")
+        if whole.size and (whole.min() < 0 or whole.max() >= len(class_names)):
+            raise ValueError(f"labels must lie in 0 .. {len(class_names) - 1}, got {whole.min()} .. {whole.max()}")
         values = {
             "scores": _read_only(np.array(scores, np.float32)),
-            "labels": _read_only(_checked_labels(labels, classes=len(class_names))),
+            "labels": _read_only(whole),
             "size": (int(size[0]), int(size[1])),
             "class_names": tuple(class_names),
             "category_ids": tuple(int(i) for i in category_ids),
             "_rles": tuple(checked_rle(rle, size) for rle in rles),
         }
         self.__dict__.update(values)  # around __setattr__, which raises
-        n = len(self)
+        n = len(self._rles)
         if self.scores.shape != (n,) or self.labels.shape != (n,):
             raise ValueError(
                 f"scores and labels must be [{n}], one per mask, got {self.scores.shape} and {self.labels.shape}"
@@ -382,12 +387,3 @@ class Instances:
 def _read_only(array: np.ndarray) -> np.ndarray:
     array.setflags(write=False)
     return array
-
-
-def _checked_labels(labels: np.ndarray, *, classes: int) -> np.ndarray:
-    checked = np.array(labels).astype(np.int64)
-    if not np.array_equal(checked, labels):
-        raise ValueError("labels must be integers")
-    if checked.size and (checked.min() < 0 or checked.max() >= classes):
-        raise ValueError(f"labels must lie in 0 .. {classes - 1}, got {checked.min()} .. {checked.max()}")
-    return checked

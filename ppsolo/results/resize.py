@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 
 from ppsolo.cpu import single_threaded_products
-from ppsolo.results.rle import Rle, encode_runs
+from ppsolo.results.rle import Rle, encode_edges
 
 _CHUNK = 2**17  # resized values per chunk, or half as many with flags, so that they stay in the cache
 _BLOCK = 16  # neighbouring places that share their cells; in a larger block, most weights are 0
@@ -40,14 +40,20 @@ def resize_masks(
     Raises:
         ValueError: a shape or size is not as described.
     """
-    _check_sizes(probabilities.shape, resized=resized, original=original, stride=stride)
+    if probabilities.ndim != 3:
+        raise ValueError(f"probabilities must be [n, h, w], got shape {probabilities.shape}")
+    if stride < 1 or min(original) < 1:
+        raise ValueError(f"stride and original size must be positive, got {stride} and {original}")
+    padded = (stride * probabilities.shape[1], stride * probabilities.shape[2])
+    if not (1 <= resized[0] <= padded[0] and 1 <= resized[1] <= padded[1]):
+        raise ValueError(f"resized size {resized} must lie within the padded size {padded}")
     if len(probabilities) == 0:
         return []
     plan = _plan(probabilities.shape[1:], resized, original, stride)
     limit = np.float32(threshold)
     with single_threaded_products():  # small products: threads would wait for each other
         edges = (_edges_above(np.asarray(mask, np.float32), limit, plan) for mask in probabilities)
-        return [_encode_edges(found, original) for found in edges]
+        return [encode_edges(found, original) for found in edges]
 
 
 class _Axis(NamedTuple):
@@ -67,20 +73,6 @@ class _Plan(NamedTuple):
     spacing: float  # of the samples, up to rounding; several may lie at each end
     at_knots: bool  # whether `rows` holds knots
 
-    def columns_at_once(self, places: int) -> int:
-        """Return how many blocks of columns fit into a chunk. places: number of places along each column."""
-        return max(1, _CHUNK // (_BLOCK * places))
-
-
-def _check_sizes(shape: tuple[int, ...], *, resized: tuple[int, int], original: tuple[int, int], stride: int) -> None:
-    if len(shape) != 3:
-        raise ValueError(f"probabilities must be [n, h, w], got shape {shape}")
-    if stride < 1 or min(original) < 1:
-        raise ValueError(f"stride and original size must be positive, got {stride} and {original}")
-    padded = (stride * shape[1], stride * shape[2])
-    if not (1 <= resized[0] <= padded[0] and 1 <= resized[1] <= padded[1]):
-        raise ValueError(f"resized size {resized} must lie within the padded size {padded}")
-
 
 def _plan(cells: tuple[int, ...], resized: tuple[int, int], original: tuple[int, int], stride: int) -> _Plan:
     samples = _sample_positions(resized[0], original[0])
@@ -92,8 +84,7 @@ def _plan(cells: tuple[int, ...], resized: tuple[int, int], original: tuple[int,
 
 
 def _sample_positions(n_in: int, n_out: int) -> np.ndarray:
-    """Return the positions in the input of a bilinear resize from n_in to n_out pixels: float32 [n_out] in [0, n_in -
-    1].
+    """Return where a bilinear resize from n_in to n_out pixels reads its input: float32 [n_out], from 0 to n_in - 1.
 
     The published systems compute them in float32; exact positions would change a value by up to 1e-4. A single output
     reads the first input, not the middle one, as there.
@@ -151,16 +142,16 @@ def _axis(places: np.ndarray, cells: int, stride: int) -> _Axis:
     return _Axis(positions, first[:, None] + np.arange(width), weights)
 
 
-def _reached_blocks(axis: _Axis, lowest: int, highest: int) -> slice:
-    """Return the blocks that use a cell from lowest to highest, or a neighbour of these cells."""
-    begin = np.searchsorted(axis.cells[:, -1], lowest - 1, side="left")
-    end = np.searchsorted(axis.cells[:, 0], highest + 1, side="right")
-    return slice(int(begin), int(end))
+def _reached(axis: _Axis, first: int, count: int) -> tuple[slice, slice]:
+    """Return the blocks that use one of `count` cells from `first` on, or a neighbour, and the cells of these blocks.
 
-
-def _cells_of(axis: _Axis, blocks: slice) -> slice:
-    """Return the cells that the blocks use."""
-    return slice(int(axis.cells[blocks.start, 0]), int(axis.cells[blocks.stop - 1, -1]) + 1)
+    Both are empty if there is no such block.
+    """
+    begin = int(np.searchsorted(axis.cells[:, -1], first - 1, side="left"))
+    end = int(np.searchsorted(axis.cells[:, 0], first + count, side="right"))
+    if count == 0 or begin >= end:
+        return slice(0), slice(0)
+    return slice(begin, end), slice(int(axis.cells[begin, 0]), int(axis.cells[end - 1, -1]) + 1)
 
 
 def _mix(axis: _Axis, blocks: slice, cells: np.ndarray, first: int, out: np.ndarray | None = None) -> np.ndarray:
@@ -181,12 +172,11 @@ def _edges_above(probability: np.ndarray, threshold: np.float32, plan: _Plan) ->
         int64 [2 * runs], ascending: the first pixel of each run and the pixel after its last, in column-major order.
     """
     x, y, cells_across, cells_down = cv2.boundingRect((probability > threshold).view(np.uint8))
-    rows = _reached_blocks(plan.rows, y, y + cells_down - 1)
-    columns = _reached_blocks(plan.columns, x, x + cells_across - 1)
-    if cells_across == 0 or rows.start >= rows.stop or columns.start >= columns.stop:  # the mask is only in the padding
+    rows, down = _reached(plan.rows, y, cells_down)
+    columns, across = _reached(plan.columns, x, cells_across)
+    if rows.stop == 0 or columns.stop == 0:  # the mask is empty, or only in the padding
         return np.zeros(0, np.int64)
     # Subtract the threshold first: a weighted mean of values <= 0 stays <= 0, also in floating point.
-    down, across = _cells_of(plan.rows, rows), _cells_of(plan.columns, columns)
     mixed = _mix(plan.rows, rows, probability[down, across] - threshold, down.start)
     cells = cv2.transpose(mixed.reshape(-1, mixed.shape[2]))  # [cells, places]
     return (_edges_between_knots if plan.at_knots else _edges_between_rows)(cells, across.start, rows, columns, plan)
@@ -199,7 +189,7 @@ def _edges_between_rows(cells: np.ndarray, first: int, rows: slice, columns: sli
     """
     height, top = len(plan.samples), rows.start * _BLOCK
     cells = cells[:, : height - top]
-    chunk = plan.columns_at_once(2 * height)
+    chunk = max(1, _CHUNK // (_BLOCK * 2 * height))
     inside = np.zeros((min(chunk, columns.stop - columns.start) * _BLOCK, height), bool)
     before, parts = False, []
     for begin in range(columns.start, columns.stop, chunk):
@@ -222,7 +212,7 @@ def _edges_between_knots(cells: np.ndarray, first: int, rows: slice, columns: sl
     height, places = len(plan.samples), cells.shape[1]
     knots = plan.rows.positions[rows.start * _BLOCK : rows.stop * _BLOCK]
     knots = np.concatenate([knots[:1] - 1, knots, knots[-1:] + 1])
-    chunk = plan.columns_at_once(places + 2)
+    chunk = max(1, _CHUNK // (_BLOCK * (places + 2)))
     values = np.empty((min(chunk, columns.stop - columns.start), _BLOCK, places + 2), np.float32)
     values[:, :, [0, -1]] = -1  # each column is closed at both ends
     parts = []
@@ -278,13 +268,3 @@ def _without_pairs(edges: np.ndarray) -> np.ndarray:
         return edges
     first = np.flatnonzero(np.append(True, steps))
     return edges[first[np.diff(first, append=len(edges)) % 2 == 1]]
-
-
-def _encode_edges(edges: np.ndarray, size: tuple[int, int]) -> Rle:
-    """Return the compressed COCO RLE of a mask of (height, width) whose runs start and stop at `edges`."""
-    ends = np.append(edges, size[0] * size[1])
-    lengths = ends.copy()
-    lengths[1:] -= ends[:-1]
-    if len(lengths) > 1 and lengths[-1] == 0:  # the mask contains the last pixel
-        lengths = lengths[:-1]
-    return encode_runs(lengths, size)

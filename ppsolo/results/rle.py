@@ -119,6 +119,19 @@ def encode_mask(mask: np.ndarray) -> Rle:
     return _API.encode(np.asfortranarray(mask, dtype=np.uint8))
 
 
+def encode_edges(edges: np.ndarray, size: tuple[int, int]) -> Rle:
+    """Encode a mask of `size` (height, width) as a compressed COCO RLE.
+
+    edges: int64 [2 * runs], ascending: the first pixel of each run and the pixel after its last, in column-major order.
+    """
+    ends = np.append(edges, size[0] * size[1])
+    lengths = ends.copy()
+    lengths[1:] -= ends[:-1]
+    if len(lengths) > 1 and lengths[-1] == 0:  # the mask contains the last pixel
+        lengths = lengths[:-1]
+    return encode_runs(lengths, size)
+
+
 def encode_runs(runs: np.ndarray, size: tuple[int, int]) -> Rle:
     """Encode int64 [runs], a result of `run_lengths` that fills `size` (height, width), as a compressed COCO RLE."""
     height, width = int(size[0]), int(size[1])

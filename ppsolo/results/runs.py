@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ppsolo.results.rle import Rle, encode_runs, run_lengths
+from ppsolo.results.rle import Rle, encode_edges, run_lengths
 
 Box = tuple[int, int, int, int]  # y1, x1, y2, x2 in pixels, y2 and x2 exclusive
 
@@ -36,12 +36,7 @@ def from_rle(rle: Rle) -> Runs:
 
 def to_rle(runs: Runs, size: tuple[int, int]) -> Rle:
     """Return the compressed COCO RLE of runs in a picture of `size` (height, width)."""
-    edges = np.empty(2 * len(runs.starts) + 1, np.int64)
-    edges[0:-1:2], edges[1::2], edges[-1] = runs.starts, runs.ends, size[0] * size[1]
-    lengths = np.diff(edges, prepend=0)
-    if len(lengths) > 1 and lengths[-1] == 0:  # the mask contains the last pixel
-        lengths = lengths[:-1]
-    return encode_runs(lengths, size)
+    return encode_edges(np.stack([runs.starts, runs.ends], axis=1).ravel(), size)
 
 
 def move(runs: Runs, *, height: int, to_height: int, top: int, left: int) -> Runs:
