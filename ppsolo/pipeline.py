@@ -47,6 +47,7 @@ class Pipeline(ABC):
         self.origin = origin
         self.read = build_reader(config)
         self.prepare = build_preprocess(config)
+        self._tiling: Tiling | None = None
         self._process = os.getpid()
 
     def adapted(self: AnyPipeline, config: Config) -> AnyPipeline:
@@ -110,16 +111,20 @@ class Pipeline(ABC):
         self._check_process()
         if batch_size < 1:
             raise ValueError(f"batch_size is {batch_size}: give at least 1")
-        tiling = None if tile is None and overlap is None else _tiling(tile, overlap)
-        if not isinstance(images, list | tuple):
-            image = cast(Source, images)
-            return self.predict_tiles(image, tiling, batch_size) if tiling else self._predict([self.read(image)])[0]
-        if tiling:
-            return [self.predict_tiles(image, tiling, batch_size) for image in images]
-        results = []
-        for start in range(0, len(images), batch_size):
-            results += self._predict([self.read(image) for image in images[start : start + batch_size]])
-        return results
+        tiling = self._tiling
+        if tile is not None or overlap is not None:
+            from ppsolo.data.tiles import checked_tiling
+
+            tiling = checked_tiling(tile, overlap)
+        sources = images if isinstance(images, list | tuple) else [cast(Source, images)]
+        results: list[Instances] = []
+        for start in range(0, len(sources), batch_size):
+            batch = sources[start : start + batch_size]
+            if tiling:
+                results += [self.predict_tiles(image, tiling, batch_size) for image in batch]
+            else:
+                results += [self.finish(*one) for one in self._detect([self.read(image) for image in batch])]
+        return results if sources is images else results[0]
 
     def predict_tiles(self, image: Source, tiling: "Tiling", batch_size: int = 4) -> Instances:
         """Return the instances of one image, tile by tile; see `__call__`. Memory depends on the tile size."""
@@ -188,10 +193,6 @@ class Pipeline(ABC):
             category_ids=self.category_ids,
         )
 
-    def _predict(self, images: Sequence[np.ndarray]) -> list[Instances]:
-        """Return the instances of uint8 RGB images."""
-        return [self.finish(detections, size) for detections, size in self._detect(images)]
-
     def _detect(self, images: Sequence[np.ndarray]) -> list[tuple[DetectionArrays, ImageSize]]:
         """Return the detections of each image. The network runs once for each padded size."""
         prepared = [self.prepare(image) for image in images]
@@ -214,12 +215,6 @@ class Pipeline(ABC):
         return [(key, image, self.finish(detections, size)) for (key, image), (detections, size) in pairs]
 
 
-def _tiling(tile: int | None, overlap: int | None) -> "Tiling | None":
-    from ppsolo.data.tiles import checked_tiling
-
-    return checked_tiling(tile, overlap)
-
-
 class TiledPipeline(Pipeline):
     """A pipeline that predicts every image tile by tile; otherwise it equals the given pipeline."""
 
@@ -239,7 +234,8 @@ class TiledPipeline(Pipeline):
     ) -> Iterator[list[tuple[Key, np.ndarray, Instances]]]:
         """See `Pipeline.stream`. An image may also be a path: then only parts of the file are in memory."""
         for batch in batches:
-            yield [(key, image, self._pipeline.predict_tiles(image, self._tiling)) for key, image in batch]
+            yield [(key, image, self(image)) for key, image in batch]
 
-    def _predict(self, images: Sequence[np.ndarray]) -> list[Instances]:
-        return [self._pipeline.predict_tiles(image, self._tiling) for image in images]
+    def predict_tiles(self, image: Source, tiling: "Tiling", batch_size: int = 4) -> Instances:
+        """See `Pipeline.predict_tiles`."""
+        return self._pipeline.predict_tiles(image, tiling, batch_size)
