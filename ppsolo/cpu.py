@@ -2,7 +2,6 @@
 
 import contextlib
 import ctypes
-import functools
 import os
 import threading
 from collections.abc import Iterator
@@ -57,8 +56,13 @@ def single_threaded_products() -> Iterator[None]:
     restores it.
     """
     with _products.lock:
+        if _products.libraries is None:
+            import numpy  # noqa: F401  here, because this module is imported before Paddle, which sets numpy's threads
+
+            # Without Paddle's own library (MKL).
+            _products.libraries = threadpoolctl.ThreadpoolController().select(user_api="blas")
         if _products.users == 0:
-            _products.limit = _blas().limit(limits=1)
+            _products.limit = _products.libraries.limit(limits=1)
         _products.users += 1
     try:
         yield
@@ -75,18 +79,11 @@ class _Products:
     def __init__(self) -> None:
         self.lock = threading.Lock()
         self.users = 0
+        self.libraries: threadpoolctl.ThreadpoolController | None = None
         self.limit: Any = None
 
 
 _products = _Products()
-
-
-@functools.cache
-def _blas() -> threadpoolctl.ThreadpoolController:
-    """Return the matrix product libraries of this process, without Paddle's own (MKL)."""
-    import numpy  # noqa: F401  here, because this module is imported before Paddle, which sets numpy's threads
-
-    return threadpoolctl.ThreadpoolController().select(user_api="blas")
 
 
 def keep_freed_memory() -> None:

@@ -42,25 +42,27 @@ class DygraphNetwork:
     """
 
     def __init__(self, model: SOLOv2, config: Config, *, threads: int, keep_memory: bool):
-        """model: in eval mode. threads, keep_memory: see `Predictor`."""
+        """model: in eval mode, on Paddle's current device. threads, keep_memory: see `Predictor`."""
         self.model = model
         self._threads = threads
-        self._keep_memory = keep_memory
         self._config = config
         self._numpy_postprocess = build_numpy_postprocess(config, threads=threads)
         least = np.float64(max(config.postprocess.score_threshold - _ROUNDING, 0.0))
         with np.errstate(divide="ignore"):
             self._least_logit = float(np.log(least) - np.log1p(-least))  # of a cell that can pass the threshold
         device = paddle.device.get_device()
+        self._on_cpu = device == "cpu"
         self.description = f"Paddle {PADDLE_VERSION} dygraph, {device}"
-        self.description += f", {threads_in_words(threads)}" if device == "cpu" else ""
+        self.description += f", {threads_in_words(threads)}" if self._on_cpu else ""
+        if self._on_cpu and keep_memory:
+            keep_freed_memory()
 
     def run(self, images: np.ndarray) -> DetectionArrays:
         """images: float32 [N, 3, H, W], prepared. Raises PredictionError if the output is not finite.
 
         On a CPU, kernels and mask features are computed only if a cell can pass the score threshold.
         """
-        raw = self.predict(images, self._least_logit if _on_cpu() else None)
+        raw = self.predict(images, self._least_logit if self._on_cpu else None)
         if raw is None:
             scores, labels = np.empty(0, np.float32), np.empty(0, np.int64)
             masks = np.empty((0, images.shape[2] // 4, images.shape[3] // 4), np.float32)
@@ -69,16 +71,14 @@ class DygraphNetwork:
 
     def predict(self, images: np.ndarray, least_logit: float | None = None) -> RawPredictions | None:
         """Return the raw predictions for prepared images, float32 [N, 3, H, W]. least_logit: see `SOLOv2.forward`."""
-        if _on_cpu():
+        if self._on_cpu:
             use_threads(self._threads)
-            if self._keep_memory:
-                keep_freed_memory()
         with paddle.no_grad():
             return self.model(paddle.to_tensor(images), least_logit)
 
     def postprocess(self, raw: RawPredictions) -> DetectionArrays:
         """Turn raw predictions into detections by thresholds, points NMS and Matrix NMS. Raises like `run`."""
-        if _on_cpu():
+        if self._on_cpu:
             return self._numpy_postprocess(
                 RawArrays(
                     [tensor.numpy() for tensor in raw.category_logits],
@@ -150,7 +150,8 @@ class Predictor(Pipeline):
         else:
             _check_weights(model)
         if engine == "auto":
-            engine = _best_engine(model) if self.load_report is not None and _on_cpu() else "dygraph"
+            on_cpu = paddle.device.get_device() == "cpu"
+            engine = _best_engine(model) if self.load_report is not None and on_cpu else "dygraph"
         self.threads = threads if threads is not None else default_threads()
         model.eval()
         self._network: DygraphNetwork | NetworkEngine
@@ -296,10 +297,6 @@ def _compare_generations(config: Config, report: LoadReport) -> None:
             prepared,
             report.generation,
         )
-
-
-def _on_cpu() -> bool:
-    return paddle.device.get_device() == "cpu"
 
 
 def _check_weights(model: SOLOv2) -> None:
