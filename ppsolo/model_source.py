@@ -1,13 +1,12 @@
 """A model as a user names it: a configuration with weights, or an exported directory; `open` gives a predictor."""
 
 import dataclasses
-import os
 from pathlib import Path
 from typing import Any, Literal
 
 from ppsolo.config import Config, Overrides, override_config
 from ppsolo.data.tiles import Tiling
-from ppsolo.deploy.directory import read_info
+from ppsolo.deploy.directory import ExportDirectory, read_directory
 from ppsolo.errors import ConfigError
 from ppsolo.interface import ENGINES, PRECISIONS
 from ppsolo.pipeline import Pipeline, TiledPipeline
@@ -24,7 +23,7 @@ class ModelSource:
 
     Attributes:
         config: the configuration. For an export, that of its directory, with the user's own data set.
-        directory: an export; None for a configuration with weights.
+        export: an exported directory; None for a configuration with weights.
         engine: the runtime: "dygraph", "onnxruntime" or "openvino" for a configuration, "paddle", "onnxruntime" or
             "openvino" for an export; "auto" chooses.
         device: "cpu" or "gpu", for an export. A configuration runs on Paddle's device.
@@ -33,18 +32,18 @@ class ModelSource:
     """
 
     config: Config
-    directory: Path | None = None
+    export: ExportDirectory | None = None
     engine: str = "auto"
     device: Literal["cpu", "gpu"] = "cpu"
     precision: str = "fp32"
     tiling: Tiling | None = None
 
     def __post_init__(self) -> None:
-        engines = CONFIG_ENGINES if self.directory is None else EXPORT_ENGINES
+        engines = CONFIG_ENGINES if self.export is None else EXPORT_ENGINES
         if self.engine not in engines:
-            what = "a configuration" if self.directory is None else f"the export {self.directory}"
+            what = "a configuration" if self.export is None else f"the export {self.export.path}"
             raise ConfigError(f"engine is {self.engine!r}, but {what} takes one of {', '.join(engines)}")
-        if self.directory is not None:
+        if self.export is not None:
             return
         if self.device != "cpu":
             raise ConfigError("--device is for exports: give --model_dir; a configuration runs on Paddle's device")
@@ -56,7 +55,7 @@ class ModelSource:
     @property
     def name(self) -> str:
         """Its name in tables: the directory or configuration, with engine and precision if stated."""
-        parts = [str(self.directory) if self.directory is not None else self.config.name]
+        parts = [str(self.export.path) if self.export is not None else self.config.name]
         parts += [self.engine] if self.engine != "auto" else []
         parts += [self.precision] if self.precision != "fp32" else []
         return " ".join(parts)
@@ -64,7 +63,7 @@ class ModelSource:
     @property
     def needs_paddle(self) -> bool:
         """Whether Paddle must be installed: for a configuration and for a Paddle export."""
-        return self.directory is None or read_info(self.directory).format == "paddle"
+        return self.export is None or self.export.info.format == "paddle"
 
     def open(
         self, *, threads: int | None = None, keep_memory: bool = True, progress: Progress | None = None
@@ -75,29 +74,29 @@ class ModelSource:
 
     def _open(self, *, threads: int | None, keep_memory: bool, progress: Progress | None) -> Pipeline:
         options: dict[str, Any] = {"precision": self.precision, "threads": threads, "keep_memory": keep_memory}
-        if self.directory is not None:
+        if self.export is not None:
             from ppsolo.deploy.runtime import load
 
             engine: Any = None if self.engine == "auto" else self.engine
-            return load(self.directory, engine=engine, device=self.device, **options).adapted(self.config)
+            return load(self.export, engine=engine, device=self.device, **options).adapted(self.config)
         from ppsolo.predictor import Predictor
 
         engine = "openvino" if self.precision == "bf16" else self.engine
         return Predictor(self.config, engine=engine, progress=progress, **options)
 
 
-def export_config(directory: str | os.PathLike[str], overrides: Overrides = ()) -> Config:
-    """Return the configuration in an export's directory, with overrides of the keys that an export leaves open.
+def export_config(export: ExportDirectory, overrides: Overrides = ()) -> Config:
+    """Return the configuration of an export, with overrides of the keys that an export leaves open.
 
     overrides: as for `load_config`, for the section `data` and `postprocess.class_thresholds`.
-    Raises ExportError, and ConfigError for an override of a key that the export fixes.
+    Raises ConfigError for an override of a key that the export fixes.
     """
-    fixed = read_info(directory).config
+    fixed = export.info.config
     config = override_config(fixed, overrides)
     postprocess = dataclasses.replace(config.postprocess, class_thresholds=fixed.postprocess.class_thresholds)
     if dataclasses.replace(config, data=fixed.data, postprocess=postprocess) != fixed:
         raise ConfigError(
-            f"{directory}: an export takes -o only for data.* and postprocess.class_thresholds; the rest is fixed: "
+            f"{export.path}: an export takes -o only for data.* and postprocess.class_thresholds; the rest is fixed: "
             "export again"
         )
     return config
@@ -125,7 +124,8 @@ def named_side(name: str, config: Config | None) -> ModelSource:
             precision = way
         else:
             engine = way
-    own = export_config(directory)
+    export = read_directory(directory)
+    own = export.info.config
     if config is not None:
         own = dataclasses.replace(own, data=config.data)
-    return ModelSource(own, Path(directory), engine=engine, precision=precision)
+    return ModelSource(own, export, engine=engine, precision=precision)

@@ -225,11 +225,12 @@ def open_side(side: Side) -> Any:
         if side.name == BF16:
             return Predictor(side.config, engine="openvino", precision="bf16", threads=side.threads)
         return Predictor(side.config, engine=side.name, threads=side.threads)
+    from ppsolo.deploy.directory import read_directory
     from ppsolo.model_source import ModelSource, export_config
 
-    thresholds = side.config.postprocess.class_thresholds
-    own = export_config(side.name, {"postprocess.class_thresholds": list(thresholds)} if thresholds else ())
-    source = ModelSource(own, Path(side.name), engine=side.engine, device=side.device, precision=side.precision)
+    export, thresholds = read_directory(side.name), side.config.postprocess.class_thresholds
+    own = export_config(export, {"postprocess.class_thresholds": list(thresholds)} if thresholds else ())
+    source = ModelSource(own, export, engine=side.engine, device=side.device, precision=side.precision)
     return source.open(threads=side.threads)
 
 

@@ -115,8 +115,8 @@ def run(options: argparse.Namespace) -> int:
 
 def _own_side(source: "ModelSource") -> str:
     """Write --model_dir, --engine and --precision in the form of --sides."""
-    if source.directory is not None:
-        return str(source.directory)
+    if source.export is not None:
+        return str(source.export.path)
     if source.precision == "bf16":
         return "openvino-bf16"
     return "dygraph" if source.engine == "auto" else source.engine

@@ -11,7 +11,6 @@ import sys
 import threading
 import warnings
 from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING, TextIO, TypeAlias
 
 from ppsolo.config import load_answering_config
@@ -101,21 +100,23 @@ def add_model(command: argparse.ArgumentParser) -> None:
 
 def model_source(options: argparse.Namespace) -> "ModelSource":
     """Return the model that the flags of `add_model` name; import Paddle if needed. Raises PpsoloError."""
+    from ppsolo.deploy.directory import read_directory
     from ppsolo.model_source import ModelSource, export_config
 
     if (options.config is None) == (options.model_dir is None):
         raise ConfigError("which model? Give a configuration (-c) or an exported directory (--model_dir)")
     if options.model_dir is None:
-        config, directory = load_answering_config(options.config, options.override), None
+        config, export = load_answering_config(options.config, options.override), None
     else:
-        config, directory = export_config(options.model_dir, options.override), Path(options.model_dir)
+        export = read_directory(options.model_dir)
+        config = export_config(export, options.override)
     if options.class_thresholds is not None:
         from ppsolo.evaluation.thresholds import with_thresholds
 
         config = with_thresholds(config, options.class_thresholds)
     source = ModelSource(
         config,
-        directory,
+        export,
         engine=options.engine,
         device=options.device,
         precision=options.precision,

@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import yaml
 
@@ -78,6 +78,13 @@ class ExportInfo:
     device: Device | None = None
 
 
+class ExportDirectory(NamedTuple):
+    """A directory that holds an export, with its description."""
+
+    path: Path
+    info: ExportInfo
+
+
 class _Dumper(yaml.SafeDumper):
     """Writes YAML without aliases, because readers of configurations refuse these."""
 
@@ -124,6 +131,11 @@ def read_info(directory: str | os.PathLike[str]) -> ExportInfo:
     if not _is_whole(layout) or layout != LAYOUT:
         raise ExportError(f"another version of ppsolo wrote {path}: export again")
     return _info_of(block, path)
+
+
+def read_directory(directory: str | os.PathLike[str]) -> ExportDirectory:
+    """Return the directory with what `read_info` reads in it. Raises ExportError."""
+    return ExportDirectory(Path(directory), read_info(directory))
 
 
 def find_export(directory: str | os.PathLike[str]) -> Path:

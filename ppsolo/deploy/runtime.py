@@ -11,7 +11,7 @@ import numpy as np
 from ppsolo.build.pipeline import build_numpy_postprocess
 from ppsolo.cpu import default_threads
 from ppsolo.deploy.device import parse_device
-from ppsolo.deploy.directory import TRITON_ONNX, ExportInfo, check_files, find_export, read_info
+from ppsolo.deploy.directory import TRITON_ONNX, ExportDirectory, ExportInfo, check_files, find_export, read_directory
 from ppsolo.errors import ExportError, PredictionError
 from ppsolo.interface import LEVELS, RAW_OUTPUTS
 from ppsolo.pipeline import Pipeline
@@ -107,7 +107,7 @@ class ExportedPredictor(Pipeline):
 
 
 def load(
-    directory: str | os.PathLike[str],
+    directory: str | os.PathLike[str] | ExportDirectory,
     *,
     engine: Runtime | None = None,
     device: str = "cpu",
@@ -123,7 +123,8 @@ def load(
     A whole graph includes postprocessing. A graph of the network alone is followed by `NumpyPostprocess` on the CPU.
 
     Args:
-        directory: holds infer_cfg.yml and the model's files; or is a model repository of Triton with one export.
+        directory: holds infer_cfg.yml and the model's files; or is a model repository of Triton with one export. Or
+            the result of `ppsolo.deploy.directory.read_directory`: then infer_cfg.yml is not read again.
         engine: the runtime. Default: "paddle" for a Paddle model, "onnxruntime" for an ONNX model, "openvino" for
             bf16. OpenVINO needs a model of the network alone, on a CPU (`pip install 'ppsolo[openvino]'`); it may be
             in int8.
@@ -142,8 +143,8 @@ def load(
     Raises:
         ExportError: a file is missing, cut off, changed or not ppsolo's, or the request cannot be met on this machine.
     """
-    directory = find_export(directory)
-    info = read_info(directory)
+    place, info = directory if isinstance(directory, ExportDirectory) else read_directory(directory)
+    directory = find_export(place)
     check_files(directory, info)
     runtime = _chosen_runtime(info, engine, precision, directory)
     if runtime != "paddle" and (onednn or tensorrt):
