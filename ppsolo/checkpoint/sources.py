@@ -6,7 +6,7 @@ import urllib.parse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ppsolo.checkpoint.zoo import ZOO, zoo_entry
+from ppsolo.checkpoint.zoo import zoo_entry
 from ppsolo.errors import CheckpointError, ConfigError, DownloadError
 
 if TYPE_CHECKING:
@@ -59,11 +59,6 @@ def find_weights(source: str | os.PathLike[str], *, progress: "Progress | None" 
     raise CheckpointError(
         f"{name}: no such file{tried}; give a checkpoint file, its stem, an https address or a published name"
     )
-
-
-def published_name(address: str) -> str | None:
-    """Return the name in `ZOO` of the checkpoint at a published address; None for other addresses."""
-    return next((entry.name for entry in ZOO.values() if entry.url == address), None)
 
 
 def _fetched(address: str, progress: "Progress | None") -> Path:

@@ -82,16 +82,6 @@ def find_images(pattern_or_path: str | os.PathLike) -> Found:
     return found
 
 
-def list_images(directory: str | os.PathLike) -> list[Path]:
-    """Return the images of a directory, see `find_images`. Raises ImageError if there are none."""
-    return _found_in(directory).images
-
-
-def expand_images(pattern_or_path: str | os.PathLike) -> list[Path]:
-    """Return the images of `find_images`, without the files left out."""
-    return find_images(pattern_or_path).images
-
-
 def _found_in(directory: str | os.PathLike) -> Found:
     try:
         names = os.listdir(directory)

@@ -71,13 +71,6 @@ def read_image(source: Source, *, settings: PixelSettings = DEFAULT_SETTINGS) ->
     return image
 
 
-def is_source(value: object) -> TypeGuard[Source]:
-    """Whether `read_image` takes a value as one picture and not as a list of pictures."""
-    return isinstance(value, str | os.PathLike | np.ndarray | bytes | bytearray | memoryview) or any(
-        (callable(getattr(value, "read", None)), _is_pil(value), _is_tensor(value))
-    )
-
-
 @dataclass
 class ImageReader:
     """Reads pictures of at most `max_pixels` with fixed settings, and logs each kind of note once.

@@ -9,9 +9,8 @@ import numpy as np
 import pytest
 
 from ppsolo.checkpoint import sources
-from ppsolo.checkpoint.sources import find_weights, published_name, with_checksum
+from ppsolo.checkpoint.sources import find_weights, with_checksum
 from ppsolo.checkpoint.writer import write_checkpoint
-from ppsolo.checkpoint.zoo import ZOO
 from ppsolo.errors import CheckpointError, ConfigError, DownloadError
 
 
@@ -87,8 +86,3 @@ def test_a_checksum_goes_with_an_address_only():
         with_checksum("net.pdparams", "0" * 64)
     with pytest.raises(ConfigError, match="64 hexadecimal digits"):
         with_checksum("https://example.org/net.pdparams", "0" * 63)
-
-
-def test_published_addresses_have_names():
-    assert all(published_name(entry.url) == name for name, entry in ZOO.items())
-    assert published_name("https://example.org/net.pdparams") is None
