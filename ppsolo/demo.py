@@ -264,12 +264,11 @@ def _draw_curve(curve: TrainingCurve, *, val_scenes: int) -> np.ndarray:
     return _pixels(figure)
 
 
-def _contact_sheet(
-    rows: Sequence[Sequence[np.ndarray]], *, captions: Sequence[str], gap: int = 12, head: int = 44
-) -> np.ndarray:
+def _contact_sheet(rows: Sequence[Sequence[np.ndarray]], *, captions: Sequence[str], gap: int = 12) -> np.ndarray:
     """Put pictures of one size, uint8 RGB [h, w, 3], in rows on white, with a caption above each column."""
     from matplotlib.figure import Figure
 
+    head = 44  # pixels of the captions
     height, width = rows[0][0].shape[:2]
     full = (head + len(rows) * (height + gap), len(captions) * (width + gap) + gap)
     figure = Figure(figsize=(full[1] / 100, full[0] / 100), dpi=100)

@@ -52,9 +52,9 @@ def benchmark_postprocess(
     return {name: statistics.median(values) for name, values in seconds.items()}
 
 
-def random_predictions(config: Config, size: tuple[int, int], *, candidates: int, seed: int = 0) -> RawArrays:
+def random_predictions(config: Config, size: tuple[int, int], *, candidates: int) -> RawArrays:
     """Draw random raw predictions of one image, with the shapes of the network's output for this input size."""
-    random = np.random.default_rng(seed)
+    random = np.random.default_rng(0)
     grids, channels = config.model.head.num_grids, config.model.mask_feature_head.out_channels
 
     def array(*shape: int) -> np.ndarray:

@@ -22,6 +22,7 @@ from ppsolo.evaluation.report import write_report
 from ppsolo.progress import Progress
 from ppsolo.text import named
 
+_CHART_WIDTH = 960  # pixels
 _Worker: TypeAlias = tuple[SpawnProcess, Connection]
 
 
@@ -152,11 +153,11 @@ def count_multiply_adds(model: Any, images: Any) -> int:
     return sum(counts)
 
 
-def chart(report: Mapping[str, Any], *, width: int = 960) -> np.ndarray:
+def chart(report: Mapping[str, Any]) -> np.ndarray:
     """Draw a bar for each side: median total, spread and floor; uint8 RGB [H, W, 3]."""
     sides = report["sides"]
     longest = max(report["floor_seconds"], *(side["seconds"][TOTAL]["most"] for side in sides))
-    image = np.full((60 + 64 * len(sides), width, 3), 255, np.uint8)
+    image = np.full((60 + 64 * len(sides), _CHART_WIDTH, 3), 255, np.uint8)
     write = partial(cv2.putText, image, fontFace=cv2.FONT_HERSHEY_SIMPLEX, color=(30, 30, 30), lineType=cv2.LINE_AA)
     write(f"seconds a batch, median; {report['machine']['processor']}", org=(16, 28), fontScale=0.55, thickness=1)
     for index, side in enumerate(sides):
@@ -164,14 +165,14 @@ def chart(report: Mapping[str, Any], *, width: int = 960) -> np.ndarray:
         seconds = side["seconds"][TOTAL]
 
         def at(value: float) -> int:
-            return 16 + round((width - 120) * value / longest)
+            return 16 + round((_CHART_WIDTH - 120) * value / longest)
 
         write(side["description"][:110], org=(16, top), fontScale=0.45, thickness=1)
         cv2.rectangle(image, (16, top + 8), (at(seconds["median"]), top + 30), (70, 120, 190), -1)
         cv2.line(image, (at(seconds["least"]), top + 19), (at(seconds["most"]), top + 19), (30, 30, 30), 2)
         floor = at(report["floor_seconds"])
         cv2.line(image, (floor, top + 4), (floor, top + 34), (200, 60, 40), 2)
-        write(f"{seconds['median']:.3f}", org=(width - 88, top + 25), fontScale=0.5, thickness=1)
+        write(f"{seconds['median']:.3f}", org=(_CHART_WIDTH - 88, top + 25), fontScale=0.5, thickness=1)
     return image
 
 

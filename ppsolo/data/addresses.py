@@ -12,11 +12,10 @@ from urllib.parse import unquote, urlsplit
 import numpy as np
 
 from ppsolo.data.decode import decode_with_notes
-from ppsolo.data.pixels import DEFAULT_SETTINGS, PixelSettings
+from ppsolo.data.pixels import DEFAULT_SETTINGS, MAX_PIXELS, PixelSettings
 from ppsolo.errors import ImageError
 
 MAX_BYTES = 2**26  # 64 MiB
-MAX_PIXELS = 2**28
 _PIECE = 2**16  # bytes read between two checks of the time
 
 
@@ -77,10 +76,10 @@ def fetch_bytes(address: str, *, max_bytes: int = MAX_BYTES, timeout: float = 30
     return b"".join(pieces)
 
 
-def content_type(address: str, *, timeout: float = 30.0) -> str:
+def content_type(address: str) -> str:
     """Return the media type of an http(s) address, such as "image/jpeg". Raises ImageError like `fetch_image`."""
     try:
-        with _open(address, timeout) as response:
+        with _open(address, 30.0) as response:
             return response.headers.get_content_type()
     except (OSError, ValueError, http.client.HTTPException) as error:
         raise ImageError(f"{address}: cannot be fetched ({_reason(error)})") from None

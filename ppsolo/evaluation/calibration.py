@@ -27,10 +27,11 @@ def calibration_data(
     source: str | os.PathLike[str],
     *,
     image_dir: str | os.PathLike[str] | None = None,
-    most: int = MOST_IMAGES,
     progress: Progress | None = None,
 ) -> tuple[list[np.ndarray], Measure | None]:
     """Return prepared images, float32 [3, H, W], and a function that measures the mask AP of a predictor.
+
+    The images are at most MOST_IMAGES pictures, evenly chosen.
 
     Args:
         config: says how to prepare pictures; names the validation data.
@@ -38,7 +39,6 @@ def calibration_data(
             AP is measured on the validation data of the configuration; without such data, the function is None.
         image_dir: the pictures of the COCO file. Default: the configuration's folder that holds its first picture,
             or else the folder of the file.
-        most: use at most this many pictures, evenly chosen, to calibrate.
         progress: called with the pictures evaluated so far.
 
     Raises PpsoloError if a file is missing or cannot be read.
@@ -56,7 +56,9 @@ def calibration_data(
         paths = [path for _, path in dataset.images]
     else:
         raise ConfigError(f"--calibrate {source}: no such folder or COCO file")
-    chosen = [paths[i] for i in np.unique(np.linspace(0, len(paths) - 1, min(most, len(paths))).round().astype(int))]
+    chosen = [
+        paths[i] for i in np.unique(np.linspace(0, len(paths) - 1, min(MOST_IMAGES, len(paths))).round().astype(int))
+    ]
     preprocess = build_preprocess(config)
     images = [preprocess(read_image(path))[0] for path in chosen]
     return images, None if dataset is None else _measure(config, dataset, progress)

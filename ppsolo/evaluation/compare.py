@@ -33,21 +33,17 @@ def compare(
     sides: Sequence[ModelSource],
     *,
     batch_size: int = 1,
-    threads: int | None = None,
-    images: int = TIMED_IMAGES,
     max_detections: int = MAX_DETECTIONS,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Evaluate and time each model on one data set, each in its own process.
 
-    First the average precision of each model is measured. Then all models predict the first images in turn, so that
-    a changing load of the machine affects all alike.
+    First the average precision of each model is measured. Then all models predict the first images in turn, one by one,
+    so that a changing load of the machine affects all alike. They are TIMED_IMAGES, after one that does not count.
 
     Args:
         sides: the models, all with the same data set. The others are compared with the first one.
         batch_size: images per run of the network while average precision is measured.
-        threads: CPU threads of each model; default: all cores.
-        images: number of images to time, one by one. One more image, which does not count, comes first.
         max_detections: number of detections per image and class that count, see `CocoEvaluator`.
         progress: called with (steps done, all steps).
 
@@ -62,11 +58,11 @@ def compare(
     if len({dataclasses.astuple(side.config.data) for side in sides}) > 1:
         raise ConfigError("the models have different data sets: give one for all with -c, or with --annotations")
     dataset, _ = open_evaluation_set(sides[0].config)
-    paths = [path for _, path in dataset.images[: images + 1]]
+    paths = [path for _, path in dataset.images[: TIMED_IMAGES + 1]]
     total = len(sides) + len(paths)
     results = []
     with ExitStack() as stack:
-        processes = [stack.enter_context(_process(side, batch_size, threads, max_detections)) for side in sides]
+        processes = [stack.enter_context(_process(side, batch_size, max_detections)) for side in sides]
         for number, (side, ask) in enumerate(zip(sides, processes, strict=True)):
             results.append({"name": side.name, **ask("evaluate")})
             _tell(progress, number + 1, total)
@@ -140,13 +136,11 @@ def _tell(progress: Progress | None, done: int, total: int) -> None:
 
 
 @contextmanager
-def _process(
-    side: ModelSource, batch_size: int, threads: int | None, max_detections: int
-) -> Iterator[Callable[[str], dict[str, Any]]]:
+def _process(side: ModelSource, batch_size: int, max_detections: int) -> Iterator[Callable[[str], dict[str, Any]]]:
     """Start a process for a model; yield a function that asks it "evaluate", "memory", or an image's path to time."""
     context = multiprocessing.get_context("spawn")
     here, there = context.Pipe()
-    process = context.Process(target=_answer, args=(side, batch_size, threads, max_detections, there), daemon=True)
+    process = context.Process(target=_answer, args=(side, batch_size, max_detections, there), daemon=True)
     process.start()
     there.close()
 
@@ -169,14 +163,12 @@ def _process(
             process.terminate()
 
 
-def _answer(
-    side: ModelSource, batch_size: int, threads: int | None, max_detections: int, connection: Connection
-) -> None:
+def _answer(side: ModelSource, batch_size: int, max_detections: int, connection: Connection) -> None:
     """Answer questions until the pipe is closed; runs in a model's process. An answer of type str is an error."""
     claim_standard_error()
     try:
         dataset, config = open_evaluation_set(side.config)
-        predictor = dataclasses.replace(side, config=config).open(threads=threads)
+        predictor = dataclasses.replace(side, config=config).open()
         while True:
             question = connection.recv()
             if question == "evaluate":

@@ -40,39 +40,32 @@ def find_thresholds(
     matches: np.ndarray,
     classes: Sequence[Mapping[str, Any]],
     *,
-    iou: float = 0.5,
     precision: float | None = None,
-    default: float = 0.5,
 ) -> list[ClassThreshold]:
     """Return the best threshold of each class.
 
-    An instance is true if COCO's matching gives it a ground truth at this IoU. The threshold lies halfway between
+    An instance is true if COCO's matching gives it a ground truth at an IoU of 0.5. The threshold lies halfway between
     the lowest score kept and the highest score dropped.
 
     Args:
         matches: MATCH [m] of masks, see `ppsolo.evaluation.matching`.
         classes: "per_class" of an evaluation: "id", "name" and "ground_truths" of each category; `matches` holds
             indices into it.
-        iou: 0.50, 0.55, ... or 0.95.
         precision: find the lowest threshold with at least this precision; None: the threshold with the best F1.
-        default: the threshold of a class without ground truths.
 
-    Raises ConfigError if `iou` is not one of these, or `precision` is not in (0, 1].
+    A class without ground truths gets the threshold 0.5. Raises ConfigError if `precision` is not in (0, 1].
     """
-    place = round((iou - 0.5) / 0.05)
-    if not 0 <= place < _IOU_THRESHOLDS or abs(0.5 + 0.05 * place - iou) > 1e-9:
-        raise ConfigError(f"the IoU for thresholds must be one of 0.50, 0.55, ... 0.95, not {iou}")
     if precision is not None and not 0 < precision <= 1:
         raise ConfigError(f"the required precision is {precision}: give a number above 0 and at most 1")
-    matched = unpack(matches["matched"], _IOU_THRESHOLDS)[0, place]
-    counted = ~unpack(matches["ignored"], _IOU_THRESHOLDS)[0, place]
+    matched = unpack(matches["matched"], _IOU_THRESHOLDS)[0, 0]
+    counted = ~unpack(matches["ignored"], _IOU_THRESHOLDS)[0, 0]
     found = []
     for index, entry in enumerate(classes):
         rows = np.flatnonzero((matches["category"] == index) & counted)
         number = int(entry["ground_truths"])
         common = {"category_id": int(entry["id"]), "name": str(entry["name"]), "ground_truths": number}
         if number == 0:
-            found.append(ClassThreshold(threshold=default, precision=None, recall=None, f1=None, **common))
+            found.append(ClassThreshold(threshold=0.5, precision=None, recall=None, f1=None, **common))
             continue
         values = best_threshold(matches["score"][rows], matched[rows], number, precision=precision)
         found.append(ClassThreshold(**values, **common))

@@ -33,6 +33,7 @@ _MASK_FOLDERS = (
 _MASK_ENDINGS = ("_cp_masks", "_masks", "_mask", "_labels", "_label", "_instances", "_seg", "-mask", "-label")
 _NUMBERED = re.compile(r"\d+[_-](.*\D.*)")  # 0001_person
 _WIDEST_MASK = 2**16  # more values than that in one map cannot be ids
+_MOST_COLORS = 4096  # more colours than that are a photograph
 
 Pairs = dict[Path, list[Path]]  # picture -> its masks
 
@@ -117,15 +118,15 @@ def read_label_map(file: Path) -> np.ndarray:
     return ids
 
 
-def colors_as_ids(picture: np.ndarray, file: Path, most: int = 4096) -> np.ndarray:
+def colors_as_ids(picture: np.ndarray, file: Path) -> np.ndarray:
     """[h, w, 3] -> int64 [h, w]: red * 65536 + green * 256 + blue, from OpenCV's order of channels.
 
-    Raises DatasetError for more than `most` colours: then it is a photograph.
+    Raises DatasetError for more than `_MOST_COLORS` colours: then it is a photograph.
     """
     blue, green, red = np.moveaxis(picture.astype(np.int64), 2, 0)
     ids = (red << 16) + (green << 8) + blue
-    if len(np.unique(ids)) > most:
-        raise DatasetError(f"{file}: more than {most} colours: a photograph, not a mask")
+    if len(np.unique(ids)) > _MOST_COLORS:
+        raise DatasetError(f"{file}: more than {_MOST_COLORS} colours: a photograph, not a mask")
     return ids
 
 

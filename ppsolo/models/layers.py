@@ -156,17 +156,12 @@ def drop_block(x: paddle.Tensor, uniform: paddle.Tensor, *, block_size: int, kee
 
 
 class DropBlock(nn.Layer):
-    """`drop_block` with fresh random numbers in training, identity otherwise."""
-
-    def __init__(self, *, block_size: int = 3, keep_prob: float = 0.9):
-        super().__init__()
-        self.block_size = block_size
-        self.keep_prob = keep_prob
+    """`drop_block` of 3 x 3 values with fresh random numbers in training, identity otherwise."""
 
     def forward(self, x: paddle.Tensor) -> paddle.Tensor:
         if not self.training:
             return x
-        return drop_block(x, paddle.rand(x.shape), block_size=self.block_size, keep_prob=self.keep_prob)
+        return drop_block(x, paddle.rand(x.shape), block_size=3, keep_prob=0.9)
 
 
 def recomputed(function: Callable[..., paddle.Tensor], *arguments: Any) -> paddle.Tensor:

@@ -23,13 +23,12 @@ _FACTS = "facts.json"
 _HASHED_AT_ONCE = 2**22
 
 
-def open_annotations(path: str | os.PathLike[str], *, cache: Path | None = None) -> Annotations:
+def open_annotations(path: str | os.PathLike[str]) -> Annotations:
     """Read a COCO file, or map the cached result of an earlier reading.
 
     A cache entry belongs to the size, time and SHA-256 of a file, and exists whole or not at all. If the folder is not
-    writable, the file is parsed into memory.
+    writable, the file is parsed into memory. The cache is the folder `annotation_folder`.
 
-    path: the file. cache: the folder, default: see `annotation_folder`.
     Raises DatasetError: see `read_annotation_file`.
     """
     path = Path(path)
@@ -41,7 +40,7 @@ def open_annotations(path: str | os.PathLike[str], *, cache: Path | None = None)
     except OSError as error:
         raise DatasetError(f"{path}: cannot be read ({error.strerror or error})") from None
     place = _place(path)
-    entry = (cache or annotation_folder()) / f"{place}-{key}"
+    entry = annotation_folder() / f"{place}-{key}"
     kept = _mapped(entry, path)
     if kept is not None:
         return kept

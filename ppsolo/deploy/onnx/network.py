@@ -22,19 +22,18 @@ class RawNames(NamedTuple):
     mask_features: str
 
 
-def network(writer: OnnxWriter, image: str, model: SOLOv2, *, outputs: RawNames | None = None) -> RawNames:
-    """image [N, 3, H, W] -> raw predictions. outputs: the names to use for them."""
+def network(writer: OnnxWriter, image: str, model: SOLOv2) -> RawNames:
+    """image [N, 3, H, W] -> raw predictions."""
     if isinstance(model.backbone, ResNet):
         features = resnet(writer, image, model.backbone, "backbone")
     else:
         features = mobilenetv3(writer, image, cast(MobileNetV3, model.backbone), "backbone")
     pyramid = fpn(writer, features, cast(FPN, model.neck), "neck")
     head = cast(SOLOv2Head, model.head)
-    if outputs is None:
-        levels = range(len(head.num_grids))
-        outputs = RawNames(
-            [f"category_logits{level}" for level in levels], [f"kernels{level}" for level in levels], "mask_features"
-        )
+    levels = range(len(head.num_grids))
+    outputs = RawNames(
+        [f"category_logits{level}" for level in levels], [f"kernels{level}" for level in levels], "mask_features"
+    )
     solov2_head(writer, pyramid, head, outputs, "head")
     mask_feature_head(
         writer, pyramid[:4], cast(MaskFeatureHead, model.mask_feature_head), outputs.mask_features, "mask_feature_head"
