@@ -206,7 +206,7 @@ class NumpyPostprocess:
     def _matrix_nms(
         self, pairs: Pairs, scores: np.ndarray, best: np.ndarray, statistics: list[MaskStatistics]
     ) -> np.ndarray:
-        """Return the decayed scores of the pairs `best`, sorted by falling score, like Paddle's `matrix_nms`."""
+        """Return the decayed scores of the pairs `best`, sorted by falling score (SOLOv2 sec. 3.3, eq. 4 and 5)."""
         decayed = scores[best]
         labels, cells = pairs.labels[best], pairs.cells[best]
         groups = [group for label in np.unique(labels) if len(group := np.flatnonzero(labels == label)) > 1]
@@ -215,8 +215,16 @@ class NumpyPostprocess:
         rows = [row for block in statistics for row in block.inside]
         areas = np.concatenate([block.areas for block in statistics])
         shared = self._intersections([np.stack([rows[cell] for cell in cells[group]]) for group in groups])
-        for group, pixels in zip(groups, shared, strict=True):
-            decayed[group] *= self._decay(pixels, areas[cells[group]])
+        for group, intersection in zip(groups, shared, strict=True):
+            area = areas[cells[group]]
+            union = np.maximum(area[:, None] + area - intersection, 1.0)
+            iou = np.triu(intersection / union, 1)
+            compensation = iou.max(axis=0)[:, None]
+            if self._settings.nms_kernel == "gaussian":
+                decay = np.exp(self._settings.nms_sigma * (compensation**2 - iou**2))
+            else:
+                decay = (1.0 - iou) / np.maximum(1.0 - compensation, 1e-6)
+            decayed[group] *= decay.min(axis=0).astype(np.float32)
         return decayed
 
     def _intersections(self, groups: Sequence[np.ndarray]) -> list[np.ndarray]:
@@ -230,20 +238,6 @@ class NumpyPostprocess:
         parts = self._map(multiply, groups[0].shape[1], _STRIP // _WORD) if large else []
         products = iter([np.stack(counts).sum(axis=0, dtype=np.float64) for counts in zip(*parts, strict=True)])
         return [next(products) if len(masks) > most else _count_shared_bits(masks) for masks in groups]
-
-    def _decay(self, intersections: np.ndarray, areas: np.ndarray) -> np.ndarray:
-        """Return the decay factors [n] of n masks of one class, best first (SOLOv2 sec. 3.3, eq. 4 and 5).
-
-        intersections: [n, n]; only the part above the diagonal is used. areas: float64 [n].
-        """
-        union = np.maximum(areas[:, None] + areas - intersections, 1.0)
-        iou = np.triu(intersections / union, 1)
-        compensation = iou.max(axis=0)[:, None]
-        if self._settings.nms_kernel == "gaussian":
-            decay = np.exp(self._settings.nms_sigma * (compensation**2 - iou**2))
-        else:
-            decay = (1.0 - iou) / np.maximum(1.0 - compensation, 1e-6)
-        return decay.min(axis=0).astype(np.float32)
 
     def _map(self, function: Callable[[slice], Result], length: int, step: int) -> list[Result]:
         """Return the function of each slice of `step` places out of `length`, in order, computed by all threads."""
