@@ -44,12 +44,21 @@ def resize_masks(
         raise ValueError(f"probabilities must be [n, h, w], got shape {probabilities.shape}")
     if stride < 1 or min(original) < 1:
         raise ValueError(f"stride and original size must be positive, got {stride} and {original}")
-    padded = (stride * probabilities.shape[1], stride * probabilities.shape[2])
+    height, width = probabilities.shape[1:]
+    padded = (stride * height, stride * width)
     if not (1 <= resized[0] <= padded[0] and 1 <= resized[1] <= padded[1]):
         raise ValueError(f"resized size {resized} must lie within the padded size {padded}")
     if len(probabilities) == 0:
         return []
-    plan = _plan(probabilities.shape[1:], resized, original, stride)
+    samples, knots = _sample_positions(resized[0], original[0]), _knots(height, resized[0], stride)
+    at_knots = len(samples) > 2 * len(knots)  # above this ratio, finding crossings costs less than every row
+    plan = _Plan(
+        rows=_axis(knots if at_knots else samples, height, stride),
+        columns=_axis(_sample_positions(resized[1], original[1]), width, stride),
+        samples=samples,
+        spacing=resized[0] / original[0],
+        at_knots=at_knots,
+    )
     limit = np.float32(threshold)
     with single_threaded_products():  # small products: threads would wait for each other
         edges = (_edges_above(np.asarray(mask, np.float32), limit, plan) for mask in probabilities)
@@ -72,15 +81,6 @@ class _Plan(NamedTuple):
     samples: np.ndarray  # float32 [original height], ascending: positions of the original rows in the input
     spacing: float  # of the samples, up to rounding; several may lie at each end
     at_knots: bool  # whether `rows` holds knots
-
-
-def _plan(cells: tuple[int, ...], resized: tuple[int, int], original: tuple[int, int], stride: int) -> _Plan:
-    samples = _sample_positions(resized[0], original[0])
-    knots = _knots(cells[0], resized[0], stride)
-    at_knots = len(samples) > 2 * len(knots)  # above this ratio, finding crossings costs less than every row
-    rows = _axis(knots if at_knots else samples, cells[0], stride)
-    columns = _axis(_sample_positions(resized[1], original[1]), cells[1], stride)
-    return _Plan(rows, columns, samples, resized[0] / original[0], at_knots)
 
 
 def _sample_positions(n_in: int, n_out: int) -> np.ndarray:
