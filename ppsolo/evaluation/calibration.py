@@ -56,9 +56,8 @@ def calibration_data(
         paths = [path for _, path in dataset.images]
     else:
         raise ConfigError(f"--calibrate {source}: no such folder or COCO file")
-    chosen = [
-        paths[i] for i in np.unique(np.linspace(0, len(paths) - 1, min(MOST_IMAGES, len(paths))).round().astype(int))
-    ]
+    places = np.linspace(0, len(paths) - 1, min(MOST_IMAGES, len(paths))).round().astype(int)
+    chosen = [paths[place] for place in np.unique(places)]
     preprocess = build_preprocess(config)
     images = [preprocess(read_image(path))[0] for path in chosen]
     return images, None if dataset is None else _measure(config, dataset, progress)
