@@ -123,8 +123,8 @@ def load(
     A whole graph includes postprocessing. A graph of the network alone is followed by `NumpyPostprocess` on the CPU.
 
     Args:
-        directory: holds infer_cfg.yml and the model's files; or is a model repository of Triton with one export. Or
-            the result of `ppsolo.deploy.directory.read_directory`: then infer_cfg.yml is not read again.
+        directory: holds infer_cfg.yml and the model's files, or is a model repository of Triton with one export. For
+            the result of `deploy.directory.read_directory`, infer_cfg.yml is not read again.
         engine: the runtime. Default: "paddle" for a Paddle model, "onnxruntime" for an ONNX model, "openvino" for
             bf16. OpenVINO needs a model of the network alone, on a CPU (`pip install 'ppsolo[openvino]'`); it may be
             in int8.
@@ -133,8 +133,7 @@ def load(
             change results by more than rounding.
         threads: CPU threads; None: the value of OMP_NUM_THREADS, or else all cores of the process.
         keep_memory: let onnxruntime keep freed memory for the next image. This is a tenth faster, but with images of
-            many sizes the process grows. Paddle Inference always keeps freed memory, which makes it up to twice as
-            fast.
+            many sizes the process grows. Paddle Inference always keeps it, and so is up to twice as fast.
         onednn: use oneDNN kernels, in Paddle Inference on a CPU. None: use them, unless Paddle 3 runs a model.pdmodel
             (it would fail); bf16 always needs them. With oneDNN, ResNet-50 at 800 x 1216 takes 0.6 of the time.
         tensorrt: use TensorRT, in Paddle Inference on a GPU with a model.pdmodel. Building takes minutes.
