@@ -3,6 +3,7 @@
 import json
 import threading
 import time
+from unittest.mock import Mock
 
 import cv2
 import numpy as np
@@ -17,7 +18,9 @@ from ppsolo import predictor as predictor_module
 from ppsolo.checkpoint import zoo
 from ppsolo.config import config_to_dict
 from ppsolo.data.images import write_image
+from ppsolo.data.tiles import Tiling
 from ppsolo.errors import CheckpointError, ImageError
+from ppsolo.pipeline import TiledPipeline
 
 
 @pytest.fixture(scope="module")
@@ -150,6 +153,19 @@ def test_a_picture_of_one_tile_answers_as_it_does_whole(predictor):
     assert [len(one) for one in pair] == [len(predictor(picture(0))), len(predictor(picture(1)))]
     with pytest.raises(ConfigError, match="overlap is 64"):
         predictor(picture(0), tile=64, overlap=64)
+
+
+def test_a_tiled_pipeline_answers_as_calls_with_tiles(predictor, tmp_path, monkeypatch):
+    """It reads a file part by part, and takes other tiles too."""
+    tifffile = pytest.importorskip("tifffile")
+    image, tiled = picture(0, 100, 150), TiledPipeline(predictor, Tiling(64, 32))
+    expected = predictor(image, tile=64, overlap=32)
+    assert_same(tiled(image), expected)
+    assert_same(tiled([image, image])[1], expected)
+    assert_same(tiled(image, tile=96, overlap=32), predictor(image, tile=96, overlap=32))
+    tifffile.imwrite(tmp_path / "large.tif", image, photometric="rgb", tile=(64, 64))
+    monkeypatch.setattr(tiled, "read", Mock(side_effect=AssertionError("the whole file is read")))
+    assert_same(tiled(tmp_path / "large.tif"), expected)
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 500), (2000, 3)])

@@ -231,11 +231,12 @@ class NumpyPostprocess:
         """Shared pixels of the masks i < j, float64 [n, n], for each group of masks, uint64 [n, words]."""
         most = _MANY if hasattr(np, "bitwise_count") else 0
         large = [masks for masks in groups if len(masks) > most]
-
-        def multiply(strip: slice) -> list[np.ndarray]:
-            return [_product_of_bits(masks[:, strip]) for masks in large]
-
-        parts = self._map(multiply, groups[0].shape[1], _STRIP // _WORD) if large else []
+        parts = []
+        if large:
+            words = groups[0].shape[1]
+            parts = self._map(
+                lambda strip: [_product_of_bits(masks[:, strip]) for masks in large], words, _STRIP // _WORD
+            )
         products = iter([np.stack(counts).sum(axis=0, dtype=np.float64) for counts in zip(*parts, strict=True)])
         return [next(products) if len(masks) > most else _count_shared_bits(masks) for masks in groups]
 
