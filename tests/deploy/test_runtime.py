@@ -1,6 +1,7 @@
 """The exported model as a predictor: its answers beside the predictor's, its refusals, and verification itself."""
 
 import dataclasses
+import logging
 import shutil
 from pathlib import Path
 
@@ -198,7 +199,8 @@ def test_an_export_for_another_device_is_named(exported, tmp_path, caplog):
     assert "may be slow" not in caplog.text
     folder = shutil.copytree(exported.export.directory, tmp_path / "gpu")
     write_info(folder, dataclasses.replace(exported.export.info, device="gpu"))
-    load(folder)
+    with caplog.at_level(logging.WARNING):
+        load(folder)
     assert "was exported for a gpu and may be slow on this cpu: export with --device cpu" in caplog.text
     with pytest.raises(ExportError, match=r"'gpu:x'.*'gpu:1'"):
         load(exported.export.directory, device="gpu:x")
