@@ -35,6 +35,12 @@ def test_hooks_are_commands_of_ci():
             assert all((ROOT / word).is_file() for word in words if word.startswith("tests/"))
 
 
+def test_what_ci_leaves_out_for_the_older_paddle_exists():
+    (names,) = re.findall(r"same_on_both=\(([^)]*)\)", CI)
+    assert len(names.split()) > 5
+    assert [name for name in names.split() if not (ROOT / name).exists()] == []
+
+
 def test_hooks_look_at_files_that_exist():
     files = [str(path.relative_to(ROOT)) for path in [*ROOT.glob("*.py"), *(ROOT / "ppsolo").rglob("*.py")]]
     for hook in hooks():
