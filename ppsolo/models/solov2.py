@@ -177,7 +177,7 @@ class MaskFeatureHead(nn.Layer):
         first, *towers = self.levels
         total = first(finest)
         for x, tower in zip(others, towers, strict=True):
-            for block in tower:
+            for block in tower.children():
                 x = resize(block(x), factor=2)
             total = total + x
         return self.output(total)
