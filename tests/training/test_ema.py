@@ -106,6 +106,9 @@ def test_an_update_changes_no_weight(monkeypatch):
     model = normalised()
     average = ExponentialMovingAverage(model)
     before = train(model, 3, average)[-1]
+    with average.applied():
+        for name, value in state_of(model).items():
+            np.testing.assert_array_equal(value, average.weights()[name])
     for name, value in state_of(model).items():
         np.testing.assert_array_equal(value, before[name])
 
