@@ -34,7 +34,7 @@ def main() -> int:
         "evaluation_first": "evaluation of {records:,} images, first opening",
         "evaluation_second": "second opening",
         "evaluation": "opening and drawing {instances:,} masks",
-        "results": "all, with {detections:,} results (adding: {add_seconds:.1f} s, summary: {summarize_seconds:.1f} s)",
+        "results": "{detections:,} results (CPU: adding {add_cpu_seconds:.1f} s, summary {summary_cpu_seconds:.1f} s)",
     }
     for name, title in titles.items():
         part = result[name]

@@ -21,7 +21,7 @@ def test_a_small_file_is_opened_and_weighed(tmp_path, monkeypatch):
     assert [result[name]["instances"] for name in parts] == [200] * 7
     assert [result[name]["records"] for name in parts] == [len(CocoDataset(path, tmp_path / "images")), *[30] * 6]
     assert result["results"]["detections"] == 30 * annotations.DETECTIONS
-    assert 0 < result["results"]["add_seconds"] < result["results"]["seconds"]
+    assert 0 < result["results"]["add_cpu_seconds"] < result["results"]["cpu_seconds"]
     assert [len(parts) for parts in (*result["ranks"].values(), result["workers"])] == [1, 2, 2]
     assert all(part["pss_mb"] >= part["own_mb"] * 0.9 > 0 for part in result["workers"])
     assert cache.LEAST_BYTES > 0
