@@ -2,6 +2,7 @@
 
 import argparse
 import itertools
+import re
 import shutil
 import subprocess
 import sys
@@ -110,16 +111,20 @@ def test_cells(python: str, paddle: str, wanted: Iterable[Cell]) -> Iterator[tup
         install = [uv, "pip", "install", "-q", "--python", own] if uv else [own, "-m", "pip", "install", "-q"]
         remove = [uv, "pip", "uninstall", "-q", "--python", own] if uv else [own, "-m", "pip", "uninstall", "-q", "-y"]
         make = [uv, "venv", "-q", "--python", str(found), folder] if uv else [str(found), "-m", "venv", folder]
-        ready = [make, [*install, f"{ROOT}[cpu,onnx]", f"paddlepaddle=={paddle}", *PACKAGES]]
         for cell in wanted:
             if found is None:
                 yield cell, f"not tried: there is no python{python} on this machine"
                 continue
+            package, version = re.findall(r"[a-z-]+|.+", cell.opencv)
+            # One resolution for all, so that what other packages bring suits this numpy.
+            all_of_it = [f"{ROOT}[cpu,onnx]", f"paddlepaddle=={paddle}", f"numpy{cell.numpy}", *PACKAGES]
+            steps = [] if Path(own).exists() else [make]
             # Both packages of OpenCV bring the module cv2: only one may be there.
-            steps = [*ready, [*remove, *OPENCV_PACKAGES], [*install, f"numpy{cell.numpy}", cell.opencv]]
+            steps += [[*remove, *OPENCV_PACKAGES], [*install, *all_of_it, f"opencv-python{version}"]]
+            if package != "opencv-python":
+                steps += [[*remove, "opencv-python"], [*install, f"numpy{cell.numpy}", cell.opencv]]
             steps.append([own, "-m", "pytest", "-q", "-x", "-m", "not full_size", *QUICK_TESTS])
             yield cell, _run(steps) or f"passed: {_installed(own)}"
-            ready = []
 
 
 def _run(steps: Sequence[Sequence[str]]) -> str:
