@@ -57,7 +57,7 @@ class OnnxSession:
         if keep_memory:
             keep_freed_memory()
         source = model if isinstance(model, bytes) else os.fspath(model)
-        name = "the model" if isinstance(model, bytes) else source
+        name = "the model" if isinstance(model, bytes) else os.fspath(model)
         if precision == "fp16":
             source = half_precision(model)
         if chosen.kind == "gpu":
