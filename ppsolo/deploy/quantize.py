@@ -160,7 +160,7 @@ def _quantized_graphs(content: bytes, images: Sequence[np.ndarray]) -> Iterator[
         import nncf
     except ImportError as error:
         raise ExportError("this needs the package nncf: pip install 'ppsolo[int8]'") from error
-    nncf.set_log_level(logging.ERROR)
+    logging.getLogger("nncf").setLevel(logging.ERROR)  # nncf.set_log_level would change handlers of others too
     kept: list[str] = [*FIRST]
     words = ""
     for more, patterns in LADDER:

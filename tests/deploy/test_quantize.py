@@ -1,6 +1,7 @@
 """Networks in int8: what is written, its price, what is refused, and that it answers by itself."""
 
 import json
+import logging
 
 import numpy as np
 import pytest
@@ -31,7 +32,11 @@ def test_int8_is_written_with_its_price_and_answers(lively, tmp_path):
 
     config, model, images = lively
     aps = iter([0.6, 0.598])
+    users = logging.NullHandler()  # of the program that quantizes
+    logging.getLogger("nncf").addHandler(users)
     written = quantize_model(model, config, tmp_path / "out", images=images, measure=lambda predictor: next(aps))
+    logging.getLogger("nncf").removeHandler(users)
+    assert users.level == logging.NOTSET
     table = json.loads((tmp_path / "out" / "quantization.json").read_text())
     assert table["mask_ap_fp32"] == 0.6 and table["mask_ap_int8"] == 0.598 and len(table["attempts"]) == 1
     assert table["calibration_images"] == 4 and len(table["heads"]) == 11
