@@ -26,7 +26,9 @@ def mosaic_of(options: argparse.Namespace) -> Mosaic:
     """The pictures that are given, or scenes that are drawn."""
     rows, columns = options.grid
     if options.annotations is not None:
-        return make_mosaic(options.annotations, options.images, rows=rows, columns=columns)
+        return make_mosaic(
+            options.annotations, options.images, rows=rows, columns=columns, ignore_cut=options.ignore_cut
+        )
     with tempfile.TemporaryDirectory() as folder:
         draw_dataset(folder, train=0, val=rows * columns, size=(SCENE, SCENE), seed=options.seed)
         pictures = Path(folder)
@@ -40,6 +42,9 @@ def main() -> None:
     source.add_argument("--seed", type=int, metavar="N", help="draw scenes of 128 pixels from this seed")
     source.add_argument("--annotations", type=Path, metavar="FILE", help="COCO's JSON file")
     parser.add_argument("--images", type=Path, metavar="DIR", help="the folder of its pictures")
+    parser.add_argument(
+        "--ignore_cut", action="store_true", help="do not count objects that the edges of their own pictures cut"
+    )
     parser.add_argument("--grid", type=int, nargs=2, default=(6, 10), metavar=("ROWS", "COLUMNS"))
     parser.add_argument("--tile", type=int, nargs="+", default=[SCENE], metavar="N", help="sizes of tiles to try")
     parser.add_argument("--overlap", type=int, nargs="+", default=[16, 32, 48, 64], metavar="N", help="overlaps to try")

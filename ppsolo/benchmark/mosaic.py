@@ -33,10 +33,11 @@ class Mosaic(NamedTuple):
         return float(evaluator.summarize()["segm"]["stats"][0])
 
 
-def make_mosaic(annotations: Path, image_dir: Path, *, columns: int, rows: int) -> Mosaic:
+def make_mosaic(annotations: Path, image_dir: Path, *, columns: int, rows: int, ignore_cut: bool = False) -> Mosaic:
     """The pictures of a COCO file in a grid; every cell has the size of the largest, filled up with black.
 
-    Where there are fewer pictures than cells, they come again.
+    Where there are fewer pictures than cells, they come again. ignore_cut: an object that the edge of its own picture
+    cuts does not count (`iscrowd`). In the mosaic it may meet a part of another object, and both look like one.
     """
     content = json.loads(annotations.read_text(encoding="utf-8"))
     entries = content["images"][: columns * rows]
@@ -54,11 +55,13 @@ def make_mosaic(annotations: Path, image_dir: Path, *, columns: int, rows: int) 
             runs = from_rle(read_segmentation(annotation["segmentation"], size))
             rle = to_rle(move(runs, height=size[0], to_height=len(image), top=top, left=left), image.shape[:2])
             x, y, w, h = annotation["bbox"]
+            is_cut = min(x, y) < 1 or x + w > size[1] - 1 or y + h > size[0] - 1
             moved.append(
                 {
                     **annotation,
                     "id": len(moved) + 1,
                     "image_id": IMAGE_ID,
+                    "iscrowd": int((ignore_cut and is_cut) or annotation.get("iscrowd", 0)),
                     "segmentation": {"size": list(image.shape[:2]), "counts": rle["counts"].decode("ascii")},
                     "bbox": [x + left, y + top, w, h],
                 }

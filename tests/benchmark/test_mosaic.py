@@ -29,3 +29,16 @@ def test_pictures_come_again_and_more_than_a_hundred_objects_count(tmp_path):
         category_ids=categories,
     )
     assert mosaic.average_precision(truth) == 1.0
+
+
+def test_objects_that_their_own_picture_cuts_can_be_left_out(tmp_path):
+    draw_dataset(tmp_path, train=0, val=12, size=(64, 64), seed=3)
+    files = (tmp_path / "instances_val.json", tmp_path / "val")
+    every, whole = (make_mosaic(*files, rows=3, columns=4, ignore_cut=cut).content for cut in (False, True))
+    left_out = 0
+    for before, after in zip(every["annotations"], whole["annotations"], strict=True):
+        x, y, w, h = before["bbox"]
+        at_an_edge = x % 64 < 1 or y % 64 < 1 or (x + w) % 64 == 0 or (y + h) % 64 == 0
+        assert after["iscrowd"] == int(at_an_edge or before["iscrowd"])
+        left_out += after["iscrowd"] - before["iscrowd"]
+    assert 0 < left_out < len(every["annotations"])
