@@ -1,5 +1,6 @@
 """The script that tests combinations of versions: what it tests, and how it records the results."""
 
+import re
 import sys
 from pathlib import Path
 
@@ -29,3 +30,10 @@ def test_a_recorded_combination_leaves_the_others(tmp_path, monkeypatch):
         matrix.record_cell(cell, result)
     rows = list(reliability.recorded_rows("matrix.py", 3).values())
     assert [row.split(" | ")[-1] for row in rows] == ["failed: one test |", "passed: numpy 2 |"]
+
+
+def test_the_readme_counts_the_combinations_that_passed():
+    rows = reliability.recorded_rows("matrix.py", 3).values()
+    passed = sum("| passed: " in row for row in rows)
+    (said,) = re.findall(r"(\d+) of (\d+) combinations", (ROOT / "README.md").read_text())
+    assert said == (str(passed), str(len(matrix.cells())))
