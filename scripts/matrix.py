@@ -2,7 +2,6 @@
 
 import argparse
 import itertools
-import re
 import shutil
 import subprocess
 import sys
@@ -35,16 +34,22 @@ class Cell(NamedTuple):
     python: str
     paddle: str
     numpy: str
+    package: str
     opencv: str
 
+    @property
+    def key(self) -> tuple[str, str, str]:
+        """The first cells of its row on the page."""
+        return self.python, self.paddle, f"numpy{self.numpy}, {self.package}{self.opencv}"
+
     def __str__(self) -> str:
-        return f"Python {self.python}, Paddle {self.paddle}, numpy{self.numpy}, {self.opencv}"
+        return "Python {}, Paddle {}, {}".format(*self.key)
 
 
 def cells() -> list[Cell]:
     """Return all combinations: every Python and Paddle, old and new numpy and OpenCV, with GUI or headless."""
     return [
-        Cell(python, paddle, versions["numpy"], f"{package}{versions['opencv']}")
+        Cell(python, paddle, versions["numpy"], package, versions["opencv"])
         for python, (paddle, pair) in itertools.product(PYTHONS, PADDLES.items())
         for versions, package in itertools.product(pair, OPENCV_PACKAGES)
     ]
@@ -78,13 +83,11 @@ def record_cell(cell: Cell, result: str) -> None:
     from reliability import record, recorded_rows
 
     rows = recorded_rows("matrix.py", 3)
-    key = (cell.python, cell.paddle, f"numpy{cell.numpy}, {cell.opencv}")
-    rows[key] = f"| {' | '.join(key)} | {result} |"
-    order = [(one.python, one.paddle, f"numpy{one.numpy}, {one.opencv}") for one in cells()]
+    rows[cell.key] = f"| {' | '.join(cell.key)} | {result} |"
     tests = " ".join(f"`{name}`" for name in QUICK_TESTS)
     head = [f"{tests}, in one environment for each Python and Paddle.", ""]
     head += ["| Python | Paddle | asked for | result |", "|---|---|---|---|"]
-    record("matrix.py", [*head, *(rows[one] for one in order if one in rows)])
+    record("matrix.py", [*head, *(rows[one.key] for one in cells() if one.key in rows)])
 
 
 def find_python(version: str) -> str | None:
@@ -115,14 +118,13 @@ def test_cells(python: str, paddle: str, wanted: Iterable[Cell]) -> Iterator[tup
             if found is None:
                 yield cell, f"not tried: there is no python{python} on this machine"
                 continue
-            package, version = re.findall(r"[a-z-]+|.+", cell.opencv)
             # One resolution for all, so that what other packages bring suits this numpy.
             all_of_it = [f"{ROOT}[cpu,onnx]", f"paddlepaddle=={paddle}", f"numpy{cell.numpy}", *PACKAGES]
             steps = [] if Path(own).exists() else [make]
             # Both packages of OpenCV bring the module cv2: only one may be there.
-            steps += [[*remove, *OPENCV_PACKAGES], [*install, *all_of_it, f"opencv-python{version}"]]
-            if package != "opencv-python":
-                steps += [[*remove, "opencv-python"], [*install, f"numpy{cell.numpy}", cell.opencv]]
+            steps += [[*remove, *OPENCV_PACKAGES], [*install, *all_of_it, f"opencv-python{cell.opencv}"]]
+            if cell.package != "opencv-python":
+                steps += [[*remove, "opencv-python"], [*install, f"numpy{cell.numpy}", f"{cell.package}{cell.opencv}"]]
             steps.append([own, "-m", "pytest", "-q", "-x", "-m", "not full_size", *QUICK_TESTS])
             yield cell, _run(steps) or f"passed: {_installed(own)}"
 
