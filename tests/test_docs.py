@@ -1,7 +1,6 @@
 """The documents name what is there: every room, and only files that exist."""
 
 import argparse
-import importlib.util
 import re
 import shlex
 import subprocess
@@ -9,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from script_files import load_script
 from test_imports import PACKAGE, ROOMS
 
 import ppsolo
@@ -38,11 +38,7 @@ def test_links_lead_to_files(document):
 
 
 def reference_pages():
-    spec = importlib.util.spec_from_file_location("write_reference", ROOT / "scripts" / "write_reference.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_script("write_reference")
 
 
 def test_the_configuration_reference_is_that_of_the_schema():

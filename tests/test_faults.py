@@ -5,15 +5,13 @@ import random
 import sys
 import threading
 import time
-from pathlib import Path
 
 import pytest
+from script_files import load_script
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "scripts"))
-import faults
-import faults_training
-import reliability
-from injection import counts
+faults, faults_training, reliability, counts = map(
+    load_script, ("faults", "faults_training", "reliability", "injection.counts")
+)
 
 
 @pytest.fixture(scope="module")

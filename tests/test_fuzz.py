@@ -1,7 +1,6 @@
 """A short run of each fuzzing target, and the inputs that failed once; `scripts/fuzz.py` runs them for long."""
 
 import argparse
-import importlib.util
 import json
 import mmap
 import random
@@ -10,20 +9,13 @@ import sys
 from pathlib import Path
 
 import pytest
+from script_files import load_script
 
 ROOT = Path(__file__).parents[1]
 EXECUTIONS = 30
 
 
-def _script():
-    sys.path.insert(0, str(ROOT / "scripts"))
-    spec = importlib.util.spec_from_file_location("fuzz_script", ROOT / "scripts" / "fuzz.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-fuzz = _script()
+fuzz = load_script("fuzz")
 
 
 @pytest.mark.parametrize("name", list(fuzz.TARGETS))

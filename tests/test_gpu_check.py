@@ -1,24 +1,15 @@
 """The latencies of scripts/gpu_check.py, on a CPU and with a tiny network; on a GPU the script runs the same lines."""
 
-import importlib.util
 import json
 import re
-import sys
-from pathlib import Path
 
 import pytest
-
-SCRIPT = Path(__file__).parent.parent / "scripts" / "gpu_check.py"
+from script_files import load_script
 
 
 @pytest.fixture(scope="module")
 def script():
-    spec = importlib.util.spec_from_file_location("gpu_check", SCRIPT)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["gpu_check"] = module
-    spec.loader.exec_module(module)
-    return module
+    return load_script("gpu_check")
 
 
 def test_both_runtimes_are_timed_and_a_precision_without_hardware_is_named(script, tiny, capsys):

@@ -1,14 +1,12 @@
 """The script that tests combinations of versions: what it tests, and how it records the results."""
 
 import re
-import sys
 from pathlib import Path
 
-ROOT = Path(__file__).parent.parent
-sys.path.insert(0, str(ROOT / "scripts"))
+from script_files import load_script
 
-import matrix  # noqa: E402
-import reliability  # noqa: E402
+ROOT = Path(__file__).parent.parent
+matrix, reliability = load_script("matrix"), load_script("reliability")
 
 
 def test_every_line_of_python_and_paddle_with_old_and_new_packages():

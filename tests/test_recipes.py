@@ -1,25 +1,18 @@
 """The script that measures recipes: subsets of annotations, and commands that are understood."""
 
 import argparse
-import importlib.util
 import json
-from pathlib import Path
 from types import ModuleType
 
 import pytest
+from script_files import load_script
 
 from ppsolo import cli
-
-FILE = Path(__file__).parent.parent / "scripts" / "recipes.py"
 
 
 @pytest.fixture(scope="module")
 def recipes() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("recipes", FILE)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_script("recipes")
 
 
 def test_a_subset_has_the_wanted_classes_and_pictures_alone(recipes, drawn):

@@ -1,11 +1,11 @@
 """The structure of the package: short files and functions, typed signatures, no circle of imports."""
 
-import importlib.util
 import re
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+
+from script_files import load_script
 
 SCRIPT = Path(__file__).parent.parent / "scripts" / "structure.py"
 LONGEST_FILE = 400  # lines
@@ -14,17 +14,7 @@ LONGEST_FUNCTION = 60  # lines, the docstring and the signature included
 MODULES, FUNCTIONS, FILES = 39, 60, 14
 
 
-def script() -> Any:
-    """scripts/structure.py as a module."""
-    spec = importlib.util.spec_from_file_location("structure", SCRIPT)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["structure"] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-structure = script()
+structure = load_script("structure")
 
 
 def test_no_file_is_too_long():

@@ -1,21 +1,16 @@
 """The measurement of the update after a step, on a tiny network."""
 
-import importlib.util
 import json
 import re
 import sys
-from pathlib import Path
 
-SCRIPT = Path(__file__).parents[2] / "scripts" / "benchmark_update.py"
+from script_files import load_script
 
 
 def test_buffers_need_few_kernels(tiny, monkeypatch, capsys):
-    spec = importlib.util.spec_from_file_location("benchmark_update", SCRIPT)
-    assert spec is not None and spec.loader is not None
-    script = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(script)
+    script = load_script("benchmark_update")
     changes = [f"{key}={json.dumps(value)}" for key, value in tiny.items()]
-    monkeypatch.setattr(sys, "argv", [str(SCRIPT), "--repeats", "2", "-o", *changes])
+    monkeypatch.setattr(sys, "argv", ["benchmark_update.py", "--repeats", "2", "-o", *changes])
     assert script.main() == 0
     first, *lines = capsys.readouterr().out.splitlines()
     (entries,) = map(int, re.findall(r"(\d+) entries", first))
