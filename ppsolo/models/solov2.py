@@ -120,6 +120,7 @@ class SOLOv2Head(nn.Layer):
         p2, p3, p4, p5, p6 = pyramid
         levels = [resize(p2, factor=0.5), p3, p4, p5, resize(p6, sides(p5)[2:])]
         cells, category_logits, kernels = [], [], []
+        # Without least_logit both branches take turns: in training, DropBlock draws its random numbers in this order.
         for level, grid in enumerate(self.num_grids):
             cells.append(resize(append_coordinates(levels[level]), (grid, grid)))
             if least_logit is None:
