@@ -1,6 +1,7 @@
 """The web application: its addresses and their answers."""
 
 import contextlib
+import difflib
 import functools
 import logging
 import platform
@@ -12,7 +13,7 @@ from typing import Annotated, Any, Literal
 
 import cv2
 import numpy as np
-from fastapi import FastAPI, Query, Request
+from fastapi import Depends, FastAPI, Query, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, JSONResponse, Response
 from pydantic import BaseModel, Field
@@ -49,6 +50,8 @@ logger = logging.getLogger(__name__)
 PAGE = Path(__file__).with_name("page.html")
 SAMPLE_SEED, SAMPLE_SIZE = 2, (360, 450)  # height, width in pixels
 CLIENT_GONE = 499  # only the metrics show it
+ADDRESSES = ("/", "/predict", "/health", "/info", "/metrics")
+HOW_TO_PREDICT = ": curl -F file=@photo.jpg http://HOST:PORT/predict"
 MALFORMED = (400, 413, 415, 422)  # statuses for an error in the request
 
 
@@ -148,7 +151,7 @@ def _add_refusals(app: FastAPI) -> None:
 
     @app.exception_handler(StarletteHTTPException)
     async def refused(request: Request, error: StarletteHTTPException) -> Response:
-        reason = one_line(str(error.detail))  # clients' words in it may be no Unicode
+        reason = one_line(_reason(request, error))  # clients' words in it may be no Unicode
         if error.status_code in MALFORMED:
             logger.warning("%s: refused, %s", client_of(request.scope), reason)
         return JSONResponse({"error": reason}, error.status_code, error.headers)
@@ -161,6 +164,27 @@ def _add_refusals(app: FastAPI) -> None:
     @app.exception_handler(ClientDisconnect)
     async def left(request: Request, error: ClientDisconnect) -> Response:
         return Response(status_code=CLIENT_GONE)
+
+
+def _reason(request: Request, error: StarletteHTTPException) -> str:
+    """Return the reason of a refusal; for a wrong address or method, what is there instead."""
+    path = request.url.path
+    if error.status_code == 405:
+        allowed = (error.headers or {}).get("Allow", "other methods")
+        return f"{path} does not take {request.method}, but {allowed}" + (HOW_TO_PREDICT if path == "/predict" else "")
+    if error.status_code == 404 and error.detail == "Not Found":
+        return f"{path}: no such address; there are {', '.join(ADDRESSES)}, and more in /openapi.json"
+    return str(error.detail)
+
+
+def refuse_unknown_parameters(request: Request) -> None:
+    """Raise HTTPException for a parameter in the address that this route does not have."""
+    known = [field.alias for field in request.scope["route"].dependant.query_params]
+    for name in request.query_params:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            advice = f"did you mean {near[0]}?" if near else f"there are {', '.join(known)}"
+            raise StarletteHTTPException(422, f"{name}: no such parameter; {advice}")
 
 
 def _add_predict(app: FastAPI, service: Service) -> None:
@@ -180,6 +204,7 @@ def _add_predict(app: FastAPI, service: Service) -> None:
     @app.post(
         "/predict",
         response_class=Response,
+        dependencies=[Depends(refuse_unknown_parameters)],
         responses={
             200: {"model": Answer, "content": {"image/png": binary}, "description": "the instances found"},
             **{status: {"model": Refusal, "description": text} for status, text in statuses.items()},

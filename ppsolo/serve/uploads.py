@@ -56,7 +56,8 @@ async def read_upload(request: Request, *, max_bytes: int, take: Callable[[int],
     kind = content_type.partition(";")[0].strip().lower()
     is_form = kind == "multipart/form-data"
     if not (is_form or kind.startswith("image/") or kind == "application/octet-stream"):
-        raise HTTPException(415, f"the body has the type {kind or 'nothing'}: send the picture {WAYS}")
+        fault = f"the body has the type {kind}" if kind else "the request has no Content-Type"
+        raise HTTPException(415, f"{fault}: send the picture {WAYS}")
     try:
         boundary = boundary_of(content_type) if is_form else b""
         async with contextlib.aclosing(_bounded(request, max_bytes=max_bytes, take=take)) as chunks:

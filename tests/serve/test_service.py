@@ -191,7 +191,7 @@ FILE = b'--b\r\nContent-Disposition: form-data; name="file"; filename="a.png"\r\
         (PNG, png(picture(0))[:-20], 422, "cut short"),
         ({"Content-Type": "image/jpeg"}, b"\xff\xd8\xff" + bytes(99), 422, "cut short"),
         (PNG, png(np.zeros((400, 300, 3), np.uint8)), 422, "400 x 300 pixels are too many (at most 100000)"),
-        ({}, b"x", 415, "has the type nothing"),
+        ({}, b"x", 415, "the request has no Content-Type: send the picture"),
         ({"Content-Type": "application/json"}, b"{}", 415, "has the type application/json: send the picture"),
         ({"Content-Type": "multipart/form-data"}, b"--b--\r\n", 400, "oundary"),
         (BOUNDARY, b"nonsense", 400, "cannot be read"),
@@ -220,9 +220,23 @@ def test_a_wrong_parameter_is_named(server, query):
     assert response.status_code == 422 and refusal(response).startswith(query.partition("=")[0])
 
 
+@pytest.mark.parametrize(
+    ("query", "words"),
+    [
+        ("score_treshold=0.5", "score_treshold: no such parameter; did you mean score_threshold?"),
+        ("x=1", "x: no such parameter; there are score_threshold, format, "),
+    ],
+)
+def test_an_unknown_parameter_is_refused(server, query, words):
+    response = post(server, png(picture(0)), query=f"?{query}")
+    assert response.status_code == 422 and refusal(response).startswith(words)
+
+
 def test_other_addresses_and_methods_are_refused_alike(server):
-    assert refusal(server.client.get("/nowhere")) == "Not Found"
-    assert server.client.get("/predict").status_code == 405
+    assert refusal(server.client.get("/nowhere")).startswith("/nowhere: no such address; there are /, /predict,")
+    method = server.client.get("/predict")
+    assert method.status_code == 405
+    assert refusal(method).startswith("/predict does not take GET, but POST: curl -F file=@photo.jpg")
     assert server.client.get("/docs").status_code == 404  # it would load scripts from elsewhere
 
 
