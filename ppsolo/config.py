@@ -132,7 +132,7 @@ def _pairs(overrides: Overrides) -> list[tuple[str, Any]]:
 
 def _refuse_unknown(key: str) -> None:
     """Raise ConfigError for an unknown dotted key; for a key of PaddleDetection, name ppsolo's key."""
-    known = _dotted_keys(Config, "")
+    known = dotted_keys(Config, "")
     sections = {name.rpartition(".")[0] for name in known}
     if key in known or key in sections:
         return
@@ -153,12 +153,12 @@ def _nearest_key(key: str, known: Sequence[str]) -> str:
     return _nearest(key, known) or f"; the sections are {', '.join(typing.get_type_hints(Config))}"
 
 
-def _dotted_keys(kind: type, prefix: str) -> list[str]:
+def dotted_keys(kind: type, prefix: str) -> list[str]:
     """Return every key of a configuration without sections, such as "train.schedule.gamma"."""
     keys: list[str] = []
     for name, hint in typing.get_type_hints(kind).items():
         if dataclasses.is_dataclass(hint) and isinstance(hint, type):
-            keys += _dotted_keys(hint, f"{prefix}{name}.")
+            keys += dotted_keys(hint, f"{prefix}{name}.")
         else:
             keys.append(prefix + name)
     return keys
@@ -182,6 +182,8 @@ def find_config(path: str | Path) -> Path:
     try:
         if path.is_file():
             return path
+        if (path / "config.yml").is_file():
+            raise ConfigError(f"{path} is a folder; give its configuration: {path / 'config.yml'}")
     except (OSError, ValueError):  # too long, or with a NUL character
         raise ConfigError(f"{str(path)[:100]!r}... cannot be the name of a file") from None
     if path.suffix == "" and path.name == str(path):
@@ -205,7 +207,6 @@ def _config_folders() -> list[Path]:
 
 DEEPEST_BASE = 3  # largest number of nested bases
 MOST_BASES = 10  # largest number of bases in a file
-
 
 _KINDS_OF_TAGS: dict[str, type[yaml.Node]] = {
     "tag:yaml.org,2002:map": yaml.MappingNode,
@@ -255,8 +256,7 @@ def _read_with_bases(file: Path, above: tuple[Path, ...]) -> dict[str, Any]:
     if len(above) > DEEPEST_BASE:
         raise ConfigError(f"{file.name}: _BASE_ leads through more than {DEEPEST_BASE} files; merge some")
     tree = parse_yaml(read_text(file), file.name)
-    if tree is None:
-        tree = {}
+    tree = {} if tree is None else tree
     if not isinstance(tree, dict):
         raise ConfigError(f"{file.name}: expected 'key: value' lines at the top level")
     bases = tree.pop("_BASE_", [])
@@ -319,7 +319,7 @@ def _nearest(word: str, known: Sequence[str]) -> str:
 
 def _nearest_in_section(key: str, known: Sequence[str]) -> str:
     """Return the nearest key of a section, or else a key of that name in another section."""
-    elsewhere = [name for name in _dotted_keys(Config, "") if name.rpartition(".")[2] == key]
+    elsewhere = [name for name in dotted_keys(Config, "") if name.rpartition(".")[2] == key]
     if elsewhere:
         return f", did you mean {' or '.join(map(repr, elsewhere[:3]))}?"
     return _nearest(key, known) or f"; known: {', '.join(known)}"

@@ -71,6 +71,39 @@ def test_every_script_explains_itself(script):
     assert done.returncode == 0 and "usage" in done.stdout, done.stderr
 
 
+UNKNOWN = {
+    "train --epochs 3": "ppsolo train: error: unrecognized arguments: --epochs 3; did you mean -o train.epochs=VALUE?",
+    "train --batch-size 2": "did you mean -o train.batch_size=VALUE?",
+    "train mine/config.yml": "did you mean -c mine/config.yml?",
+    "infer street.jpg": "did you mean --source street.jpg?",
+    "infer --draw-threshold 0.3": "did you mean --draw_threshold?",
+    "infer --score_treshold 0.3": "did you mean -o postprocess.score_threshold=VALUE?",
+    "serve output/mine_onnx": "did you mean --model_dir output/mine_onnx?",
+    "suggest photos": "ppsolo suggest --help lists what it knows",
+}
+
+
+@pytest.mark.parametrize("command", UNKNOWN)
+def test_unknown_arguments_get_the_usage_of_their_command_and_advice(command, capsys):
+    with pytest.raises(SystemExit) as refused:
+        main(command.split())
+    said = capsys.readouterr().err
+    assert refused.value.code == 2 and said.startswith(f"usage: ppsolo {command.split()[0]} ")
+    assert said.splitlines()[-1].endswith(UNKNOWN[command])
+
+
+def test_the_program_alone_shows_its_commands(capsys):
+    with pytest.raises(SystemExit) as refused:
+        main([])
+    assert refused.value.code == 2 and "import-data" in capsys.readouterr().err
+
+
+def test_a_folder_as_configuration_is_answered_with_its_file(tmp_path, capsys):
+    (tmp_path / "config.yml").write_text("_BASE_: compact\n")
+    assert main(["train", "-c", str(tmp_path)]) == 2
+    assert f"is a folder; give its configuration: {tmp_path / 'config.yml'}" in capsys.readouterr().err
+
+
 def test_help_needs_no_paddle():
     code = (
         "import sys; from ppsolo.cli import main\n"

@@ -22,6 +22,7 @@ from ppsolo.cli import (
     train,
     zoo,
 )
+from ppsolo.cli.advice import refuse_unknown
 from ppsolo.cli.paddledetection import prepare_options
 from ppsolo.cli.shared import REFUSED, TERMINATED, say_error, set_up_output, stop_output
 from ppsolo.cli.signals import exit_code_of, heard_signals, interruption_in
@@ -65,7 +66,12 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
         import argcomplete
 
         argcomplete.autocomplete(top)
-    options = top.parse_args(arguments)
+    options, unknown = top.parse_known_args(arguments)
+    if options.command is None:
+        top.print_help(sys.stderr)
+        raise SystemExit(REFUSED)
+    if unknown:
+        refuse_unknown(options.parser, unknown)
     set_up_output(options)
     if options.quiet:
         os.environ["PPSOLO_PROGRESS"] = "off"
@@ -114,7 +120,7 @@ def parser() -> argparse.ArgumentParser:
         "-q", "--quiet", action="store_true", help="show only errors and results, no progress and no warnings"
     )
     words.add_argument("-v", "--verbose", action="store_true", help="show what is being done")
-    commands = top.add_subparsers(title="commands", required=True, metavar="command")
+    commands = top.add_subparsers(title="commands", dest="command", metavar="command")
     for command in COMMANDS:
         command.add(commands)
     return top
