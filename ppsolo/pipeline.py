@@ -19,6 +19,7 @@ from ppsolo.errors import PredictionError
 from ppsolo.results.instances import Instances
 from ppsolo.results.postprocess import DetectionArrays
 from ppsolo.results.resize import resize_masks
+from ppsolo.text import counted
 
 if TYPE_CHECKING:
     from ppsolo.data.tiles import Tiling
@@ -63,7 +64,7 @@ class Pipeline(ABC):
         self._class_thresholds = np.array(config.postprocess.class_thresholds, np.float32)
 
     def __repr__(self) -> str:
-        classes = f"{len(self.class_names)} classes"
+        classes = counted(len(self.class_names), "class")
         return f"{type(self).__name__}({self.config.name}: {classes}; {self.description})"
 
     @abstractmethod

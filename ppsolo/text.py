@@ -93,7 +93,8 @@ def first_few(values: Iterable[object], count: int = 3) -> str:
 def counted(number: int, noun: str) -> str:
     """A number with its noun.
 
-    >>> counted(1, "file"), counted(2, "file")
-    ('1 file', '2 files')
+    >>> counted(1, "file"), counted(2, "file"), counted(2, "class")
+    ('1 file', '2 files', '2 classes')
     """
-    return f"{number} {noun}{'' if number == 1 else 's'}"
+    ending = "" if number == 1 else "es" if noun.endswith("s") else "s"
+    return f"{number} {noun}{ending}"

@@ -93,6 +93,7 @@ class DataReport:
         return {"ok": self.ok, **content, "num_classes": len(self.categories)}
 
 
+GRIDS = "the grids of the configuration (an object without a cell of its own is not learned):"
 TO_PASTE = "settings suggested, to paste into the configuration file:"
 
 
@@ -111,15 +112,20 @@ def format_data_report(report: DataReport, *, suggestion: str = TO_PASTE) -> str
             f"{100 * share:.0f} %: {size:.0f}" for share, size in zip(SIZE_QUANTILES, report.sizes, strict=True)
         )
         short, long = report.training_scale
-        lines.append(f"object size sqrt(width * height) in pixels at {short} / {long}, quantiles {quantiles}")
+        lines.append(f"images are resized to a short side of {short} and a long side of at most {long} pixels")
+        lines.append(f"object sizes there, sqrt(width * height) in pixels, quantiles {quantiles}")
     if report.given is not None:
-        lines += ["", "settings as given:", *_settings_lines(report.given, report.instances)]
+        lines += [
+            "",
+            GRIDS,
+            *_settings_lines(report.given, report.instances),
+        ]
     if settings := report.settings_to_paste():
         lines += ["", suggestion, settings]
         if report.suggested is not None and "num_grids" in settings:
             lines += ["with these:", *_settings_lines(report.suggested, report.instances)]
     elif report.suggested is not None:
-        lines += ["", "no other settings are suggested: none loses fewer instances"]
+        lines += ["", "other grids would not lose fewer instances: none are suggested"]
     for severity in ("error", "warning", "note"):
         problems = [problem for problem in report.problems if problem.severity == severity]
         if problems:

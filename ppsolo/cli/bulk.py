@@ -119,7 +119,8 @@ def run_bulk_command(predictor: "Pipeline", pictures: BulkInput, options: argpar
     if left_out:
         say_error(f"{counted(len(left_out), 'file')} left out")
     before = f"; {summary.skipped} were already done" if summary.skipped else ""
-    say(f"{summary.instances} instances in {summary.pictures} pictures, in {options.output_dir}{before}")
+    found = f"{counted(summary.instances, 'instance')} in {counted(summary.pictures, 'picture')}"
+    say(f"{found}, in {options.output_dir}{before}")
     if summary.stopped:
         say_error("stopped after a batch, nothing is lost: add --resume to the same command to continue")
         return TERMINATED if stopper.number == signal.SIGTERM else INTERRUPTED

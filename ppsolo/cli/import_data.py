@@ -9,6 +9,7 @@ from ppsolo.cli.check_data import check
 from ppsolo.cli.shared import OK, SOME_FAILED, Commands, add_command, say
 from ppsolo.config import load_config
 from ppsolo.errors import ConfigError
+from ppsolo.text import counted
 
 if TYPE_CHECKING:
     from ppsolo.check.report import DataReport
@@ -98,13 +99,22 @@ def run(options: argparse.Namespace) -> int:
         text = training_config(written, bases, options.config if published else None)
         (draft / CONFIG_FILE).write_text(text, encoding="utf-8")
         reports = _check_parts(draft, text, [name for name, number in written.objects.items() if number])
+    reports = [
+        dataclasses.replace(
+            report,
+            annotations=str(output / Path(report.annotations).name),
+            image_dir=str(output / Path(report.image_dir).name),
+        )
+        for report in reports
+    ]
 
     config_file = output / CONFIG_FILE
-    say(f"{options.source}: {dataset.format}, {len(dataset.images)} images, classes: {', '.join(dataset.class_names)}")
+    classes = ", ".join(dataset.class_names)
+    say(f"{options.source}: {dataset.format}, {counted(len(dataset.images), 'image')}, classes: {classes}")
     for note in (*dataset.notes, *written.notes):
         say(f"  note: {note}")
     for name in written.images:
-        say(f"{name}: {written.images[name]} images, {written.objects[name]} objects")
+        say(f"{name}: {counted(written.images[name], 'image')}, {counted(written.objects[name], 'object')}")
     for report in reports:
         say("")
         say(format_data_report(report, suggestion=f"settings suggested, and written into {config_file}:"))

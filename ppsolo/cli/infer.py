@@ -315,7 +315,7 @@ def _report(summary: "InferenceSummary", settings: "InferSettings", *, left_out:
     if not settings.drawings:
         where = f"none are drawn; results are in {settings.output_dir}" if settings.save else "none are drawn or saved"
     skipped = f"; {summary.skipped} late frames were skipped" if summary.skipped else ""
-    say(f"{summary.instances} instances in {summary.images} images; {where}{skipped}")
+    say(f"{counted(summary.instances, 'instance')} in {counted(summary.images, 'image')}; {where}{skipped}")
     if summary.interruption is not None:
         return exit_code_of(summary.interruption)
     return SOME_FAILED if summary.failures else OK

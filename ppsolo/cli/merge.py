@@ -5,6 +5,7 @@ from pathlib import Path
 
 from ppsolo.cli.shared import OK, Commands, add_command, say
 from ppsolo.outputs import check_output_file
+from ppsolo.text import counted
 
 EXAMPLES = """ppsolo merge output/bulk --output predictions.json
 ppsolo merge node1/bulk node2/bulk --output predictions.parquet"""
@@ -26,5 +27,5 @@ def run(options: argparse.Namespace) -> int:
 
     check_output_file(options.output, "--output")
     pictures, instances = merge(options.directories, options.output, partial=options.partial)
-    say(f"{instances} instances of {pictures} pictures are in {options.output}")
+    say(f"{counted(instances, 'instance')} of {counted(pictures, 'picture')} are in {options.output}")
     return OK

@@ -5,14 +5,17 @@ from pathlib import Path
 
 from ppsolo.cli.shared import OK, Commands, add_command, add_override, check_number, say
 
-EXAMPLES = """ppsolo suggest --annotations data/mine/train.json --images data/mine/train > mine.yml
-ppsolo suggest --from_nothing -o data.root=data/mine data.train_annotations=train.json data.train_images=train"""
+EXAMPLES = """ppsolo suggest -c data/mine/config.yml > mine.yml
+ppsolo suggest --annotations data/mine/instances_train.json --images data/mine/train > mine.yml
+ppsolo suggest --from_nothing -o data.root=photos > mine.yml"""
+
+CONFIG_HELP = "a shipped configuration to start from, or the config.yml of ppsolo import-data, for its data set"
 
 
 def add(commands: Commands) -> None:
     """Add the command and its flags to the parser."""
     command = add_command(commands, "suggest", run, EXAMPLES)
-    command.add_argument("-c", "--config", metavar="NAME", help="the shipped configuration to start from")
+    command.add_argument("-c", "--config", metavar="NAME", help=CONFIG_HELP)
     add_override(command, help="settings to keep, e.g. -o data.root=data/mine name=mine")
     command.add_argument("--annotations", metavar="FILE", help="the COCO file of the training images")
     command.add_argument("--images", metavar="DIR", help="the folder that its file names are relative to")

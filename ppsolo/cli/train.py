@@ -17,7 +17,8 @@ from ppsolo.training.stop_request import StopRequest, TrainingInterrupted, launc
 
 EXAMPLES = """ppsolo train -c mine.yml
 ppsolo train -c output/mine/config.yml -r auto
-ppsolo train --recipe auto -o data.root=data/mine data.train_annotations=train.json data.train_images=train"""
+ppsolo train --recipe auto -c data/mine/config.yml
+ppsolo train --recipe auto --from_nothing -o data.root=photos"""
 
 
 def add(commands: Commands) -> None:
@@ -27,7 +28,8 @@ def add(commands: Commands) -> None:
     command.add_argument(
         "--recipe",
         choices=("auto",),
-        help="auto: choose settings that fit the data set, as in ppsolo suggest, for the shipped configuration -c",
+        help="auto: choose settings that fit the data set, as in ppsolo suggest; then -c is a shipped configuration to "
+        "start from, or the config.yml of ppsolo import-data, for its data set",
     )
     add_start(command)
     command.add_argument(

@@ -23,6 +23,7 @@ from ppsolo.evaluation.report import write_report
 from ppsolo.progress import Progress
 from ppsolo.results.instances import Instances
 from ppsolo.results.rle import read_segmentation
+from ppsolo.text import counted
 from ppsolo.version import __version__
 
 if TYPE_CHECKING:
@@ -82,7 +83,8 @@ def build_page(
         figures.append(pictures.figure(picture))
         if progress is not None:
             progress(done, len(worst) + len(best))
-    counts = f"{report['images']} images, {report['ground_truths']} objects, {report['detections']} instances found"
+    sizes = (report["images"], "image"), (report["ground_truths"], "object"), (report["detections"], "instance")
+    counts = ", ".join(counted(number, noun) for number, noun in sizes) + " found"
     return template.substitute(
         title=html.escape(f"Evaluation of {config.name}"),
         source=html.escape(f"{evaluation.origin}. {evaluation.description}. {report['annotations']}: {counts}."),

@@ -8,6 +8,7 @@ from typing import Any
 from ppsolo.atomic import atomic_writer
 from ppsolo.errors import PpsoloError
 from ppsolo.evaluation.coco_evaluator import IOU_TYPES
+from ppsolo.text import counted
 
 _CLASS_COLUMNS = ("AP", "AP50", "AP75", "AR100")
 
@@ -19,7 +20,7 @@ def format_report(report: Mapping[str, Any], *, per_class: bool = False) -> str:
     find. With `per_class`, a table of the classes follows.
     """
     lines = [
-        f"{report['images']} images ({report['annotated_images']} annotated), "
+        f"{counted(report['images'], 'image')} ({report['annotated_images']} annotated), "
         f"{report['ground_truths']} ground truths, {report['crowds']} crowds, "
         f"{report['detections']} detections",
         " " * 22 + "".join(f"{name:>7}" for name in report["stat_names"]),

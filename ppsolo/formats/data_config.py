@@ -38,8 +38,12 @@ def data_in_place(data: DataConfig, cache: Path, *, needed: Literal["train", "va
     data = found_data(data)
     root = Path(data.root)
     named = data.train_annotations if needed == "train" else data.val_annotations
-    if (needed == "val" and not named) or (root / (named or ".")).is_file() or not root.is_dir():
+    if (needed == "val" and not named) or (root / (named or ".")).is_file():
         return data
+    if not root.is_dir():
+        raise DatasetError(
+            f"{root / named}: no such file; data.root names the folder of the data set: -o data.root=DIR"
+        )
     folder = Folder(root)
     if not _from_folder(data, needed):
         raise _missing(folder, named, needed)

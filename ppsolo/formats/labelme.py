@@ -28,6 +28,7 @@ from ppsolo.formats.annotated import (
 )
 from ppsolo.formats.folder import Folder, objects_in, picture_sizes, read_json
 from ppsolo.formats.mask_files import decode_mask_file
+from ppsolo.text import counted
 
 NAME = "labelme"
 
@@ -46,7 +47,8 @@ def read(folder: Folder) -> AnnotatedSet:
     notes = Notes()
     images = []
     described: set[Path] = set()
-    for file in _label_files(folder):
+    files = _label_files(folder)
+    for file in files:
         content = read_json(file)
         picture = folder.find_picture(str(content.get("imagePath") or ""), [file.parent])
         if picture is None:
@@ -62,7 +64,8 @@ def read(folder: Folder) -> AnnotatedSet:
         objects = _objects(shapes, size, notes, folder.name(file))
         images.append(AnnotatedImage(picture, size, objects, folder.split_of(picture)))
     if not images:
-        raise DatasetError(f"{folder.path}: it has no picture of a labelme file; put the pictures next to these files")
+        wanted = f"no picture is found for its {counted(len(files), 'labelme file')} (first: {folder.name(files[0])})"
+        raise DatasetError(f"{folder.path}: {wanted}; put the pictures next to them")
     for _ in range(len(folder.pictures) - len(described)):
         notes.add("picture without a labelme file left out", "not annotated")
     return AnnotatedSet(NAME, sorted_names(images), tuple(images), notes.lines())

@@ -22,6 +22,7 @@ from ppsolo.formats.annotated import (
     sorted_names,
 )
 from ppsolo.formats.folder import Folder
+from ppsolo.text import counted
 
 LABEL_MAPS, INSTANCE_MASKS = "label_maps", "instance_masks"
 
@@ -41,7 +42,7 @@ Pairs = dict[Path, list[Path]]  # picture -> its masks
 def label_map_evidence(folder: Folder) -> str:
     """Return the sign that the folder has label maps, or ""."""
     pairs = _label_map_pairs(folder)
-    return f"{len(pairs)} pictures with a mask of the same name" if pairs else ""
+    return f"{counted(len(pairs), 'picture')} with a mask of the same name" if pairs else ""
 
 
 def instance_mask_evidence(folder: Folder) -> str:

@@ -9,6 +9,7 @@ from ppsolo.errors import DatasetError
 from ppsolo.formats import coco, cvat, label_studio, labelme, mask_files, pascal_voc, yolo
 from ppsolo.formats.annotated import AnnotatedSet, with_printable_names
 from ppsolo.formats.folder import ARCHIVE_SUFFIXES, Folder
+from ppsolo.text import counted
 
 
 class Reader(NamedTuple):
@@ -90,5 +91,5 @@ def describe(folder: Folder) -> str:
     common = sorted(kinds.items(), key=lambda kind: -kind[1])[:4]
     shown = ", ".join(f"{number} x {suffix}" for suffix, number in common)
     if len(folder.pictures) == len(folder.files):
-        return f"{len(folder.pictures)} pictures and no annotations"
+        return f"{counted(len(folder.pictures), 'picture')} and no annotations"
     return f"files of no known format ({shown})"

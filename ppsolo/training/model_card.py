@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ppsolo.schema import Config
+from ppsolo.text import counted
 from ppsolo.version import __version__
 
 LOSSES = ("loss", "loss_mask", "loss_category")
@@ -24,6 +25,7 @@ def model_card(config: Config, *, images: int, instances: int, log_file: Path, l
     data, train = config.data, config.train
     start = config.weights or config.pretrained_backbone or "random weights"
     names = ", ".join(config.class_names)
+    done = records[-1]["step"] if records else 0
     lines = [
         f"# {config.name}",
         "",
@@ -31,7 +33,7 @@ def model_card(config: Config, *, images: int, instances: int, log_file: Path, l
         "",
         "## Data",
         "",
-        f"- Training: `{data.train_annotations}`, {images} images with {instances} instances",
+        f"- Training: `{data.train_annotations}`, {counted(images, 'image')} with {counted(instances, 'instance')}",
         f"- Validation: {f'`{data.val_annotations}`' if data.val_annotations else 'none'}",
         f"- Classes ({config.num_classes}): {names}",
         f"- Licences that the annotation file names: {', '.join(licenses) or 'none'}",
@@ -40,7 +42,7 @@ def model_card(config: Config, *, images: int, instances: int, log_file: Path, l
         "",
         f"- Started from: {start}",
         f"- Backbone: {config.model.backbone.type}; input: short side {config.preprocess.short_side} pixels",
-        f"- {train.epochs} epochs planned, {records[-1]['step'] if records else 0} steps done, seed {train.seed}",
+        f"- {counted(train.epochs, 'epoch')} planned, {counted(done, 'step')} done, seed {train.seed}",
         "- Everything else: `config.yml` of the run",
         "",
         "## Evaluation",
@@ -77,7 +79,7 @@ def _evaluation(evaluations: Sequence[Mapping[str, Any]]) -> list[str]:
     columns = [name for name in evaluations[0] if name.startswith("val/")]
     best = max(evaluations, key=lambda record: record["val/segm_AP"])
     rows = [[record["step"], *(f"{100 * record[name]:.1f}" for name in columns)] for record in _few(evaluations)]
-    said = f"Best mask AP: {100 * best['val/segm_AP']:.1f}, after {best['step']} steps (`best.pdparams`)."
+    said = f"Best mask AP: {100 * best['val/segm_AP']:.1f}, after {counted(best['step'], 'step')} (`best.pdparams`)."
     return [said, "", *_table(("step", *(name.removeprefix("val/") for name in columns)), rows)]
 
 

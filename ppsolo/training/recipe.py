@@ -14,10 +14,10 @@ from ppsolo.check.grid_fit import GRID_CHOICES, fit_image, join_fits, suggest_nu
 from ppsolo.config import load_config, split_override
 from ppsolo.data.augment import Resize
 from ppsolo.data.coco import CocoDataset, ImageRecord
-from ppsolo.errors import ConfigError, DatasetError
+from ppsolo.errors import DatasetError
 from ppsolo.formats.data_config import data_in_place
 from ppsolo.schema import Config, DataConfig
-from ppsolo.text import one_line
+from ppsolo.text import counted, one_line
 
 COMPACT = "compact"  # a small network that learns from random weights
 ON_CPU, ON_GPU = "solov2_mobilenetv3_fpn_448_3x", "solov2_r50_enhance_coco"
@@ -40,6 +40,14 @@ RARE = 0.01  # share of the objects; a level below it keeps its grid
 MEASURED_RECORDS = 300  # enough for the grids; more takes minutes
 
 Start = Literal["weights", "nothing"]
+
+_DECIDES = {  # a reason -> the keys that it explains
+    "weights": {"weights"},
+    "sizes": {"preprocess.short_side", "preprocess.long_side", "train.augment.short_sides", "train.augment.long_side"},
+    "grids": {"model.head.num_grids"},
+    "turn": {"train.augment.turn"},
+    "epochs": {"train.epochs", "train.batch_size"},
+}
 
 
 class DataFacts(NamedTuple):
@@ -89,15 +97,18 @@ def suggest_recipe(
 ) -> Recipe:
     """Return the recipe for the training images that the overrides or the configuration name.
 
-    config: a shipped configuration to start from; None: the recipe chooses one. overrides: "key=value" texts, as for
-    `-o`; they win over the recipe. from_nothing: train the compact network from random weights. processes: number of
-    processes in training. gpu: whether they train on GPUs.
+    config: the name of a shipped configuration to start from, or a file, such as the config.yml of `ppsolo
+    import-data`, whose data set and name are used and nothing else; with a file or None, the recipe chooses the system.
+    overrides: "key=value" texts, as for `-o`; they win over the recipe. from_nothing: train the compact network from
+    random weights. processes: number of processes in training. gpu: whether they train on GPUs.
     Raises PpsoloError.
     """
-    if config is not None and Path(config).suffix:
-        raise ConfigError(f"{config} is a file: a recipe starts from a shipped configuration, give its name")
+    of_file = config is not None and bool(Path(config).suffix)
     read = load_config(config or COMPACT, [text for text in overrides if text.startswith("data.")])
-    data = data_in_place(read.data, Path(read.train.output_dir) / NAME / "annotations", needed="train")
+    given = dict(split_override(text) for text in overrides)
+    name = str(given.get("name", read.name if of_file else NAME))
+    output_dir = Path(str(given.get("train.output_dir", read.train.output_dir)))
+    data = data_in_place(read.data, output_dir / name / "annotations", needed="train")
     root = Path(data.root)
     dataset = CocoDataset(
         root / data.train_annotations,
@@ -110,13 +121,15 @@ def suggest_recipe(
         records,
         dataset.class_names,
         start="nothing" if from_nothing else "weights",
-        system=None if config is None else str(config),
+        system=None if config is None or of_file else str(config),
         processes=processes,
         gpu=gpu,
     )
-    own = {"name": NAME, "category_ids": list(dataset.category_ids), **_nested_keys(data)}
-    own |= dict(split_override(text) for text in overrides)
-    return Recipe(recipe.bases, {**recipe.settings, **own}, recipe.reasons)
+    own = {"name": name, "category_ids": list(dataset.category_ids), **_nested_keys(data), **given}
+    reasons = {kind: text for kind, text in recipe.reasons.items() if not _DECIDES.get(kind, set()) & given.keys()}
+    if of_file:
+        reasons["data"] += f"; of {config} only the data set and the name are used"
+    return Recipe(recipe.bases, {**recipe.settings, **own}, reasons)
 
 
 def recipe_config(recipe: Recipe) -> Config:
@@ -171,7 +184,8 @@ def make_recipe(
         system = COMPACT if start == "nothing" else (ON_GPU if gpu else ON_CPU)
     base = load_config(system)
     settings: dict[str, Any] = {"num_classes": facts.classes, "class_names": list(class_names)}
-    reasons = {"data": f"{facts.images} images, {len(facts.object_sizes)} objects, {facts.classes} classes"}
+    sizes = (facts.images, "image"), (len(facts.object_sizes), "object"), (facts.classes, "class")
+    reasons = {"data": ", ".join(counted(number, noun) for number, noun in sizes)}
     if start == "weights":
         settings["weights"] = system
         reasons["weights"] = "a published system learns your classes; its class layer starts from random weights"
@@ -213,8 +227,7 @@ def _choose_sizes(
     settings["train.augment.short_sides"] = [short - SIDE_STEP * i for i in reversed(range(steps))]
     settings["train.augment.long_side"] = long
     reasons["sizes"] = (
-        f"half of the images have a short side of at least {facts.sides[0]:.0f} pixels, half of the objects measure at "
-        f"least {median:.0f}"
+        f"the median image has a short side of {facts.sides[0]:.0f} pixels, the median object a size of {median:.0f}"
     )
 
 
@@ -256,9 +269,9 @@ def _choose_length(
     epochs = max(LEAST_EPOCHS, math.ceil(LEAST_SEEN[start] / facts.images))
     settings["train.augment.turn"] = not facts.upright
     reasons["turn"] = "objects are " + (
-        "objects are wider or higher by more than chance, or too few to tell: pictures are not turned"
+        "wider or higher by more than chance, or too few to tell: pictures are not turned"
         if facts.upright
-        else "objects are as often wide as high: pictures are also turned by 90 degrees"
+        else "as often wide as high: pictures are also turned by 90 degrees"
     )
     settings["train.batch_size"] = batch
     settings["train.epochs"] = epochs

@@ -25,6 +25,7 @@ from ppsolo.outputs import check_output_folder
 from ppsolo.processes import Processes, start_processes
 from ppsolo.progress import Progress
 from ppsolo.schema import Config
+from ppsolo.text import counted
 from ppsolo.training.model_card import model_card, read_licenses
 from ppsolo.training.sinks import (
     ConsoleSink,
@@ -133,7 +134,8 @@ def _train_in(
     if len(steps) > 1:
         raise TrainingError(f"the processes see different checkpoints (steps {steps}): put {run.path} where all see it")
     loader = build_loader(config, dataset, rank=processes.rank, world_size=processes.world_size)
-    logger.info("%d images, %d instances, %d classes to train on", len(dataset), dataset.instances, config.num_classes)
+    sizes = (len(dataset), "image"), (dataset.instances, "instance"), (config.num_classes, "class")
+    logger.info("%s to train on", ", ".join(counted(number, noun) for number, noun in sizes))
     sinks: list[Sink] = []
     try:
         if processes.is_main:

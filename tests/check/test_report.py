@@ -82,8 +82,8 @@ def test_text():
     findings.add("num-classes", detail="num_classes is 80, the file has 2 categories")
     text = format_data_report(report(findings))
     assert "images: 20, instances: 420, crowds: 1, categories: 2" in text
-    assert "800 / 1333" in text and "100 %: 700" in text
-    assert "settings suggested" not in text and "none loses fewer instances" in text
+    assert "resized to a short side of 800 and a long side of at most 1333 pixels" in text and "100 %: 700" in text
+    assert "settings suggested" not in text and "other grids would not lose fewer instances" in text
     assert "6 (1.5 %)" in text and "lost on all levels: 5 (1.2 %)" in text
     assert "(500 annotations: 1000, 1001, " in text and "1009 (and 490 more))" in text and "1010" not in text
     assert "annotation 1002: why" in text and "... 497 more" in text

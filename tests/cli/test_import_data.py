@@ -38,6 +38,8 @@ def test_a_folder_becomes_a_data_set(photos, tmp_path, capsys):
     said = capsys.readouterr().out
     assert "labelme, 6 images, classes: Würstchen, cell" in said and "train: 5 images, 15 objects" in said
     assert f"train on it: ppsolo train -c {output / 'config.yml'}" in said
+    for name in ("train", "val"):  # not the draft's paths
+        assert f"{output / f'instances_{name}.json'} with images in {output / name}\n" in said
     assert sorted(path.name for path in output.iterdir()) == [
         "config.yml",
         "instances_train.json",
@@ -125,7 +127,17 @@ def test_the_written_configuration_takes_the_settings_that_lose_fewest_objects(t
     assert after.data.root == str(output) and after.num_classes == 1
     train = ["--annotations", str(output / "instances_train.json"), "--images", str(output / "train")]
     assert main(["check-data", "-c", str(output / "config.yml"), *train]) == 0
-    assert "no other settings are suggested" in capsys.readouterr().out
+    assert "other grids would not lose fewer instances: none are suggested" in capsys.readouterr().out
+    assert main(["check-data", "-c", str(output / "config.yml"), "--json", str(tmp_path / "both.json")]) == 0
+    said = capsys.readouterr().out
+    for name in ("train", "val"):
+        assert f"{output / f'instances_{name}.json'} with images in {output / name}\n" in said
+    assert list(json.loads((tmp_path / "both.json").read_text())) == ["train", "val"]
+    assert main(["check-data", "-c", str(output / "config.yml"), *train[:2]]) == 2
+    assert "--annotations and --images belong together" in capsys.readouterr().err
+    (output / "instances_val.json").unlink()
+    assert main(["check-data", "-c", str(output / "config.yml")]) == 2
+    assert "correct data.root or data.val_annotations, or give" in capsys.readouterr().err
 
 
 KILLED = """

@@ -46,13 +46,14 @@ def test_a_coco_data_set_stays_as_it_is(drawn, tmp_path):
     data = DataConfig(root=str(drawn), train_annotations="instances_train.json", train_images="train")
     assert data_in_place(data, tmp_path / "cache", needed="train") == data
     missing = DataConfig(root=str(tmp_path / "missing"))
-    assert data_in_place(missing, tmp_path / "cache", needed="train") == missing
+    with pytest.raises(DatasetError, match=r"missing/.*: no such file; data\.root names the folder of the data set"):
+        data_in_place(missing, tmp_path / "cache", needed="train")
     assert not (tmp_path / "cache").exists()
 
 
 def test_a_folder_that_is_none_is_answered_with_the_command(tmp_path):
     write_image(tmp_path / "a.png", np.zeros((4, 4, 3), np.uint8))
-    with pytest.raises(DatasetError, match=r"1 pictures and no annotations.*ppsolo import-data .* --output DIR"):
+    with pytest.raises(DatasetError, match=r"1 picture and no annotations.*ppsolo import-data .* --output DIR"):
         data_in_place(DataConfig(root=str(tmp_path)), tmp_path / "cache", needed="train")
 
 

@@ -287,6 +287,9 @@ def test_labelme_masks_circles_and_what_has_no_area(tmp_path):
     (tmp_path / "a.json").write_text(json.dumps({"imagePath": "a.png", "shapes": shapes}))
     with pytest.raises(DatasetError, match=r"a\.json: a shape 'mask' cannot be read"):
         read_folder(tmp_path)
+    (tmp_path / "a.png").unlink()
+    with pytest.raises(DatasetError, match=r"no picture is found for its 1 labelme file \(first: a\.json\)"):
+        read_folder(tmp_path)
 
 
 def test_yolo_scores_boxes_and_pictures_without_labels(tmp_path):
@@ -302,6 +305,11 @@ def test_yolo_scores_boxes_and_pictures_without_labels(tmp_path):
     assert read.images[0].objects[0].segmentation == [[10, 10, 30, 10, 30, 30, 10, 30]]
     assert read.images[0].split == "train"
     assert any("box" in note for note in read.notes) and any("without a label file" in note for note in read.notes)
+    assert not any("without a name" in note for note in read.notes)
+    (tmp_path / "data.yaml").unlink()
+    read = read_folder(tmp_path)
+    assert read.class_names == ("class 0", "class 1")
+    assert any("put the names into classes.txt" in note and "class 1" in note for note in read.notes)
     label.write_text("0 0.5 0.5 0.2 0.2\n")
     with pytest.raises(DatasetError, match="have boxes or nothing"):
         read_folder(tmp_path)

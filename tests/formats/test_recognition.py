@@ -24,7 +24,7 @@ def test_nothing_known(tmp_path):
     with pytest.raises(DatasetError, match="an empty folder"):
         read_folder(tmp_path)
     write_image(tmp_path / "a.png", np.zeros((4, 4, 3), np.uint8))
-    with pytest.raises(DatasetError, match="1 pictures and no annotations; the known formats are coco, labelme"):
+    with pytest.raises(DatasetError, match="1 picture and no annotations; the known formats are coco, labelme"):
         read_folder(tmp_path)
     with pytest.raises(DatasetError, match="nothing in the format yolo"):
         read_folder(tmp_path, "yolo")

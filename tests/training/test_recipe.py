@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 import yaml
+from truth import made_truth
 
 from ppsolo.build.training import warmup_steps
 from ppsolo.cli import main
@@ -103,9 +104,42 @@ def test_what_is_suggested_can_be_trained_with(drawn, tmp_path, capsys):
     assert "The model has learned almost nothing: check the data (ppsolo check-data)" in out
 
 
+def test_a_recipe_for_the_data_set_of_a_file(drawn, tmp_path):
+    lines = [option.removeprefix("data.").replace("=", ": ", 1) for option in options(drawn)]
+    text = "".join(f"  {line}\n" for line in lines)
+    (tmp_path / "config.yml").write_text(f"_BASE_: nuclei\nname: shapes\nnum_classes: 3\ndata:\n{text}")
+    recipe = suggest_recipe(tmp_path / "config.yml", ["train.epochs=3"], from_nothing=True)
+    config = recipe_config(recipe)
+    assert (config.name, config.data.root, config.class_names) == ("shapes", str(drawn), NAMES)
+    assert recipe.bases == ("compact",) and config.train.epochs == 3
+    assert "only the data set and the name are used" in recipe.text()
+    assert "# epochs" not in recipe.text() and "# grids" in recipe.text()  # the reasons of the recipe's own settings
+
+
+def test_annotations_of_a_folder_are_in_the_directory_of_their_run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for folder in ("one", "two"):
+        (tmp_path / folder).mkdir()
+        for path, instances in made_truth(tmp_path / folder, 6):
+            path.with_suffix(".json").write_bytes(instances.to_bytes("labelme", image_path=path))
+        recipe = suggest_recipe(None, [f"data.root={folder}", f"name={folder}"], from_nothing=True)
+        written = recipe.settings["data.train_annotations"]
+        assert written == str(tmp_path / "output" / folder / "annotations" / "instances_train.json")
+
+
+def test_a_reason_is_a_sentence(records):
+    recipe = make_recipe(records, NAMES, start="nothing")
+    assert recipe.reasons["data"].endswith(" objects, 3 classes")
+    for reason in recipe.reasons.values():
+        words = reason.split()
+        assert all(words[i : i + 2] != words[i + 2 : i + 4] for i in range(len(words))), reason
+
+
 def test_bad_input_is_named(drawn, tmp_path, capsys):
-    with pytest.raises(ConfigError, match=r"mine\.yml is a file: a recipe starts from a shipped configuration"):
+    with pytest.raises(ConfigError, match=r"mine\.yml: no such configuration file"):
         suggest_recipe("mine.yml", options(drawn))
+    with pytest.raises(DatasetError, match=r"gone/.*no such file; data\.root names the folder of the data set"):
+        suggest_recipe(None, [f"data.root={tmp_path / 'gone'}"])
     with pytest.raises(DatasetError, match=r"gone\.json"):
         suggest_recipe(None, [f"data.root={tmp_path}", "data.train_annotations=gone.json", "data.train_images=train"])
     with pytest.raises(DatasetError, match="no image has an instance"):
