@@ -49,14 +49,7 @@ def data_in_place(data: DataConfig, cache: Path, *, needed: Literal["train", "va
         raise _missing(folder, named, needed)
     if needed == "train" and not _from_folder(data, "val") and not (root / data.val_annotations).is_file():
         raise _missing(folder, data.val_annotations, "val")
-    found = recognise(folder)
-    if len(found) != 1:
-        shown = "; ".join(f"{name}: {text}" for name, text in found.items()) or describe(folder)
-        chosen = f" --format {next(iter(found))}" if found else ""
-        raise DatasetError(
-            f"{root / (named or f'data.{needed}_annotations')}: no such file, and {root} holds {shown}; "
-            f"set data.{needed}_annotations, or make a data set: ppsolo import-data {root}{chosen} --output DIR"
-        )
+    found = _only_format(folder, named, needed)
     dataset = read_folder(root)
     check_classes(dataset)
     notes, parts = Notes(), divide(dataset.images)
@@ -71,7 +64,7 @@ def data_in_place(data: DataConfig, cache: Path, *, needed: Literal["train", "va
     logger.info(
         "%s: %s; %d images to train on, %d for validation, written as COCO files to %s",
         root,
-        found[dataset.format],
+        found,
         len(parts["train"]),
         len(parts["val"]),
         cache,
@@ -84,6 +77,19 @@ def data_in_place(data: DataConfig, cache: Path, *, needed: Literal["train", "va
         val = str(files["val"]) if data.val_annotations and parts["val"] else ""
         data = dataclasses.replace(data, val_annotations=val, val_images=".")
     return data
+
+
+def _only_format(folder: Folder, named: str | None, needed: Literal["train", "val"]) -> str:
+    """Return the evidence of the folder's format. Raises DatasetError if it has none, or several."""
+    found, root = recognise(folder), folder.path
+    if len(found) != 1:
+        shown = "; ".join(f"{name}: {text}" for name, text in found.items()) or describe(folder)
+        chosen = f" --format {next(iter(found))}" if found else ""
+        raise DatasetError(
+            f"{root / (named or f'data.{needed}_annotations')}: no such file, and {root} holds {shown}; "
+            f"set data.{needed}_annotations, or make a data set: ppsolo import-data {root}{chosen} --output DIR"
+        )
+    return next(iter(found.values()))
 
 
 def _from_folder(data: DataConfig, name: Literal["train", "val"]) -> bool:

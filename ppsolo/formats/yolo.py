@@ -51,7 +51,7 @@ def read(folder: Folder) -> AnnotatedSet:
             f"{folder.path}: the YOLO labels have boxes or nothing, but no outlines; draw outlines (YOLO segmentation)"
         )
     for label in sorted(used - names.keys()):
-        notes.add("class without a name, named by its number: put the names into classes.txt, one per line", f"class {label}")
+        notes.add("class named by its number; put the names into classes.txt, one per line", f"class {label}")
     class_names = tuple(names.get(label, f"class {label}") for label in range(max([*used, *names]) + 1))
     images = [
         AnnotatedImage(

@@ -134,8 +134,7 @@ def _train_in(
     if len(steps) > 1:
         raise TrainingError(f"the processes see different checkpoints (steps {steps}): put {run.path} where all see it")
     loader = build_loader(config, dataset, rank=processes.rank, world_size=processes.world_size)
-    sizes = (len(dataset), "image"), (dataset.instances, "instance"), (config.num_classes, "class")
-    logger.info("%s to train on", ", ".join(counted(number, noun) for number, noun in sizes))
+    logger.info("%s to train on", _sizes(dataset, config))
     sinks: list[Sink] = []
     try:
         if processes.is_main:
@@ -266,6 +265,11 @@ def training_classes(config: Config, dataset: CocoDataset) -> Config:
             f"category_ids={list(dataset.category_ids)}"
         )
     return config
+
+
+def _sizes(dataset: CocoDataset, config: Config) -> str:
+    sizes = (len(dataset), "image"), (dataset.instances, "instance"), (config.num_classes, "class")
+    return ", ".join(counted(number, noun) for number, noun in sizes)
 
 
 def _validation_set(config: Config) -> EvaluationSet | None:

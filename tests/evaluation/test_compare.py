@@ -72,7 +72,7 @@ def test_thresholds_are_found_and_taken(place, tmp_path, capsys):
     picture = next((place / "data" / "val").iterdir())
     command = ["infer", *common, "--infer_img", str(picture), "--output_dir", str(tmp_path / "out")]
     assert main([*command, "--class_thresholds", str(file)]) == 0
-    assert "0 instances in 1 images" in capsys.readouterr().out
+    assert "0 instances in 1 image" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -305,7 +305,7 @@ def test_yolo_scores_boxes_and_pictures_without_labels(tmp_path):
     assert read.images[0].objects[0].segmentation == [[10, 10, 30, 10, 30, 30, 10, 30]]
     assert read.images[0].split == "train"
     assert any("box" in note for note in read.notes) and any("without a label file" in note for note in read.notes)
-    assert not any("without a name" in note for note in read.notes)
+    assert not any("named by its number" in note for note in read.notes)
     (tmp_path / "data.yaml").unlink()
     read = read_folder(tmp_path)
     assert read.class_names == ("class 0", "class 1")
