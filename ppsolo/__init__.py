@@ -2,8 +2,8 @@
 
     import ppsolo
     predictor = ppsolo.Predictor.from_pretrained("solov2_r50_fpn_3x")
-    instances = predictor("street.jpg")  # masks, boxes, scores, labels
-    instances.draw(ppsolo.read_image("street.jpg"))
+    instances = predictor("street.jpg").above(0.5)  # masks, boxes, scores, labels
+    ppsolo.write_image("found.png", instances.draw(ppsolo.read_image("street.jpg")))
 
 The names below are public. Modules and names that start with an underscore are internal, and so is every room that
 docs/architecture.md calls internal.
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from ppsolo.build.network import build_model
     from ppsolo.checkpoint.load import LoadReport, load_weights, save_weights
     from ppsolo.data.addresses import fetch_image
-    from ppsolo.data.images import read_image
+    from ppsolo.data.images import read_image, write_image
     from ppsolo.deploy.runtime import ExportedPredictor
     from ppsolo.predictor import Predictor
     from ppsolo.results.instances import Instances
@@ -72,6 +72,7 @@ __all__ = [
     "read_image",
     "save_weights",
     "train",
+    "write_image",
 ]
 
 # These are imported on first use, so that `import ppsolo` is quick and needs no Paddle.
@@ -90,6 +91,7 @@ _LAZY = {
     "read_image": "ppsolo.data.images",
     "save_weights": "ppsolo.checkpoint.load",
     "train": "ppsolo.api",
+    "write_image": "ppsolo.data.images",
 }
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from ppsolo.config import Config, Overrides, load_answering_config, load_config, override_config
-from ppsolo.errors import ConfigError
+from ppsolo.errors import ConfigError, ExportError
 from ppsolo.pipeline import Pipeline
 
 if TYPE_CHECKING:
@@ -158,7 +158,9 @@ def load(
     (48, 64)
     """
     place = Path(directory)
-    if (place / "infer_cfg.yml").is_file() or not place.is_dir():
+    if not place.is_dir():
+        raise ExportError(_no_directory(place))
+    if (place / "infer_cfg.yml").is_file():
         from ppsolo.deploy.runtime import load as load_export
 
         return load_export(place, threads=threads, keep_memory=keep_memory)
@@ -166,6 +168,17 @@ def load(
 
     config, weights = files_of_run(place)
     return Predictor(config, weights=weights, threads=threads, keep_memory=keep_memory)
+
+
+def _no_directory(place: Path) -> str:
+    """Return what to do instead of loading something that is no directory."""
+    from ppsolo.checkpoint.zoo import ZOO
+
+    if place.exists():
+        return f"{place} is a file: give its folder, ppsolo.load({str(place.parent)!r})"
+    if str(place) in ZOO:
+        return f"{place} is a published system: ppsolo.Predictor.from_pretrained({str(place)!r}) opens it"
+    return f"{place}: no such directory: give one that `ppsolo export` or `ppsolo train` wrote, such as output/mine"
 
 
 def _resolved(config: ConfigSource, overrides: Overrides, *, answers: bool = True) -> Config:

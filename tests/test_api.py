@@ -1,6 +1,7 @@
 """The public face: what `import ppsolo` gives, and train, evaluate, export and load from one configuration."""
 
 import doctest
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -65,6 +66,7 @@ def test_evaluate_takes_a_configuration_or_a_predictor(run):
     annotations, images = f"{run.data.root}/{run.data.val_annotations}", f"{run.data.root}/{run.data.val_images}"
     by_predictor = ppsolo.evaluate(predictor, annotations=annotations, images=images)
     assert by_config.report["segm"]["stats"] == by_predictor.report["segm"]["stats"]
+    assert re.fullmatch(r"Evaluation\(\d+ images?: segm_AP [\d.]+, bbox_AP [\d.]+\)", repr(by_config))
     elsewhere = ppsolo.evaluate(run, {"weights": weights, "data.root": "gone"}, annotations=annotations, images=images)
     assert elsewhere.report["segm"]["stats"] == by_config.report["segm"]["stats"]
     with pytest.raises(ppsolo.ConfigError, match="give annotations and images"):
@@ -83,6 +85,12 @@ def test_export_writes_what_load_reads(run, tmp_path):
     assert isinstance(loaded, ppsolo.ExportedPredictor) and loaded(image).size == (48, 64)
     by_name = ppsolo.Predictor.from_pretrained(tmp_path / "out", engine="onnxruntime")
     assert isinstance(by_name, ppsolo.ExportedPredictor) and by_name.description == loaded.description
+    assert repr(written) == f"Export('{tmp_path / 'out'}': onnx, network graph)"
+    for wrong in ({"format": "tflite"}, {"graph": "half"}, {"device": "tpu"}):
+        ((name, value),) = wrong.items()
+        with pytest.raises(ppsolo.ExportError, match=f"{name} is '{value}': choose "):
+            ppsolo.export(run, tmp_path / "other", weights=weights, **wrong)
+    assert not (tmp_path / "other").exists()
 
 
 def test_from_pretrained_takes_the_directory_of_a_run(run):
@@ -96,8 +104,15 @@ def test_a_directory_that_is_neither_is_refused(tmp_path):
         ppsolo.load(tmp_path)
     with pytest.raises(ppsolo.ConfigError, match=r"neither an export .* nor a run"):
         ppsolo.Predictor.from_pretrained(tmp_path)
-    with pytest.raises(ppsolo.ExportError, match="no such directory"):
+    with pytest.raises(ppsolo.ExportError, match=r"no such directory: give one that .* such as output/mine"):
         ppsolo.load(tmp_path / "gone")
+    (tmp_path / "model.onnx").touch()
+    with pytest.raises(ppsolo.ExportError, match=rf"is a file: give its folder, ppsolo\.load\('{tmp_path}'\)"):
+        ppsolo.load(tmp_path / "model.onnx")
+    with pytest.raises(
+        ppsolo.ExportError, match=r"published system: ppsolo\.Predictor\.from_pretrained\('solov2_r50_fpn"
+    ):
+        ppsolo.load("solov2_r50_fpn_3x")
 
 
 def test_the_examples_run(run, tmp_path, monkeypatch):

@@ -37,7 +37,7 @@ def regular_file(path: Path) -> os.stat_result:
     except ValueError as error:  # a NUL in the name
         raise ImageError(f"{str(path)!r}: cannot be read ({error})") from None
     if stat.S_ISDIR(found.st_mode):
-        raise ImageError(f"{path}: a directory, expected a file")
+        raise ImageError(f"{path}: a directory; give a picture in it")
     if not stat.S_ISREG(found.st_mode):
         raise ImageError(f"{path}: a pipe, socket or device, expected a regular file")
     if not os.access(path, os.R_OK):

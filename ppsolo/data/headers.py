@@ -28,8 +28,14 @@ def format_of(data: bytes) -> Format:
     for known in FORMATS:
         if known.magic.match(data):
             return known
+    if _VIDEO.match(data):
+        raise ImageError("a video, not a picture: `ppsolo infer --source` reads videos; in Python, give its frames")
     names = ", ".join(known.name for known in FORMATS)
     raise ImageError(f"not an image that can be read ({names})")
+
+
+# MP4 and MOV, Matroska and WebM, AVI, MPEG, FLV. AVIF and HEIC are known before.
+_VIDEO = re.compile(rb"....ftyp|\x1aE\xdf\xa3|RIFF....AVI |\x00\x00\x01\xba|FLV\x01", re.DOTALL)
 
 
 def is_picture(head: bytes) -> bool:

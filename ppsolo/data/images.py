@@ -111,7 +111,7 @@ def _read(source: Source, settings: PixelSettings, max_pixels: int) -> tuple[np.
     if callable(getattr(source, "read", None)):
         return forms.from_file(cast(BinaryIO, source), settings, max_pixels, name=_name(source))
     expected = "a path, bytes, an open file, a uint8 [H, W, 3] RGB array, a Pillow picture or a uint8 tensor"
-    raise ImageError(f"expected {expected}, got {type(source).__name__}")
+    raise ImageError(f"a picture is {expected}; got {type(source).__name__}")
 
 
 def _name(source: Source) -> str:
@@ -183,6 +183,11 @@ def write_image(path: str | os.PathLike, image: np.ndarray) -> None:
 
     The file appears whole or not at all. Raises ImageError for another suffix or array, or if the file cannot be
     written.
+
+    >>> import numpy, ppsolo
+    >>> ppsolo.write_image("black.png", numpy.zeros([48, 64, 3], numpy.uint8))
+    >>> ppsolo.read_image("black.png").shape
+    (48, 64, 3)
     """
     from ppsolo.atomic import atomic_writer
 

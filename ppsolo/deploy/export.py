@@ -8,7 +8,7 @@ import tempfile
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, get_args
 
 import paddle
 from paddle import nn
@@ -74,6 +74,9 @@ class Export(NamedTuple):
     info: ExportInfo
     verification: Verification | None
 
+    def __repr__(self) -> str:
+        return f"Export({str(self.directory)!r}: {self.info.format}, {self.info.graph} graph)"
+
     def __str__(self) -> str:
         files = ", ".join(self.info.files)
         found = f"verified, {self.verification}" if self.verification else "not verified"
@@ -116,6 +119,7 @@ def export_model(
         ExportError: the shape or the place is refused, or the verification failed.
     """
     shape = _checked_shape(input_shape)
+    _check_choices(format, graph, device)
     directory = Path(directory)
     if layout != "ppsolo":
         format, shape = _of_layout(layout, format, graph, shape)
@@ -137,6 +141,18 @@ def export_model(
             info = dataclasses.replace(info, verified=str(verification))
             write_info(place, info)
     return Export(directory, info, verification)
+
+
+def _check_choices(format: str, graph: str, device: str) -> None:
+    """Raise ExportError for an argument that is not one of its choices."""
+    chosen = (
+        ("format", format, ("paddle", "onnx")),
+        ("graph", graph, get_args(Graph)),
+        ("device", device, get_args(Device)),
+    )
+    for name, value, choices in chosen:
+        if value not in choices:
+            raise ExportError(f"{name} is {value!r}: choose {' or '.join(map(repr, choices))}")
 
 
 def _of_layout(

@@ -29,7 +29,7 @@ from ppsolo.processes import ALONE, Processes
 from ppsolo.progress import Progress
 from ppsolo.results.instances import Instances
 from ppsolo.schema import Config
-from ppsolo.text import first_few
+from ppsolo.text import counted, first_few
 
 logger = logging.getLogger(__name__)
 
@@ -95,6 +95,12 @@ class Evaluation:
     origin: str
     description: str
     matches: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        aps = ", ".join(
+            f"{kind}_AP {100 * self.report[kind]['stats'][0]:.1f}" for kind in IOU_TYPES if kind in self.report
+        )
+        return f"Evaluation({counted(self.report['images'], 'image')}: {aps})"
 
 
 def evaluate(

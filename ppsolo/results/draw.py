@@ -117,7 +117,7 @@ def _draw_legend(canvas: np.ndarray, names: Sequence[str], labels: Sequence[int]
 def _check(image: np.ndarray, size: tuple[int, int], *, alpha: float, color_by: str, legend: bool) -> None:
     if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
         form = f"{image.dtype} {list(image.shape)}" if isinstance(image, np.ndarray) else type(image).__name__
-        raise ValueError(f"image must be a uint8 RGB array [height, width, 3], got {form}")
+        raise ValueError(f"image must be a uint8 RGB array [height, width, 3], as ppsolo.read_image gives, got {form}")
     if image.shape[:2] != size:
         raise ValueError(f"image has size {image.shape[:2]}, but the instances belong to an image of size {size}")
     if not 0 <= alpha <= 1:

@@ -201,7 +201,9 @@ class Instances:
         self.__dict__.update(state)
 
     def above(self, score: float) -> "Instances":
-        """Return the instances with at least this score."""
+        """Return the instances with at least this score. Raises ValueError if it is not between 0 and 1."""
+        if not 0 <= score <= 1:
+            raise ValueError(f"a score lies between 0 and 1, got {score}")
         return self[self.scores >= score]
 
     def rle(self) -> list[dict[str, Any]]:
@@ -235,13 +237,16 @@ class Instances:
         """Write a labelme JSON file of polygons, see `labelme_document`; an existing file is replaced in one step.
 
         Args:
-            path: the JSON file.
+            path: the JSON file, with the suffix .json.
             image_path: the image; its path is stored relative to the JSON file. labelme needs it to open the file.
             tolerance: see `polygons`.
 
         Raises:
+            ValueError: the path has another suffix, as a picture has.
             OSError: the file cannot be written.
         """
+        if Path(path).suffix.lower() != ".json":
+            raise ValueError(f"{path}: a labelme file ends with .json; the picture's path is image_path")
         from ppsolo.results.files.labelme import write_labelme
 
         write_labelme(Path(path), self.results(image_path=image_path), tolerance=tolerance)

@@ -661,7 +661,9 @@ def test_pictures_from_memory(photo):
         assert np.array_equal(read_image(source), photo)
     assert "nothing is left to read" in refusal(io.BytesIO(b""))
     assert "open it with mode 'rb'" in refusal(io.StringIO("text"))
-    assert "expected a path, bytes, an open file" in refusal(7)
+    assert "a picture is a path, bytes, an open file" in refusal(7)
+    for head in (b"\0\0\0\x20ftypisom", b"\x1aE\xdf\xa3", b"RIFF\0\0\0\0AVI LIST"):
+        assert "a video, not a picture: `ppsolo infer --source` reads videos" in refusal(head + bytes(40))
     assert "ppsolo.fetch_image(address)" in refusal("https://example.org/a.png")
 
 

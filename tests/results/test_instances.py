@@ -114,6 +114,17 @@ def test_iteration_and_threshold(three):
     assert [one.names for one in three] == [["person"], ["Würstchen"], ["person"]]
     assert three.above(0.5).names == ["person", "Würstchen"]
     assert len(three.above(0.95)) == 0 and len(three.above(0.0)) == 3
+    for wrong in (50, -0.1, float("nan")):
+        with pytest.raises(ValueError, match="a score lies between 0 and 1"):
+            three.above(wrong)
+
+
+def test_a_labelme_file_never_takes_the_place_of_a_picture(three, tmp_path):
+    picture = tmp_path / "street.jpg"
+    picture.write_bytes(b"a photo")
+    with pytest.raises(ValueError, match=r"street\.jpg: a labelme file ends with \.json"):
+        three.to_labelme(picture)
+    assert picture.read_bytes() == b"a photo"
 
 
 def test_the_given_arrays_are_copied():
