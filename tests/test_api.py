@@ -66,7 +66,7 @@ def test_evaluate_takes_a_configuration_or_a_predictor(run):
     annotations, images = f"{run.data.root}/{run.data.val_annotations}", f"{run.data.root}/{run.data.val_images}"
     by_predictor = ppsolo.evaluate(predictor, annotations=annotations, images=images)
     assert by_config.report["segm"]["stats"] == by_predictor.report["segm"]["stats"]
-    assert re.fullmatch(r"Evaluation\(\d+ images?: segm_AP [\d.]+, bbox_AP [\d.]+\)", repr(by_config))
+    assert re.fullmatch(r"Evaluation\(\d+ images?: segm_AP [\d.]+, bbox_AP [\d.]+, .*\)", repr(by_config))
     elsewhere = ppsolo.evaluate(run, {"weights": weights, "data.root": "gone"}, annotations=annotations, images=images)
     assert elsewhere.report["segm"]["stats"] == by_config.report["segm"]["stats"]
     with pytest.raises(ppsolo.ConfigError, match="give annotations and images"):
