@@ -16,7 +16,7 @@ MAX_COORDINATE = 1e5  # in pixels: pycocotools walks along every edge, so a far 
 
 _LONGEST_GROUP = 7  # characters of five bits each: enough for any 32-bit run
 _GROUPS_OF_INT32 = 6  # 30 bits
-_CHARACTERS_AT_ONCE = 2**17  # the arrays fit into a core's cache
+_CHARACTERS_AT_ONCE = 2**18  # the arrays fit into a core's cache
 _AT_ONCE = 255  # masks per call: pycocotools 2.0.11 with numpy 2 fails for areas of more
 _API: Any = pycocotools_mask  # the published type stubs lack some argument types
 
@@ -228,11 +228,9 @@ def _fill(text: bytes, lengths: np.ndarray, sizes: np.ndarray) -> np.ndarray:
     good = (np.maximum.reduceat(groups, starts) <= 63) & (groups[ends - 1] & 32 == 0)
     good &= (pixels > 0) & (pixels <= MAX_PIXELS)
     groups[ends - 1] &= 31  # a broken string must not run into the next
-    more = groups > 31  # whether the next group belongs to the same value
+    more = np.flatnonzero(groups > 31)  # where the next group belongs to the same value
     values, long = _values(groups, more)
-    first = np.ones(len(more), bool)  # whether a value begins here
-    first[1:] = ~more[:-1]
-    lowest, total = _sums(values, first, starts)
+    lowest, total = _sums(values, lengths - np.diff(np.searchsorted(more, np.append(starts, len(groups)))))
     good &= (lowest >= 0) & (total == pixels)
     for row in np.unique(np.searchsorted(ends, long, "right")).tolist():
         good[row] = _is_mask(text[starts[row] : ends[row]], sizes[row])
@@ -240,49 +238,41 @@ def _fill(text: bytes, lengths: np.ndarray, sizes: np.ndarray) -> np.ndarray:
 
 
 def _values(groups: np.ndarray, more: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the values of groups of five bits, and the places of values that do not fit into 30 bits.
+    """Return the values of groups of five bits, int32, and the places of values that do not fit into 30 bits.
 
-    groups: uint8. more: bool, whether the next group belongs to the same value. The values are int32, one per group;
-    they are right where a value begins. Nearly all values have one group.
+    groups: uint8. more: where the next group belongs to the same value. Nearly all values have one group.
     """
     bits = ((groups ^ 16) - 16).view(np.int8)  # bit 16 of the last group is the sign
-    joined = np.flatnonzero(more)
-    bits[joined] = groups[joined] & 31
+    bits[more] = groups[more] & 31
     values = bits.astype(np.int32)
+    first = np.ones(len(groups), bool)  # whether a value begins here
+    first[more + 1] = False
     for number in range(1, _GROUPS_OF_INT32):
-        values[joined] += bits[joined + number].astype(np.int32) << (5 * number)
-        joined = joined[more[joined + number]]
-    return values, joined
+        values[more] += bits[more + number].astype(np.int32) << (5 * number)
+        more = more[groups[more + number] > 31]
+    return values[first], more
 
 
-def _sums(values: np.ndarray, first: np.ndarray, starts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _sums(values: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return the lowest run and the sum of the runs of each mask, int64 [n].
 
-    first: bool, where a value begins in `values`. starts: where each mask begins.
-    From the second value on, each is added to the value two before: running sums in pairs, mask by mask. Two sums of 32
-    bits are computed as one of 64. A sum that leaves 32 bits is negative first, because every step is below 2**29.
+    values: of all masks, int32, changed here. counts: values of each mask, at least 1.
+    From the fourth value on, each is added to the run two before: running sums of the values at even places and of
+    those at odd places, mask by mask.
     """
-    count = np.add.reduceat(first, starts, dtype=np.int64)
+    starts = np.cumsum(counts) - counts
     lowest = values[starts].astype(np.int64)
     total = lowest.copy()
-    pairs = count // 2
-    several = np.flatnonzero(pairs)
-    if not several.size:
-        return lowest, total
-    heads = np.cumsum(pairs) - pairs
-    later, there = first.copy(), np.ones(2 * int(pairs.sum()), bool)
-    later[starts] = False
-    there[2 * (heads + pairs)[several][count[several] % 2 == 0] - 1] = False  # the last pair has only one value
-    steps = np.zeros(len(there), np.int32)
-    steps[there] = values[later]
-    steps = steps.view(np.int64)
-    steps -= 2 * (steps & 2**31)  # a negative first half borrows from the second
-    sums = np.cumsum(steps)
-    sums -= np.repeat(np.where(heads > 0, sums[np.maximum(heads - 1, 0)], 0), pairs)
-    runs = sums.view(np.int32)
-    runs[~there] = 0
-    lowest[several] = np.minimum(lowest[several], np.minimum.reduceat(runs, 2 * heads[several]))
-    total[several] += np.add.reduceat(runs, 2 * heads[several], dtype=np.int64)
+    values[starts] = 0  # the first run is in no running sum
+    for odd in (0, 1):
+        sums = np.cumsum(values[odd::2], dtype=np.int64)
+        begins = (starts - odd + 1) // 2
+        number = np.diff(begins, append=len(sums))
+        rows = np.flatnonzero(number)
+        begins = begins[rows]
+        before = np.where(begins > 0, sums[begins - 1], 0)  # the sum of the masks before
+        lowest[rows] = np.minimum(lowest[rows], np.minimum.reduceat(sums, begins) - before)
+        total[rows] += np.add.reduceat(sums, begins) - number[rows] * before
     return lowest, total
 
 
