@@ -2,8 +2,8 @@
 
 import hashlib
 import threading
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -358,16 +358,19 @@ def _evaluate_plain(
     """Return the report of `evaluate_results`: hotcoco computes masks and boxes, ppsolo computes boundaries."""
     evaluator = CocoEvaluator(table, iou_types=iou_types, dilation_ratio=dilation_ratio)
     truth = evaluator.truth
-    pairs = Counter(zip(results.images.tolist(), results.categories.tolist(), strict=True))
-    beyond = sum(max(count - MAX_DETECTIONS, 0) for count in pairs.values())
+    _, of_pair = np.unique(results.images * len(table.category_ids) + results.labels, return_counts=True)
+    beyond = int((of_pair - MAX_DETECTIONS).clip(0).sum())
     report = evaluator.counts(np.bincount(results.images), beyond=beyond)
     fast = [name for name in PLAIN_IOU_TYPES if name in iou_types]
-    everywhere = accumulate_plain(results, table, fast)
-    annotated = everywhere
-    if not truth.annotated[results.images].all():
-        annotated = accumulate_plain(results, table, fast, images=np.flatnonzero(truth.annotated))
-    for name in fast:
-        report[name] = _numbers(everywhere[name], annotated[name], truth)
+
+    def numbers(name: str) -> dict[str, Any]:
+        everywhere = annotated = accumulate_plain(results, table, name)
+        if not truth.annotated[results.images].all():
+            annotated = accumulate_plain(results, table, name, images=np.flatnonzero(truth.annotated))
+        return _numbers(everywhere, annotated, truth)
+
+    with ThreadPoolExecutor(len(PLAIN_IOU_TYPES)) as pool:
+        report |= zip(fast, pool.map(numbers, fast), strict=True)
     if "boundary" in iou_types:
         outlines = CocoEvaluator(table, iou_types=("boundary",), dilation_ratio=dilation_ratio)
         outlines.update(read_json(results.path))

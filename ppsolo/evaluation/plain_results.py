@@ -4,11 +4,9 @@ hotcoco is a COCO evaluation in Rust; the extra "evaluate" installs it. It accep
 gets only files that `read_plain` has checked. ppsolo's own reader takes all other files.
 """
 
-import contextlib
 import importlib.util
-import io
 import json
-from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -33,14 +31,14 @@ class _Entry(msgspec.Struct, gc=False):
 
 
 class PlainResults(NamedTuple):
-    """Checked results. path: the file. images, categories: int64 [D], image index and category id of each result.
+    """Checked results. path: the file. images, labels: int64 [D], positions in the annotations' lists.
 
     truth, found: the annotations and the results as objects of hotcoco.
     """
 
     path: Path
     images: np.ndarray
-    categories: np.ndarray
+    labels: np.ndarray
     truth: Any
     found: Any
 
@@ -61,10 +59,10 @@ def read_plain(path: Path, table: Annotations, *, box_from_mask: bool = False) -
         entries = msgspec.json.decode(path.read_bytes(), type=list[_Entry])
     except (OSError, msgspec.MsgspecError, RecursionError):
         return None
-    index = {image_id: place for place, image_id in enumerate(table.image_ids)}
-    images = np.array([index.get(entry.image_id, -1) for entry in entries], np.int64)
-    categories = np.array([entry.category_id for entry in entries], np.int64)
-    if not entries or images.min() < 0 or not set(categories.tolist()) <= set(table.category_ids):
+    image_of, label_of = ({key: place for place, key in enumerate(keys)} for keys in (table.image_ids, table.category_ids))
+    images = np.array([image_of.get(entry.image_id, -1) for entry in entries], np.int64)
+    labels = np.array([label_of.get(entry.category_id, -1) for entry in entries], np.int64)
+    if not entries or images.min() < 0 or labels.min() < 0:
         return None
     known = zip(images.tolist(), entries, strict=True)
     named = {(image, entry.file_name) for image, entry in known if entry.file_name is not None}
@@ -78,40 +76,48 @@ def read_plain(path: Path, table: Annotations, *, box_from_mask: bool = False) -
         return None
     counts = [entry.segmentation.counts for entry in entries]
     text, lengths = "".join(counts), np.array([len(one) for one in counts], np.int64)
-    if not text.isascii() or not fill_their_images(text.encode(), lengths, sizes).all():
+    if not text.isascii():
         return None
-    import hotcoco
-
+    with ThreadPoolExecutor(1) as other:  # hotcoco uses other cores
+        loading = other.submit(_load, table.source, path)
+        if not fill_their_images(text.encode(), lengths, sizes).all():
+            return None
     try:
-        truth: Any = hotcoco.COCO(table.source)
-        return PlainResults(path, images, categories, truth, truth.load_res(str(path)))
+        return PlainResults(path, images, labels, *loading.result())
     except ValueError:  # our own reader may take this form
         return None
 
 
 def accumulate_plain(
-    results: PlainResults, table: Annotations, iou_types: Sequence[str], *, images: np.ndarray | None = None
-) -> dict[str, Accumulation]:
-    """Return COCO's numbers per IoU type. images: indices of the images that count; default: all.
+    results: PlainResults, table: Annotations, iou_type: str, *, images: np.ndarray | None = None
+) -> Accumulation:
+    """Return COCO's numbers; the arrays have only the first area range and the last limit of detections.
 
-    The categories in the arrays are sorted by id, as in `accumulate`.
+    images: indices of the images that count; default: all.
+    The categories in the arrays are sorted by id, as in `accumulate`. Threads may call it at the same time.
     """
     import hotcoco
 
-    accumulated = {}
-    for iou_type in iou_types:
-        evaluation: Any = hotcoco.COCOeval(results.truth, results.found, iou_type)
-        if images is not None:
-            evaluation.params.img_ids = list(table.image_ids.some(images))
-        with contextlib.redirect_stdout(io.StringIO()):  # it prints the summary
-            evaluation.evaluate()
-            evaluation.accumulate()
-            evaluation.summarize()
-        arrays = evaluation.eval
-        accumulated[iou_type] = Accumulation(
-            np.asarray(arrays["precision"]), np.asarray(arrays["recall"]), [float(value) for value in evaluation.stats]
-        )
-    return accumulated
+    evaluation: Any = hotcoco.COCOeval(results.truth, results.found, iou_type)
+    if images is not None:
+        evaluation.params.img_ids = list(table.image_ids.some(images))
+    evaluation.evaluate()
+    evaluation.accumulate()
+    evaluation.summary_lines()
+    stats = [float(value) for value in evaluation.stats]
+    limits = evaluation.params
+    limits.area_rng, limits.max_dets = limits.area_rng[:1], limits.max_dets[-1:]
+    evaluation.accumulate()  # again: to copy the arrays of all ranges and limits takes longer
+    arrays = evaluation.eval
+    return Accumulation(np.asarray(arrays["precision"]), np.asarray(arrays["recall"]), stats)
+
+
+def _load(annotations: str, results: Path) -> tuple[Any, Any]:
+    """Return hotcoco's own objects of two files."""
+    import hotcoco
+
+    truth: Any = hotcoco.COCO(annotations)
+    return truth, truth.load_res(str(results))
 
 
 def _is_plain(table: Annotations) -> bool:
