@@ -6,6 +6,7 @@ gets only files that `read_plain` has checked. ppsolo's own reader takes all oth
 
 import importlib.util
 import json
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,7 +14,7 @@ from typing import Any, NamedTuple
 import msgspec
 import numpy as np
 
-from ppsolo.data.annotations.table import Annotations
+from ppsolo.data.annotations.table import Annotations, Identity
 from ppsolo.data.annotations.usual import CompressedRle
 from ppsolo.evaluation.accumulation import Accumulation
 from ppsolo.results.rle import MAX_COORDINATE, fill_their_images
@@ -59,9 +60,8 @@ def read_plain(path: Path, table: Annotations, *, box_from_mask: bool = False) -
         entries = msgspec.json.decode(path.read_bytes(), type=list[_Entry])
     except (OSError, msgspec.MsgspecError, RecursionError):
         return None
-    image_of, label_of = ({key: place for place, key in enumerate(keys)} for keys in (table.image_ids, table.category_ids))
-    images = np.array([image_of.get(entry.image_id, -1) for entry in entries], np.int64)
-    labels = np.array([label_of.get(entry.category_id, -1) for entry in entries], np.int64)
+    images = _places([entry.image_id for entry in entries], table.image_ids)
+    labels = _places([entry.category_id for entry in entries], table.category_ids)
     if not entries or images.min() < 0 or labels.min() < 0:
         return None
     known = zip(images.tolist(), entries, strict=True)
@@ -69,7 +69,7 @@ def read_plain(path: Path, table: Annotations, *, box_from_mask: bool = False) -
     if any(name != table.file_names[image] for image, name in named):
         return None
     sizes = table.sizes[images].astype(np.int64)
-    if sizes.ravel().tolist() != [side for entry in entries for side in entry.segmentation.size]:
+    if list(map(tuple, sizes.tolist())) != [entry.segmentation.size for entry in entries]:
         return None
     boxes = [entry.bbox for entry in entries if entry.bbox is not None]
     if len(boxes) not in (0, len(entries)) or (boxes and (box_from_mask or not _are_boxes(np.array(boxes)))):
@@ -140,6 +140,12 @@ def _is_utf8(path: str | Path) -> bool:
     """Whether a JSON file is UTF-8 without a byte order mark; hotcoco reads nothing else."""
     with open(path, "rb") as stream:
         return json.detect_encoding(stream.read(4)) == "utf-8"
+
+
+def _places(found: list[int], known: Iterable[Identity]) -> np.ndarray:
+    """Return the position of each id among the known ones, -1 if it is not there: int64 [n]."""
+    place_of = {identity: place for place, identity in enumerate(known)}
+    return np.array([place_of.get(identity, -1) for identity in found], np.int64)
 
 
 def _are_boxes(boxes: np.ndarray) -> bool:

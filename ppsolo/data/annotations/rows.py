@@ -1,7 +1,7 @@
 """Reads the annotations of a COCO file, entry by entry, into growing arrays."""
 
 from array import array
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -119,8 +119,8 @@ class Rows:
         self._ignored.frombytes(bytes(len(more.ids)))
         self._areas.frombytes(more.areas.tobytes())
         self._boxes.frombytes(more.boxes.tobytes())
-        self._rings.extend(_spans(len(self._ring_offsets) - 1, more.ring_counts))
-        self._runs.extend(_spans(len(self._run_bytes), more.run_lengths))
+        self._rings.frombytes(_spans(len(self._ring_offsets) - 1, more.ring_counts))
+        self._runs.frombytes(_spans(len(self._run_bytes), more.run_lengths))
         self._ring_offsets.extend(len(self._points) + end for end in more.ring_ends)
         self._points.extend(more.points)
         self._run_bytes += more.run_bytes
@@ -160,15 +160,17 @@ class Rows:
     def _usable(self) -> np.ndarray:
         """bool [rows]: False for rows whose run lengths, checked here, are not a mask of their image."""
         usable = np.ones(len(self._ids), bool)
-        counts = [bytes(self._run_bytes[self._runs[2 * row] : self._runs[2 * row + 1]]) for row in self._unchecked]
-        sizes = np.array([self.images.sizes[self._image[row]] for row in self._unchecked], np.int64).reshape(-1, 2)
-        lengths = np.array([len(text) for text in counts], np.int64)
-        for place in np.flatnonzero(~fill_their_images(b"".join(counts), lengths, sizes)).tolist():
-            row = self._unchecked[place]
+        rows = np.array(self._unchecked, np.int64)
+        spans = _column(self._runs, np.int64).reshape(-1, 2)[rows]
+        sizes = np.array(self.images.sizes, np.int64).reshape(-1, 2)[_column(self._image, np.int32)[rows]]
+        text = b"".join(self._run_bytes[start:stop] for start, stop in spans.tolist())
+        for place in np.flatnonzero(~fill_their_images(text, spans[:, 1] - spans[:, 0], sizes)).tolist():
+            row, (height, width) = self._unchecked[place], sizes[place].tolist()
+            counts = bytes(self._run_bytes[slice(*spans[place])])
             usable[row] = False
             where = f"annotation {self._ids[row]} of image {self.images.identities[self._image[row]]}"
             try:
-                read_runs({"size": sizes[place].tolist(), "counts": counts[place]}, self.images.sizes[self._image[row]])
+                read_runs({"size": [height, width], "counts": counts}, (height, width))
             except ValueError as error:
                 self._findings.add("broken-run-lengths", self._ids[row], f"{where}: {error}; draw the outline again")
         return usable
@@ -315,12 +317,10 @@ def _usual_values(entry: Mapping[str, Any]) -> _Values | None:
     return _Values(area, bbox, flag == 1, False)
 
 
-def _spans(start: int, lengths: Sequence[int]) -> Iterator[int]:
-    """Yield the begin and the end of each of several consecutive parts."""
-    for length in lengths:
-        yield start
-        start += length
-        yield start
+def _spans(start: int, lengths: Sequence[int]) -> bytes:
+    """Return the begin and the end of each of several consecutive parts: the bytes of int64 [n, 2]."""
+    ends = start + np.cumsum(lengths, dtype=np.int64)
+    return np.stack([ends - lengths, ends], axis=1).tobytes()
 
 
 def _column(values: array, kind: type) -> np.ndarray:
