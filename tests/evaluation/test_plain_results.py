@@ -12,10 +12,20 @@ from ppsolo.data.annotations.cache import open_annotations
 from ppsolo.errors import DatasetError
 from ppsolo.evaluation import coco_evaluator
 from ppsolo.evaluation.coco_evaluator import evaluate_results
-from ppsolo.evaluation.plain_results import read_plain
+from ppsolo.evaluation.plain_results import accumulate_plain, read_plain
 from ppsolo.results.rle import encode_mask, fill_their_images, read_segmentation
 
 pytest.importorskip("hotcoco")
+
+COUNTS = (
+    "images",
+    "annotated_images",
+    "images_with_detections",
+    "ground_truths",
+    "crowds",
+    "detections",
+    "beyond_max_detections",
+)
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +45,7 @@ def close(one: dict, other: dict) -> None:
                 )
                 for name in ("AP", "AP50", "AP75", "AR100"):
                     assert ours[name] == pytest.approx(theirs[name], abs=1e-12)
-    for key in ("images", "annotated_images", "images_with_detections", "ground_truths", "crowds", "detections"):
+    for key in COUNTS:
         assert one[key] == other[key]
 
 
@@ -63,6 +73,22 @@ def test_the_report_is_our_own(files, tmp_path, monkeypatch, boxes, order):
         path.write_text(json.dumps(content))
     assert read_plain(paths[1], open_annotations(paths[0])) is not None
     close(evaluate_results(*paths), own(monkeypatch, *paths))
+
+
+def test_detections_beyond_the_limit(files, tmp_path, monkeypatch, capfd):
+    results = json.loads(files[1].read_text())
+    (tmp_path / "results.json").write_text(json.dumps(results + results[:1] * 120 + results[-1:] * 103))
+    report = evaluate_results(files[0], tmp_path / "results.json")
+    assert report["beyond_max_detections"] >= 20 + 3
+    assert capfd.readouterr() == ("", "")  # hotcoco would print its summary
+    close(report, own(monkeypatch, files[0], tmp_path / "results.json"))
+
+
+def test_all_numbers_come_from_the_curves_that_are_kept(files):
+    table = open_annotations(files[0])
+    plain = read_plain(files[1], table)
+    found = accumulate_plain(plain, table, "segm")
+    assert found.precision.shape[3:] == found.recall.shape[2:] == (1, 1)  # the others would take twelve times as much
 
 
 def test_the_published_example(monkeypatch):
