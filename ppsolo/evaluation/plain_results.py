@@ -78,8 +78,9 @@ def read_plain(path: Path, table: Annotations, *, box_from_mask: bool = False) -
     text, lengths = "".join(counts), np.array([len(one) for one in counts], np.int64)
     if not text.isascii():
         return None
-    with ThreadPoolExecutor(1) as other:  # hotcoco uses other cores
+    with ThreadPoolExecutor(1) as other:  # hotcoco reads on other cores
         loading = other.submit(_load, table.source, path)
+        del entries, counts  # free their memory for hotcoco
         if not fill_their_images(text.encode(), lengths, sizes).all():
             return None
     try:
