@@ -11,39 +11,42 @@ docs/architecture.md calls internal.
 
 import importlib
 import os
-from typing import TYPE_CHECKING, Any
 
-from ppsolo.config import Config, load_config
-from ppsolo.cpu import use_vector_products
-from ppsolo.errors import (
-    CheckpointError,
-    ConfigError,
-    DatasetError,
-    DownloadError,
-    ExportError,
-    ImageError,
-    PpsoloError,
-    PredictionError,
-    TrainingError,
-    UnavailableError,
-)
+from ppsolo.cpu_facts import use_vector_products
+
+# Imports here come before `python -m ppsolo` can handle Ctrl-C, so they are few: even `typing` is too slow.
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from ppsolo.api import evaluate, export, load, train
+    from ppsolo.build.network import build_model
+    from ppsolo.checkpoint.load import LoadReport, load_weights, save_weights
+    from ppsolo.config import Config, load_config
+    from ppsolo.data.addresses import fetch_image
+    from ppsolo.data.images import read_image, write_image
+    from ppsolo.deploy.runtime import ExportedPredictor
+    from ppsolo.errors import (
+        CheckpointError,
+        ConfigError,
+        DatasetError,
+        DownloadError,
+        ExportError,
+        ImageError,
+        PpsoloError,
+        PredictionError,
+        TrainingError,
+        UnavailableError,
+    )
+    from ppsolo.predictor import Predictor
+    from ppsolo.results.instances import Instances
+    from ppsolo.version import __version__
 
 # Paddle 2.6 contains a zlib whose symbols clash with the system's; loading Python's first avoids a crash.
 importlib.import_module("zlib")
 use_vector_products()
 # OpenCV refuses larger pictures too. It reads this limit at its first import.
 os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", str(2**28))
-
-if TYPE_CHECKING:
-    from ppsolo.api import evaluate, export, load, train
-    from ppsolo.build.network import build_model
-    from ppsolo.checkpoint.load import LoadReport, load_weights, save_weights
-    from ppsolo.data.addresses import fetch_image
-    from ppsolo.data.images import read_image, write_image
-    from ppsolo.deploy.runtime import ExportedPredictor
-    from ppsolo.predictor import Predictor
-    from ppsolo.results.instances import Instances
-    from ppsolo.version import __version__
 
 __all__ = [
     "CheckpointError",
@@ -77,17 +80,29 @@ __all__ = [
 
 # These are imported on first use, so that `import ppsolo` is quick and needs no Paddle.
 _LAZY = {
+    "CheckpointError": "ppsolo.errors",
+    "Config": "ppsolo.config",
+    "ConfigError": "ppsolo.errors",
+    "DatasetError": "ppsolo.errors",
+    "DownloadError": "ppsolo.errors",
+    "ExportError": "ppsolo.errors",
     "ExportedPredictor": "ppsolo.deploy.runtime",
+    "ImageError": "ppsolo.errors",
     "Instances": "ppsolo.results.instances",
-    "__version__": "ppsolo.version",
     "LoadReport": "ppsolo.checkpoint.load",
+    "PpsoloError": "ppsolo.errors",
+    "PredictionError": "ppsolo.errors",
     "Predictor": "ppsolo.predictor",
+    "TrainingError": "ppsolo.errors",
+    "UnavailableError": "ppsolo.errors",
+    "__version__": "ppsolo.version",
     "build_model": "ppsolo.build.network",
     "evaluate": "ppsolo.api",
     "export": "ppsolo.api",
-    "load": "ppsolo.api",
-    "load_weights": "ppsolo.checkpoint.load",
     "fetch_image": "ppsolo.data.addresses",
+    "load": "ppsolo.api",
+    "load_config": "ppsolo.config",
+    "load_weights": "ppsolo.checkpoint.load",
     "read_image": "ppsolo.data.images",
     "save_weights": "ppsolo.checkpoint.load",
     "train": "ppsolo.api",
@@ -95,7 +110,7 @@ _LAZY = {
 }
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> "Any":
     if name not in _LAZY:
         raise AttributeError(f"module 'ppsolo' has no attribute '{name}'")
     try:
@@ -103,6 +118,8 @@ def __getattr__(name: str) -> Any:
     except ModuleNotFoundError as error:
         if error.name != "paddle":
             raise
+        from ppsolo.errors import ConfigError
+
         raise ConfigError(f"ppsolo.{name} needs PaddlePaddle: pip install 'ppsolo[cpu]' or 'ppsolo[gpu]'") from None
 
 

@@ -1,10 +1,11 @@
 """`ppsolo` and `python -m ppsolo`: the command line."""
 
-import signal
+import importlib
 import sys
 
-if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # an import that is interrupted ends without a traceback
+# An import that is interrupted ends without a traceback. `_signal` is the part of `signal` that is there at once.
+if (early := importlib.import_module("_signal")).getsignal(early.SIGINT) is early.default_int_handler:
+    early.signal(early.SIGINT, early.SIG_DFL)
 
 from ppsolo.cli import main
 

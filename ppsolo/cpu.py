@@ -1,4 +1,4 @@
-"""The processor: its cores, the threads of kernels, and the kernels of matrix products."""
+"""The processor: its cores, and the threads of kernels."""
 
 import contextlib
 import ctypes
@@ -10,11 +10,9 @@ from typing import Any
 
 import threadpoolctl
 
+from ppsolo.cpu_facts import cpu_facts
 from ppsolo.errors import ExportError
 
-_MKL_KERNELS = "MKL_DEBUG_CPU_TYPE"
-_AVX2_KERNELS, _AVX512_KERNELS = "5", "7"
-_AVX512_FLAGS = {"avx512f", "avx512bw", "avx512dq", "avx512vl"}
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # options of glibc's mallopt
 
 
@@ -98,23 +96,6 @@ def keep_freed_memory() -> None:
         library.mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
 
 
-def use_vector_products() -> None:
-    """Make Paddle's matrix product library (MKL of 2019) use AVX2 or AVX-512 on CPUs that are not from Intel.
-
-    Otherwise it uses its slowest kernels there, at a quarter of the speed of AVX2, also for convolutions. Call it
-    before the first product. A value that the user has set is kept.
-    """
-    kernels = _foreign_kernels(cpu_facts())
-    if kernels is not None:
-        os.environ.setdefault(_MKL_KERNELS, kernels)
-
-
-def cpu_facts() -> dict[str, str]:
-    """Return Linux's description of the first core: "model name", "vendor_id", "flags" and more; empty elsewhere."""
-    lines = _cpu_info().split("\n\n")[0].splitlines()
-    return {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
-
-
 def has_bfloat16() -> bool:
     """Whether the CPU multiplies bfloat16 in hardware; otherwise bfloat16 is slower than float32."""
     return not {"avx512_bf16", "amx_bf16"}.isdisjoint(cpu_facts().get("flags", "").split())
@@ -124,23 +105,6 @@ def require_bfloat16() -> None:
     """Raise ExportError if the CPU has no bfloat16."""
     if not has_bfloat16():
         raise ExportError("this CPU has no bfloat16 (avx512_bf16 or amx_bf16): use precision='fp32'")
-
-
-def _foreign_kernels(facts: dict[str, str]) -> str | None:
-    """Return MKL's number for the best kernels of a CPU that is not Intel's; None if MKL chooses well."""
-    flags = set(facts.get("flags", "").split())
-    if facts.get("vendor_id", "GenuineIntel") == "GenuineIntel" or not {"avx2", "fma"} <= flags:
-        return None
-    return _AVX512_KERNELS if flags >= _AVX512_FLAGS else _AVX2_KERNELS
-
-
-def _cpu_info() -> str:
-    """Return the start of /proc/cpuinfo."""
-    try:
-        with open("/proc/cpuinfo") as stream:
-            return stream.read(8192)
-    except OSError:
-        return ""
 
 
 def _started_with(variable: str) -> bool:

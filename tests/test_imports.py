@@ -12,6 +12,7 @@ ROOMS = (
     "errors",
     "version",
     "interface",
+    "cpu_facts",
     "cpu",
     "atomic",
     "progress",

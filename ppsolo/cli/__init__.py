@@ -50,13 +50,13 @@ COMMANDS = (
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; return the exit code: 0, 1 (some inputs failed), 2 (refused), 130 (Ctrl-C), 143 (SIGTERM)."""
-    with heard_signals():
-        try:
+    try:
+        with heard_signals():
             return _flushed(_run(_options(arguments)))
-        except KeyboardInterrupt as interruption:
-            code = exit_code_of(interruption)
-            say_error("ended by SIGTERM" if code == TERMINATED else "interrupted")
-            return code
+    except KeyboardInterrupt as interruption:
+        code = exit_code_of(interruption)
+        say_error("ended by SIGTERM" if code == TERMINATED else "interrupted")
+        return code
 
 
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:

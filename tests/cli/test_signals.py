@@ -106,6 +106,61 @@ def test_an_interrupted_import_shows_no_traceback():
     assert done.stdout == "True\nTrue\n"
 
 
+INTERRUPTED_IMPORT = """
+import os, runpy, signal, sys
+
+def interrupt(event, details):
+    if event == "import" and details[0] == MODULE:
+        os.kill(os.getpid(), getattr(signal, SIGNAL))
+
+sys.addaudithook(interrupt)
+sys.argv = ["ppsolo", "zoo", "list"]
+runpy.run_module("ppsolo", run_name="__main__")
+"""
+
+
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
+@pytest.mark.parametrize("module", ["ppsolo.cli", "argparse", "ppsolo.config", "ppsolo.cli.zoo"])
+def test_the_first_moments_of_a_command_end_without_a_traceback(module, name):
+    program = f"MODULE, SIGNAL = {module!r}, {name!r}\n{INTERRUPTED_IMPORT}"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+        preexec_fn=heed_interrupts,
+    )
+    # A shell shows this as 130 and 143.
+    assert (done.returncode, done.stdout, done.stderr) == (-getattr(signal, name), "", "")
+
+
+def test_few_imports_come_before_signals_are_handled():
+    """`python -m ppsolo` imports the package first, and nothing of it sets signals for programs that import it."""
+    program = (
+        "import signal, sys, zlib, importlib\n"
+        "before, handler = set(sys.modules), signal.getsignal(signal.SIGINT)\n"
+        "import ppsolo\n"
+        "print(*sorted(set(sys.modules) - before), signal.getsignal(signal.SIGINT) is handler)\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout == "ppsolo ppsolo.cpu_facts True\n"
+
+
+def test_a_second_interrupt_while_the_first_is_reported_ends_the_command_too(monkeypatch):
+    handlers = []
+    monkeypatch.setattr("ppsolo.cli.say_error", lambda line: handlers.append(signal.getsignal(signal.SIGINT)))
+    monkeypatch.setattr("ppsolo.cli.parser", lambda: signal.raise_signal(signal.SIGINT))
+    before = signal.signal(signal.SIGINT, signal.SIG_DFL)
+    try:
+        assert main(["zoo", "list"]) == 130
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert handlers == [signal.SIG_DFL]
+
+
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="the system has no disk that is always full")
 def test_output_to_a_full_disk_is_one_line():
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
