@@ -53,9 +53,23 @@ SHOWN_SCENES, SHOWN_SIZE = 4, (360, 450)
 LARGE_SIZE = (480, 640)
 DRAWN_FROM = 0.5  # least score of a drawn instance
 GPUS = "CUDA_VISIBLE_DEVICES"
+PATIENCE = 30.0  # seconds for a training that is told to end
 LAST_LINES = 3  # last lines of the launcher to show after a failure
 STAMP = "UNTRAINED WEIGHTS: NOT A RESULT"  # on pictures drawn with such weights
 PROCESSES = 2  # training processes on a CPU with at least as many cores
+# Paddle's launcher, which ends its processes when the demo is gone. The first argument is the demo's process id.
+LAUNCHER = """import os, runpy, signal, sys, threading, time
+
+demo = int(sys.argv.pop(1))
+
+def watch():
+    while os.getppid() == demo:
+        time.sleep(1)
+    os.kill(os.getpid(), signal.SIGTERM)
+
+threading.Thread(target=watch, daemon=True).start()
+runpy.run_module("paddle.distributed.launch", run_name="__main__", alter_sys=True)
+"""
 SCRIPT = "import sys\n\nfrom ppsolo.cli import main\n\nsys.exit(main())\n"
 PROGRESS = re.compile(r"epoch \d+, |step \d+: |\d+ steps trained")  # a run's lines among the launcher's lines
 MARK = "made_by_ppsolo_demo.txt"
@@ -185,7 +199,7 @@ def _train_together(config: Config, workplace: Path, console: TextIO, processes:
     file, script, logs = workplace / "run.yml", workplace / "train.py", workplace / "logs"
     file.write_text(yaml.safe_dump(config_to_dict(config)), encoding="utf-8")
     script.write_text(SCRIPT, encoding="utf-8")
-    launcher = [sys.executable, "-m", "paddle.distributed.launch", "--nproc_per_node", str(processes)]
+    launcher = [sys.executable, "-c", LAUNCHER, str(os.getpid()), "--nproc_per_node", str(processes)]
     command = [*launcher, "--log_dir", str(logs), str(script), "train", "-c", str(file)]
     with subprocess.Popen(
         command,
@@ -205,11 +219,20 @@ def _train_together(config: Config, workplace: Path, console: TextIO, processes:
                     console.flush()
         except KeyboardInterrupt:  # SIGTERM too, which the launcher would not get by itself
             process.terminate()
+            _wait_or_kill(process)
             raise
     if process.returncode != 0:
         log = logs / "workerlog.0"
         why = f"{log} says why" if log.is_file() else f"Paddle's launcher says: {' | '.join(filter(None, said))}"
         raise TrainingError(f"training ended with exit code {process.returncode}: {why}")
+
+
+def _wait_or_kill(launcher: subprocess.Popen[str]) -> None:
+    """Wait until the launcher has ended; after Ctrl-C, `Popen` itself waits for a quarter of a second only."""
+    try:
+        launcher.wait(PATIENCE)
+    except subprocess.TimeoutExpired:
+        launcher.kill()  # its processes notice this and stop
 
 
 def _environment(processes: int) -> dict[str, str]:

@@ -3,8 +3,11 @@
 Paddle is imported only for several processes, so one process can evaluate an export without Paddle.
 """
 
+import ctypes
 import os
 import re
+import signal
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,6 +21,7 @@ if TYPE_CHECKING:
 
 BUCKET_ELEMENTS = 8_000_000  # gradients averaged at once: 32 MB
 
+_PARENT_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG of Linux
 # Words in the errors of NCCL, gloo and the store of the first process when another process is gone.
 _LOST_PROCESS = re.compile(
     r"nccl|gloo|\bstore|tcpstore|time[d -]?out|timed out|connect|socket|peer|broken pipe|\brecv|\bsend", re.IGNORECASE
@@ -150,7 +154,7 @@ def start_processes() -> Processes:
     import paddle
 
     try:
-        with _naming_the_cause():
+        with _naming_the_cause(), _ended_by_signals():
             paddle.distributed.init_parallel_env()
     except (ValueError, NotImplementedError) as error:  # a variable is missing
         raise ConfigError(
@@ -158,6 +162,28 @@ def start_processes() -> Processes:
             "python -m paddle.distributed.launch, or unset it to run alone"
         ) from None
     return Processes(paddle.distributed.get_rank(), paddle.distributed.get_world_size())
+
+
+@contextmanager
+def _ended_by_signals() -> Iterator[None]:
+    """Inside the block, Ctrl-C, SIGTERM and the death of the parent end this process at once.
+
+    Paddle waits there in C++ for the other processes, up to 15 minutes, and holds Python's lock: no handler in Python
+    would be called, and no thread would run.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    handlers = {number: signal.signal(number, signal.SIG_DFL) for number in (signal.SIGINT, signal.SIGTERM)}
+    library = ctypes.CDLL(None)
+    notice = library.prctl if hasattr(library, "prctl") else lambda *request: None  # Linux only
+    notice(_PARENT_DEATH_SIGNAL, signal.SIGTERM)
+    try:
+        yield
+    finally:
+        notice(_PARENT_DEATH_SIGNAL, 0)
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
 
 
 def _buckets(gradients: "Sequence[paddle.Tensor]") -> "Iterator[list[paddle.Tensor]]":

@@ -1,19 +1,25 @@
 """The demonstration, on a few scenes: it trains, evaluates, and leaves the files that it names."""
 
+import io
 import json
+import os
 import re
+import subprocess
 import sys
 import textwrap
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from ppsolo import demo
+from ppsolo.cli import main
 from ppsolo.config import config_from_dict, config_to_dict
 from ppsolo.data.images import read_image
 from ppsolo.demo import read_curve, run_demo
 from ppsolo.errors import ConfigError, ImageError, TrainingError, UnavailableError
 
+ROOT = Path(__file__).parents[1]
 TINY = {
     "model": {
         "backbone": {"width": 4, "norm_groups": 1},
@@ -95,6 +101,59 @@ def test_a_launcher_that_fails_is_heard(tmp_path, monkeypatch):
     monkeypatch.setenv("PADDLE_LOG_LEVEL", "NO_SUCH_LEVEL")
     with pytest.raises(TrainingError, match=r"exit code 1: Paddle's launcher says: .*Error"):
         demo._train_together(demo.load_config("demo"), tmp_path, sys.stdout, processes=2)
+
+
+def test_an_interrupted_demo_ends_its_training_first(tmp_path, monkeypatch):
+    """Python's own way waits for a quarter of a second after Ctrl-C."""
+    launcher = """
+        import signal, sys, time
+
+        def end(number, frame):
+            time.sleep(1.5)
+            open("ended.txt", "w").close()
+            sys.exit(0)
+
+        signal.signal(signal.SIGTERM, end)
+        print("step 1: begins", flush=True)
+        time.sleep(600)
+    """
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(demo, "LAUNCHER", textwrap.dedent(launcher))
+
+    class Console(io.StringIO):
+        def write(self, text):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        demo._train_together(demo.load_config("demo"), tmp_path, Console(), processes=2)
+    assert (tmp_path / "ended.txt").is_file()
+
+
+def test_the_training_ends_with_a_demo_that_is_killed(tmp_path):
+    (tmp_path / "train.py").write_text("import time; print('runs', flush=True); time.sleep(600)")
+    program = """
+import os, subprocess, sys
+from ppsolo.demo import LAUNCHER
+command = [sys.executable, "-c", LAUNCHER, str(os.getpid()), "--nproc_per_node", "1", "train.py"]
+process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+while "runs" not in process.stdout.readline():
+    pass
+print("runs", flush=True)
+process.wait()
+"""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-c", program]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, cwd=tmp_path, env=environment, **pipes) as killed:
+        assert killed.stdout is not None and killed.stdout.readline() == "runs\n"
+        killed.kill()
+        killed.communicate(timeout=60)  # the launcher held the other end
+
+
+def test_a_launcher_around_the_demo_is_refused(monkeypatch, capsys):
+    monkeypatch.setenv("PADDLE_TRAINERS_NUM", "2")
+    assert main(["demo"]) == 2
+    assert "ppsolo demo starts its processes itself" in capsys.readouterr().err
 
 
 def test_nothing_of_others_is_touched(tmp_path, capsys):

@@ -3,8 +3,10 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -262,3 +264,52 @@ def test_incomplete_variables_of_a_launcher_are_refused(variables, monkeypatch):
         monkeypatch.delenv(name, raising=False)
     with pytest.raises(ConfigError, match="start them with"):
         start_processes()
+
+
+MEETING = """
+import paddle
+from ppsolo.processes import start_processes
+
+init = paddle.distributed.init_parallel_env
+paddle.distributed.init_parallel_env = lambda: (print("meets", flush=True), init())
+start_processes()
+"""
+LAUNCHING = """
+import subprocess, sys
+subprocess.run([sys.executable, "-c", sys.argv[1]])
+"""
+
+
+@pytest.fixture
+def lonely():
+    """-> environment of the second of two processes, whose first never starts"""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        master = f"127.0.0.1:{free.getsockname()[1]}"
+    place = {"PADDLE_TRAINERS_NUM": "2", "PADDLE_TRAINER_ID": "1", "PADDLE_MASTER": master}
+    ends = {"PADDLE_CURRENT_ENDPOINT": "127.0.0.1:1", "PADDLE_TRAINER_ENDPOINTS": f"{master},127.0.0.1:1"}
+    return {**os.environ, **place, **ends, "PYTHONPATH": str(ROOT), "PADDLE_DISTRI_BACKEND": "gloo"}
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_process_that_waits_for_the_first_one_can_be_ended(lonely, number):
+    """Paddle waits in C++ with Python's lock held, so no handler in Python would be called."""
+    with subprocess.Popen([sys.executable, "-c", MEETING], env=lonely, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None and process.stdout.readline() == "meets\n"
+        time.sleep(1.0)
+        process.send_signal(number)
+        try:
+            assert process.wait(timeout=20) == -number
+        finally:
+            process.kill()
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="only Linux tells a process that its parent has ended")
+def test_a_process_that_waits_for_the_first_one_ends_with_its_launcher(lonely):
+    command = [sys.executable, "-c", LAUNCHING, MEETING]
+    with subprocess.Popen(command, env=lonely, stdout=subprocess.PIPE, text=True) as launcher:
+        assert launcher.stdout is not None
+        assert launcher.stdout.readline() == "meets\n"
+        time.sleep(1.0)
+        launcher.kill()
+        assert launcher.communicate(timeout=30) == ("", None)  # the process held the other end

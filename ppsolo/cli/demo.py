@@ -6,6 +6,8 @@ import sys
 from pathlib import Path
 
 from ppsolo.cli.shared import OK, Commands, add_command, import_paddle, say
+from ppsolo.errors import ConfigError
+from ppsolo.processes import launched
 
 EXAMPLES = """ppsolo demo --quick
 ppsolo demo --output_dir output/demo"""
@@ -21,6 +23,11 @@ def add(commands: Commands) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Draw a data set, train a small network on it, evaluate it, and write figures and pictures."""
+    if launched().world_size > 1:
+        raise ConfigError(
+            "PADDLE_TRAINERS_NUM is set: ppsolo demo starts its processes itself; run it without "
+            "python -m paddle.distributed.launch"
+        )
     import_paddle()
     from ppsolo.demo import run_demo
     from ppsolo.progress import ProgressBar

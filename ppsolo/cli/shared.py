@@ -10,7 +10,7 @@ import signal
 import sys
 import threading
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, TextIO, TypeAlias
 
 from ppsolo.config import load_answering_config
@@ -164,8 +164,7 @@ def import_paddle() -> None:
     os.environ.setdefault("OMP_NUM_THREADS", str(available_cores()))
     os.environ.setdefault("GLOG_minloglevel", "2")  # in C++, log only errors and worse
     os.environ.setdefault("PYTHONWARNINGS", "ignore:No ccache found")  # also in processes that this one starts
-    on_sigterm = signal.getsignal(signal.SIGTERM)
-    with contextlib.redirect_stderr(io.StringIO()), warnings.catch_warnings():
+    with contextlib.redirect_stderr(io.StringIO()), warnings.catch_warnings(), _kept_sigterm():
         warnings.simplefilter("ignore")
         try:
             # A user who ends a command needs no trace of Paddle's kernels.
@@ -174,9 +173,24 @@ def import_paddle() -> None:
             if error.name != "paddle":
                 raise
             raise ConfigError("PaddlePaddle is not installed: pip install 'ppsolo[cpu]' or 'ppsolo[gpu]'") from None
-        finally:
-            if threading.current_thread() is threading.main_thread():
-                signal.signal(signal.SIGTERM, on_sigterm)  # Paddle resets it to the system's handler
+
+
+@contextlib.contextmanager
+def _kept_sigterm() -> Iterator[None]:
+    """Keep the handler of SIGTERM: Paddle's import sets its own, which prints a trace, and then the system's.
+
+    A SIGTERM that comes inside the block is heard at its end.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    handler = signal.getsignal(signal.SIGTERM)
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, handler)
+        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
 
 
 def say(text: str, stream: TextIO | None = None) -> None:

@@ -13,9 +13,11 @@ from typing import TextIO
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 REASONS = {signal.SIGINT: "stopped by Ctrl-C", signal.SIGTERM: "stopped by SIGTERM"}
 LAUNCHER_GONE = "stopped because the launcher has ended"
+BEFORE_FIRST_STEP = "before the first step: run the same command again"
 PEER_STOPPED = "stopped because another process was asked to stop"
 LOOK_SECONDS = 1.0  # between checks of the launcher
 GRACE_SECONDS = 120.0  # after a request; a longer step waits for a process that is gone
+START_GRACE_SECONDS = 5.0  # after a request before the first step, when processes wait for each other
 SECOND_PRESS_SECONDS = 0.5  # the same key press may arrive twice
 
 
@@ -42,7 +44,8 @@ class StopRequest:
     a backward pass into an OSError with its own text. A second Ctrl-C then ends the process at once.
 
     A thread watches the launcher; its death counts as a request. The thread also ends the process if no step ends
-    within `grace` seconds of a request. This happens when another process of the run does not answer.
+    within `grace` seconds of a request, or of START_GRACE_SECONDS before the first step. This happens when another
+    process of the run does not answer.
 
     launcher: the process id to watch; None: watch none. grace: seconds. console: gets one line when the request comes;
     None: silent.
@@ -102,7 +105,7 @@ class StopRequest:
         now = time.monotonic()
         if not self._deferred:
             self._note(number, REASONS[signal.Signals(number)])
-            raise TrainingInterrupted(f"{self.reason} before the first step: run the same command again", number)
+            raise TrainingInterrupted(f"{self.reason} {BEFORE_FIRST_STEP}", number)
         if number == signal.SIGINT == self.signal_number and now - self._asked_at > SECOND_PRESS_SECONDS:
             self._end("stopped at once by the second Ctrl-C; resume from the last training state with -r auto")
         self._note(number, REASONS[signal.Signals(number)])
@@ -124,14 +127,21 @@ class StopRequest:
                     self._asked_at = time.monotonic()
             if self._launcher is not None and os.getppid() != self._launcher and self.signal_number is None:
                 self._note(signal.SIGTERM, LAUNCHER_GONE)
-            late = self._asked_at and time.monotonic() - self._asked_at > self._grace
+            grace = self._grace if self._deferred else min(self._grace, START_GRACE_SECONDS)
+            late = self._asked_at and time.monotonic() - self._asked_at > grace
             if late and not self._heard and not self._ended.is_set():
-                self._end(
-                    f"{self.reason or 'asked to stop'}, and the step did not end within {self._grace:g} s: ended "
-                    "without a new state; resume from the last one with -r auto"
-                )
+                self._give_up()
         os.close(self._alarm)
         os.close(self._alarm_writer)
+
+    def _give_up(self) -> None:
+        reason = self.reason or "asked to stop"
+        if not self._deferred:
+            self._end(f"{reason} {BEFORE_FIRST_STEP}")
+        self._end(
+            f"{reason}, and the step did not end within {self._grace:g} s: ended without a new state; resume from the "
+            "last one with -r auto"
+        )
 
     def _end(self, line: str) -> None:
         self._write(line)

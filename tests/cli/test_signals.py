@@ -136,6 +136,17 @@ def test_the_first_moments_of_a_command_end_without_a_traceback(module, name):
     assert (done.returncode, done.stdout, done.stderr) == (-getattr(signal, name), "", "")
 
 
+def test_sigterm_while_paddle_is_imported_is_one_line():
+    """Paddle's import sets a handler that prints a trace."""
+    pytest.importorskip("paddle")
+    program = f"MODULE, SIGNAL = 'paddle.vision', 'SIGTERM'\n{INTERRUPTED_IMPORT}".replace(
+        '["ppsolo", "zoo", "list"]', '["ppsolo", "demo"]'
+    )
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (143, "", "ppsolo: error: ended by SIGTERM\n")
+
+
 def test_few_imports_come_before_signals_are_handled():
     """`python -m ppsolo` imports the package first, and nothing of it sets signals for programs that import it."""
     program = (

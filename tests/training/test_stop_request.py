@@ -182,6 +182,22 @@ def test_a_step_that_never_ends_is_given_up():
     assert process.returncode == 143 and "the step did not end within 0.5 s" in error
 
 
+def test_a_start_that_never_ends_is_given_up_sooner():
+    """Before the first step there is nothing to save, and a process may wait for others for ever."""
+    program = f"""
+import signal
+from ppsolo.training import stop_request
+
+stop_request.START_GRACE_SECONDS = 0.5
+stop_request.StopRequest._on_signal = lambda self, number, frame: None  # as when C++ waits
+{WAITING.replace("stop.defer()", "")}"""
+    with start(program, "600", "never") as process:
+        line_of(process)
+        process.send_signal(signal.SIGTERM)
+        _, error = process.communicate(timeout=60)
+    assert process.returncode == 143 and error.endswith("before the first step: run the same command again\n")
+
+
 def test_the_death_of_the_launcher_is_a_request():
     with start(PARENT, WAITING, "60", "step") as parent:
         child = int(line_of(parent))
