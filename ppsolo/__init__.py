@@ -12,7 +12,7 @@ docs/architecture.md calls internal.
 import importlib
 import os
 
-from ppsolo.cpu_facts import use_vector_products
+from ppsolo.cpu import use_vector_products
 
 # Imports here come before `python -m ppsolo` can handle Ctrl-C, so they are few: even `typing` is too slow.
 TYPE_CHECKING = False

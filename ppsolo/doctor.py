@@ -11,8 +11,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 import ppsolo
-from ppsolo.cpu import available_cores, has_bfloat16
-from ppsolo.cpu_facts import cpu_facts
+from ppsolo.cpu import available_cores, cpu_facts, has_bfloat16
 from ppsolo.deploy.engines import best_engine, installed
 from ppsolo.progress import Progress
 from ppsolo.version import __version__

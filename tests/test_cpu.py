@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from ppsolo import cpu, cpu_facts
+from ppsolo import cpu
 
 AMD = "processor : 0\nvendor_id : AuthenticAMD\nmodel name : AMD EPYC\nflags : fpu sse2 avx2 fma\n\nprocessor : 1\n"
 
@@ -25,12 +25,12 @@ AMD = "processor : 0\nvendor_id : AuthenticAMD\nmodel name : AMD EPYC\nflags : f
     ],
 )
 def test_which_cpus_are_told_what_kernels_to_use(cpu_info, expected, monkeypatch):
-    monkeypatch.setattr(cpu_facts, "_cpu_info", lambda: cpu_info)
+    monkeypatch.setattr(cpu, "_cpu_info", lambda: cpu_info)
     monkeypatch.delenv("MKL_DEBUG_CPU_TYPE", raising=False)
-    cpu_facts.use_vector_products()
+    cpu.use_vector_products()
     assert os.environ.get("MKL_DEBUG_CPU_TYPE") == expected
     monkeypatch.setenv("MKL_DEBUG_CPU_TYPE", "4")
-    cpu_facts.use_vector_products()
+    cpu.use_vector_products()
     assert os.environ["MKL_DEBUG_CPU_TYPE"] == "4"
 
 

@@ -12,7 +12,6 @@ ROOMS = (
     "errors",
     "version",
     "interface",
-    "cpu_facts",
     "cpu",
     "atomic",
     "progress",

@@ -11,8 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from ppsolo.cpu import default_threads, keep_freed_memory
-from ppsolo.cpu_facts import cpu_facts
+from ppsolo.cpu import cpu_facts, default_threads, keep_freed_memory
 
 PRODUCT = (2048, 2304, 8192)  # rows, inner, columns
 PACKAGES = ("paddlepaddle", "paddlepaddle-gpu", "numpy", "opencv-python", "pycocotools", "onnxruntime", "openvino")
