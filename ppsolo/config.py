@@ -302,7 +302,7 @@ def split_override(override: str) -> tuple[str, Any]:
     """Split "section.key=value" into the key, and the value read as YAML. Raises ConfigError."""
     key, equals, text = override.partition("=")
     if not equals or not key.strip() or key.count(".") > 9:
-        raise ConfigError(f"-o {override}: expected key=value, for example -o weights=model.pdparams")
+        raise ConfigError(f"-o {override}: expected key=value, for example -o train.epochs=12")
     return key.strip(), parse_yaml(text, f"-o {override}")
 
 

@@ -2,6 +2,7 @@
 
 from ppsolo.errors import ConfigError
 from ppsolo.schema import Config
+from ppsolo.text import counted
 
 MAX_NAME_BYTES = 255  # limit for a directory's name
 
@@ -42,7 +43,8 @@ def check_config(config: Config, where: str) -> None:
     for key in ("class_names", "category_ids"):
         values = getattr(config, key)
         if values and len(values) != config.num_classes:
-            raise ConfigError(f"{where}: {key} has {len(values)} entries, but num_classes is {config.num_classes}")
+            given = f"{key} is for {counted(len(values), 'class')}"
+            raise ConfigError(f"{where}: {given}, but num_classes is {config.num_classes}; make them equal")
         if len(set(values)) != len(values):
             raise ConfigError(f"{where}: {key} has the same entry twice")
     fixed = {

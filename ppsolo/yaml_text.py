@@ -25,8 +25,10 @@ def read_text(file: Path) -> str:
         with file.open("rb") as stream:
             content = stream.read(MAX_FILE_BYTES + 1)
         text = content.decode("utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{file}: cannot be read as a configuration ({error})") from None
+    except OSError as error:
+        raise ConfigError(f"{file}: cannot be read as a configuration ({error.strerror})") from None
+    except UnicodeDecodeError:
+        raise ConfigError(f"{file}: not a text file, so no configuration; weights belong to -o weights=FILE") from None
     if len(content) > MAX_FILE_BYTES:
         raise ConfigError(f"{file}: larger than {MAX_FILE_BYTES} bytes, the limit for a configuration")
     return text

@@ -79,6 +79,7 @@ UNKNOWN = {
     "infer --draw-threshold 0.3": "did you mean --draw_threshold?",
     "infer --score_treshold 0.3": "did you mean -o postprocess.score_threshold=VALUE?",
     "serve output/mine_onnx": "did you mean --model_dir output/mine_onnx?",
+    "import-data photos --output mine --format yolov8": "did you mean yolo?",
     "suggest photos": "ppsolo suggest --help lists what it knows",
 }
 
@@ -90,6 +91,29 @@ def test_unknown_arguments_get_the_usage_of_their_command_and_advice(command, ca
     said = capsys.readouterr().err
     assert refused.value.code == 2 and said.startswith(f"usage: ppsolo {command.split()[0]} ")
     assert said.splitlines()[-1].endswith(UNKNOWN[command])
+
+
+@pytest.mark.parametrize(
+    ("words", "advice"),
+    [("infr -c x", "did you mean infer?"), ("Train", "did you mean train?"), ("--versoin", "did you mean --version?")],
+)
+def test_a_mistyped_command_is_answered_with_the_nearest(words, advice, capsys):
+    with pytest.raises(SystemExit) as refused:
+        main(words.split())
+    assert refused.value.code == 2 and capsys.readouterr().err.splitlines()[-1].endswith(advice)
+
+
+def test_weights_and_runs_in_the_wrong_place_are_named(tmp_path, capsys):
+    (tmp_path / "best.pdparams").write_bytes(b"\x80\x02}")
+    (tmp_path / "config.yml").write_text("_BASE_: compact\n")
+    assert main(["infer", "-c", str(tmp_path / "best.pdparams"), "--source", "x"]) == 2
+    assert (
+        "best.pdparams: not a text file, so no configuration; weights belong to -o weights" in capsys.readouterr().err
+    )
+    assert main(["infer", "--model_dir", str(tmp_path), "--source", "x"]) == 2
+    assert f"is a run, no export: give -c {tmp_path / 'config.yml'}" in capsys.readouterr().err
+    assert main(["infer", "--model_dir", str(tmp_path / "best.pdparams"), "--source", "x"]) == 2
+    assert f"is a file: give its folder, {tmp_path}" in capsys.readouterr().err
 
 
 def test_the_program_alone_shows_its_commands(capsys):

@@ -87,7 +87,7 @@ def test_shipped_configurations_are_found_by_name():
         ("num_classes: three", "num_classes must be an integer, got 'three'"),
         ("num_classes: true", "num_classes must be an integer, got True"),
         ("num_classes: 0", "num_classes must be a number from 1 to 100000, got 0"),
-        ("num_classes: 2\nclass_names: [a]", "class_names has 1 entries, but num_classes is 2"),
+        ("num_classes: 2\nclass_names: [a]", "class_names is for 1 class, but num_classes is 2; make them equal"),
         ("num_classes: 2\nclass_names: [a, a]", "the same entry twice"),
         ("model: {backbone: {depth: 51}}", "model.backbone.depth is 51: choose one of 14, 26, 50, 101"),
         ("model: {backbone: {freeze_norm: 1}}", "freeze_norm must be true or false, got 1"),

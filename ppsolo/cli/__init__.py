@@ -22,7 +22,7 @@ from ppsolo.cli import (
     train,
     zoo,
 )
-from ppsolo.cli.advice import refuse_unknown
+from ppsolo.cli.advice import AdvisingParser, refuse_unknown
 from ppsolo.cli.paddledetection import prepare_options
 from ppsolo.cli.shared import REFUSED, TERMINATED, say_error, set_up_output, stop_output
 from ppsolo.cli.signals import exit_code_of, heard_signals, interruption_in
@@ -67,11 +67,11 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
 
         argcomplete.autocomplete(top)
     options, unknown = top.parse_known_args(arguments)
+    if unknown:
+        refuse_unknown(options.parser if options.command else top, unknown)
     if options.command is None:
         top.print_help(sys.stderr)
         raise SystemExit(REFUSED)
-    if unknown:
-        refuse_unknown(options.parser, unknown)
     set_up_output(options)
     if options.quiet:
         os.environ["PPSOLO_PROGRESS"] = "off"
@@ -113,7 +113,7 @@ def _flushed(code: int) -> int:
 
 def parser() -> argparse.ArgumentParser:
     """Return the parser of all commands."""
-    top = argparse.ArgumentParser(prog="ppsolo", description="SOLOv2 instance segmentation, native to PaddlePaddle.")
+    top = AdvisingParser(prog="ppsolo", description="SOLOv2 instance segmentation, native to PaddlePaddle.")
     top.add_argument("--version", action="version", version=f"ppsolo {__version__}")
     words = top.add_mutually_exclusive_group()
     words.add_argument(

@@ -4,9 +4,21 @@ import argparse
 import difflib
 import re
 from pathlib import Path
+from typing import NoReturn
 
 from ppsolo.config import dotted_keys
 from ppsolo.schema import Config
+
+
+class AdvisingParser(argparse.ArgumentParser):
+    """A parser whose refusal of a wrong choice names the nearest one; so do the parsers of its commands."""
+
+    def error(self, message: str) -> NoReturn:
+        found = re.search(r"invalid choice: '?(.*?)'? \(choose from (.*)\)$", message)
+        if found is not None:
+            near = difflib.get_close_matches(found[1].lower(), re.findall(r"[\w-]+", found[2]), n=1)
+            message += f"; did you mean {near[0]}?" if near else ""
+        super().error(message)
 
 
 def refuse_unknown(command: argparse.ArgumentParser, unknown: list[str]) -> None:

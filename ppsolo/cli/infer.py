@@ -312,6 +312,8 @@ def _report(summary: "InferenceSummary", settings: "InferSettings", *, left_out:
     if left_out:
         say_error(f"{counted(left_out, 'file')} left out")
     where = f"{summary.drawn} with a score of at least {settings.draw_threshold} are drawn in {settings.output_dir}"
+    if summary.instances and not summary.drawn:
+        where += " (lower --draw_threshold to see more)"
     if not settings.drawings:
         where = f"none are drawn; results are in {settings.output_dir}" if settings.save else "none are drawn or saved"
     skipped = f"; {summary.skipped} late frames were skipped" if summary.skipped else ""

@@ -23,6 +23,7 @@ Format = Literal["paddle", "onnx", "openvino"]
 Graph = Literal["whole", "network"]
 Device = Literal["cpu", "gpu"]
 
+RUN_CONFIG = "config.yml"  # of a training run
 PADDLEX_STEM = "inference"  # stem of the files that PaddleX reads
 PADDLEX_CONFIG = f"{PADDLEX_STEM}.yml"
 TRITON_CONFIG = "config.pbtxt"
@@ -111,14 +112,19 @@ def write_info(directory: Path, info: ExportInfo) -> None:
 
 def read_info(directory: str | os.PathLike[str]) -> ExportInfo:
     """Read infer_cfg.yml of an export, without its other files. Raises ExportError that names the fault."""
-    path = find_export(directory) / EXPORT_FILE
-    if not Path(directory).is_dir():
-        raise ExportError(f"{directory}: no such directory: give a directory that `ppsolo export` wrote")
+    place = Path(directory)
+    if place.is_file():
+        raise ExportError(f"{place} is a file: give its folder, {place.parent}")
+    if not place.is_dir():
+        raise ExportError(f"{place}: no such directory: give a directory that `ppsolo export` wrote")
+    path = find_export(place) / EXPORT_FILE
     try:
         if path.stat().st_size > _MOST_CONFIG_BYTES:
             raise ExportError(f"{path} is too large for the description of an export: export again")
         tree = parse_yaml(path.read_text(encoding="utf-8"), str(path))
     except FileNotFoundError:
+        if (place / RUN_CONFIG).is_file():
+            raise ExportError(f"{place} is a run, no export: give -c {place / RUN_CONFIG}, or export it") from None
         raise ExportError(f"{path} is missing: give a directory that `ppsolo export` wrote") from None
     except (OSError, UnicodeDecodeError, ConfigError) as error:
         raise ExportError(f"{path} cannot be read ({error}): export again") from None

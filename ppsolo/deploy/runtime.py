@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, Protocol
@@ -73,7 +74,7 @@ class ExportedPredictor(Pipeline):
 
     def __init__(self, info: ExportInfo, engine: Engine):
         """info and engine: of the same directory; `load` creates both."""
-        verified = f"verified, {info.verified}" if info.verified else "not verified"
+        verified = f"verified, {re.split('[:;]', info.verified)[0]}" if info.verified else "not verified"
         super().__init__(info.config, description=engine.description, origin=f"an export; {verified}")
         self.info = info
         self._engine = engine

@@ -15,6 +15,7 @@ from ppsolo.deploy.runtime import pad_batch
 from ppsolo.models.postprocess import SOLOv2Postprocess
 from ppsolo.models.solov2 import RawPredictions, SOLOv2
 from ppsolo.results.postprocess import DetectionArrays
+from ppsolo.text import counted
 
 # Two correct runtimes differ by rounding: about 1e-5 of a head's scale. Beyond these bounds, an export is wrong.
 HEADS_BOUND = 2e-4  # as a share of the largest magnitude of the head
@@ -68,10 +69,11 @@ class Verification(NamedTuple):
 
     def __str__(self) -> str:
         return (
-            f"{self.images} images, {self.instances} instances: heads differ by {self.heads:.1e} of their scale "
-            f"(bound {HEADS_BOUND:.0e}), scores by {self.scores:.1e} (bound {SCORES_BOUND:.0e}), {self.pixels:.1e} of "
-            f"all mask pixels (bound {PIXELS_BOUND:.0e}); {self.lost} instances lost, {self.added} added, "
-            f"rounding decided in {self.rounding} images"
+            f"{self.images} images, {self.instances} instances: the network's outputs differ by {self.heads:.1e} of "
+            f"their scale (bound {HEADS_BOUND:.0e}), scores by {self.scores:.1e} (bound {SCORES_BOUND:.0e}), "
+            f"{self.pixels:.1e} of all mask pixels (bound {PIXELS_BOUND:.0e}); {self.lost} instances lost, "
+            f"{self.added} added"
+            + (f", rounding decided in {counted(self.rounding, 'image')}" if self.rounding else "")
             + ("" if self.instances else "; nothing was found, so postprocessing was hardly tested")
         )
 
