@@ -201,7 +201,7 @@ class TargetsConfig:
 
     Attributes:
         scale_ranges: per level, [smallest, largest] square root of the box area, in pixels of the resized image.
-        sampling_radius: share of the box's sides that is positive (SOLO sec. 3.3.1).
+        sampling_radius: share of the box, around its centre, whose cells learn the object (SOLO sec. 3.3.1).
     """
 
     scale_ranges: tuple[tuple[float, ...], ...] = ((1, 96), (48, 192), (96, 384), (192, 768), (384, 2048))

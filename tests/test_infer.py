@@ -84,13 +84,10 @@ def test_the_drawing_threshold_filters_pictures_only(system, folder, tmp_path, c
         assert main(["infer", *system, *arguments, "--draw_threshold", threshold]) == 0
     number = len(results_of(tmp_path / "0"))
     lines = [line for line in capsys.readouterr().out.splitlines() if " instances in " in line]
-    assert (
-        lines[0] == f"{number} instances in 3 images; {number} with a score of at least 0.0 are drawn in {tmp_path}/0"
-    )
-    assert (
-        lines[1]
-        == f"{number} instances in 3 images; 0 with a score of at least 1.0 are drawn in {tmp_path}/1 (lower --draw_threshold to see more)"
-    )
+    every = f"{number} with a score of at least 0.0 are drawn in {tmp_path}/0"
+    assert lines[0] == f"{number} instances in 3 images; {every}"
+    none = f"0 with a score of at least 1.0 are drawn in {tmp_path}/1 (lower --draw_threshold to see more)"
+    assert lines[1] == f"{number} instances in 3 images; {none}"
     assert results_of(tmp_path / "0") == results_of(tmp_path / "1")
     np.testing.assert_array_equal(read_image(tmp_path / "1" / "a.png"), read_image(folder / "a.png"))
     assert not np.array_equal(read_image(tmp_path / "0" / "a.png"), read_image(folder / "a.png"))

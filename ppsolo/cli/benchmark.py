@@ -24,7 +24,7 @@ def add(commands: Commands) -> None:
         "--sides",
         nargs="+",
         metavar="SIDE",
-        help="sides to compare: dygraph, onnxruntime, openvino, openvino-bf16 (of -c), or exported directories; "
+        help="what to compare: runtimes of -c (dygraph, onnxruntime, openvino, openvino-bf16) or exported directories; "
         "default: the model of --model_dir, --engine and --precision",
     )
     command.add_argument(

@@ -50,7 +50,7 @@ def add(commands: Commands) -> None:
         nargs=4,
         default=(-1, 3, -1, -1),
         metavar=("N", "3", "H", "W"),
-        help="fix sides of the prepared images; -1 leaves a side open (default)",
+        help="sizes of the batches of prepared images; -1 leaves a size open, as the default does but for 3",
     )
     command.add_argument(
         "--verify",

@@ -25,7 +25,7 @@ def add(commands: Commands) -> None:
     add_model(command)
     command.add_argument("--host", default="127.0.0.1", metavar="H", help="address to listen on, default: %(default)s")
     command.add_argument(
-        "--port", type=int, default=8000, metavar="P", help="port, 0: any free one, default: %(default)s"
+        "--port", type=int, default=8000, metavar="P", help="port to listen on; 0: any free one; default: %(default)s"
     )
     for name, value, meaning in (
         ("batch_size", 4, "pictures predicted together"),

@@ -9,7 +9,7 @@ EXAMPLES = """ppsolo suggest -c data/mine/config.yml > mine.yml
 ppsolo suggest --annotations data/mine/instances_train.json --images data/mine/train > mine.yml
 ppsolo suggest --from_nothing -o data.root=photos > mine.yml"""
 
-CONFIG_HELP = "a shipped configuration to start from, or the config.yml of ppsolo import-data, for its data set"
+CONFIG_HELP = "the config.yml of ppsolo import-data, for its data set; or a shipped configuration to start from"
 
 
 def add(commands: Commands) -> None:

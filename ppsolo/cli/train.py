@@ -28,8 +28,8 @@ def add(commands: Commands) -> None:
     command.add_argument(
         "--recipe",
         choices=("auto",),
-        help="auto: choose settings that fit the data set, as in ppsolo suggest; then -c is a shipped configuration to "
-        "start from, or the config.yml of ppsolo import-data, for its data set",
+        help="auto: choose settings that fit the data set, as ppsolo suggest does. -c is then the config.yml of "
+        "ppsolo import-data, or a shipped configuration to start from",
     )
     add_start(command)
     command.add_argument(
