@@ -18,6 +18,12 @@ class PlainLoader(yaml.SafeLoader):
             raise ConfigError("aliases (*name) are not supported; write the value itself")
         return super().compose_node(parent, index)
 
+    def compose_scalar_node(self, anchor: Any) -> yaml.ScalarNode:
+        node = super().compose_scalar_node(anchor)
+        if "\0" in node.value:
+            raise ConfigError(f"line {node.start_mark.line + 1} holds a zero byte (\\0), which no name has; remove it")
+        return node
+
 
 def read_text(file: Path) -> str:
     """Read a configuration file. Raises ConfigError if it cannot be read, is not UTF-8, or is too large."""

@@ -29,3 +29,9 @@ def test_files_that_cannot_be_read(tmp_path):
     (tmp_path / "large.yml").write_text("#" * (MAX_FILE_BYTES + 1))
     with pytest.raises(ConfigError, match="larger than"):
         read_text(tmp_path / "large.yml")
+
+
+def test_a_zero_byte_is_refused_where_it_stands():
+    """No name and no path can hold one."""
+    with pytest.raises(ConfigError, match="^mine.yml: line 2 holds a zero byte"):
+        load_text('a: 1\nb: ["x\\0y"]', "mine.yml", PlainLoader)

@@ -26,7 +26,8 @@ from ppsolo.cli.advice import AdvisingParser, refuse_unknown
 from ppsolo.cli.paddledetection import prepare_options
 from ppsolo.cli.shared import REFUSED, TERMINATED, say_error, set_up_output, stop_output
 from ppsolo.cli.signals import exit_code_of, heard_signals, interruption_in
-from ppsolo.errors import PpsoloError
+from ppsolo.cli.streams import set_up_streams
+from ppsolo.errors import ConfigError, PpsoloError
 from ppsolo.version import __version__
 
 COMMANDS = (
@@ -50,6 +51,7 @@ COMMANDS = (
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; return the exit code: 0, 1 (some inputs failed), 2 (refused), 130 (Ctrl-C), 143 (SIGTERM)."""
+    set_up_streams()
     try:
         with heard_signals():
             return _flushed(_run(_options(arguments)))
@@ -84,6 +86,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
 def _run(options: argparse.Namespace) -> int:
     """Run the command; return the exit code."""
     try:
+        _check_current_folder()
         prepare_options(options)
         return options.run(options)
     except Exception as error:
@@ -96,6 +99,13 @@ def _run(options: argparse.Namespace) -> int:
         else:  # a fault of ours, or an error of Paddle itself, for example about a GPU: its text and traceback say more
             raise
         return REFUSED
+
+
+def _check_current_folder() -> None:
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        raise ConfigError("the current folder no longer exists: change to another one with cd") from None
 
 
 def _flushed(code: int) -> int:

@@ -8,6 +8,10 @@ import sys
 import tempfile
 import threading
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
 
 # Start of the warnings of libjpeg and libpng.
 _OF_DECODERS = re.compile(
@@ -48,9 +52,26 @@ def claim_standard_error() -> None:
     except OSError:  # closed, or no room for a file
         return
     stream.flush()
-    sys.stderr = os.fdopen(claim.own, "w", encoding=stream.encoding, errors=stream.errors, buffering=1, closefd=False)
+    sys.stderr = lasting_stream(claim.own, stream)
     os.register_at_fork(after_in_child=_renew)
     _claim = claim
+
+
+def lasting_stream(descriptor: int, like: io.TextIOWrapper) -> io.TextIOWrapper:
+    """Return a text stream on the descriptor that drops what cannot be written.
+
+    A command works on when its standard error is on a full disk, or when nobody reads it any longer.
+    """
+    raw = io.BufferedWriter(_Lasting(descriptor, "w", closefd=False))
+    return io.TextIOWrapper(raw, encoding=like.encoding, errors=like.errors, line_buffering=True)
+
+
+class _Lasting(io.FileIO):
+    def write(self, data: "Buffer", /) -> int:
+        try:
+            return super().write(data)
+        except OSError:
+            return memoryview(data).nbytes
 
 
 @contextlib.contextmanager

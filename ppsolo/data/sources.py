@@ -116,6 +116,9 @@ def _lines_of(path: Path) -> list[str]:
 def _listed(lines: Iterable[str], folder: Path, name: str) -> Pictures:
     """Return the pictures of a list. Empty lines and lines that begin with # are ignored; a path counts once."""
     texts = [line.strip() for line in lines]
+    for number, text in enumerate(texts, start=1):
+        if "\0" in text:
+            raise ImageError(f"{name}: line {number} holds a zero byte, so it is no list of paths; write one per line")
     paths = dict.fromkeys(folder / text for text in texts if text and not text.startswith("#"))
     if not paths:
         raise ImageError(f"{name}: it has no paths; write one per line")

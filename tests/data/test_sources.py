@@ -206,3 +206,9 @@ def test_a_list_that_cannot_be_read(folder):
     (folder / "list.txt").chmod(0)
     with pytest.raises(ImageError):
         find_source(str(folder / "list.txt"))
+
+
+def test_a_list_with_zero_bytes_is_no_list(tmp_path):
+    (tmp_path / "list.txt").write_bytes(b"a.png\n\0\n")
+    with pytest.raises(ImageError, match=r"list\.txt: line 2 holds a zero byte"):
+        find_source(tmp_path / "list.txt")
