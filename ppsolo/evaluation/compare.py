@@ -103,25 +103,29 @@ def format_comparison(report: Mapping[str, Any]) -> str:
 
 def draw_comparison(report: Mapping[str, Any]) -> np.ndarray:
     """Bars of average precision, time and memory: uint8 RGB [H, W, 3]."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg  # takes half a second to import
+    import matplotlib  # takes half a second to import
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
+    from ppsolo.results.fonts import matplotlib_families
+
     names = [side["name"] for side in report["sides"]]
-    figure = Figure(figsize=(9.6, 3 * (0.64 + 0.48 * len(names))), dpi=100, layout="constrained")
-    panels = (
-        (f"mask AP on {report['images']} images", "mask_ap", 100, "%.1f"),
-        ("seconds an image, median", "seconds", 1, "%.4f"),
-        ("peak memory, MB", "peak_memory_mb", 1, "%.0f"),
-    )
-    for axes, (title, key, scale, form) in zip(figure.subplots(3, 1), panels, strict=True):
-        bars = axes.barh(names, [scale * max(side[key], 0.0) for side in report["sides"]])
-        axes.bar_label(bars, fmt=form, padding=4)
-        axes.margins(x=0.15)
-        axes.invert_yaxis()
-        axes.set_title(title)
-    canvas = FigureCanvasAgg(figure)
-    canvas.draw()
-    return np.ascontiguousarray(np.asarray(canvas.buffer_rgba())[..., :3])
+    with matplotlib.rc_context({"font.family": matplotlib_families("".join(names))}):
+        figure = Figure(figsize=(9.6, 3 * (0.64 + 0.48 * len(names))), dpi=100, layout="constrained")
+        panels = (
+            (f"mask AP on {report['images']} images", "mask_ap", 100, "%.1f"),
+            ("seconds an image, median", "seconds", 1, "%.4f"),
+            ("peak memory, MB", "peak_memory_mb", 1, "%.0f"),
+        )
+        for axes, (title, key, scale, form) in zip(figure.subplots(3, 1), panels, strict=True):
+            bars = axes.barh(names, [scale * max(side[key], 0.0) for side in report["sides"]])
+            axes.bar_label(bars, fmt=form, padding=4)
+            axes.margins(x=0.15)
+            axes.invert_yaxis()
+            axes.set_title(title)
+        canvas = FigureCanvasAgg(figure)
+        canvas.draw()
+        return np.ascontiguousarray(np.asarray(canvas.buffer_rgba())[..., :3])
 
 
 def write_comparison(report: Mapping[str, Any], directory: Path) -> None:

@@ -153,10 +153,9 @@ def _charts(numbers: Mapping[str, Any]) -> list[str]:
         charts.insert(3, ("Where AP is lost", text, _draw_tide))
     drawn = [_chart(title, text, draw, numbers) for title, text, draw in charts]
     if numbers["tide"] is None:
-        drawn.append(
-            "<section><h2>Where AP is lost</h2><p>Not computed: nothing was found, or hotcoco is missing "
-            "(<code>pip install 'ppsolo[report]'</code>).</p></section>"
-        )
+        missing = importlib.util.find_spec("hotcoco") is None
+        reason = "hotcoco is missing: <code>pip install 'ppsolo[report]'</code>" if missing else "nothing was found"
+        drawn.append(f"<section><h2>Where AP is lost</h2><p>Not computed, {reason}.</p></section>")
     return drawn
 
 
@@ -165,10 +164,13 @@ def _chart(title: str, text: str, draw: "Callable[[Axes, Mapping[str, Any]], Non
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(6.2, 4.2), layout="constrained")
-    draw(figure.subplots(), numbers)
+    from ppsolo.results.fonts import matplotlib_families
+
+    families = matplotlib_families("".join(numbers["confusion"]["classes"]))
     stream = io.BytesIO()
-    with matplotlib.rc_context({"svg.fonttype": "path", "svg.hashsalt": "ppsolo"}):
+    with matplotlib.rc_context({"svg.fonttype": "path", "svg.hashsalt": "ppsolo", "font.family": families}):
+        figure = Figure(figsize=(6.2, 4.2), layout="constrained")
+        draw(figure.subplots(), numbers)
         FigureCanvasSVG(figure).print_svg(stream, metadata={"Date": None})
     data = base64.b64encode(stream.getvalue()).decode("ascii")
     image = f'<img alt="{html.escape(title)}" src="data:image/svg+xml;base64,{data}">'

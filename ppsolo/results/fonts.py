@@ -51,6 +51,18 @@ def drawable_name(name: str, label: int) -> str:
     return f"class {label}"
 
 
+def matplotlib_families(text: str) -> list[str]:
+    """Return the families for matplotlib's "font.family" that have the letters of a text, its own family first."""
+    from matplotlib import font_manager
+
+    families = ["DejaVu Sans"]
+    for path in dict.fromkeys(font_of(letter) for letter in text):
+        if path is not None:
+            font_manager.fontManager.addfont(path)
+            families.append(font_manager.FontProperties(fname=path).get_name())
+    return list(dict.fromkeys(families))
+
+
 def render(text: str, height: float) -> tuple[np.ndarray, int]:
     """Render the text as large as OpenCV would with letters of `height` pixels, by OpenCV's own measure.
 

@@ -2,17 +2,20 @@
 
 import json
 import re
+import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
 from oracle import Oracle
 
-from ppsolo.config import load_config
+from ppsolo.config import load_config, override_config
 from ppsolo.data.synthetic import draw_dataset
 from ppsolo.errors import ConfigError
 from ppsolo.evaluation.analysis import analyze, calibration, f1_curve
 from ppsolo.evaluation.evaluate import EvaluationSet, evaluate
 from ppsolo.evaluation.html import check_packages, write_html
+from ppsolo.results.fonts import has_letters
 
 pytest.importorskip("matplotlib", reason="matplotlib is not installed")
 
@@ -49,6 +52,21 @@ def test_the_page_says_what_the_json_says(evaluated, tmp_path):
     pictures = report["analysis"]["pictures"]
     expected = {(f"{100 * p['quality']:.1f}", str(p["found"]), str(p["false"]), str(p["missed"])) for p in pictures}
     assert set(shown) == expected
+
+
+def test_charts_draw_names_in_any_script_that_a_font_has(evaluated, tmp_path):
+    evaluation, _, config = evaluated
+    name = next((name for name in ("细胞核", "セル") if has_letters(name)), None)
+    if name is None:
+        pytest.skip("no font of this machine has Chinese or Japanese letters")
+    content = json.loads(Path(config.data.val_annotations).read_text())
+    content["categories"][0]["name"] = name
+    renamed = tmp_path / "renamed.json"
+    renamed.write_text(json.dumps(content))
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message=".*Glyph.*")  # what matplotlib says of a letter without a sign
+        write_html(evaluation, override_config(config, {"data.val_annotations": str(renamed)}), tmp_path / "page")
+    assert (tmp_path / "page" / "index.html").is_file()
 
 
 def test_the_page_loads_nothing_from_elsewhere(evaluated, tmp_path):
