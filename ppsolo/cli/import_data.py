@@ -99,14 +99,7 @@ def run(options: argparse.Namespace) -> int:
         text = training_config(written, bases, options.config if published else None)
         (draft / CONFIG_FILE).write_text(text, encoding="utf-8")
         reports = _check_parts(draft, text, [name for name, number in written.objects.items() if number])
-    reports = [
-        dataclasses.replace(
-            report,
-            annotations=str(output / Path(report.annotations).name),
-            image_dir=str(output / Path(report.image_dir).name),
-        )
-        for report in reports
-    ]
+    reports = [_with_paths(report, draft, output) for report in reports]
 
     config_file = output / CONFIG_FILE
     classes = ", ".join(dataset.class_names)
@@ -121,6 +114,20 @@ def run(options: argparse.Namespace) -> int:
     say("")
     say(f"to train on it: ppsolo train -c {config_file}")
     return SOME_FAILED if any(report.faulty for report in reports) else OK
+
+
+def _with_paths(report: "DataReport", draft: Path, output: Path) -> "DataReport":
+    """The report with the final paths instead of those of the draft."""
+
+    def final(text: str) -> str:
+        return text.replace(str(draft), str(output))
+
+    problems = tuple(
+        dataclasses.replace(problem, details=tuple(map(final, problem.details))) for problem in report.problems
+    )
+    return dataclasses.replace(
+        report, annotations=final(report.annotations), image_dir=final(report.image_dir), problems=problems
+    )
 
 
 def _check_parts(folder: Path, text: str, parts: list[str]) -> list["DataReport"]:

@@ -21,13 +21,13 @@ from ppsolo.formats.annotated import (
     mask_segmentation,
     sorted_names,
 )
-from ppsolo.formats.folder import Folder
+from ppsolo.formats.folder import Folder, picture_sizes
 from ppsolo.text import counted
 
 LABEL_MAPS, INSTANCE_MASKS = "label_maps", "instance_masks"
 
 _MASK_SUFFIXES = (".png", ".tif", ".tiff", ".bmp")
-_MASK_FOLDERS = (
+MASK_FOLDERS = (
     *("masks", "mask", "labels", "label", "label_map", "label_maps", "labelmap", "annotations", "gt", "ground_truth"),
     *("groundtruth", "instances", "instance_masks", "segmentation", "segmentations"),
 )
@@ -63,12 +63,15 @@ def read_label_maps(folder: Folder, class_name: str = "object") -> AnnotatedSet:
     """
     notes = Notes()
     pairs = {picture: masks[0] for picture, masks in _label_map_pairs(folder).items()}
+    _note_unpaired(folder, {*pairs, *pairs.values()}, notes)
     maps = ((picture, mask, read_label_map(mask)) for picture, mask in pairs.items())
     values = {mask: np.unique(labels[labels > 0]) for _, mask, labels in maps}
     connected = all(len(found) <= 1 for found in values.values()) and len(set(map(tuple, values.values()))) <= 2
     images = []
+    sizes = picture_sizes(pairs)
     for picture, mask in pairs.items():
         labels = read_label_map(mask)
+        _check_size(mask, labels.shape, picture, sizes[picture])
         if connected:
             notes.add("mask with a single value: each connected part is used as an object", folder.name(mask))
             _, labels = cv2.connectedComponents((labels > 0).view(np.uint8), connectivity=8)
@@ -84,7 +87,10 @@ def read_instance_masks(folder: Folder, class_name: str = "object") -> Annotated
     """
     notes = Notes()
     images = []
-    for picture, masks in _instance_pairs(folder).items():
+    pairs = _instance_pairs(folder)
+    _note_unpaired(folder, {*pairs, *(mask for masks in pairs.values() for mask in masks)}, notes)
+    sizes = picture_sizes(pairs)
+    for picture, masks in pairs.items():
         objects, size = [], None
         for file in masks:
             mask = _grey(file)
@@ -92,6 +98,7 @@ def read_instance_masks(folder: Folder, class_name: str = "object") -> Annotated
                 raise DatasetError(
                     f"{file}: this mask is {mask.shape}, others of its picture are {size} (height, width)"
                 )
+            _check_size(file, mask.shape, picture, sizes[picture])
             size = mask.shape
             inside = mask > mask.max() / 2
             if not inside.any():
@@ -102,6 +109,19 @@ def read_instance_masks(folder: Folder, class_name: str = "object") -> Annotated
         if size is not None:
             images.append(AnnotatedImage(picture, (size[0], size[1]), tuple(objects), folder.split_of(picture)))
     return AnnotatedSet(INSTANCE_MASKS, sorted_names(images), tuple(images), notes.lines())
+
+
+def _note_unpaired(folder: Folder, used: set[Path], notes: Notes) -> None:
+    for file in folder.pictures:
+        if file not in used:
+            notes.add("picture without a mask, or mask without a picture, left out", folder.name(file))
+
+
+def _check_size(mask: Path, size: tuple[int, ...], picture: Path, wanted: tuple[int, int]) -> None:
+    """Raise DatasetError for a mask that has another size than its picture."""
+    if size != wanted:
+        sizes = f"{size[0]} x {size[1]}, its picture {picture} {wanted[0]} x {wanted[1]} (height x width)"
+        raise DatasetError(f"{mask}: this mask is {sizes}; make it again in the picture's size")
 
 
 def read_label_map(file: Path) -> np.ndarray:
@@ -181,7 +201,7 @@ def _label_map_pairs(folder: Folder) -> Pairs:
 def _is_mask(folder: Folder, file: Path) -> bool:
     """Whether a folder of the file's path, or the end of its name, says that it is a mask."""
     folders = file.relative_to(folder.path).parts[:-1]
-    return any(part.lower() in _MASK_FOLDERS for part in folders) or _bare_stem(file) != file.stem
+    return any(part.lower() in MASK_FOLDERS for part in folders) or _bare_stem(file) != file.stem
 
 
 def _bare_stem(mask: Path) -> str:
@@ -210,10 +230,10 @@ def _pictures_beside(folder: Folder, place: Path) -> list[Path]:
 
 
 def _picture_of(folder: Folder, place: Path, beside: Iterable[Path]) -> Path | None:
-    if place.name.lower() in _MASK_FOLDERS:
+    if place.name.lower() in MASK_FOLDERS:
         beside = list(beside)
         return beside[0] if len(beside) == 1 and place.parent != folder.path else None
-    if place.parent.name.lower() in _MASK_FOLDERS:
+    if place.parent.name.lower() in MASK_FOLDERS:
         same = [p for p in folder.by_stem.get(place.name, []) if p.parent != place]
         return same[0] if len(same) == 1 else None
     return None

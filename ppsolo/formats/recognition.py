@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ppsolo.errors import DatasetError
-from ppsolo.formats import coco, cvat, label_studio, labelme, mask_files, pascal_voc, yolo
+from ppsolo.formats import coco, cvat, label_studio, labelme, mask_files, pascal_voc, strangers, yolo
 from ppsolo.formats.annotated import AnnotatedSet, with_printable_names
 from ppsolo.formats.folder import ARCHIVE_SUFFIXES, Folder
 from ppsolo.text import counted
@@ -82,6 +82,8 @@ def describe(folder: Folder) -> str:
     """Describe a folder of no known format in a few words."""
     if not folder.files:
         return "an empty folder"
+    if (stranger := strangers.advice(folder)) != "":
+        return stranger
     archives = folder.with_suffix(*ARCHIVE_SUFFIXES)
     if archives and not folder.pictures:
         return f"an archive ({folder.name(archives[0])}) and no pictures: unpack it"

@@ -22,7 +22,8 @@ def evidence(folder: Folder) -> str:
     """Return the sign that the folder has this format, or ""."""
     labels = [file for file in _label_files(folder) if file.stem in folder.by_stem]
     looked_at = [line for file in labels[:_LOOKED_AT] for line in read_lines(file)]
-    if not looked_at or not all(_values(line) for line in looked_at):
+    labels_among = sum(_values(line) is not None for line in looked_at)
+    if 2 * labels_among <= len(looked_at):  # `read` names a wrong line among right ones
         return ""
     return f"{len(labels)} text files with YOLO's lines of a class and coordinates from 0 to 1"
 
@@ -98,7 +99,9 @@ def _objects(file: Path, size: tuple[int, int], notes: Notes, folder: Folder) ->
         where = f"{folder.name(file)}, line {number}"
         values = _values(line)
         if values is None:
-            raise DatasetError(f"{where}: not a YOLO label (class, then x y from 0 to 1): {line[:60]!r}")
+            raise DatasetError(
+                f"{where}: not a YOLO label (class, then x y from 0 to 1, shares of width and height): {line[:60]!r}"
+            )
         label, places = int(values[0]), values[1:]
         if len(places) % 2:  # predictions have a score at the end of the line
             places = places[:-1]
@@ -119,8 +122,8 @@ def _class_names(folder: Folder) -> dict[int, str]:
         names = content.get("names") if isinstance(content, dict) else None
         if isinstance(names, list):
             return {label: str(name) for label, name in enumerate(names)}
-        if isinstance(names, dict) and all(isinstance(i, int) and 0 <= i < MOST_CLASSES for i in names):
-            return {label: str(name) for label, name in names.items()}
+        if isinstance(names, dict) and all(str(i).isdecimal() and int(i) < MOST_CLASSES for i in names):
+            return {int(label): str(name) for label, name in names.items()}
     for file in folder.files:
         if file.name.lower() in _NAME_FILES:
             return dict(enumerate(read_lines(file)))

@@ -70,6 +70,15 @@ def test_copies_and_published_systems(photos, tmp_path, capsys):
     assert config.weights == "solov2_r50_fpn_3x" and config.train.patience == 4
 
 
+def test_a_report_names_no_draft(photos, tmp_path, capsys):
+    for file in photos.glob("*.json"):  # a size that is not the picture's
+        content = json.loads(file.read_text())
+        file.write_text(json.dumps({**content, "imageHeight": content["imageHeight"] + 9}))
+    assert main(["import-data", str(photos), "--output", str(tmp_path / "out"), "-c", "nuclei"]) == 1
+    said = capsys.readouterr().out
+    assert f"{tmp_path / 'out' / 'train'}/" in said and ".part" not in said
+
+
 def test_a_place_inside_the_source_is_refused(photos, tmp_path, capsys):
     for output in (photos / "out", photos / "a" / "b"):
         assert main(["import-data", str(photos), "--output", str(output)]) == 2

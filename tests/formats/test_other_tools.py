@@ -338,6 +338,37 @@ def test_dsb_folders_and_binary_masks(truth, folder, tmp_path):
     assert any("each connected part" in note for note in read.notes)
 
 
+@pytest.mark.parametrize("layout", ["label_maps", "instance_masks"])
+def test_masks_fit_their_pictures_and_what_has_no_partner_is_noted(tmp_path, layout):
+    for folder in ("images", "masks"):
+        (tmp_path / folder).mkdir()
+    for name in "abc":
+        write_image(tmp_path / "images" / f"{name}.png", np.zeros((20, 30, 3), np.uint8))
+    mask = np.zeros((20, 30), np.uint8)
+    mask[4:9, 5:10] = 1
+    files = [tmp_path / "masks" / (f"{name}.png" if layout == "label_maps" else f"{name}/1.png") for name in "ab"]
+    for file in files:
+        file.parent.mkdir(exist_ok=True)
+        cv2.imwrite(str(file), mask)
+    read = read_folder(tmp_path)
+    assert (read.format, len(read.images)) == (layout, 2)
+    assert any("without a mask" in note and "images/c.png" in note for note in read.notes)
+    cv2.imwrite(str(files[0]), mask[:10])
+    with pytest.raises(DatasetError, match=r"this mask is 10 x 30, its picture .*a\.png 20 x 30 \(height x width\)"):
+        read_folder(tmp_path)
+
+
+def test_yolo_names_a_wrong_line_and_takes_numbers_as_text(tmp_path):
+    for name in "abc":
+        write_image(tmp_path / f"{name}.png", np.zeros((50, 100, 3), np.uint8))
+        (tmp_path / f"{name}.txt").write_text("0 0.1 0.2 0.3 0.2 0.3 0.6\n")
+    (tmp_path / "data.yaml").write_text("names: {'0': cat}\n")
+    assert read_folder(tmp_path).class_names == ("cat",)
+    (tmp_path / "b.txt").write_text("0 10 20 30 20 30 60\n")
+    with pytest.raises(DatasetError, match=r"b\.txt, line 1: not a YOLO label .*shares of width and height"):
+        read_folder(tmp_path)
+
+
 def test_masks_of_16_bits_and_photographs(tmp_path):
     write_image(tmp_path / "a.png", np.zeros((40, 40, 3), np.uint8))
     ids = np.zeros((40, 40), np.uint16)
