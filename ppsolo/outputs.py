@@ -17,6 +17,7 @@ def check_output_file(path: str | os.PathLike[str], flag: str) -> None:
     place = Path(path)
     if place.is_dir():
         raise ConfigError(f"{flag} {path}: a folder; give the name of a file")
+    _refuse_broken_link(place, path, flag)
     if os.path.lexists(place) and not place.is_file():
         raise ConfigError(f"{flag} {path}: not a regular file; give another name")
     if not place.parent.is_dir():
@@ -31,6 +32,7 @@ def check_output_folder(path: str | os.PathLike[str], flag: str) -> None:
     flag: see `check_output_file`. Missing folders above it will be created too.
     """
     place = Path(path)
+    _refuse_broken_link(place, path, flag)
     if os.path.lexists(place) and not place.is_dir():
         raise ConfigError(f"{flag} {path}: a file; give a folder")
     there = next(folder for folder in (place, *place.absolute().parents) if os.path.lexists(folder))
@@ -53,6 +55,11 @@ def output_folder(path: Path, flag: str) -> Iterator[None]:
         except OSError as error:
             raise ConfigError(f"{flag} {path}: cannot be created ({error.strerror}); choose another {flag}") from None
         yield
+
+
+def _refuse_broken_link(place: Path, path: str | os.PathLike[str], flag: str) -> None:
+    if place.is_symlink() and not os.path.exists(place):
+        raise ConfigError(f"{flag} {path}: a link to {os.readlink(place)}, which does not exist; remove or correct it")
 
 
 def _is_writable(folder: Path) -> bool:

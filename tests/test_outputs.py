@@ -1,9 +1,11 @@
 """Places of results: what cannot be written to is refused before the work, and nothing is created by the check."""
 
 import os
+from pathlib import Path
 
 import pytest
 
+from ppsolo.cli import main
 from ppsolo.errors import ConfigError
 from ppsolo.outputs import check_output_file, check_output_folder, output_folder
 
@@ -59,3 +61,21 @@ def test_a_folder_without_results_does_not_stay(tmp_path):
     with output_folder(tmp_path / "a", "--output_dir"):
         pass
     assert (tmp_path / "a" / "b" / "result").exists()
+
+
+def test_a_link_that_leads_nowhere_is_named(tmp_path):
+    for name, target in (("broken", tmp_path / "gone"), ("loop", tmp_path / "loop")):
+        (tmp_path / name).symlink_to(target)
+        for check in (check_output_file, check_output_folder):
+            with pytest.raises(ConfigError, match=r"a link to .*, which does not exist; remove or correct it"):
+                check(tmp_path / name, "--report")
+
+
+@pytest.mark.parametrize("command", [["convert", "-c", "compact", "--output"], ["import-data", "photos", "--output"]])
+def test_links_in_a_circle_are_one_line(tmp_path, monkeypatch, capsys, command):
+    monkeypatch.chdir(tmp_path)
+    Path("a.pdparams").symlink_to("a.pdparams")
+    Path("photos").symlink_to("photos")
+    assert main([*command, "a.pdparams", *(["-o", "weights=a.pdparams"] if command[0] == "convert" else [])]) == 2
+    assert main([*command, "b.pdparams", *(["-o", "weights=a.pdparams"] if command[0] == "convert" else [])]) == 2
+    assert capsys.readouterr().err.count("ppsolo: error: ") == 2

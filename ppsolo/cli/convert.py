@@ -1,6 +1,7 @@
 """`ppsolo convert`: write a checkpoint with other parameter names."""
 
 import argparse
+import os
 from pathlib import Path
 
 from ppsolo.cli.shared import OK, Commands, add_command, add_config, import_paddle, say
@@ -29,7 +30,7 @@ def run(options: argparse.Namespace) -> int:
     config = load_config(options.config, options.override)
     if Path(options.output).suffix not in (".pdparams", ".safetensors"):
         raise ConfigError(f"--output {options.output}: choose a name that ends with .pdparams or .safetensors")
-    if config.weights is not None and Path(options.output).resolve() == Path(config.weights).resolve():
+    if config.weights is not None and os.path.realpath(options.output) == os.path.realpath(config.weights):
         raise ConfigError(f"--output {options.output} is the input file; choose another")
     check_output_file(options.output, "--output")
     import_paddle()

@@ -78,6 +78,7 @@ def find_images(pattern_or_path: str | os.PathLike) -> Found:
     matches = glob.glob(text, recursive=True) or glob.glob(text.replace("[", "[[]"), recursive=True)
     found = _sorted_out(map(Path, matches), text)
     if not found.images:
+        _refuse_only_links(found, text)
         raise ImageError(f"{text}: matches no image ({', '.join(IMAGE_SUFFIXES)})")
     return found
 
@@ -90,6 +91,7 @@ def _found_in(directory: str | os.PathLike) -> Found:
     paths = [Path(directory, name) for name in names]
     found = _sorted_out(paths, str(directory))
     if not found.images:
+        _refuse_only_links(found, str(directory))
         raise ImageError(f"{directory}: no image in this directory ({', '.join(IMAGE_SUFFIXES)})")
     folders = sum(path.is_dir() and not path.name.startswith(".") for path in paths)
     if folders:
@@ -103,7 +105,12 @@ def _found_in(directory: str | os.PathLike) -> Found:
 def _sorted_out(paths: Iterable[Path], where: str) -> Found:
     images, left_out, companions = [], [], Counter[str]()
     for path in sorted(set(paths), key=_natural_key):
-        if path.name.startswith(".") or not os.path.isfile(path):
+        if path.name.startswith("."):
+            continue
+        if not os.path.isfile(path):
+            link = path.is_symlink() and path.suffix.lower() not in COMPANION_SUFFIXES
+            if link and not os.path.exists(path):
+                left_out.append(f"{path}: left out, a link to {os.readlink(path)}, which does not exist")
             continue
         if path.suffix.lower() in COMPANION_SUFFIXES:
             companions[path.suffix.lower()] += 1
@@ -120,6 +127,13 @@ def _sorted_out(paths: Iterable[Path], where: str) -> Found:
     kinds = ", ".join(f"{number} {suffix}" for suffix, number in sorted(companions.items()))
     passed = f"{where}: {counted(companions.total(), 'annotation or text file')} skipped ({kinds})"
     return Found(images, left_out, (passed,))
+
+
+def _refuse_only_links(found: Found, where: str) -> None:
+    """Name the first link that leads nowhere: perhaps the disk with the pictures is not mounted."""
+    links = [line for line in found.left_out if os.path.islink(line.partition(": left out, a link to ")[0])]
+    if links:
+        raise ImageError(f"{where}: no image; {links[0]}")
 
 
 def _first_bytes(path: Path) -> bytes:

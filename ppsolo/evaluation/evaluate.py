@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from ppsolo.atomic import atomic_writer
+from ppsolo.atomic import atomic_writer, made_folder
 from ppsolo.checkpoint.zoo import ZooEntry
 from ppsolo.data.annotations.cache import open_annotations
 from ppsolo.data.annotations.image_files import ImageFiles
@@ -204,8 +204,7 @@ def compare_with_published(entry: ZooEntry, report: Mapping[str, Any]) -> tuple[
 def write_results(results: Sequence[dict[str, Any]], path: Path) -> None:
     """Write COCO results, whole or not at all; create missing folders. Raises PpsoloError if that fails."""
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_writer(path, "w") as stream:
+        with made_folder(path.parent), atomic_writer(path, "w") as stream:
             stream.write("[\n" + ",\n".join(map(json.dumps, results)) + "\n]\n")
     except OSError as error:
         raise PpsoloError(f"cannot write {path}: {error.strerror or error}") from None

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import cv2
 import numpy as np
 
-from ppsolo.atomic import atomic_writer
+from ppsolo.atomic import atomic_writer, made_folder
 from ppsolo.config import Config
 from ppsolo.data.images import read_image
 from ppsolo.errors import ConfigError, ImageError, PpsoloError
@@ -53,11 +53,11 @@ def write_html(
     dataset, config = open_evaluation_set(config)
     analysis = analyze(evaluation, dataset)
     report = {**evaluation.report, "analysis": analysis.numbers}
-    write_report(report, directory / "report.json")
     text = build_page(evaluation, analysis, dataset, config, progress=progress)
     try:
-        with atomic_writer(directory / "index.html", "w") as stream:
+        with made_folder(directory), atomic_writer(directory / "index.html", "w") as stream:
             stream.write(text)
+            write_report(report, directory / "report.json")
     except OSError as error:
         raise PpsoloError(f"cannot write {directory / 'index.html'}: {error.strerror or error}") from None
     return report

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ppsolo.atomic import atomic_writer
+from ppsolo.atomic import atomic_writer, made_folder
 from ppsolo.errors import PpsoloError
 from ppsolo.evaluation.coco_evaluator import IOU_TYPES
 from ppsolo.text import counted
@@ -50,8 +50,7 @@ def write_report(report: Mapping[str, Any] | Sequence[Any], path: str | Path) ->
     target = Path(path)
     text = json.dumps(report, indent=1, allow_nan=False) + "\n"
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_writer(target, "w") as stream:
+        with made_folder(target.parent), atomic_writer(target, "w") as stream:
             stream.write(text)
     except OSError as error:
         raise PpsoloError(f"cannot write {path}: {error.strerror or error}") from None

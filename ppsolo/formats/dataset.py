@@ -52,7 +52,7 @@ def check_new_dataset(output: Path, source: Path) -> None:
     check_output_folder(output, "--output")
     if output.is_dir() and any(name != LOCK and not is_draft(name) for name in os.listdir(output)):
         raise DatasetError(f"{output}: this folder is not empty; choose another --output")
-    if output.resolve().is_relative_to(source.resolve()):
+    if Path(os.path.realpath(output)).is_relative_to(os.path.realpath(source)):
         raise DatasetError(f"{output}: this folder lies in {source}, which is the source; choose another --output")
 
 

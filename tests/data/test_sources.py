@@ -212,3 +212,15 @@ def test_a_list_with_zero_bytes_is_no_list(tmp_path):
     (tmp_path / "list.txt").write_bytes(b"a.png\n\0\n")
     with pytest.raises(ImageError, match=r"list\.txt: line 2 holds a zero byte"):
         find_source(tmp_path / "list.txt")
+
+
+def test_links_that_lead_nowhere_are_named(tmp_path, photo):
+    """For example when the disk with the pictures is not mounted."""
+    for name in ("a.png", "b.png", "notes.txt"):
+        (tmp_path / name).symlink_to(tmp_path / "gone" / name)
+    for source in (tmp_path, tmp_path / "*.png"):
+        with pytest.raises(ImageError, match=r"no image; .*a\.png: left out, a link to .*, which does not exist"):
+            find_images(str(source))
+    (tmp_path / "c.png").write_bytes(png(photo))
+    found = find_images(str(tmp_path))
+    assert [path.name for path in found.images] == ["c.png"] and len(found.left_out) == 2

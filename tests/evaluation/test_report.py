@@ -5,6 +5,7 @@ import json
 import pytest
 
 from ppsolo.errors import PpsoloError
+from ppsolo.evaluation import evaluate, report
 from ppsolo.evaluation.coco_evaluator import evaluate_results
 from ppsolo.evaluation.report import format_report, write_report
 
@@ -58,3 +59,15 @@ def test_a_report_that_cannot_be_written_is_named(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(PpsoloError, match=r"cannot write .*file/report\.json"):
         write_report({}, tmp_path / "file" / "report.json")
+
+
+def test_a_full_disk_leaves_no_folder(tmp_path, monkeypatch):
+    def full(path, mode):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(report, "atomic_writer", full)
+    monkeypatch.setattr(evaluate, "atomic_writer", full)
+    for write in (write_report, evaluate.write_results):
+        with pytest.raises(PpsoloError, match="cannot write"):
+            write([], tmp_path / "new" / "numbers.json")
+    assert list(tmp_path.iterdir()) == []

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
 
-from ppsolo.atomic import atomic_writer
+from ppsolo.atomic import atomic_writer, made_folder
 from ppsolo.results.files.catalogue import FORMATS, checked_formats
 from ppsolo.results.files.coco import coco_entries
 from ppsolo.results.files.image_results import ImageResults
@@ -71,7 +71,7 @@ class RunFiles:
             rows = self._stack.enter_context(contextlib.closing(ParquetTable(stream)))
             return lambda found, stem: rows.add(found)
         folder = self._folder / name / "labels" if name == "yolo" else self._folder / name
-        folder.mkdir(parents=True, exist_ok=True)
+        self._stack.enter_context(made_folder(folder))
         if name == "masks":
             return lambda found, stem: _write_all(folder / stem, mask_pngs(found))
         if name == "labelme":
@@ -102,9 +102,9 @@ class RunFiles:
 
 
 def _write_all(folder: Path, files: dict[str, bytes]) -> None:
-    folder.mkdir(exist_ok=True)
-    for name, data in files.items():
-        _write(folder / name, data)
+    with made_folder(folder):
+        for name, data in files.items():
+            _write(folder / name, data)
 
 
 def _write(path: Path, data: bytes) -> None:

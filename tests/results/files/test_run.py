@@ -53,3 +53,13 @@ def test_a_run_without_images(tmp_path):
 def test_unknown_formats_are_refused(tmp_path):
     with pytest.raises(ConfigError, match="choose among coco, labelme"):
         RunFiles(tmp_path, ("cocoa",))
+
+
+def test_no_folder_stays_where_nothing_could_be_written(tmp_path, monkeypatch):
+    def full(*arguments):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("ppsolo.results.files.run._write", full)
+    with pytest.raises(OSError), RunFiles(tmp_path, ("yolo", "masks", "labelme")) as files:
+        files.add(three().results(image_path=tmp_path / "a.png", image_id=1), "a")
+    assert list(tmp_path.iterdir()) == []
