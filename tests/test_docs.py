@@ -1,18 +1,24 @@
 """The documents name what is there: every room, and only files that exist."""
 
 import argparse
+import ast
+import io
 import re
 import shlex
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from script_files import load_script
 from test_imports import PACKAGE, ROOMS
 
 import ppsolo
 from ppsolo import cli
+from ppsolo.config import dotted_keys
+from ppsolo.schema import Config
+from ppsolo.training.sinks import ConsoleSink
 
 ROOT = Path(__file__).parent.parent
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
@@ -101,3 +107,71 @@ def test_the_site_builds_without_a_warning(tmp_path):
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "site" / "first-hour" / "index.html").is_file()
+
+
+def test_the_data_set_written_by_hand_is_correct(tmp_path, monkeypatch, capsys):
+    page = (ROOT / "docs" / "your-data.md").read_text(encoding="utf-8")
+    (annotations,) = re.findall(r"^```json\n(.*?)^```", page, re.DOTALL | re.MULTILINE)
+    (configuration,) = re.findall(r"^```yaml\n(.*?)^```", page, re.DOTALL | re.MULTILINE)
+    assert len(annotations.splitlines()) == 10
+    monkeypatch.chdir(tmp_path)
+    folder = Path("data/mine")
+    for part, name in (("train", "street.jpg"), ("val", "park.jpg")):
+        (folder / part).mkdir(parents=True)
+        ppsolo.write_image(folder / part / name, np.zeros((480, 640, 3), np.uint8))
+        (folder / f"instances_{part}.json").write_text(annotations.replace("street.jpg", name))
+        assert f"{name}" in page and f"instances_{part}.json" in page
+    (folder / "config.yml").write_text(configuration)
+    assert cli.main(["check-data", "-c", "data/mine/config.yml"]) == 0
+    assert capsys.readouterr().out.count("nothing is wrong") == 2
+
+
+def test_the_log_line_of_the_documents_is_that_of_training():
+    page = (ROOT / "docs" / "training.md").read_text(encoding="utf-8")
+    (line,) = re.findall(r"^epoch .* left$", page, re.MULTILINE)
+    numbers = dict.fromkeys(
+        ("loss", "loss_mask", "loss_category", "learning_rate", "data_seconds", "step_seconds"), 1.0
+    )
+    stream = io.StringIO()
+    sink = ConsoleSink(stream, first_step=0, total_steps=400)
+    sink.log({"train/epoch": 2, **{f"train/{name}": value for name, value in numbers.items()}}, 120)
+    shape = re.compile(r"[\d.:e+-]+")
+    assert shape.sub("#", stream.getvalue().splitlines()[-1]) == shape.sub("#", line)
+
+
+def printed_texts() -> list[str]:
+    """Every text in the package's code, with "..." for what is filled in."""
+    texts = []
+    for file in sorted(PACKAGE.rglob("*.py")):
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.JoinedStr):
+                parts = [part.value if isinstance(part, ast.Constant) else "..." for part in node.values]
+                texts.append("".join(map(str, parts)))
+            elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+                texts.append(node.value)
+    return texts
+
+
+def test_the_errors_among_the_questions_are_those_that_are_printed():
+    page = (ROOT / "docs" / "faq.md").read_text(encoding="utf-8")
+    quoted = re.findall(r'^\*\*"([^"]+)"\*\*', page, re.MULTILINE)
+    assert len(quoted) >= 4
+    texts = printed_texts()
+    for error in quoted:
+        pattern = re.compile(".*".join(re.escape(part) for part in error.split("...")))
+        assert any(pattern.search(text) for text in texts), f"no error reads {error!r}"
+
+
+def test_keys_in_the_documents_are_those_of_the_schema():
+    known = set(dotted_keys(Config, ""))
+    known |= {key.rpartition(".")[0] for key in known}
+    for document in DOCUMENTS:
+        if document.name in ("CHANGELOG.md", "migration.md"):  # they name keys that are gone
+            continue
+        text = document.read_text(encoding="utf-8")
+        for key in re.findall(r"`((?:train|data|model|preprocess|postprocess)\.[a-z_.]+)(?:=[^`]*)?`", text):
+            assert key in known or is_a_file(key), f"{document.name}: {key}"
+
+
+def is_a_file(name: str) -> bool:
+    return name.rpartition(".")[2] in ("py", "yml", "yaml", "json", "onnx", "pdmodel", "pdiparams", "pdparams")
