@@ -64,27 +64,12 @@ def read_plain(path: Path, table: Annotations, *, box_from_mask: bool = False) -
     labels = _places([entry.category_id for entry in entries], table.category_ids)
     if not entries or images.min() < 0 or labels.min() < 0:
         return None
-    known = zip(images.tolist(), entries, strict=True)
-    named = {(image, entry.file_name) for image, entry in known if entry.file_name is not None}
-    if any(name != table.file_names[image] for image, name in named):
-        return None
-    sizes = table.sizes[images].astype(np.int64)
-    if list(map(tuple, sizes.tolist())) != [entry.segmentation.size for entry in entries]:
-        return None
-    boxes = [entry.bbox for entry in entries if entry.bbox is not None]
-    if len(boxes) not in (0, len(entries)) or (boxes and (box_from_mask or not _are_boxes(np.array(boxes)))):
-        return None
-    counts = [entry.segmentation.counts for entry in entries]
-    text, lengths = "".join(counts), np.array([len(one) for one in counts], np.int64)
-    if not text.isascii():
-        return None
     with ThreadPoolExecutor(1) as other:  # hotcoco reads on other cores
         loading = other.submit(_load, table.source, path)
-        del entries, counts  # free their memory for hotcoco
-        if not fill_their_images(text.encode(), lengths, sizes).all():
-            return None
+        usual = _fit(entries, images, table, box_from_mask=box_from_mask)
+        del entries  # hotcoco may need the memory
     try:
-        return PlainResults(path, images, labels, *loading.result())
+        return PlainResults(path, images, labels, *loading.result()) if usual else None
     except ValueError:  # our own reader may take this form
         return None
 
@@ -111,6 +96,22 @@ def accumulate_plain(
     evaluation.accumulate()  # again: to copy the arrays of all ranges and limits takes longer
     arrays = evaluation.eval
     return Accumulation(np.asarray(arrays["precision"]), np.asarray(arrays["recall"]), stats)
+
+
+def _fit(entries: list[_Entry], images: np.ndarray, table: Annotations, *, box_from_mask: bool) -> bool:
+    """Whether file names, masks and boxes of results fit their images, and no box is missing if another one is used."""
+    named = {(image, x.file_name) for image, x in zip(images.tolist(), entries, strict=True) if x.file_name is not None}
+    if any(name != table.file_names[image] for image, name in named):
+        return False
+    boxes = [entry.bbox for entry in entries if entry.bbox is not None]
+    if len(boxes) not in (0, len(entries)) or (boxes and (box_from_mask or not _are_boxes(np.array(boxes)))):
+        return False
+    sizes = table.sizes[images].astype(np.int64)
+    if list(map(tuple, sizes.tolist())) != [entry.segmentation.size for entry in entries]:
+        return False
+    counts = [entry.segmentation.counts for entry in entries]
+    text, lengths = "".join(counts), np.array([len(one) for one in counts], np.int64)
+    return text.isascii() and bool(fill_their_images(text.encode(), lengths, sizes).all())
 
 
 def _load(annotations: str, results: Path) -> tuple[Any, Any]:
