@@ -109,9 +109,7 @@ def _fit(entries: list[_Entry], images: np.ndarray, table: Annotations, *, box_f
     sizes = table.sizes[images].astype(np.int64)
     if list(map(tuple, sizes.tolist())) != [entry.segmentation.size for entry in entries]:
         return False
-    counts = [entry.segmentation.counts for entry in entries]
-    text, lengths = "".join(counts), np.array([len(one) for one in counts], np.int64)
-    return text.isascii() and bool(fill_their_images(text.encode(), lengths, sizes).all())
+    return bool(fill_their_images([entry.segmentation.counts for entry in entries], sizes).all())
 
 
 def _load(annotations: str, results: Path) -> tuple[Any, Any]:

@@ -201,21 +201,19 @@ def run_lengths(rle: Rle) -> np.ndarray:
     return values
 
 
-def fill_their_images(text: bytes, lengths: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+def fill_their_images(counts: Sequence[str], sizes: np.ndarray) -> np.ndarray:
     """Whether compressed run lengths are masks of images of `sizes`, int64 [n, 2] (height, width): bool [n].
 
-    text: the run lengths of all masks, one after another. lengths: characters of each, int64 [n].
     Gives the result of `read_segmentation` for each, in a fiftieth of the time.
     """
-    found = np.zeros(len(lengths), bool)
+    lengths = np.array([len(text) if text.isascii() else 0 for text in counts], np.int64)
+    found = np.zeros(len(counts), bool)
     rows = np.flatnonzero(lengths)
     ends = np.cumsum(lengths[rows])
-    start = 0
     for some in np.split(rows, np.flatnonzero(np.diff(ends // _CHARACTERS_AT_ONCE)) + 1):
         if len(some):
-            stop = start + int(lengths[some].sum())
-            found[some] = _fill(text[start:stop], lengths[some], sizes[some])
-            start = stop
+            text = "".join([counts[row] for row in some.tolist()])
+            found[some] = _fill(text.encode(), lengths[some], sizes[some])
     return found
 
 

@@ -64,7 +64,7 @@ def _rle(data: bytes, folder: Path) -> None:
     else:
         refusal = None
     if isinstance(counts, str) and counts.isascii() and content.get("size") == list(SIZE):
-        fill = rle.fill_their_images(counts.encode(), np.array([len(counts)]), np.array([SIZE]))[0]
+        fill = rle.fill_their_images([counts], np.array([SIZE]))[0]
         if bool(fill) != (read is not None):
             raise AssertionError("two checks of the same run lengths differ")
     if read is None:

@@ -163,14 +163,13 @@ class Rows:
         rows = np.array(self._unchecked, np.int64)
         spans = _column(self._runs, np.int64).reshape(-1, 2)[rows]
         sizes = np.array(self.images.sizes, np.int64).reshape(-1, 2)[_column(self._image, np.int32)[rows]]
-        text = b"".join(self._run_bytes[start:stop] for start, stop in spans.tolist())
-        for place in np.flatnonzero(~fill_their_images(text, spans[:, 1] - spans[:, 0], sizes)).tolist():
+        counts = [self._run_bytes[start:stop].decode("latin-1") for start, stop in spans.tolist()]
+        for place in np.flatnonzero(~fill_their_images(counts, sizes)).tolist():
             row, (height, width) = self._unchecked[place], sizes[place].tolist()
-            counts = bytes(self._run_bytes[slice(*spans[place])])
             usable[row] = False
             where = f"annotation {self._ids[row]} of image {self.images.identities[self._image[row]]}"
             try:
-                read_runs({"size": [height, width], "counts": counts}, (height, width))
+                read_runs({"size": [height, width], "counts": counts[place]}, (height, width))
             except ValueError as error:
                 self._findings.add("broken-run-lengths", self._ids[row], f"{where}: {error}; draw the outline again")
         return usable
