@@ -117,6 +117,8 @@ def command(name: str, case: Case, settings: dict[str, str], pictures: int, opti
 
 def measure(name: str, options: argparse.Namespace) -> str:
     """Train one case and return its row of the table."""
+    from ppsolo.training.run import LOW_AP_ADVICE
+
     case = CASES[name]
     settings, pictures = prepare(case, options.data, options.work / name / "data")
     arguments = command(name, case, settings, pictures, options)
@@ -131,7 +133,7 @@ def measure(name: str, options: argparse.Namespace) -> str:
     step_seconds = [one["train/step_seconds"] for one in records if "train/step_seconds" in one]
     aps = [one["val/segm_AP"] for one in records if "val/segm_AP" in one]
     minutes = sum(step_seconds) / len(step_seconds) * steps / 60
-    warned = "yes" if "learned next to nothing" in done.stdout + done.stderr else ""
+    warned = "yes" if LOW_AP_ADVICE in done.stdout + done.stderr else ""
     settings_by = "by hand" if case.start.startswith("configs/") else "auto"
     start = "random weights" if settings_by == "by hand" else case.start
     return (
