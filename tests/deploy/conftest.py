@@ -10,8 +10,9 @@ from ppsolo.deploy.export import export_model
 
 @pytest.fixture(scope="session")
 def tiny_config(tiny) -> Config:
-    """The system with deformable convolutions everywhere, a vd stem and batch norms that are not frozen."""
-    return load_config("solov2_r50_enhance_coco", tiny)
+    """The system with a vd stem, batch norms that are not frozen, and deformable layers in backbone and head."""
+    few = {"model.backbone.dcn_stages": [4], "model.head.dcn_layers": [2], "model.mask_feature_head.deformable": False}
+    return load_config("solov2_r50_enhance_coco", {**tiny, **few})
 
 
 @pytest.fixture(scope="session")
