@@ -212,7 +212,8 @@ def fill_their_images(counts: Sequence[str], sizes: np.ndarray) -> np.ndarray:
     ends = np.cumsum(lengths[rows])
     for some in np.split(rows, np.flatnonzero(np.diff(ends // _CHARACTERS_AT_ONCE)) + 1):
         if len(some):
-            text = "".join([counts[row] for row in some.tolist()])
+            places: list[int] = some.tolist()
+            text = "".join([counts[place] for place in places])
             found[some] = _fill(text.encode(), lengths[some], sizes[some])
     return found
 
