@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -86,7 +87,8 @@ def test_export_writes_what_load_reads(run, tmp_path):
     by_name = ppsolo.Predictor.from_pretrained(tmp_path / "out", engine="onnxruntime")
     assert isinstance(by_name, ppsolo.ExportedPredictor) and by_name.description == loaded.description
     assert repr(written) == f"Export('{tmp_path / 'out'}': onnx, network graph)"
-    for wrong in ({"format": "tflite"}, {"graph": "half"}, {"device": "tpu"}):
+    wrongs: list[dict[str, Any]] = [{"format": "tflite"}, {"graph": "half"}, {"device": "tpu"}]
+    for wrong in wrongs:
         ((name, value),) = wrong.items()
         with pytest.raises(ppsolo.ExportError, match=f"{name} is '{value}': choose "):
             ppsolo.export(run, tmp_path / "other", weights=weights, **wrong)
