@@ -9,6 +9,7 @@ import typing
 from pathlib import Path
 
 import ppsolo
+from ppsolo.data.images import Source
 from ppsolo.schema import Config
 
 DOCS = Path(__file__).parent.parent / "docs"
@@ -47,7 +48,8 @@ def api_page() -> str:
         lines += _described(name, thing)
         if inspect.isclass(thing) and not issubclass(thing, Exception):
             for member, value in vars(thing).items():
-                if not member.startswith("_") and (doc := inspect.getdoc(value)):
+                described = callable(value) or hasattr(value, "__get__")  # not the value of a default
+                if described and not member.startswith("_") and (doc := inspect.getdoc(value)):
                     function = getattr(value, "__func__", value)
                     call = _signature(function) if inspect.isfunction(function) else ""
                     lines.append(f"\n### {name}.{member}\n\n```text\n{member}{call}\n\n{doc}\n```")
@@ -69,7 +71,11 @@ def _signature(thing: object) -> str:
         text = str(inspect.signature(thing))  # pyright: ignore[reportArgumentType]
     except (TypeError, ValueError):
         return ""
-    return re.sub(r"<(?:class|function) '?([\w.]+)'?[^>]*>", r"\1", text)
+    text = re.sub(r"<(?:class|function) '?([\w.]+)'?[^>]*>", r"\1", text)
+    text = text.replace(inspect.formatannotation(Source), "Source")
+    return re.sub(
+        r"\b(?:ppsolo|typing|collections|os|pathlib)\.(?:[a-z_]+\.)*(?=[A-Z])", "", text
+    )  # names of classes without their modules
 
 
 def _sections(kind: type, prefix: str) -> list[tuple[str, type]]:

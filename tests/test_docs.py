@@ -59,6 +59,12 @@ def test_every_public_name_is_in_the_reference():
     )
 
 
+def test_the_reference_is_readable():
+    page = reference_pages().api_page()
+    assert "Built-in" not in page and "collections.abc" not in page
+    assert "read_image(source: Source," in page
+
+
 def commands(text: str) -> list[list[str]]:
     """The words of each command of ours in code blocks, fenced or indented, without what stands before it."""
     found = []

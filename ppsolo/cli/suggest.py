@@ -29,7 +29,7 @@ def add_start(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--from_nothing",
         action="store_true",
-        help="suggest a small network that starts from random weights, without a download",
+        help="with a recipe: a small network that starts from random weights, without a download",
     )
 
 

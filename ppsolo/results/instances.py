@@ -242,7 +242,7 @@ class Instances:
             tolerance: see `polygons`.
 
         Raises:
-            ValueError: the path has another suffix, as a picture has.
+            ValueError: the path does not end with .json; it may be that of the picture.
             OSError: the file cannot be written.
         """
         if Path(path).suffix.lower() != ".json":
