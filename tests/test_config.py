@@ -176,7 +176,7 @@ def test_missing_files_and_names():
         ("train: {targets: {scale_ranges: [[1, 2], [2], [1, 2], [1, 2], [1, 2]]}}", "scale_ranges[1] must be"),
         ("train: {targets: {scale_ranges: [[2, 1], [1, 2], [1, 2], [1, 2], [1, 2]]}}", "scale_ranges[0] must be"),
         ("train: {augment: {short_sides: []}}", "short_sides must have at least one size"),
-        ('name: "a\\0b"', "cannot be the name of a run's directory"),
+        ('name: "a\\0b"', "mine.yml: line 1 holds a zero byte"),
         ("name: " + "x" * 300, "cannot be the name of a run's directory"),
         ("name: a/b", "name 'a/b' cannot be the name of a run's directory"),
     ],
