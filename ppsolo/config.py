@@ -355,7 +355,7 @@ def _convert(hint: Any, value: Any, where: str, key: str) -> Any:
         return _convert_to_one_of(typing.get_args(hint), value, where, key)
     if origin is tuple:
         if not isinstance(value, list | tuple):
-            raise ConfigError(f"{where}: {key} must be a list, got {_shown(value)}")
+            raise ConfigError(f"{where}: {key} must be a list, got {_shown(value)}; write [...] around it")
         item = typing.get_args(hint)[0]
         return tuple(_convert(item, entry, where, f"{key}[{i}]") for i, entry in enumerate(value))
     return _convert_scalar(hint, value, where, key)

@@ -15,7 +15,7 @@ import pytest
 import ppsolo
 from ppsolo import build_model, load_config, save_weights
 from ppsolo.checkpoint.zoo import ZOO
-from ppsolo.cli import main
+from ppsolo.cli import main, parser
 from ppsolo.cli.shared import LONG_STEPS
 from ppsolo.data.synthetic import draw_dataset
 from ppsolo.training.stop_request import TrainingInterrupted
@@ -101,6 +101,12 @@ def test_a_mistyped_command_is_answered_with_the_nearest(words, advice, capsys):
     with pytest.raises(SystemExit) as refused:
         main(words.split())
     assert refused.value.code == 2 and capsys.readouterr().err.splitlines()[-1].endswith(advice)
+
+
+@pytest.mark.parametrize(("words", "level"), [("-q zoo list", 40), ("zoo list -q", 40), ("zoo list", 30)])
+def test_quiet_may_stand_before_or_after_the_command(words, level):
+    options = parser().parse_args(words.split())
+    assert (logging.ERROR if options.quiet else logging.WARNING) == level and not options.verbose
 
 
 def test_weights_and_runs_in_the_wrong_place_are_named(tmp_path, capsys):

@@ -46,8 +46,15 @@ def add_command(
         epilog=f"examples:\n{lines}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    add_words(command)
     command.set_defaults(run=run, parser=command)
     return command
+
+
+def add_words(command: argparse.ArgumentParser) -> None:
+    """Add -q and -v, which may stand after a command too; the main help describes them."""
+    for flags in (("-q", "--quiet"), ("-v", "--verbose")):
+        command.add_argument(*flags, action="store_true", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
 
 
 def add_override(command: argparse.ArgumentParser, *aliases: str, help: str) -> None:

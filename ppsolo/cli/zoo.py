@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ppsolo.cli.shared import OK, SOME_FAILED, Commands, add_command, import_paddle, say
+from ppsolo.cli.shared import OK, SOME_FAILED, Commands, add_command, add_words, import_paddle, say
 from ppsolo.config import load_config
 
 if TYPE_CHECKING:
@@ -33,6 +33,8 @@ def add(commands: Commands) -> None:
         metavar="DIR",
         help="COCO's folder with annotations/instances_val2017.json and val2017/",
     )
+    for action in actions.choices.values():
+        add_words(action)
 
 
 def run(options: argparse.Namespace) -> int:
