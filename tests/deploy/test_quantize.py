@@ -52,6 +52,18 @@ def test_int8_is_written_with_its_price_and_answers(lively, tmp_path):
         load(tmp_path / "out", engine="onnxruntime")
 
 
+def test_inputs_of_norms_and_coordinates_stay_in_float(lively, tmp_path):
+    from ppsolo.deploy.openvino_runtime import read_graph
+    from ppsolo.deploy.quantize import quantize_model
+
+    config, model, images = lively
+    quantize_model(model, config, tmp_path / "out", images=images[:1], measure=None)
+    operations = read_graph(tmp_path / "out" / "model.xml").get_ordered_ops()
+    quantized = [operation for operation in operations if operation.get_type_name() == "FakeQuantize"]
+    users = {user.get_node().get_type_name() for value in quantized for user in value.output(0).get_target_inputs()}
+    assert "Convolution" in users and users.isdisjoint({"MVN", "Divide", "Multiply", "Subtract"})
+
+
 def test_more_layers_stay_in_float_until_the_drop_is_small(lively, tmp_path):
     from ppsolo.deploy.quantize import quantize_model
 
