@@ -51,7 +51,7 @@ def resize_masks(
     if len(probabilities) == 0:
         return []
     samples, knots = _sample_positions(resized[0], original[0]), _knots(height, resized[0], stride)
-    at_knots = len(samples) > 2 * len(knots)  # above this ratio, finding crossings costs less than every row
+    at_knots = len(samples) > 3 * len(knots)  # above this ratio, finding crossings costs less than every row
     plan = _Plan(
         rows=_axis(knots if at_knots else samples, height, stride),
         columns=_axis(_sample_positions(resized[1], original[1]), width, stride),
