@@ -18,6 +18,7 @@ from ppsolo.config import Config
 from ppsolo.cpu import default_threads
 from ppsolo.deploy.directory import ExportInfo, checksums, new_directory, write_info
 from ppsolo.deploy.export import CARD, OPEN_SHAPE, input_info, output_infos
+from ppsolo.deploy.group_norms import flatten_group_norms
 from ppsolo.deploy.onnx.graph import build_onnx
 from ppsolo.deploy.openvino_runtime import OpenVinoSession, read_graph
 from ppsolo.deploy.runtime import OPENVINO_FILE, ExportedPredictor, NetworkEngine
@@ -30,11 +31,11 @@ from ppsolo.version import __version__
 TABLE_FILE = "quantization.json"
 MAX_DROP = 0.005
 COMPARED = 8  # prepared images to compare heads on
-# Layers that always stay in float: the first convolution, whose input has three channels; group norms, whose sums
-# are convolutions in the graph; the gates of squeeze-and-excitation, which cost nothing.
+# Layers that always stay in float: the first convolution, whose input has three channels; group norms, whose means
+# and sums are convolutions in the graph; the gates of squeeze-and-excitation, which cost nothing.
 FIRST = (r"backbone\.stem(\.0)?\.conv.*", r".*\.norm\..*", r".*squeeze_excite.*")
-# Operations that always stay in float: OpenVINO names those of norms itself; the others make coordinates.
-FIRST_TYPES = ("MVN", "Divide", "Multiply", "Subtract")
+# Operations that always stay in float: they make coordinates.
+FIRST_TYPES = ("Divide", "Multiply", "Subtract")
 # More layers to keep in float, step by step, if average precision falls too far.
 LADDER = (
     ("the first layer and all norms", ()),
@@ -170,7 +171,7 @@ def _quantized_graphs(content: bytes, images: Sequence[np.ndarray]) -> Iterator[
         words = f"{words} {more}".strip()
         with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):  # nncf prints
             graph = nncf.quantize(
-                read_graph(content),
+                flatten_group_norms(read_graph(content)),
                 nncf.Dataset([image[None] for image in images]),
                 preset=nncf.QuantizationPreset.MIXED,
                 subset_size=len(images),
