@@ -8,7 +8,7 @@ import numpy as np
 from ppsolo.cpu import single_threaded_products
 from ppsolo.results.rle import Rle, encode_edges
 
-_CHUNK = 2**17  # resized values per chunk, or half as many with flags, so that they stay in the cache
+_CHUNK = 2**19  # resized values per chunk, or half as many with flags, so that they stay in the cache
 _BLOCK = 16  # neighbouring places that share their cells; in a larger block, most weights are 0
 
 
@@ -24,7 +24,7 @@ def resize_masks(
 
     The result equals two bilinear resizes (half-pixel centres, edges repeated) and a threshold: enlarge by `stride` to
     the padded input, crop to `resized`, resize to `original`, then `> threshold`. The enlarged images are never made:
-    each mask is computed in chunks of columns with at most about 2**17 values.
+    each mask is computed in chunks of columns with at most about 2**19 values.
 
     Args:
         probabilities: float32 [n, h, w] in [0, 1], one map per instance; the padded input is
