@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import NamedTuple, TypeVar
 
 import numpy as np
@@ -14,7 +15,7 @@ from ppsolo.schema import PostprocessConfig
 NOT_FINITE = "the network's output is not finite: check its weights and preprocess.mean and std"
 _KEPT_VALUES = 2**24  # largest number of stored mask values: thousands of masks would fill the memory
 _LEAST_STEP = 32  # cells per block; a product of fewer cells is not faster
-_MANY = 128  # from so many masks of a class on, a float product counts overlaps as fast as bit counts
+_ROWS = 32  # masks per block whose overlaps with all later masks of the class are counted at once
 _WORD = 64  # bits counted at once
 _STRIP = 2048  # pixels per strip of all masks, so that they stay in the cache; a multiple of _WORD
 
@@ -229,21 +230,16 @@ class NumpyPostprocess:
 
     def _intersections(self, groups: Sequence[np.ndarray]) -> list[np.ndarray]:
         """Shared pixels of the masks i < j, float64 [n, n], for each group of masks, uint64 [n, words]."""
-        most = _MANY if hasattr(np, "bitwise_count") else 0
-        large = [masks for masks in groups if len(masks) > most]
-        parts = []
-        if large:
-            words = groups[0].shape[1]
-            parts = self._map(
-                lambda strip: [_product_of_bits(masks[:, strip]) for masks in large], words, _STRIP // _WORD
-            )
-        products = iter([np.stack(counts).sum(axis=0, dtype=np.float64) for counts in zip(*parts, strict=True)])
-        return [next(products) if len(masks) > most else _count_shared_bits(masks) for masks in groups]
+        if hasattr(np, "bitwise_count"):
+            return [np.concatenate(self._map(partial(_count_shared_bits, one), len(one), _ROWS)) for one in groups]
+        words = groups[0].shape[1]
+        parts = self._map(lambda strip: [_product_of_bits(one[:, strip]) for one in groups], words, _STRIP // _WORD)
+        return [np.stack(counts).sum(axis=0, dtype=np.float64) for counts in zip(*parts, strict=True)]
 
     def _map(self, function: Callable[[slice], Result], length: int, step: int) -> list[Result]:
         """Return the function of each slice of `step` places out of `length`, in order, computed by all threads."""
         strips = [slice(start, min(start + step, length)) for start in range(0, length, step)]
-        return list((self._pool.map if self._pool else map)(function, strips))
+        return list((self._pool.map if self._pool and len(strips) > 1 else map)(function, strips))
 
 
 def _check_finite(sums: Sequence[float]) -> None:
@@ -299,18 +295,18 @@ def _falling(values: np.ndarray) -> np.ndarray:
     return np.argsort(-values, kind="stable")
 
 
-def _count_shared_bits(masks: np.ndarray) -> np.ndarray:
-    """Shared bits of the rows i < j of uint64 [n, words]: float64 [n, n], zero elsewhere."""
-    shared = np.zeros((len(masks), len(masks)))
-    for i in range(len(masks) - 1):
-        shared[i, i + 1 :] = np.bitwise_count(masks[i + 1 :] & masks[i]).sum(axis=1, dtype=np.uint32)
+def _count_shared_bits(masks: np.ndarray, rows: slice) -> np.ndarray:
+    """Shared bits of the rows i < j of uint64 [n, words] for each i of `rows`: float64 [rows, n], zero elsewhere."""
+    shared = np.zeros((rows.stop - rows.start, len(masks)))
+    for i, counts in zip(range(rows.start, rows.stop), shared, strict=True):
+        counts[i + 1 :] = np.bitwise_count(masks[i + 1 :] & masks[i]).sum(axis=1, dtype=np.uint32)
     return shared
 
 
 def _product_of_bits(masks: np.ndarray) -> np.ndarray:
     """Shared bits of each two rows of uint64 [n, words], by a matrix product: float32 [n, n].
 
-    Used for large groups, and with numpy before 2.0, which has no bit count.
+    Used with numpy before 2.0, which has no bit count.
     """
     ones = np.unpackbits(np.ascontiguousarray(masks).view(np.uint8), axis=1).astype(np.float32)
     return ones @ ones.T
