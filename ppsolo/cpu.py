@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 _MKL_KERNELS = "MKL_DEBUG_CPU_TYPE"
 _AVX2_KERNELS, _AVX512_KERNELS = "5", "7"
 _AVX512_FLAGS = {"avx512f", "avx512bw", "avx512dq", "avx512vl"}
+_MOST_DIGITS = 4  # of a number of threads; more than 9999 is no number that runtimes can serve
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # options of glibc's mallopt
 
 
@@ -29,7 +30,8 @@ def default_threads() -> int:
     user set it. A program that wants 1 passes `threads=1`.
     """
     stated = os.environ.get("OMP_NUM_THREADS", "")
-    if stated.isdigit() and int(stated) > 0 and (stated != "1" or _started_with("OMP_NUM_THREADS")):
+    usable = stated.isascii() and stated.isdecimal() and len(stated) <= _MOST_DIGITS and int(stated) > 0
+    if usable and (stated != "1" or _started_with("OMP_NUM_THREADS")):
         return int(stated)
     return available_cores()
 

@@ -36,7 +36,10 @@ def test_which_cpus_are_told_what_kernels_to_use(cpu_info, expected, monkeypatch
 
 @pytest.mark.parametrize(
     ("stated", "at_start", "expected"),
-    [("3", False, 3), ("1", True, 1), ("1", False, 6), (None, False, 6), ("many", True, 6), ("0", True, 6)],
+    [
+        *[("3", False, 3), ("1", True, 1), ("1", False, 6), (None, False, 6)],
+        *[("many", True, 6), ("0", True, 6), ("²", True, 6), ("99999", True, 6), ("9" * 5000, True, 6)],
+    ],
 )
 def test_threads_are_the_users_or_all_cores(stated, at_start, expected, monkeypatch):
     monkeypatch.setattr(cpu, "available_cores", lambda: 6)

@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import re
 import sys
 from collections.abc import Sequence
 
@@ -47,6 +48,8 @@ COMMANDS = (
     convert,
     export,
 )
+# OpenCV reads them when it is imported.
+OPENCV_LIMITS = ("OPENCV_IO_MAX_IMAGE_PIXELS", "OPENCV_IO_MAX_IMAGE_WIDTH", "OPENCV_IO_MAX_IMAGE_HEIGHT")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -86,7 +89,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
 def _run(options: argparse.Namespace) -> int:
     """Run the command; return the exit code."""
     try:
-        _check_current_folder()
+        _check_surroundings()
         prepare_options(options)
         return options.run(options)
     except Exception as error:
@@ -101,11 +104,16 @@ def _run(options: argparse.Namespace) -> int:
         return REFUSED
 
 
-def _check_current_folder() -> None:
+def _check_surroundings() -> None:
+    """Refuse a current folder that was removed, and limits in the environment at which OpenCV ends the process."""
     try:
         os.getcwd()
     except FileNotFoundError:
         raise ConfigError("the current folder no longer exists: change to another one with cd") from None
+    for name in OPENCV_LIMITS:
+        value = os.environ.get(name)
+        if value is not None and not re.fullmatch(r"[0-9]{1,18}[A-Za-z]*", value):
+            raise ConfigError(f"{name} is {value!r} in the environment: give a number, for OpenCV, or unset it")
 
 
 def _flushed(code: int) -> int:

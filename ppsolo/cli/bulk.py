@@ -76,7 +76,7 @@ def shard_of(options: argparse.Namespace) -> "Shard":
     if options.shard is None:
         place = launched()
         return Shard(place.rank, place.world_size)
-    found = re.fullmatch(r"(\d+)/(\d+)", options.shard)
+    found = re.fullmatch("([0-9]{1,9})/([0-9]{1,9})", options.shard)
     if not found or not 1 <= int(found[1]) <= int(found[2]):
         raise ConfigError(f"--shard is {options.shard}: give I/N, such as 3/8, with I from 1 to N")
     return Shard(int(found[1]) - 1, int(found[2]))

@@ -16,6 +16,7 @@ from ppsolo.data.pixels import DEFAULT_SETTINGS, MAX_PIXELS, PixelSettings
 from ppsolo.errors import ImageError
 
 MAX_BYTES = 2**26  # 64 MiB
+_MOST_DIGITS = 18  # of a length that is believed
 _PIECE = 2**16  # bytes read between two checks of the time
 
 
@@ -57,7 +58,7 @@ def fetch_bytes(address: str, *, max_bytes: int = MAX_BYTES, timeout: float = 30
     pieces, size = [], 0
     try:
         with _open(address, timeout) as response:
-            stated = response.headers.get("Content-Length", "")
+            stated = response.headers.get("Content-Length", "")[:_MOST_DIGITS]
             if stated.isdecimal() and int(stated) > max_bytes:
                 raise ImageError(f"{address}: {stated} bytes are too many (at most {max_bytes})")
             while piece := response.read1(_PIECE):

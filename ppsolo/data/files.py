@@ -156,7 +156,7 @@ def image_id_of(path: str | os.PathLike, running: int) -> int:
     The stem must be a number, with or without COCO's prefix: `000000252219.jpg` is 252219,
     `COCO_val2014_000000000042.jpg` is 42. Numbers from 2**63 on do not count, because ids are int64.
     """
-    stated = re.fullmatch(r"(?:COCO_\w+_)?([0-9]+)", Path(path).stem)
+    stated = re.fullmatch(r"(?:COCO_\w+_)?([0-9]{1,100})", Path(path).stem)
     return int(stated[1]) if stated and int(stated[1]) < 2**63 else running
 
 

@@ -21,7 +21,7 @@ def parse_device(device: str) -> DeviceChoice:
     """
     if device == "cpu":
         return DeviceChoice("cpu", 0)
-    match = re.fullmatch(r"gpu(?::(\d+))?", device)
+    match = re.fullmatch(r"gpu(?::([0-9]{1,9}))?", device)
     if match is None:
         raise ExportError(f"device is {device!r}: choose 'cpu', 'gpu' or the number of a GPU, as in 'gpu:1'")
     return DeviceChoice("gpu", int(match[1] or 0))

@@ -1,11 +1,7 @@
 """More than average precision: curves, confusion, calibration, recall by size, and the quality of each picture."""
 
-import importlib.util
-import json
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,19 +12,12 @@ from ppsolo.evaluation.evaluate import Evaluation, EvaluationSet
 from ppsolo.evaluation.ground_truth import GroundTruth
 from ppsolo.evaluation.matching import overlaps, unpack
 from ppsolo.evaluation.thresholds import ClassThreshold, find_thresholds
+from ppsolo.evaluation.tide import tide
 from ppsolo.results.rle import Rle, read_segmentation
 
 IOU = 0.5  # a detection counts as found from this IoU on; AP has its own thresholds
 BINS = 10  # of scores, for calibration
 SIZE_EDGES = (0, 16, 32, 64, 96, 192, 384)  # square roots of areas in pixels
-TIDE_KINDS = {
-    "Cls": "right place, wrong class",
-    "Loc": "right class, inexact outline",
-    "Both": "wrong class and inexact outline",
-    "Dupe": "found twice",
-    "Bkg": "nothing there",
-    "Miss": "not found",
-}
 _IOU_THRESHOLDS = 10  # packed in a match: 0.50 to 0.95
 
 
@@ -77,7 +66,7 @@ def analyze(evaluation: Evaluation, dataset: EvaluationSet) -> Analysis:
         "calibration": calibration(matches),
         "confusion": {"classes": list(truth.category_names), "matrix": images.confusion.tolist()},
         "recall_by_size": images.recall_by_size(),
-        "tide": tide(dataset.source, evaluation.results),
+        "tide": tide(truth, evaluation.results),
     }
     pictures = sorted(images.pictures, key=lambda picture: picture.quality)
     numbers["pictures"] = [picture._asdict() for picture in pictures]
@@ -124,27 +113,6 @@ def calibration(matches: np.ndarray) -> dict[str, Any]:
         bins.append({"from": number / BINS, "count": count, "score": means[0], "precision": means[1]})
     gaps = [one["count"] * abs(one["score"] - one["precision"]) for one in bins if one["count"]]
     return {"bins": bins, "error": sum(gaps) / len(scores) if len(scores) else None}
-
-
-def tide(annotations: Path, results: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
-    """Say which of the six kinds of error cost AP50 (TIDE: Bolya et al., ECCV 2020, arXiv 2008.08115).
-
-    Returns "ap50", and for each kind "lost" (how much AP50 would rise without these errors) and "count". hotcoco
-    computes it; returns None if hotcoco is not installed.
-    """
-    if importlib.util.find_spec("hotcoco") is None or not results:
-        return None
-    import hotcoco
-
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / "results.json"
-        file.write_text(json.dumps(list(results)), encoding="utf-8")
-        truth = hotcoco.COCO(str(annotations))
-        evaluator = hotcoco.COCOeval(truth, truth.load_res(str(file)), "segm")
-        evaluator.evaluate()
-        found = evaluator.tide_errors()
-    kinds = {name: {"lost": float(found["delta_ap"][name]), "count": int(found["counts"][name])} for name in TIDE_KINDS}
-    return {"ap50": float(found["ap_base"]), "kinds": kinds}
 
 
 def _counted(matches: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

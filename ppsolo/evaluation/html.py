@@ -16,14 +16,15 @@ from ppsolo.atomic import atomic_writer, made_folder
 from ppsolo.config import Config
 from ppsolo.data.images import read_image
 from ppsolo.errors import ConfigError, ImageError, PpsoloError
-from ppsolo.evaluation.analysis import SIZE_EDGES, TIDE_KINDS, Analysis, PictureQuality, analyze
+from ppsolo.evaluation.analysis import SIZE_EDGES, Analysis, PictureQuality, analyze
 from ppsolo.evaluation.coco_evaluator import IOU_TYPES
 from ppsolo.evaluation.evaluate import Evaluation, EvaluationSet, open_evaluation_set
 from ppsolo.evaluation.report import write_report
+from ppsolo.evaluation.tide import TIDE_KINDS
 from ppsolo.progress import Progress
 from ppsolo.results.instances import Instances
 from ppsolo.results.rle import read_segmentation
-from ppsolo.text import counted
+from ppsolo.text import counted, storable
 from ppsolo.version import __version__
 
 if TYPE_CHECKING:
@@ -56,7 +57,7 @@ def write_html(
     text = build_page(evaluation, analysis, dataset, config, progress=progress)
     try:
         with made_folder(directory), atomic_writer(directory / "index.html", "w") as stream:
-            stream.write(text)
+            stream.write(storable(text))  # file names need not be UTF-8
             write_report(report, directory / "report.json")
     except OSError as error:
         raise PpsoloError(f"cannot write {directory / 'index.html'}: {error.strerror or error}") from None

@@ -3,6 +3,7 @@
 supervision reads such files too, but splits an object's ring at its cuts; here a line is one object.
 """
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -122,7 +123,7 @@ def _class_names(folder: Folder) -> dict[int, str]:
         names = content.get("names") if isinstance(content, dict) else None
         if isinstance(names, list):
             return {label: str(name) for label, name in enumerate(names)}
-        if isinstance(names, dict) and all(str(i).isdecimal() and int(i) < MOST_CLASSES for i in names):
+        if isinstance(names, dict) and all(re.fullmatch("[0-9]{1,9}", str(i)) and int(i) < MOST_CLASSES for i in names):
             return {int(label): str(name) for label, name in names.items()}
     for file in folder.files:
         if file.name.lower() in _NAME_FILES:

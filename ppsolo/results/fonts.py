@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 logger = logging.getLogger(__name__)
+_LONGEST_NAME = 100  # letters of a name on a drawing
 
 # Preferred fonts, the first that has the letter; then other fonts, plain ones first.
 _PREFERRED = (
@@ -42,7 +43,11 @@ def remedy(text: str) -> str:
 
 @functools.cache
 def drawable_name(name: str, label: int) -> str:
-    """Return the name if it can be drawn, else "class" and the label; log the remedy once per name."""
+    """Return the name, cut if it is long; "class" and the label if it cannot be drawn. Log the remedy once per name."""
+    if len(name) > _LONGEST_NAME:
+        name = f"{name[:_LONGEST_NAME]}..."
+    if not name.strip():
+        return f"class {label}"
     if name.isascii() and name.isprintable():
         return name
     if name.isprintable() and has_letters(name):
@@ -56,7 +61,7 @@ def matplotlib_families(text: str) -> list[str]:
     from matplotlib import font_manager
 
     families = ["DejaVu Sans"]
-    for path in dict.fromkeys(font_of(letter) for letter in text):
+    for path in dict.fromkeys(font_of(letter) for letter in dict.fromkeys(text)):
         if path is not None:
             font_manager.fontManager.addfont(path)
             families.append(font_manager.FontProperties(fname=path).get_name())

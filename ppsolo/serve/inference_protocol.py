@@ -5,6 +5,7 @@ https://github.com/kserve/open-inference-protocol, with the extension for binary
 
 import asyncio
 import json
+import re
 import struct
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -138,7 +139,7 @@ def parse_request(body: bytes, header_length: str | None) -> InferRequest:
     """
     length = len(body)
     if header_length is not None:
-        if not header_length.isascii() or not header_length.isdigit() or int(header_length) > len(body):
+        if not re.fullmatch("[0-9]{1,18}", header_length) or int(header_length) > len(body):
             raise _malformed(f"{HEADER_LENGTH} is {header_length[:20]!r}, but the body has {len(body)} bytes")
         length = int(header_length)
     try:

@@ -1,5 +1,6 @@
 """`ppsolo infer --results` and `ppsolo merge`: lists, shards, resuming, signals."""
 
+import argparse
 import json
 import os
 import shutil
@@ -15,8 +16,10 @@ from busy import busy_model
 
 from ppsolo import load_config
 from ppsolo.cli import main
+from ppsolo.cli.bulk import shard_of
 from ppsolo.data.images import write_image
 from ppsolo.deploy.export import export_model
+from ppsolo.errors import ConfigError
 
 ROOT = Path(__file__).parents[2]
 
@@ -155,3 +158,10 @@ def test_a_signal_loses_nothing(work, tmp_path, number):
     assert ids == sorted(ids) and {*ids} == {*range(count)}
     first = [line for line in merged(output).splitlines() if json.loads(line)["image_id"] < 9]
     assert len(ids) == 40 * len(first)
+
+
+@pytest.mark.parametrize("shard", ["0/3", "4/3", "x", "9" * 5000 + "/1", "1/" + "9" * 5000, "²/³"])
+def test_impossible_shards_are_one_line(tmp_path, capsys, shard):
+    options = argparse.Namespace(shard=shard)
+    with pytest.raises(ConfigError, match="give I/N"):
+        shard_of(options)

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from ppsolo.cli import main
+
 ROOT = Path(__file__).parents[2]
 WORKS = """
 import contextlib, logging, os, sys
@@ -49,6 +51,15 @@ def test_the_work_is_done_with_any_streams(tmp_path, streams):
 @pytest.mark.parametrize("streams", ["2>&-", "2>/dev/full", "2> >(true)", "<&- >&- 2>&-"])
 def test_a_refusal_that_nobody_reads_keeps_its_exit_code(tmp_path, streams):
     assert run_in_shell(REFUSES, streams, tmp_path).returncode == 2
+
+
+@pytest.mark.parametrize("value", ["many", "-1", "", "9" * 30])
+def test_a_limit_that_opencv_cannot_read_is_named(monkeypatch, capsys, value):
+    """OpenCV ends the process when it is imported."""
+    monkeypatch.setenv("OPENCV_IO_MAX_IMAGE_PIXELS", value)
+    assert main(["check-data", "-c", "compact"]) == 2
+    line = capsys.readouterr().err
+    assert line.startswith("ppsolo: error: OPENCV_IO_MAX_IMAGE_PIXELS is") and "unset it" in line
 
 
 def test_a_folder_that_has_gone_is_named(tmp_path):

@@ -549,6 +549,7 @@ def test_image_ids_are_unique_and_stated_numbers_come_first():
     assert image_ids(["b.jpg", "a.jpg", "b.jpg"]) == [0, 1, 2]
     assert image_ids([Path("5.jpg"), Path("05.jpg"), Path("4.jpg")]) == [5, 0, 4]
     assert image_ids([]) == []
+    assert image_ids(["9" * 5000 + ".jpg", "7.jpg"]) == [0, 7]  # more digits than Python reads
 
 
 def test_write_image(tmp_path, photo):

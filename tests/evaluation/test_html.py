@@ -2,6 +2,8 @@
 
 import json
 import re
+import shutil
+import time
 import warnings
 from pathlib import Path
 
@@ -116,3 +118,43 @@ def test_without_matplotlib_the_command_says_what_to_install(monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(ConfigError, match=r"pip install 'ppsolo\[report\]'"):
         check_packages()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"categories": {"name": "\ud800"}},
+        {"categories": {"name": 1.0}},
+        {"categories": {"name": " "}},
+        {"categories": {"name": "n" * 1_000_000}},
+        {"annotations": {"id": "a"}},
+        {"annotations": {"bbox": "1 2 3 4"}},
+        {"images": {"coco_url": "\udcff"}},
+    ],
+    ids=lambda change: repr(change)[:40],
+)
+def test_what_the_reader_accepts_is_drawn(evaluated, tmp_path, change):
+    """hotcoco, which computes one chart, refuses some of it."""
+    evaluation, _, config = evaluated
+    content = json.loads(Path(config.data.val_annotations).read_text())
+    for part, values in change.items():
+        content[part][0].update(values)
+    changed = tmp_path / "changed.json"
+    changed.write_text(json.dumps(content))
+    start = time.monotonic()
+    write_html(evaluation, override_config(config, {"data.val_annotations": str(changed)}), tmp_path / "page")
+    assert (tmp_path / "page" / "index.html").is_file() and time.monotonic() - start < 30
+
+
+def test_file_names_need_not_be_utf_8(evaluated, tmp_path):
+    evaluation, _, config = evaluated
+    content = json.loads(Path(config.data.val_annotations).read_text())
+    shutil.copytree(config.data.val_images, tmp_path / "images")
+    for image in content["images"]:
+        old = tmp_path / "images" / image["file_name"]
+        image["file_name"] = f"\udcff{old.name}"
+        old.rename(old.with_name(image["file_name"]))
+    (tmp_path / "renamed.json").write_text(json.dumps(content))
+    data = {"data.val_annotations": str(tmp_path / "renamed.json"), "data.val_images": str(tmp_path / "images")}
+    write_html(evaluation, override_config(config, data), tmp_path / "page")
+    assert "\\udcff" in (tmp_path / "page" / "index.html").read_text(encoding="utf-8")

@@ -366,3 +366,7 @@ def test_other_sizes_and_options_are_refused():
     wrong: Any = "score"
     with pytest.raises(ValueError, match="color_by"):
         instances.draw(image, color_by=wrong)
+
+
+def test_long_and_blank_names_can_be_drawn():
+    assert fonts.drawable_name("n" * 10_000_000, 7) == "n" * 100 + "..." and fonts.drawable_name(" ", 7) == "class 7"

@@ -99,6 +99,7 @@ def test_what_is_malformed_is_refused_in_one_line(server, content, word):
 def test_lengths_encodings_and_sizes_are_checked(server):
     assert post(server, {"inputs": [PIXELS]}, {"Inference-Header-Content-Length": "10000"}).status_code == 400
     assert post(server, {"inputs": [PIXELS]}, {"Inference-Header-Content-Length": "x"}).status_code == 400
+    assert post(server, {"inputs": [PIXELS]}, {"Inference-Header-Content-Length": "9" * 5000}).status_code == 400
     assert post(server, {"inputs": [PIXELS]}, {"Content-Encoding": "gzip"}).status_code == 415
     assert post(server, b" " * 200_000).status_code == 413
     large = PIXELS | {"shape": [400, 400, 3], "data": [0]}
