@@ -34,6 +34,7 @@ from ppsolo.progress import Progress
 from ppsolo.results.instances import Instances
 from ppsolo.results.labels import write_stamp
 from ppsolo.schema import Config
+from ppsolo.text import typed
 from ppsolo.training.run import train
 from ppsolo.training.state import RunDirectory
 
@@ -137,7 +138,7 @@ def run_demo(
         f"training, {minutes['all']:.1f} in all",
         f"{output_dir}: demo.json and curve.png (AP over time), predictions.png (new scenes next to the truth), "
         f"prediction.png ({seen}), training/ (data and run)",
-        f"to continue with it: ppsolo infer -c {run.config_file} --infer_img {output_dir / 'scene.png'}",
+        f"to continue with it: ppsolo infer -c {typed(run.config_file)} --infer_img {typed(output_dir / 'scene.png')}",
     ]
     if photo is not None:
         lines += _predict_photo(photo, output_dir / "photo_prediction.png", progress)

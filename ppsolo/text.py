@@ -2,9 +2,11 @@
 
 import json
 import re
+import shlex
 from collections.abc import Iterable
 from typing import Any
 
+_PLAIN = re.compile(r"[\w%+=:,./@-]+")  # needs no quotes in a shell; letters of any script
 # A user before the host. A password with a slash in it is no valid address; it is no port number either.
 _USER = re.compile(r"://(?:[^\s/?#]*|[^\s/?#:@\[]*:(?!\d*(?:[/?#\s]|$))\S*)@")
 
@@ -36,6 +38,15 @@ def without_users(text: str) -> str:
     ('rtsp://***@camera/live: no answer', 'https://a.example/b@c')
     """
     return _USER.sub("://***@", text) if "://" in text else text
+
+
+def typed(path: object) -> str:
+    """Return a path as a user types it in a shell.
+
+    >>> typed("data/mine"), typed("my data")
+    ('data/mine', "'my data'")
+    """
+    return str(path) if _PLAIN.fullmatch(str(path)) else shlex.quote(str(path))
 
 
 def native_reason(error: BaseException) -> str:

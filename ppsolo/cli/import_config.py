@@ -9,6 +9,7 @@ from ppsolo.cli.shared import OK, Commands, add_command, add_override, say, say_
 from ppsolo.config import config_to_dict, find_config, import_theirs, load_config
 from ppsolo.errors import ConfigError
 from ppsolo.legacy.yaml_files import is_paddledetection
+from ppsolo.text import typed
 
 EXAMPLES = "ppsolo import-config PaddleDetection/configs/solov2/solov2_r50_fpn_1x_coco.yml > mine.yml"
 
@@ -43,5 +44,5 @@ def _refusal(file: Path) -> ConfigError:
             f"({error})"
         )
     return ConfigError(
-        f"{file}: not a configuration of PaddleDetection but one of ppsolo: use it as it is, with -c {file}"
+        f"{file}: not a configuration of PaddleDetection but one of ppsolo: use it as it is, with -c {typed(file)}"
     )

@@ -9,7 +9,7 @@ from ppsolo.cli.check_data import check
 from ppsolo.cli.shared import OK, SOME_FAILED, Commands, add_command, say
 from ppsolo.config import load_config
 from ppsolo.errors import ConfigError
-from ppsolo.text import counted
+from ppsolo.text import counted, typed
 
 if TYPE_CHECKING:
     from ppsolo.check.report import DataReport
@@ -112,7 +112,10 @@ def run(options: argparse.Namespace) -> int:
         say("")
         say(format_data_report(report, suggestion=f"settings suggested, and written into {config_file}:"))
     say("")
-    say(f"to train on it: ppsolo train -c {config_file}")
+    command = f"-c {typed(config_file)}"
+    say(f"to train on it: ppsolo train {command}")
+    if published:
+        say(f"without a download, from random weights: ppsolo train --recipe auto --from_nothing {command}")
     return SOME_FAILED if any(report.faulty for report in reports) else OK
 
 

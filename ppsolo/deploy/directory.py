@@ -17,6 +17,7 @@ from ppsolo.build.pipeline import class_names
 from ppsolo.config import Config, config_from_dict, config_to_dict, parse_yaml
 from ppsolo.errors import ConfigError, ExportError
 from ppsolo.interface import EXPORT_FILE
+from ppsolo.text import typed
 
 Layout = Literal["ppsolo", "paddledetection", "paddlex", "triton"]
 Format = Literal["paddle", "onnx", "openvino"]
@@ -124,7 +125,9 @@ def read_info(directory: str | os.PathLike[str]) -> ExportInfo:
         tree = parse_yaml(path.read_text(encoding="utf-8"), str(path))
     except FileNotFoundError:
         if (place / RUN_CONFIG).is_file():
-            raise ExportError(f"{place} is a run, no export: give -c {place / RUN_CONFIG}, or export it") from None
+            raise ExportError(
+                f"{place} is a run, no export: give -c {typed(place / RUN_CONFIG)}, or export it"
+            ) from None
         raise ExportError(f"{path} is missing: give a directory that `ppsolo export` wrote") from None
     except (OSError, UnicodeDecodeError, ConfigError) as error:
         raise ExportError(f"{path} cannot be read ({error}): export again") from None

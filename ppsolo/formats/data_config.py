@@ -15,7 +15,7 @@ from ppsolo.formats.recognition import describe, read_folder, recognise
 from ppsolo.formats.split import divide
 from ppsolo.legacy.dataset_folder import found_data
 from ppsolo.schema import DataConfig
-from ppsolo.text import json_text
+from ppsolo.text import json_text, typed
 
 logger = logging.getLogger(__name__)
 
@@ -87,7 +87,7 @@ def _only_format(folder: Folder, named: str | None, needed: Literal["train", "va
         chosen = f" --format {next(iter(found))}" if found else ""
         raise DatasetError(
             f"{root / (named or f'data.{needed}_annotations')}: no such file, and {root} holds {shown}; "
-            f"set data.{needed}_annotations, or make a data set: ppsolo import-data {root}{chosen} --output DIR"
+            f"set data.{needed}_annotations, or make a data set: ppsolo import-data {typed(root)}{chosen} --output DIR"
         )
     return next(iter(found.values()))
 
@@ -108,5 +108,5 @@ def _missing(folder: Folder, named: str, name: Literal["train", "val"]) -> Datas
     there = f"the JSON files {shown}" if files else formats or describe(folder)
     return DatasetError(
         f"{folder.path / named}: no such file, and {folder.path} holds {there}; "
-        f"correct data.{name}_annotations, or make a data set: ppsolo import-data {folder.path} --output DIR"
+        f"correct data.{name}_annotations, or make a data set: ppsolo import-data {typed(folder.path)} --output DIR"
     )

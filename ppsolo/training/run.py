@@ -25,7 +25,7 @@ from ppsolo.outputs import check_output_folder
 from ppsolo.processes import Processes, start_processes
 from ppsolo.progress import Progress
 from ppsolo.schema import Config
-from ppsolo.text import counted
+from ppsolo.text import counted, typed
 from ppsolo.training.model_card import model_card, read_licenses
 from ppsolo.training.sinks import (
     ConsoleSink,
@@ -102,7 +102,7 @@ def train(
             trainer = _train_in(run, config, dataset, processes, resume, console, download, stop)
     if trainer.stopped:
         assert stop.signal_number is not None
-        command = f"ppsolo train -c {run.config_file} -r auto"
+        command = f"ppsolo train -c {typed(run.config_file)} -r auto"
         again = command if processes.world_size == 1 else "the same command and -r auto"
         raise TrainingInterrupted(
             f"{stop.reason} after {trainer.step} steps, in epoch {trainer.epoch + 1}; a state is written: continue "

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -68,6 +69,15 @@ def test_copies_and_published_systems(photos, tmp_path, capsys):
     assert len(json.loads((output / "instances_val.json").read_text())["images"]) == 3
     config = load_config(str(output / "config.yml"))
     assert config.weights == "solov2_r50_fpn_3x" and config.train.patience == 4
+
+
+def test_the_next_commands_can_be_pasted(photos, tmp_path, capsys):
+    output = tmp_path / "my 数据"
+    assert main(["import-data", str(photos), "--output", str(output)]) in (0, 1)
+    lines = capsys.readouterr().out.splitlines()[-2:]
+    commands = [shlex.split(line.partition(": ")[2]) for line in lines]
+    assert commands[0] == ["ppsolo", "train", "-c", str(output / "config.yml")]
+    assert commands[1] == ["ppsolo", "train", "--recipe", "auto", "--from_nothing", "-c", str(output / "config.yml")]
 
 
 def test_a_report_names_no_draft(photos, tmp_path, capsys):
