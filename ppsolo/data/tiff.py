@@ -5,6 +5,7 @@ import io
 import itertools
 import logging
 import math
+from collections.abc import Iterator
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, BinaryIO, Literal
 
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 
 REMEDY = "pip install 'ppsolo[images]' (tifffile and imagecodecs)"
 _MOST_PAGES = 500_000
+_MOST_TAGS = 4096  # of a directory: tifffile refuses more
+_SUB_DIRECTORIES = 330  # the tag with their places
 _BYTES_PER_PIXEL = 8  # decoded bytes allowed per pixel, at the largest number of pixels
 
 # Compressions whose decoders write into a buffer of known size. Other formats state sizes of their own.
@@ -88,26 +91,62 @@ def _outer(series: "TiffPageSeries") -> dict[str, int]:
 
 
 def check_chain(tif: "TiffFile") -> None:
-    """Raise ImageError if the directories form a circle, which tifffile may follow for ever, or are far too many."""
+    """Raise ImageError if the directories form a circle, overlap, or are far too many: tifffile may not end then."""
     kind, stream = tif.tiff, tif.filehandle
-    order: Literal["little", "big"] = "little" if tif.byteorder == "<" else "big"
     known: set[int] = set()
+    taken = 0
     at = int(tif.pages.first.offset)
     while 0 < at < stream.size:
         if at in known or len(known) >= _MOST_PAGES:
             what = "form a circle" if at in known else f"are more than {_MOST_PAGES}"
             raise ImageError(f"the TIFF is damaged: its directories {what}")
         known.add(at)
-        stream.seek(at)
-        number = int.from_bytes(stream.read(kind.tagnosize), order)
-        stream.seek(at + kind.tagnosize + number * kind.tagsize)
-        at = int.from_bytes(stream.read(kind.offsetsize), order)
+        length = 0
+        for length in _directory_lengths(tif, at):
+            taken += length
+            if taken > stream.size:  # every directory has its own bytes
+                raise ImageError("the TIFF is damaged: its directories overlap")
+        end = min(at + length, stream.size)  # of a file that is cut short, tifffile takes the last bytes
+        stream.seek(max(end - kind.offsetsize, at + kind.tagnosize))
+        following = stream.read(kind.offsetsize)
+        at = int.from_bytes(following, _order(tif)) if length and len(following) == kind.offsetsize else 0
+
+
+def _directory_lengths(tif: "TiffFile", at: int) -> Iterator[int]:
+    """Yield the bytes of each sub-directory of the directory at `at`, then its own; nothing if tifffile stops there."""
+    kind, stream, order = tif.tiff, tif.filehandle, _order(tif)
+
+    def tags(place: int) -> int:
+        stream.seek(place)
+        return int.from_bytes(stream.read(kind.tagnosize), order)
+
+    number = tags(at)
+    if number > _MOST_TAGS:
+        return
+    entries = stream.read(number * kind.tagsize)
+    around = kind.tagnosize + kind.offsetsize
+    for start in range(0, len(entries) - kind.tagsize + 1, kind.tagsize):
+        if int.from_bytes(entries[start : start + 2], order) != _SUB_DIRECTORIES:
+            continue
+        width = _TYPE_SIZES.get(int.from_bytes(entries[start + 2 : start + 4], order), 0)
+        values = entries[start + 4 + kind.offsetsize : start + kind.tagsize]
+        length = width * int.from_bytes(entries[start + 4 : start + 4 + kind.offsetsize], order)
+        if length > kind.offsetsize:
+            stream.seek(int.from_bytes(values, order))
+            values = stream.read(min(length, stream.size))
+        for first in range(0, min(length, len(values)), width or 1):
+            more = tags(int.from_bytes(values[first : first + width], order))
+            yield around + (more if more <= _MOST_TAGS else 0) * kind.tagsize
+    yield around + number * kind.tagsize
+
+
+def _order(tif: "TiffFile") -> Literal["little", "big"]:
+    return "little" if tif.byteorder == "<" else "big"
 
 
 def check_directory(tif: "TiffFile", page: "TiffPage") -> None:
     """Raise ImageError if the file ends within the directory of a page, or within a value of it."""
-    kind, stream = tif.tiff, tif.filehandle
-    order: Literal["little", "big"] = "little" if tif.byteorder == "<" else "big"
+    kind, stream, order = tif.tiff, tif.filehandle, _order(tif)
     stream.seek(page.offset)
     entries = stream.read(kind.tagnosize + kind.tagsize * (len(page.tags) + 1))
     number = int.from_bytes(entries[: kind.tagnosize], order)

@@ -4,6 +4,7 @@ import io
 import struct
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -236,3 +237,49 @@ def test_without_tifffile_a_picture_is_turned_upright_once(photo, monkeypatch, o
     expected = read(eight)
     monkeypatch.setitem(sys.modules, "tifffile", None)
     assert np.array_equal(read(eight), expected) and np.array_equal(read(sixteen), expected)
+
+
+def entries(*tags: tuple[int, int, int, int]) -> bytes:
+    """A directory without the place of the next one: tag, type, count and value of each entry."""
+    return struct.pack("<H", len(tags)) + b"".join(struct.pack("<HHII", *tag) for tag in tags)
+
+
+GREY = ((256, 4, 1, 4), (257, 4, 1, 4), (258, 3, 1, 8), (259, 3, 1, 1), (262, 3, 1, 1), (273, 4, 1, 8), (277, 3, 1, 1))
+SIZES = ((278, 4, 1, 4), (279, 4, 1, 16))
+
+
+def overlapping_directories(number: int) -> bytes:
+    """A picture of 4 x 4, and then directories of 4,096 tags that begin four bytes after each other."""
+    head = struct.pack("<2sHI", b"II", 42, 24) + bytes(16) + entries(*GREY, *SIZES)
+    start = len(head) + 4
+    region = bytearray(b"\x00\x10" * (4 * number + 24600))
+    for i in range(number):
+        struct.pack_into("<I", region, 4 * i + 2 + 4096 * 12, start + 4 * (i + 1) if i + 1 < number else 0)
+    return head + struct.pack("<I", start) + bytes(region)
+
+
+def repeated_sub_directory(number: int) -> bytes:
+    """A picture of 4 x 4 that names one sub-directory of 4,096 tags again and again."""
+    start = 24 + len(entries(*GREY, *SIZES)) + 12 + 4
+    sub = entries(*((40000 + i, 3, 1, 1) for i in range(4096))) + bytes(4)
+    first = entries(*GREY, *SIZES, (330, 4, number, start + len(sub)))
+    head = struct.pack("<2sHI", b"II", 42, 24) + bytes(16) + first + bytes(4)
+    return head + sub + struct.pack("<I", start) * number
+
+
+@pytest.mark.parametrize("data", [overlapping_directories(500), repeated_sub_directory(500)], ids=["chain", "sub"])
+def test_directories_that_overlap_are_refused_at_once(data):
+    started = time.process_time()
+    with pytest.raises(ImageError, match="directories overlap"):
+        read(data)
+    assert time.process_time() - started < 1  # tifffile alone takes 5 s, and more for a larger file
+
+
+def test_sub_directories_and_many_pages_are_read(photo):
+    stream = io.BytesIO()
+    with tifffile.TiffWriter(stream) as file:
+        for page in range(30):
+            file.write(photo + np.uint8(page), photometric="rgb", subifds=2, metadata=None)
+            for step in (2, 4):
+                file.write(photo[::step, ::step], photometric="rgb", subfiletype=1, metadata=None)
+    assert np.array_equal(read(stream.getvalue(), page=29), photo + np.uint8(29))
