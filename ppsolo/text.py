@@ -104,8 +104,10 @@ def first_few(values: Iterable[object], count: int = 3) -> str:
 def counted(number: int, noun: str) -> str:
     """A number with its noun.
 
-    >>> counted(1, "file"), counted(2, "file"), counted(2, "class")
-    ('1 file', '2 files', '2 classes')
+    >>> counted(1, "file"), counted(2, "file"), counted(2, "class"), counted(2, "category")
+    ('1 file', '2 files', '2 classes', '2 categories')
     """
+    if noun.endswith("ry") and number != 1:
+        return f"{number} {noun[:-1]}ies"
     ending = "" if number == 1 else "es" if noun.endswith("s") else "s"
     return f"{number} {noun}{ending}"

@@ -109,6 +109,25 @@ def test_quiet_may_stand_before_or_after_the_command(words, level):
     assert (logging.ERROR if options.quiet else logging.WARNING) == level and not options.verbose
 
 
+def test_a_pattern_that_the_shell_replaced_gets_advice(tmp_path, capsys):
+    for name in "abc":
+        (tmp_path / f"{name}.png").touch()
+    with pytest.raises(SystemExit):
+        main(["infer", "-c", "x", "--source", *(str(tmp_path / f"{name}.png") for name in "abc")])
+    assert capsys.readouterr().err.rstrip().endswith(f"put patterns in quotes: --source '{tmp_path}/*.png'")
+
+
+def test_two_models_are_one_too_many_and_the_run_of_a_configuration_is_named(tmp_path, monkeypatch, capsys):
+    assert main(["infer", "-c", "compact", "--model_dir", "x", "--source", "x"]) == 2
+    assert "-c and --model_dir both name a model: give one of them" in capsys.readouterr().err
+    monkeypatch.chdir(tmp_path)
+    Path("mine.yml").write_text("_BASE_: compact\n")
+    Path("output/mine").mkdir(parents=True)
+    Path("output/mine/config.yml").write_text("_BASE_: compact\n")
+    assert main(["infer", "-c", "mine.yml", "--source", "x"]) == 2
+    assert "note: mine.yml has no trained weights: -c output/mine/config.yml has" in capsys.readouterr().err
+
+
 def test_weights_and_runs_in_the_wrong_place_are_named(tmp_path, capsys):
     (tmp_path / "best.pdparams").write_bytes(b"\x80\x02}")
     (tmp_path / "config.yml").write_text("_BASE_: compact\n")

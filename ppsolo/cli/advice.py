@@ -26,8 +26,20 @@ def refuse_unknown(command: argparse.ArgumentParser, unknown: list[str]) -> None
 
     command: the parser of the command, whose usage is shown first.
     """
-    advice = _advice(command.format_help(), unknown[0]) or f"{command.prog} --help lists what it knows"
+    advice = (
+        _of_pattern(command.format_help(), unknown)
+        or _advice(command.format_help(), unknown[0])
+        or f"{command.prog} --help lists what it knows"
+    )
     command.error(f"unrecognized arguments: {' '.join(unknown)}; {advice}")
+
+
+def _of_pattern(help_text: str, unknown: list[str]) -> str:
+    """Return advice where the shell replaced a pattern by several files."""
+    files = [Path(word) for word in unknown if not word.startswith("-")]
+    if "--source" not in help_text or len(files) < len(unknown) or not all(file.is_file() for file in files):
+        return ""
+    return f"put patterns in quotes: --source '{files[0].parent / '*'}{files[0].suffix}'"
 
 
 def _advice(help_text: str, word: str) -> str:

@@ -11,8 +11,10 @@ import sys
 import threading
 import warnings
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, TextIO, TypeAlias
 
+from ppsolo.checkpoint.zoo import ZOO
 from ppsolo.config import load_answering_config
 from ppsolo.cpu import available_cores
 from ppsolo.data.decoder_lines import claim_standard_error
@@ -21,7 +23,8 @@ from ppsolo.errors import ConfigError
 from ppsolo.interface import ENGINES as ALL_ENGINES
 from ppsolo.interface import PRECISIONS
 from ppsolo.processes import launched
-from ppsolo.text import one_line, printable, without_users
+from ppsolo.schema import Config
+from ppsolo.text import one_line, printable, typed, without_users
 
 if TYPE_CHECKING:
     from ppsolo.model_source import ModelSource
@@ -111,9 +114,12 @@ def model_source(options: argparse.Namespace) -> "ModelSource":
     from ppsolo.model_source import ModelSource, export_config
 
     if (options.config is None) == (options.model_dir is None):
+        if options.config is not None:
+            raise ConfigError("-c and --model_dir both name a model: give one of them")
         raise ConfigError("which model? Give a configuration (-c) or an exported directory (--model_dir)")
     if options.model_dir is None:
         config, export = load_answering_config(options.config, options.override), None
+        _note_run(options.config, config)
     else:
         export = read_directory(options.model_dir)
         config = export_config(export, options.override)
@@ -132,6 +138,14 @@ def model_source(options: argparse.Namespace) -> "ModelSource":
     if source.needs_paddle:
         import_paddle()
     return source
+
+
+def _note_run(source: str, config: Config) -> None:
+    """Say which configuration has the weights of a training, where the one that it started from is given."""
+    trained = Path(config.train.output_dir) / config.name / "config.yml"
+    untrained = config.weights is None or config.weights in ZOO
+    if untrained and Path(source).is_file() and trained.is_file() and not trained.samefile(source):
+        say_note(f"{source} has no trained weights: -c {typed(trained)} has those of its run")
 
 
 def add_tiles(command: argparse.ArgumentParser) -> None:

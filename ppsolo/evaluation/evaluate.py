@@ -240,8 +240,8 @@ def with_classes(
     elif number != config.num_classes:
         shown = first_few(class_names)
         raise ConfigError(
-            f"{source} has {number} categories ({shown}), the configuration {config.num_classes} classes: "
-            f"set num_classes={number}"
+            f"{source} has {counted(number, 'category')} ({shown}), the configuration "
+            f"{counted(config.num_classes, 'class')}: set num_classes={number}"
         )
     else:
         published = default_category_ids(number)
