@@ -3,7 +3,6 @@
 import hashlib
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -362,15 +361,11 @@ def _evaluate_plain(
     beyond = int((of_pair - MAX_DETECTIONS).clip(0).sum())
     report = evaluator.counts(np.bincount(results.images), beyond=beyond)
     fast = [name for name in PLAIN_IOU_TYPES if name in iou_types]
-
-    def numbers(name: str) -> dict[str, Any]:
+    for name in fast:
         everywhere = annotated = accumulate_plain(results, table, name)
         if not truth.annotated[results.images].all():
             annotated = accumulate_plain(results, table, name, images=np.flatnonzero(truth.annotated))
-        return _numbers(everywhere, annotated, truth)
-
-    with ThreadPoolExecutor(len(PLAIN_IOU_TYPES)) as pool:
-        report |= zip(fast, pool.map(numbers, fast), strict=True)
+        report[name] = _numbers(everywhere, annotated, truth)
     if "boundary" in iou_types:
         outlines = CocoEvaluator(table, iou_types=("boundary",), dilation_ratio=dilation_ratio)
         outlines.update(read_json(results.path))

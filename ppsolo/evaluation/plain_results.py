@@ -7,7 +7,6 @@ gets only files that `read_plain` has checked. ppsolo's own reader takes all oth
 import importlib.util
 import json
 from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -64,12 +63,14 @@ def read_plain(path: Path, table: Annotations, *, box_from_mask: bool = False) -
     labels = _places([entry.category_id for entry in entries], table.category_ids)
     if not entries or images.min() < 0 or labels.min() < 0:
         return None
-    with ThreadPoolExecutor(1) as other:  # hotcoco reads on other cores
-        loading = other.submit(_load, table.source, path)
-        usual = _fit(entries, images, table, box_from_mask=box_from_mask)
-        del entries  # hotcoco may need the memory
+    if not _fit(entries, images, table, box_from_mask=box_from_mask):
+        return None
+    del entries  # hotcoco may need the memory
+    import hotcoco
+
     try:
-        return PlainResults(path, images, labels, *loading.result()) if usual else None
+        truth: Any = hotcoco.COCO(table.source)
+        return PlainResults(path, images, labels, truth, truth.load_res(str(path)))
     except ValueError:  # our own reader may take this form
         return None
 
@@ -80,7 +81,7 @@ def accumulate_plain(
     """Return COCO's numbers; the arrays have only the first area range and the last limit of detections.
 
     images: indices of the images that count; default: all.
-    The categories in the arrays are sorted by id, as in `accumulate`. Threads may call it at the same time.
+    The categories in the arrays are sorted by id, as in `accumulate`.
     """
     import hotcoco
 
@@ -110,14 +111,6 @@ def _fit(entries: list[_Entry], images: np.ndarray, table: Annotations, *, box_f
     if list(map(tuple, sizes.tolist())) != [entry.segmentation.size for entry in entries]:
         return False
     return bool(fill_their_images([entry.segmentation.counts for entry in entries], sizes).all())
-
-
-def _load(annotations: str, results: Path) -> tuple[Any, Any]:
-    """Return hotcoco's own objects of two files."""
-    import hotcoco
-
-    truth: Any = hotcoco.COCO(annotations)
-    return truth, truth.load_res(str(results))
 
 
 def _is_plain(table: Annotations) -> bool:
