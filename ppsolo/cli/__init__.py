@@ -72,8 +72,9 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
 
         argcomplete.autocomplete(top)
     options, unknown = top.parse_known_args(arguments)
+    own = vars(options).pop("parser", top)  # options go to other processes, parsers cannot
     if unknown:
-        refuse_unknown(options.parser if options.command else top, unknown)
+        refuse_unknown(own, unknown)
     if options.command is None:
         top.print_help(sys.stderr)
         raise SystemExit(REFUSED)

@@ -42,7 +42,7 @@ def test_the_service_stands_under_load(system):
     ("arguments", "words"),
     [
         ([], "Give a configuration (-c) or an exported directory"),
-        (["-c", "solov2_r50_fpn_1x", "--model_dir", "x"], "Give a configuration (-c) or an exported directory"),
+        (["-c", "solov2_r50_fpn_1x", "--model_dir", "x"], "-c and --model_dir both name a model: give one of them"),
         (["-c", "solov2_r50_fpn_1x", "--queue", "0"], "--queue is 0"),
         (["-c", "solov2_r50_fpn_1x", "--port", "99999"], "--port 99999: cannot listen there"),
         (["-c", "solov2_r50_fpn_1x", "--port", "0"], "has no weights"),
