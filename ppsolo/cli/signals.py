@@ -8,6 +8,8 @@ from types import FrameType
 
 from ppsolo.cli.shared import INTERRUPTED, TERMINATED
 
+_raised: list[KeyboardInterrupt] = []  # by the handlers below, since a command began
+
 
 class Terminated(KeyboardInterrupt):
     """SIGTERM came; the code below treats it like Ctrl-C."""
@@ -23,11 +25,14 @@ def exit_code_of(interruption: KeyboardInterrupt) -> int:
 def interruption_in(error: BaseException) -> KeyboardInterrupt | None:
     """Return the interruption behind an error, None if there is none.
 
-    An extension module that is interrupted while it starts raises ImportError instead, as Paddle's does.
+    An extension module that is interrupted while it starts raises ImportError instead. Paddle's keeps the interruption
+    as its cause, OpenCV's does not.
     """
     cause: BaseException | None = error
     while cause is not None and not isinstance(cause, KeyboardInterrupt):
         cause = cause.__cause__ or cause.__context__
+    if cause is None and isinstance(error, ImportError) and _raised:
+        return _raised[-1]
     return cause
 
 
@@ -35,8 +40,9 @@ def interruption_in(error: BaseException) -> KeyboardInterrupt | None:
 def heard_signals() -> Iterator[None]:
     """In the main thread, raise KeyboardInterrupt on SIGINT and Terminated on SIGTERM, unless others handle them."""
     before = {}
+    _raised.clear()
     if threading.current_thread() is threading.main_thread():
-        for number, handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGTERM, _terminate)):
+        for number, handler in ((signal.SIGINT, _interrupt), (signal.SIGTERM, _terminate)):
             if signal.getsignal(number) is signal.SIG_DFL:
                 before[number] = signal.signal(number, handler)
     try:
@@ -46,5 +52,14 @@ def heard_signals() -> Iterator[None]:
             signal.signal(number, handler)
 
 
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    _raise(KeyboardInterrupt())
+
+
 def _terminate(number: int, frame: FrameType | None) -> None:
-    raise Terminated
+    _raise(Terminated())
+
+
+def _raise(interruption: KeyboardInterrupt) -> None:
+    _raised.append(interruption)
+    raise interruption
