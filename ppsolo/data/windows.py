@@ -87,8 +87,8 @@ class TiffWindows:
         if length == 0:  # a tile that the file omits
             segment = np.full(shape, page.nodata, page.dtype)
         else:
-            page.parent.filehandle.seek(offset)
             try:
+                page.parent.filehandle.seek(offset)
                 decoded, _, kept = page.decode(page.parent.filehandle.read(length), index, jpegtables=page.jpegtables)
             except Exception as error:  # for a damaged file, a parser may raise anything
                 raise ImageError(f"strip or tile {index} of the TIFF is damaged ({type(error).__name__})") from None
