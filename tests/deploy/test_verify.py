@@ -49,7 +49,7 @@ def verified(model, config, monkeypatch, seed, **wrong):
 
 def test_what_rounding_decides_is_trusted(model, tiny_config, monkeypatch):
     """Each line of Paddle rounds unlike the other: other seeds bring a pixel onto the threshold."""
-    results = [verified(model, tiny_config, monkeypatch, seed) for seed in (1, 2, 3, 6)]
+    results = [verified(model, tiny_config, monkeypatch, seed) for seed in (1, 2, 25)]
     assert all(result.trusted and result.instances > 20 for result in results), results
     assert any(result.rounding == 1 for result in results), results
 
