@@ -145,7 +145,7 @@ def _order(tif: "TiffFile") -> Literal["little", "big"]:
 
 
 def check_directory(tif: "TiffFile", page: "TiffPage") -> None:
-    """Raise ImageError if the file ends within the directory of a page, or within a value of it."""
+    """Raise ImageError if the file ends within the directory of a page or a value of it, or states too many strips."""
     kind, stream, order = tif.tiff, tif.filehandle, _order(tif)
     stream.seek(page.offset)
     entries = stream.read(kind.tagnosize + kind.tagsize * (len(page.tags) + 1))
@@ -159,6 +159,8 @@ def check_directory(tif: "TiffFile", page: "TiffPage") -> None:
             ends.append(start + length)
     if max(ends) > stream.size:
         raise ImageError(f"tifffile cannot decode this TIFF: it is cut short, {stream.size} bytes of {max(ends)}")
+    if math.prod(page.chunked) > stream.size:  # each would take time, whatever it holds
+        raise ImageError("the TIFF is damaged: it states more strips or tiles than it has bytes")
 
 
 def check_page(page: "TiffPage", max_pixels: int) -> None:
