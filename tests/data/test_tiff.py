@@ -275,6 +275,12 @@ def test_directories_that_overlap_are_refused_at_once(data):
     assert time.process_time() - started < 1  # tifffile alone takes 5 s, and more for a larger file
 
 
+def test_more_strips_than_bytes_are_refused():
+    strips = ((256, 4, 1, 4), (257, 4, 1, 400_000), *GREY[2:], (278, 4, 1, 1), (279, 4, 1, 16))
+    with pytest.raises(ImageError, match="more strips or tiles than it has bytes"):
+        read(struct.pack("<2sHI", b"II", 42, 24) + bytes(16) + entries(*strips) + bytes(4))
+
+
 def test_sub_directories_and_many_pages_are_read(photo):
     stream = io.BytesIO()
     with tifffile.TiffWriter(stream) as file:
