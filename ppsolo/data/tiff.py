@@ -125,12 +125,9 @@ def _directory_lengths(tif: "TiffFile", at: int) -> Iterator[int]:
         return
     entries = stream.read(number * kind.tagsize)
     around = kind.tagnosize + kind.offsetsize
-    for start in range(0, len(entries) - kind.tagsize + 1, kind.tagsize):
-        if int.from_bytes(entries[start : start + 2], order) != _SUB_DIRECTORIES:
+    for tag, width, length, values in _entries(tif, entries):
+        if tag != _SUB_DIRECTORIES:
             continue
-        width = _TYPE_SIZES.get(int.from_bytes(entries[start + 2 : start + 4], order), 0)
-        values = entries[start + 4 + kind.offsetsize : start + kind.tagsize]
-        length = width * int.from_bytes(entries[start + 4 : start + 4 + kind.offsetsize], order)
         if length > kind.offsetsize:
             stream.seek(int.from_bytes(values, order))
             values = stream.read(min(length, stream.size))
@@ -138,6 +135,16 @@ def _directory_lengths(tif: "TiffFile", at: int) -> Iterator[int]:
             more = tags(int.from_bytes(values[first : first + width], order))
             yield around + (more if more <= _MOST_TAGS else 0) * kind.tagsize
     yield around + number * kind.tagsize
+
+
+def _entries(tif: "TiffFile", entries: bytes) -> Iterator[tuple[int, int, int, bytes]]:
+    """Yield the tag of each entry, the bytes of a value and of all values, and the values or else their place."""
+    kind, order = tif.tiff, _order(tif)
+    for start in range(0, len(entries) - kind.tagsize + 1, kind.tagsize):
+        tag = int.from_bytes(entries[start : start + 2], order)
+        width = _TYPE_SIZES.get(int.from_bytes(entries[start + 2 : start + 4], order), 0)
+        count = int.from_bytes(entries[start + 4 : start + 4 + kind.offsetsize], order)
+        yield tag, width, width * count, entries[start + 4 + kind.offsetsize : start + kind.tagsize]
 
 
 def _order(tif: "TiffFile") -> Literal["little", "big"]:
@@ -151,10 +158,8 @@ def check_directory(tif: "TiffFile", page: "TiffPage") -> None:
     entries = stream.read(kind.tagnosize + kind.tagsize * (len(page.tags) + 1))
     number = int.from_bytes(entries[: kind.tagnosize], order)
     ends = [page.offset + kind.tagnosize + number * kind.tagsize + kind.offsetsize]
-    for at in range(kind.tagnosize, len(entries) - kind.tagsize + 1, kind.tagsize)[:number]:
-        width = _TYPE_SIZES.get(int.from_bytes(entries[at + 2 : at + 4], order), 0)
-        length = width * int.from_bytes(entries[at + 4 : at + 4 + kind.offsetsize], order)
-        start = int.from_bytes(entries[at + 4 + kind.offsetsize : at + kind.tagsize], order)
+    for _, _, length, place in itertools.islice(_entries(tif, entries[kind.tagnosize :]), number):
+        start = int.from_bytes(place, order)
         if length > kind.offsetsize and start < stream.size:
             ends.append(start + length)
     if max(ends) > stream.size:
