@@ -101,6 +101,18 @@ def test_an_import_that_loses_the_interruption_is_an_interruption_too(monkeypatc
     assert capsys.readouterr().err == "ppsolo: error: ended by SIGTERM\n"
 
 
+def run_program(program: str, *, check: bool = False, **variables: str) -> subprocess.CompletedProcess[str]:
+    """Run Python code in a process that heeds interrupts, with these variables in its environment."""
+    return subprocess.run(
+        [sys.executable, "-c", program],
+        env={**os.environ, "PYTHONPATH": str(ROOT), **variables},
+        capture_output=True,
+        text=True,
+        check=check,
+        preexec_fn=heed_interrupts,
+    )
+
+
 def test_an_interrupted_import_shows_no_traceback():
     """Before the command handles signals, the system ends the process. After that, Ctrl-C raises."""
     program = (
@@ -110,15 +122,7 @@ def test_an_interrupted_import_shows_no_traceback():
         "print(signal.getsignal(signal.SIGINT) is signal.SIG_DFL)\n"
         "entry.main(['zoo', 'list'])\n"
     )
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(
-        [sys.executable, "-c", program],
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=True,
-        preexec_fn=heed_interrupts,
-    )
+    done = run_program(program, check=True)
     assert done.stdout == "True\nTrue\n"
 
 
@@ -139,15 +143,7 @@ runpy.run_module("ppsolo", run_name="__main__")
 @pytest.mark.parametrize("module", ["ppsolo.cli", "argparse", "ppsolo.config", "ppsolo.cli.zoo"])
 def test_the_first_moments_of_a_command_end_without_a_traceback(module, name):
     program = f"MODULE, SIGNAL = {module!r}, {name!r}\n{INTERRUPTED_IMPORT}"
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(
-        [sys.executable, "-c", program],
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-        preexec_fn=heed_interrupts,
-    )
+    done = run_program(program)
     # A shell shows this as 130 and 143.
     assert (done.returncode, done.stdout, done.stderr) == (-getattr(signal, name), "", "")
 
@@ -158,8 +154,7 @@ def test_sigterm_while_paddle_is_imported_is_one_line():
     program = f"MODULE, SIGNAL = 'paddle.vision', 'SIGTERM'\n{INTERRUPTED_IMPORT}".replace(
         '["ppsolo", "zoo", "list"]', '["ppsolo", "demo"]'
     )
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "2"}
-    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=False)
+    done = run_program(program, OMP_NUM_THREADS="2")
     assert (done.returncode, done.stdout, done.stderr) == (143, "", "ppsolo: error: ended by SIGTERM\n")
 
 
@@ -171,8 +166,7 @@ def test_few_imports_come_before_signals_are_handled():
         "import ppsolo\n"
         "print(*sorted(set(sys.modules) - before), signal.getsignal(signal.SIGINT) is handler)\n"
     )
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True)
+    done = run_program(program, check=True)
     assert done.stdout == "ppsolo ppsolo.cpu True\n"
 
 
