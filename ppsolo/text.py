@@ -111,3 +111,12 @@ def counted(number: int, noun: str) -> str:
         return f"{number} {noun[:-1]}ies"
     ending = "" if number == 1 else "es" if noun.endswith("s") else "s"
     return f"{number} {noun}{ending}"
+
+
+def all_counted(*sizes: tuple[int, str]) -> str:
+    """Numbers with their nouns.
+
+    >>> all_counted((1, "file"), (2, "class"))
+    '1 file, 2 classes'
+    """
+    return ", ".join(counted(number, noun) for number, noun in sizes)

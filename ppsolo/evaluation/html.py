@@ -24,7 +24,7 @@ from ppsolo.evaluation.tide import TIDE_KINDS
 from ppsolo.progress import Progress
 from ppsolo.results.instances import Instances
 from ppsolo.results.rle import read_segmentation
-from ppsolo.text import counted, storable
+from ppsolo.text import all_counted, storable
 from ppsolo.version import __version__
 
 if TYPE_CHECKING:
@@ -85,7 +85,7 @@ def build_page(
         if progress is not None:
             progress(done, len(worst) + len(best))
     sizes = (report["images"], "image"), (report["ground_truths"], "object"), (report["detections"], "instance")
-    counts = ", ".join(counted(number, noun) for number, noun in sizes) + " found"
+    counts = f"{all_counted(*sizes)} found"
     return template.substitute(
         title=html.escape(f"Evaluation of {config.name}"),
         source=html.escape(f"{evaluation.origin}. {evaluation.description}. {report['annotations']}: {counts}."),

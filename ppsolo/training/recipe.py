@@ -17,7 +17,7 @@ from ppsolo.data.coco import CocoDataset, ImageRecord
 from ppsolo.errors import DatasetError
 from ppsolo.formats.data_config import data_in_place
 from ppsolo.schema import Config, DataConfig
-from ppsolo.text import counted, one_line
+from ppsolo.text import all_counted, one_line
 
 COMPACT = "compact"  # a small network that learns from random weights
 ON_CPU, ON_GPU = "solov2_mobilenetv3_fpn_448_3x", "solov2_r50_enhance_coco"
@@ -185,7 +185,7 @@ def make_recipe(
     base = load_config(system)
     settings: dict[str, Any] = {"num_classes": facts.classes, "class_names": list(class_names)}
     sizes = (facts.images, "image"), (len(facts.object_sizes), "object"), (facts.classes, "class")
-    reasons = {"data": ", ".join(counted(number, noun) for number, noun in sizes)}
+    reasons = {"data": all_counted(*sizes)}
     if start == "weights":
         settings["weights"] = system
         reasons["weights"] = "a published system learns your classes; its class layer starts from random weights"

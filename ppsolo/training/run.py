@@ -25,7 +25,7 @@ from ppsolo.outputs import check_output_folder
 from ppsolo.processes import Processes, start_processes
 from ppsolo.progress import Progress
 from ppsolo.schema import Config
-from ppsolo.text import counted, typed
+from ppsolo.text import all_counted, typed
 from ppsolo.training.model_card import model_card, read_licenses
 from ppsolo.training.sinks import (
     ConsoleSink,
@@ -269,7 +269,7 @@ def training_classes(config: Config, dataset: CocoDataset) -> Config:
 
 def _sizes(dataset: CocoDataset, config: Config) -> str:
     sizes = (len(dataset), "image"), (dataset.instances, "instance"), (config.num_classes, "class")
-    return ", ".join(counted(number, noun) for number, noun in sizes)
+    return all_counted(*sizes)
 
 
 def _validation_set(config: Config) -> EvaluationSet | None:
