@@ -152,7 +152,13 @@ def _charts(numbers: Mapping[str, Any]) -> list[str]:
     if numbers["tide"] is not None:
         text = f"TIDE: how much AP50 ({_percent(numbers['tide']['ap50'])}) would rise without these errors."
         charts.insert(3, ("Where AP is lost", text, _draw_tide))
-    drawn = [_chart(title, text, draw, numbers) for title, text, draw in charts]
+    import matplotlib
+
+    from ppsolo.results.fonts import matplotlib_families
+
+    families = matplotlib_families("".join(numbers["confusion"]["classes"]))
+    with matplotlib.rc_context({"svg.fonttype": "path", "svg.hashsalt": "ppsolo", "font.family": families}):
+        drawn = [_chart(title, text, draw, numbers) for title, text, draw in charts]
     if numbers["tide"] is None:
         missing = importlib.util.find_spec("hotcoco") is None
         reason = "hotcoco is missing: <code>pip install 'ppsolo[report]'</code>" if missing else "nothing was found"
@@ -161,18 +167,13 @@ def _charts(numbers: Mapping[str, Any]) -> list[str]:
 
 
 def _chart(title: str, text: str, draw: "Callable[[Axes, Mapping[str, Any]], None]", numbers: Mapping[str, Any]) -> str:
-    import matplotlib
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
 
-    from ppsolo.results.fonts import matplotlib_families
-
-    families = matplotlib_families("".join(numbers["confusion"]["classes"]))
     stream = io.BytesIO()
-    with matplotlib.rc_context({"svg.fonttype": "path", "svg.hashsalt": "ppsolo", "font.family": families}):
-        figure = Figure(figsize=(6.2, 4.2), layout="constrained")
-        draw(figure.subplots(), numbers)
-        FigureCanvasSVG(figure).print_svg(stream, metadata={"Date": None})
+    figure = Figure(figsize=(6.2, 4.2), layout="constrained")
+    draw(figure.subplots(), numbers)
+    FigureCanvasSVG(figure).print_svg(stream, metadata={"Date": None})
     data = base64.b64encode(stream.getvalue()).decode("ascii")
     image = f'<img alt="{html.escape(title)}" src="data:image/svg+xml;base64,{data}">'
     return f"<section><h2>{html.escape(title)}</h2><p class='quiet'>{html.escape(text)}</p>{image}</section>"
