@@ -6,6 +6,7 @@ import json
 import time
 from collections.abc import Callable
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import numpy as np
@@ -71,8 +72,8 @@ def draw_results(folder: Path, *, images: int, detections: int) -> tuple[Path, P
     return folder / "annotations.json", folder / "results.json"
 
 
-def benchmark_results(annotations: Path, results: Path, *, repeats: int = 5) -> dict[str, Any]:
-    """Return the best seconds and CPU seconds of several runs in turn, for masks and boxes, and the largest difference.
+def benchmark_results(annotations: Path, results: Path, *, repeats: int = 15) -> dict[str, Any]:
+    """Return the median seconds and CPU seconds of runs in turn, for masks and boxes, and the largest difference.
 
     Every run reads both files. Raises PpsoloError if hotcoco is not installed.
     """
@@ -88,16 +89,18 @@ def benchmark_results(annotations: Path, results: Path, *, repeats: int = 5) -> 
         "hotcoco": lambda: _theirs(hotcoco.COCO, hotcoco.COCOeval, annotations, results),
         "pycocotools": lambda: _theirs(COCO, COCOeval, annotations, results),
     }
-    seconds, busy, numbers = {}, {}, {}
+    numbers: dict[str, dict[str, list[float]]] = {}
+    wall: dict[str, list[float]] = {name: [] for name in ways}
+    cpu: dict[str, list[float]] = {name: [] for name in ways}
     for number in range(repeats):
         for name, way in ways.items():
             if name == "pycocotools" and number:
                 continue  # it is slow: one run is enough
             start, spent = time.perf_counter(), time.process_time()
             numbers[name] = way()
-            took, used = time.perf_counter() - start, time.process_time() - spent
-            seconds[name] = min(took, seconds.get(name, took))
-            busy[name] = min(used, busy.get(name, used))
+            wall[name].append(time.perf_counter() - start)
+            cpu[name].append(time.process_time() - spent)
+    seconds, busy = ({name: median(values) for name, values in taken.items()} for taken in (wall, cpu))
     differences = [
         float(np.abs(np.array(numbers["ppsolo"][kind]) - np.array(numbers[other][kind])).max())
         for kind in IOU_TYPES

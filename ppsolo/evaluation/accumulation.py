@@ -69,10 +69,10 @@ def per_class(accumulation: Accumulation, truth: GroundTruth) -> list[dict[str, 
     precision = accumulation.precision[..., 0, -1]  # all sizes, all detections -> [T, R, K]
     recall = accumulation.recall[..., 0, -1]  # [T, K]
     means = {
-        "AP": _means(precision.reshape(-1, len(counts))),
-        "AP50": _means(precision[0]),
-        "AP75": _means(precision[5]),
-        "AR100": _means(recall),
+        "AP": column_means(precision.reshape(-1, len(counts))),
+        "AP50": column_means(precision[0]),
+        "AP75": column_means(precision[5]),
+        "AR100": column_means(recall),
     }
     return [
         {
@@ -83,6 +83,15 @@ def per_class(accumulation: Accumulation, truth: GroundTruth) -> list[dict[str, 
         }
         for k, category_id in enumerate(truth.category_ids)
     ]
+
+
+def column_means(values: np.ndarray) -> list[float | None]:
+    """Return the mean of the values other than -1 of each column, as COCO's summary does; None if there are none."""
+    rows = np.ascontiguousarray(values.T)  # so that sums are rounded as in numpy's mean of one column
+    there = rows > -1
+    count = there.sum(axis=1)
+    sums = np.where(there, rows, 0).sum(axis=1)
+    return [float(total / number) if number else None for total, number in zip(sums, count, strict=True)]
 
 
 def _accumulate_category(matches: np.ndarray, truth_image: np.ndarray, truth_ignored: np.ndarray) -> dict[str, Any]:
@@ -119,12 +128,3 @@ def _span(column: np.ndarray, value: int) -> slice:
 def _spans(column: np.ndarray, values: np.ndarray) -> Iterator[slice]:
     """Return where each of `values` stands in a sorted column."""
     return map(slice, np.searchsorted(column, values, "left"), np.searchsorted(column, values, "right"))
-
-
-def _means(values: np.ndarray) -> list[float | None]:
-    """Return the mean of the values other than -1 of each column, as COCO's summary does; None if there are none."""
-    rows = np.ascontiguousarray(values.T)  # so that sums are rounded as in numpy's mean of one column
-    there = rows > -1
-    count = there.sum(axis=1)
-    sums = np.where(there, rows, 0).sum(axis=1)
-    return [float(total / number) if number else None for total, number in zip(sums, count, strict=True)]

@@ -21,7 +21,7 @@ from ppsolo.evaluation.ground_truth import GroundTruth, ImageResults, detections
 from ppsolo.evaluation.image_names import with_image_ids
 from ppsolo.evaluation.matching import MATCH, match_detections, overlaps, pack
 from ppsolo.evaluation.plain_results import IOU_TYPES as PLAIN_IOU_TYPES
-from ppsolo.evaluation.plain_results import PlainResults, accumulate_plain, read_plain
+from ppsolo.evaluation.plain_results import PlainResults, evaluate_plain, read_plain
 from ppsolo.results.instances import Instances
 
 IOU_TYPES = ("segm", "bbox", "boundary")
@@ -324,8 +324,9 @@ def evaluate_results(
         table = open_annotations(annotations)
         usual = iou_types != ("boundary",) and max_detections == MAX_DETECTIONS
         plain = read_plain(Path(results), table, box_from_mask=box_from_mask) if usual else None
-        if plain is not None:
-            return _evaluate_plain(plain, table, tuple(iou_types or IOU_TYPES), dilation_ratio=dilation_ratio)
+        report = plain and _report_plain(plain, table, tuple(iou_types or IOU_TYPES), dilation_ratio=dilation_ratio)
+        if report is not None:
+            return report
         annotations_read: Any = table
     else:
         annotations_read = annotations
@@ -351,20 +352,23 @@ def evaluate_results(
     return {**evaluator.summarize(), "results": source, "skipped": skipped}
 
 
-def _evaluate_plain(
+def _report_plain(
     results: PlainResults, table: Annotations, iou_types: tuple[str, ...], *, dilation_ratio: float
-) -> dict[str, Any]:
-    """Return the report of `evaluate_results`: hotcoco computes masks and boxes, ppsolo computes boundaries."""
+) -> dict[str, Any] | None:
+    """Return the report of `evaluate_results`: hotcoco computes masks and boxes, ppsolo computes boundaries.
+
+    None if a mask is broken.
+    """
     evaluator = CocoEvaluator(table, iou_types=iou_types, dilation_ratio=dilation_ratio)
     truth = evaluator.truth
+    fast = [name for name in PLAIN_IOU_TYPES if name in iou_types]
+    numbers = evaluate_plain(results, table, fast, annotated=truth.annotated)
+    if numbers is None:
+        return None
     _, of_pair = np.unique(results.images * len(table.category_ids) + results.labels, return_counts=True)
     beyond = int((of_pair - MAX_DETECTIONS).clip(0).sum())
     report = evaluator.counts(np.bincount(results.images), beyond=beyond)
-    fast = [name for name in PLAIN_IOU_TYPES if name in iou_types]
-    for name in fast:
-        everywhere = annotated = accumulate_plain(results, table, name)
-        if not truth.annotated[results.images].all():
-            annotated = accumulate_plain(results, table, name, images=np.flatnonzero(truth.annotated))
+    for name, (everywhere, annotated) in zip(fast, numbers, strict=True):
         report[name] = _numbers(everywhere, annotated, truth)
     if "boundary" in iou_types:
         outlines = CocoEvaluator(table, iou_types=("boundary",), dilation_ratio=dilation_ratio)

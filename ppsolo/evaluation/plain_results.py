@@ -6,7 +6,8 @@ gets only files that `read_plain` has checked. ppsolo's own reader takes all oth
 
 import importlib.util
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,10 +16,11 @@ import numpy as np
 
 from ppsolo.data.annotations.table import Annotations, Identity
 from ppsolo.data.annotations.usual import CompressedRle
-from ppsolo.evaluation.accumulation import Accumulation
+from ppsolo.evaluation.accumulation import Accumulation, column_means
 from ppsolo.results.rle import MAX_COORDINATE, fill_their_images
 
 IOU_TYPES = ("segm", "bbox")  # hotcoco has no boundary AP
+AR1, AR100 = 6, 8  # places in COCO's summary
 
 
 class _Entry(msgspec.Struct, gc=False):
@@ -31,14 +33,16 @@ class _Entry(msgspec.Struct, gc=False):
 
 
 class PlainResults(NamedTuple):
-    """Checked results. path: the file. images, labels: int64 [D], positions in the annotations' lists.
+    """Results, checked except for their run lengths. path: the file.
 
+    images, labels: int64 [D], positions in the annotations' lists. counts: D compressed run lengths.
     truth, found: the annotations and the results as objects of hotcoco.
     """
 
     path: Path
     images: np.ndarray
     labels: np.ndarray
+    counts: list[str]
     truth: Any
     found: Any
 
@@ -65,52 +69,69 @@ def read_plain(path: Path, table: Annotations, *, box_from_mask: bool = False) -
         return None
     if not _fit(entries, images, table, box_from_mask=box_from_mask):
         return None
+    counts = [entry.segmentation.counts for entry in entries]
     del entries  # hotcoco may need the memory
     import hotcoco
 
     try:
         truth: Any = hotcoco.COCO(table.source)
-        return PlainResults(path, images, labels, truth, truth.load_res(str(path)))
+        return PlainResults(path, images, labels, counts, truth, truth.load_res(str(path)))
     except ValueError:  # our own reader may take this form
         return None
 
 
-def accumulate_plain(
-    results: PlainResults, table: Annotations, iou_type: str, *, images: np.ndarray | None = None
-) -> Accumulation:
-    """Return COCO's numbers; the arrays have only the first area range and the last limit of detections.
+def evaluate_plain(
+    results: PlainResults, table: Annotations, iou_types: Sequence[str], *, annotated: np.ndarray
+) -> list[tuple[Accumulation, Accumulation]] | None:
+    """Return COCO's numbers of all images and of the annotated ones, for each type; None if a mask is broken.
 
-    images: indices of the images that count; default: all.
-    The categories in the arrays are sorted by id, as in `accumulate`.
+    annotated: bool [N], images. Without results elsewhere, the two are the same object.
+    The arrays have only the first area range and the last limit of detections; categories are sorted by id.
     """
+
+    def both(iou_type: str) -> tuple[Accumulation, Accumulation]:
+        everywhere = _accumulate(results, iou_type)
+        if annotated[results.images].all():
+            return everywhere, everywhere
+        return everywhere, _accumulate(results, iou_type, list(table.image_ids.some(np.flatnonzero(annotated))))
+
+    with ThreadPoolExecutor() as pool:  # hotcoco leaves a core idle half of the time, and Python's lock free
+        found = pool.map(both, iou_types)
+        whole = fill_their_images(results.counts, table.sizes[results.images].astype(np.int64)).all()
+        return list(found) if whole else None
+
+
+def _accumulate(results: PlainResults, iou_type: str, image_ids: list[Identity] | None = None) -> Accumulation:
+    """Return COCO's numbers of some images; default: all."""
     import hotcoco
 
     evaluation: Any = hotcoco.COCOeval(results.truth, results.found, iou_type)
-    if images is not None:
-        evaluation.params.img_ids = list(table.image_ids.some(images))
+    if image_ids is not None:
+        evaluation.params.img_ids = image_ids
     evaluation.evaluate()
+    limits = evaluation.params
+    fewer, limits.max_dets = limits.max_dets[:-1], limits.max_dets[-1:]
     evaluation.accumulate()
     evaluation.summary_lines()
-    stats = [float(value) for value in evaluation.stats]
-    limits = evaluation.params
-    limits.area_rng, limits.max_dets = limits.area_rng[:1], limits.max_dets[-1:]
-    evaluation.accumulate()  # again: to copy the arrays of all ranges and limits takes longer
+    stats = [float(value) for value in evaluation.stats]  # right, except for AR of fewer detections
     arrays = evaluation.eval
-    return Accumulation(np.asarray(arrays["precision"]), np.asarray(arrays["recall"]), stats)
+    limits.max_dets, limits.area_rng = fewer, limits.area_rng[:1]
+    evaluation.accumulate()  # again: all limits for all areas would take twice as long
+    means = column_means(evaluation.eval["recall"].reshape(-1, len(fewer)))
+    stats[AR1:AR100] = [-1.0 if mean is None else mean for mean in means]
+    return Accumulation(arrays["precision"][:, :, :, :1], arrays["recall"][:, :, :1], stats)
 
 
 def _fit(entries: list[_Entry], images: np.ndarray, table: Annotations, *, box_from_mask: bool) -> bool:
-    """Whether file names, masks and boxes of results fit their images, and no box is missing if another one is used."""
+    """Whether file names, sizes and boxes of results fit their images, and no box is missing if another one is used."""
     named = {(image, x.file_name) for image, x in zip(images.tolist(), entries, strict=True) if x.file_name is not None}
     if any(name != table.file_names[image] for image, name in named):
         return False
     boxes = [entry.bbox for entry in entries if entry.bbox is not None]
     if len(boxes) not in (0, len(entries)) or (boxes and (box_from_mask or not _are_boxes(np.array(boxes)))):
         return False
-    sizes = table.sizes[images].astype(np.int64)
-    if list(map(tuple, sizes.tolist())) != [entry.segmentation.size for entry in entries]:
-        return False
-    return bool(fill_their_images([entry.segmentation.counts for entry in entries], sizes).all())
+    sizes = [entry.segmentation.size for entry in entries]
+    return [[size.height for size in sizes], [size.width for size in sizes]] == table.sizes[images].T.tolist()
 
 
 def _is_plain(table: Annotations) -> bool:

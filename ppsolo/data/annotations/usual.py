@@ -12,10 +12,17 @@ from ppsolo.data.annotations.rules import Identity
 from ppsolo.results.rle import MAX_COORDINATE, MAX_OUTLINE
 
 
-class CompressedRle(msgspec.Struct, gc=False):
-    """A mask as COCO's compressed run lengths. size: (height, width)."""
+class Size(msgspec.Struct, array_like=True, forbid_unknown_fields=True, gc=False):
+    """[height, width] in a file."""
 
-    size: tuple[int, int]
+    height: int
+    width: int
+
+
+class CompressedRle(msgspec.Struct, gc=False):
+    """A mask as COCO's compressed run lengths."""
+
+    size: Size
     counts: str
 
 
@@ -72,7 +79,7 @@ def read_usual(entries: Sequence[msgspec.Raw], images: Images, categories: Categ
     for entry, place in zip(read, image, strict=True):
         outline, text, rings = entry.segmentation, b"", 0
         if isinstance(outline, CompressedRle):
-            if outline.size != images.sizes[place]:
+            if (outline.size.height, outline.size.width) != images.sizes[place]:
                 return None
             text = outline.counts.encode()
             runs.append(text)
