@@ -240,7 +240,9 @@ def _plane(tif: "TiffFile", series: "TiffPageSeries", flat: int, *, pages: int, 
 
 
 def check_segments(tif: "TiffFile", page: Any) -> None:
-    """Check JPEG and JPEG 2000 segments, whose headers state sizes of their own."""
+    """Check that strips or tiles state a length; and JPEG and JPEG 2000, whose headers state sizes of their own."""
+    if any(start and not length for start, length in zip(page.dataoffsets, page.databytecounts, strict=True)):
+        raise ImageError("the TIFF is damaged: a strip or tile has no length")  # omitted ones have no place either
     compression, largest = int(page.keyframe.compression), 4 * math.prod(page.keyframe.chunks[:2])
     if compression in _PLAIN:
         return

@@ -4,6 +4,7 @@ import io
 import tempfile
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import cv2
 import numpy as np
@@ -84,10 +85,11 @@ def _tiff_seeds() -> list[bytes]:
 
 
 def _windows(data: bytes, folder: Path) -> None:
+    from ppsolo.data import images
     from ppsolo.data.windows import open_windows
 
     (folder / "x.tif").write_bytes(data)
-    with open_windows(folder / "x.tif") as windows:
+    with mock.patch.object(images, "MAX_PIXELS", MOST_PIXELS), open_windows(folder / "x.tif") as windows:
         height, width = windows.size
         windows.read(0, 0, min(height, 64), min(width, 64))
         windows.read(max(height - 20, 0), max(width - 20, 0), height, width)

@@ -14,6 +14,7 @@ from ppsolo.data import tiff
 from ppsolo.data.decode import decode_image, decode_with_notes
 from ppsolo.data.images import read_image
 from ppsolo.data.pixels import PixelSettings
+from ppsolo.data.windows import open_windows
 from ppsolo.errors import ImageError
 
 tifffile = pytest.importorskip("tifffile")
@@ -279,6 +280,21 @@ def test_more_strips_than_bytes_are_refused():
     strips = ((256, 4, 1, 4), (257, 4, 1, 400_000), *GREY[2:], (278, 4, 1, 1), (279, 4, 1, 16))
     with pytest.raises(ImageError, match="more strips or tiles than it has bytes"):
         read(struct.pack("<2sHI", b"II", 42, 24) + bytes(16) + entries(*strips) + bytes(4))
+
+
+def without_length(place: int) -> bytes:
+    """A picture of 4 x 4 in deflate, whose strip has a place and the length 0."""
+    tags = (*GREY[:3], (259, 3, 1, 8), GREY[4], (273, 4, 1, place), GREY[6], (278, 4, 1, 4), (279, 4, 1, 0))
+    return struct.pack("<2sHI", b"II", 42, 24) + bytes(16) + entries(*tags) + bytes(4)
+
+
+def test_a_strip_without_length_is_damage_and_an_omitted_one_is_empty(tmp_path):
+    (tmp_path / "a.tif").write_bytes(without_length(8))
+    with pytest.raises(ImageError, match="a strip or tile has no length"):
+        read(without_length(8))
+    with pytest.raises(ImageError, match="a strip or tile has no length"), open_windows(tmp_path / "a.tif"):
+        pass
+    assert not read(without_length(0)).any()
 
 
 def test_sub_directories_and_many_pages_are_read(photo):
