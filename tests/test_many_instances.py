@@ -55,8 +55,8 @@ def test_training_and_check_data(made):
     path, folder, content = made
     count = len(content["annotations"])
     sample = load_sample(CocoDataset(path, folder)[0])
-    assert sample.masks.shape == (count, SIDE, SIDE)
-    assert (sample.masks.sum(axis=(1, 2), dtype=np.int64) == 9).all()
+    masks = sample.masks.to_array()
+    assert masks.shape == (count, SIDE, SIDE) and (masks.sum(axis=(1, 2), dtype=np.int64) == 9).all()
     targets = make_targets(
         sample.boxes, sample.labels, sample.masks, padded_size([sample]), **GRIDS, sampling_radius=0.2
     )

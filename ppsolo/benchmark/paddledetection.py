@@ -46,12 +46,12 @@ def paddledetection_targets(config: Config) -> Callable[[list[Batch]], Any]:
 
 def paddledetection_sample(sample: TrainingSample, size: tuple[int, int]) -> Batch:
     """Convert a sample for its target operator; masks are padded to the size of the batch."""
-    rows, columns = (padded - side for padded, side in zip(size, sample.masks.shape[1:], strict=True))
+    rows, columns = (padded - side for padded, side in zip(size, sample.size, strict=True))
     return {
         "image": np.zeros((3, *size), np.float32),
         "gt_bbox": sample.boxes.astype(np.float32),
         "gt_class": sample.labels.reshape(-1, 1).astype(np.int32),
-        "gt_segm": np.pad(sample.masks, ((0, 0), (0, rows), (0, columns))),
+        "gt_segm": np.pad(sample.masks.to_array(), ((0, 0), (0, rows), (0, columns))),
         "gt_poly": [],
         "is_crowd": np.zeros((len(sample.labels), 1), np.int32),
     }

@@ -135,7 +135,7 @@ class RandomCrop:
             image=sample.image[top:bottom, left:right],
             boxes=_cut_boxes(sample.boxes[kept], decision),
             labels=sample.labels[kept],
-            masks=sample.masks[:, top:bottom, left:right][kept],
+            masks=sample.masks.some(kept).cut(decision),
         )
 
     def _draw_window(self, size: tuple[int, int], rng: np.random.Generator) -> Window:
@@ -151,8 +151,7 @@ class RandomCrop:
     def _kept(self, sample: TrainingSample, window: Window) -> np.ndarray:
         kept = _centred_in(sample.boxes, window)
         if self.drop_empty_masks:
-            left, top, right, bottom = window
-            kept = kept & sample.masks[:, top:bottom, left:right].any(axis=(1, 2))
+            kept = kept & sample.masks.cut(window).any()
         return kept
 
 
@@ -201,9 +200,7 @@ class Resize:
     def apply(self, sample: TrainingSample, decision: int) -> TrainingSample:
         scale_y, scale_x = self.scales(sample.size, decision)
         image = cv2.resize(sample.image, None, fx=scale_x, fy=scale_y, interpolation=cv2.INTER_LINEAR)
-        masks = np.empty((len(sample.masks), *image.shape[:2]), np.uint8)
-        for index, mask in enumerate(sample.masks):
-            masks[index] = cv2.resize(mask, None, fx=scale_x, fy=scale_y, interpolation=cv2.INTER_NEAREST)
+        masks = sample.masks.resized(scale_y, scale_x, (image.shape[0], image.shape[1]))
         boxes = self.scale_boxes(sample.boxes, sample.size, (scale_y, scale_x))
         return replace(sample, image=image, boxes=boxes, masks=masks)
 
@@ -243,10 +240,7 @@ class RandomFlip:
         last = np.float32(sample.size[1] - (self.box_convention == "inclusive"))
         boxes = sample.boxes.copy()
         boxes[:, [0, 2]] = last - sample.boxes[:, [2, 0]]
-        masks = np.empty_like(sample.masks, order="C")
-        for index, mask in enumerate(sample.masks):
-            masks[index] = cv2.flip(mask, 1)
-        return replace(sample, image=cv2.flip(sample.image, 1), boxes=boxes, masks=masks)
+        return replace(sample, image=cv2.flip(sample.image, 1), boxes=boxes, masks=sample.masks.mirrored())
 
 
 @dataclass(frozen=True)
@@ -272,7 +266,7 @@ class RandomTurn:
             sample,
             image=np.ascontiguousarray(np.rot90(sample.image, decision)),
             boxes=boxes,
-            masks=np.ascontiguousarray(np.rot90(sample.masks, decision, axes=(1, 2))),
+            masks=sample.masks.turned(decision),
         )
 
 

@@ -14,6 +14,7 @@ from ppsolo.data.annotations.findings import MANY_CROWDS, Findings
 from ppsolo.data.annotations.image_files import ImageFiles
 from ppsolo.data.annotations.table import Annotations, Identity, Outline
 from ppsolo.data.images import ImageReader, read_image
+from ppsolo.data.masks import CroppedMasks
 from ppsolo.data.sample import BoxConvention, TrainingSample
 from ppsolo.errors import DatasetError, ImageError
 from ppsolo.results import rle
@@ -259,7 +260,7 @@ def load_sample(record: ImageRecord, read: ImageReader | None = None) -> Trainin
         image=image,
         boxes=record.boxes,
         labels=record.labels,
-        masks=rle.decode_masks(rle.draw_outlines(record.outlines, size), size),
+        masks=CroppedMasks.from_rles(rle.draw_outlines(record.outlines, size), size),
         image_id=record.image_id,
         original_size=size,
     )

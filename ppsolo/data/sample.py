@@ -5,6 +5,8 @@ from typing import Literal
 
 import numpy as np
 
+from ppsolo.data.masks import CroppedMasks
+
 BoxConvention = Literal["exclusive", "inclusive"]
 
 
@@ -16,7 +18,7 @@ class TrainingSample:
         image: uint8 or float32 [h, w, 3], RGB in 0 .. 255; after `Normalize` float32 [3, h, w].
         boxes: float32 [n, 4], xyxy in pixels of `image`.
         labels: int64 [n], classes from 0.
-        masks: uint8 [n, h, w], 0 or 1.
+        masks: n masks of the current image.
         image_id: as in the annotation file.
         original_size: (height, width) of the image file.
     """
@@ -24,11 +26,11 @@ class TrainingSample:
     image: np.ndarray
     boxes: np.ndarray
     labels: np.ndarray
-    masks: np.ndarray
+    masks: CroppedMasks
     image_id: int | str
     original_size: tuple[int, int]
 
     @property
     def size(self) -> tuple[int, int]:
         """(height, width) of the current image."""
-        return self.masks.shape[1], self.masks.shape[2]
+        return self.masks.size

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
+from ppsolo.data.masks import CroppedMasks
+
 MASK_STRIDE = 4
 SAMPLING_RADIUS = 0.2
 
@@ -61,7 +63,7 @@ class BatchTargets:
 def make_targets(
     boxes: np.ndarray,
     labels: np.ndarray,
-    masks: np.ndarray,
+    masks: CroppedMasks,
     padded_size: tuple[int, int],
     *,
     num_grids: Sequence[int],
@@ -79,7 +81,7 @@ def make_targets(
     Args:
         boxes: float [n, 4], xyxy in pixels of the resized image. The width is x2 - x1 in every box convention.
         labels: int [n], classes from 0.
-        masks: uint8 [n, h, w], 0 or 1, at the resized size; h and w may be smaller than the padded size.
+        masks: n masks at the resized size, which may be smaller than the padded size.
         padded_size: (height, width) of the padded batch, multiples of 4.
         num_grids: S_l of each level.
         scale_ranges: (lowest, highest) object size of each level, in pixels.
@@ -183,27 +185,23 @@ def positive_counts(targets: BatchTargets) -> tuple[int, int]:
 def _check_shapes(
     boxes: np.ndarray,
     labels: np.ndarray,
-    masks: np.ndarray,
+    masks: CroppedMasks,
     padded_size: tuple[int, int],
     num_grids: Sequence[int],
     scale_ranges: Sequence[tuple[float, float]],
 ) -> None:
-    if boxes.shape != (len(masks), 4) or labels.shape != (len(masks),) or masks.ndim != 3:
-        raise ValueError(
-            f"boxes {boxes.shape}, labels {labels.shape}, masks {masks.shape} are not [n, 4], [n], [n, h, w]"
-        )
-    if masks.dtype != np.uint8:
-        raise ValueError(f"masks must be uint8, not {masks.dtype}")
+    if boxes.shape != (len(masks), 4) or labels.shape != (len(masks),):
+        raise ValueError(f"boxes {boxes.shape} and labels {labels.shape} of {len(masks)} masks are not [n, 4] and [n]")
     if any(side % MASK_STRIDE for side in padded_size):
         raise ValueError(f"padded size {tuple(padded_size)} is not a multiple of {MASK_STRIDE}")
-    if masks.shape[1] > padded_size[0] or masks.shape[2] > padded_size[1]:
-        raise ValueError(f"masks {masks.shape} are larger than the padded size {tuple(padded_size)}")
+    if masks.size[0] > padded_size[0] or masks.size[1] > padded_size[1]:
+        raise ValueError(f"masks of {masks.size} are larger than the padded size {tuple(padded_size)}")
     if not num_grids or len(num_grids) != len(scale_ranges):
         raise ValueError(f"{len(num_grids)} grids but {len(scale_ranges)} scale ranges; give one of each per level")
 
 
 def _measure(
-    masks: np.ndarray, chosen: np.ndarray, padded_size: tuple[int, int]
+    masks: CroppedMasks, chosen: np.ndarray, padded_size: tuple[int, int]
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Measure the chosen masks that are not empty: indices, centres of mass, and masks at stride 4.
 
@@ -212,18 +210,18 @@ def _measure(
     height, width = padded_size
     small = np.zeros((len(chosen), height // MASK_STRIDE, width // MASK_STRIDE), np.uint8)
     used, centres = [], []
-    for index in chosen:
-        mask = np.ascontiguousarray(masks[index])
-        left, top, columns, rows = cv2.boundingRect(mask)
+    for index in chosen.tolist():
+        part = np.ascontiguousarray(masks.parts[index])
+        left, top, columns, rows = cv2.boundingRect(part) if part.size else (0, 0, 0, 0)
         if columns == 0:
             continue
-        inside = mask[top : top + rows, left : left + columns]
+        inside = part[top : top + rows, left : left + columns]
+        left, top = left + masks.boxes[index][0], top + masks.boxes[index][1]
         # Sums of 0, 1 and coordinates are integers: exact in float64 in any order.
         moments = cv2.moments(inside)
         area = moments["m00"]
         centres.append(((moments["m01"] + top * area) / area, (moments["m10"] + left * area) / area))
-        top, left = top // MASK_STRIDE * MASK_STRIDE, left // MASK_STRIDE * MASK_STRIDE
-        block = quarter(mask[top:, left:][: rows + 3, : columns + 3])
+        block = quarter(np.pad(inside, ((top % MASK_STRIDE, 0), (left % MASK_STRIDE, 0))))
         top, left = top // MASK_STRIDE, left // MASK_STRIDE
         small[len(used), top : top + len(block), left : left + block.shape[1]] = block
         used.append(index)

@@ -15,6 +15,7 @@ from ppsolo.check.grid_fit import (
 )
 from ppsolo.data.augment import Resize
 from ppsolo.data.coco import ImageRecord, decode_mask
+from ppsolo.data.masks import CroppedMasks
 from ppsolo.data.targets import make_targets
 
 SIZE = (64, 96)
@@ -74,7 +75,8 @@ def test_equals_the_training_targets():
     grids, ranges = (5, 8, 3), ((1.0, 24.0), (12.0, 48.0), EVERYTHING)
     drawn = record(boxes)
     masks = np.stack([decode_mask(outline, SIZE) for outline in drawn.outlines])
-    targets = make_targets(drawn.boxes, np.arange(40), masks, SIZE, num_grids=grids, scale_ranges=ranges)
+    cropped = CroppedMasks.from_array(masks)
+    targets = make_targets(drawn.boxes, np.arange(40), cropped, SIZE, num_grids=grids, scale_ranges=ranges)
     sizes = training_sizes(drawn.boxes, np.array([SIZE] * 40), SAME)
     in_range = np.array([[low <= size <= high for low, high in ranges] for size in sizes])
     assigned = in_range & masks.any(axis=(1, 2))[:, None]

@@ -20,6 +20,7 @@ from ppsolo.data.augment import (
 )
 from ppsolo.data.coco import CocoDataset, load_sample
 from ppsolo.data.color import adjust_in_8_bits, adjust_in_float
+from ppsolo.data.masks import CroppedMasks
 from ppsolo.data.sample import TrainingSample
 
 # OpenCV 5 orders the operations of its interpolation of float images otherwise than the OpenCV 4 of the recordings: in
@@ -53,9 +54,9 @@ def tiny_coco(data) -> CocoDataset:
     return CocoDataset(folder / "annotations" / "instances_tiny.json", folder / "images")
 
 
-def unflipped(transforms: dict[str, np.ndarray]) -> np.ndarray:
+def unflipped(transforms: dict[str, np.ndarray]) -> CroppedMasks:
     """The masks that the recorded transforms started from."""
-    return np.ascontiguousarray(transforms["flip_gt_segm"][:, :, ::-1])
+    return CroppedMasks.from_array(transforms["flip_gt_segm"][:, :, ::-1])
 
 
 def drawn_sample(height: int = 120, width: int = 160, count: int = 4, seed: int = 0) -> TrainingSample:
@@ -67,12 +68,15 @@ def drawn_sample(height: int = 120, width: int = 160, count: int = 4, seed: int 
     for mask, (x1, y1, x2, y2) in zip(masks, boxes, strict=True):
         mask[y1:y2, x1:x2] = 1
     image = rng.integers(0, 256, (height, width, 3), np.uint8)
-    return TrainingSample(image, boxes.astype(np.float32), np.arange(count), masks, 7, (height, width))
+    return TrainingSample(
+        image, boxes.astype(np.float32), np.arange(count), CroppedMasks.from_array(masks), 7, (height, width)
+    )
 
 
 def same(a: TrainingSample, b: TrainingSample) -> bool:
-    names = ("image", "boxes", "labels", "masks")
-    return all(np.array_equal(getattr(a, name), getattr(b, name)) for name in names)
+    names = ("image", "boxes", "labels")
+    arrays_are = all(np.array_equal(getattr(a, name), getattr(b, name)) for name in names)
+    return arrays_are and np.array_equal(a.masks.to_array(), b.masks.to_array())
 
 
 class Recorded:
@@ -121,7 +125,7 @@ def test_recorded_samples(tiny_coco, golden, system, batch):
             prefix = f"sample{number}_"
             assert np.array_equal(sample.boxes, arrays[prefix + "gt_bbox"])
             assert np.array_equal(sample.labels, arrays[prefix + "gt_class"][:, 0])
-            assert np.array_equal(sample.masks, arrays[prefix + "gt_segm"])
+            assert np.array_equal(sample.masks.to_array(), arrays[prefix + "gt_segm"])
             assert sample.size == tuple(arrays[prefix + "im_shape"])
             np.testing.assert_allclose(sample.image, arrays[prefix + "image"], rtol=0, atol=FLOAT_RESIZE)
 
@@ -141,7 +145,8 @@ def test_recorded_static_image(data, golden):
     dataset = CocoDataset(folder / "instances_val2017.json", folder / "val2017")
     record = next(dataset[index] for index in range(len(dataset)) if dataset[index].image_id == 252219)
     sample = load_sample(record)
-    squashed = replace(sample, image=cv2.resize(sample.image, (416, 256)), masks=np.zeros((0, 256, 416), np.uint8))
+    masks = CroppedMasks.from_array(np.zeros((0, 256, 416), np.uint8))
+    squashed = replace(sample, image=cv2.resize(sample.image, (416, 256)), masks=masks)
     with np.load(golden / "static__solov2_r50_fpn_1x__batch_small.npz") as arrays:
         # That release divided by 255, this code multiplies with 1 / 255: three float32 roundings below 2.7.
         np.testing.assert_allclose(Normalize().apply(squashed, None).image, arrays["image"][0], rtol=0, atol=1e-6)
@@ -182,7 +187,7 @@ def test_recorded_resize(transforms, kind, name, sides, size):
     prefix = f"resize_{name}_{kind}_"
     assert resized.size == size
     assert np.array_equal(resized.boxes, transforms[prefix + "gt_bbox"])
-    assert np.array_equal(resized.masks, transforms[prefix + "gt_segm"])
+    assert np.array_equal(resized.masks.to_array(), transforms[prefix + "gt_segm"])
     assert resized.image.dtype == kind
     # The input of the float case was rounded in another order; both stay below 2.5 in magnitude.
     tolerance = 0 if kind == "uint8" else 5e-7
@@ -193,7 +198,7 @@ def test_recorded_flip(transforms):
     sample = TrainingSample(transforms["rgb"], RECORDED_BOXES, np.arange(2), unflipped(transforms), 0, (200, 280))
     result = RandomFlip("exclusive").apply(sample, True)
     assert np.array_equal(result.image, transforms["flip_image"])
-    assert np.array_equal(result.masks, transforms["flip_gt_segm"])
+    assert np.array_equal(result.masks.to_array(), transforms["flip_gt_segm"])
     assert np.array_equal(result.boxes, transforms["flip_gt_bbox"])
 
 
@@ -266,11 +271,10 @@ def test_samples_stay_sound(recipe):
         height, width = sample.size
         assert sample.image.shape == (3, height, width)
         assert sample.image.dtype == sample.boxes.dtype == np.float32
-        assert sample.masks.dtype == np.uint8 and sample.masks.flags["C_CONTIGUOUS"]
         assert len(sample.boxes) == len(sample.labels) == len(sample.masks) > 0
         assert (sample.boxes >= 0).all() and (sample.boxes <= [width, height] * 2).all()
         assert (sample.image_id, sample.original_size) == (7, (120, 160))
-        for box, mask in zip(sample.boxes, sample.masks, strict=True):
+        for box, mask in zip(sample.boxes, sample.masks.to_array(), strict=True):
             y, x = np.nonzero(mask)
             if len(x):  # rectangles fill their boxes, but for the rounding of the resize
                 around = [x.min(), y.min(), x.max() + 1, y.max() + 1]
@@ -281,7 +285,7 @@ def test_samples_stay_sound(recipe):
 def test_image_without_instances(recipe):
     sample = augment(drawn_sample(count=0), RECIPES[recipe], np.random.default_rng(0))
     assert sample.boxes.shape == (0, 4)
-    assert sample.masks.shape == (0, *sample.image.shape[1:])
+    assert len(sample.masks) == 0 and sample.size == sample.image.shape[1:]
 
 
 def test_crop_cuts_boxes_and_keeps_centred_instances():
@@ -291,20 +295,20 @@ def test_crop_cuts_boxes_and_keeps_centred_instances():
     # The first box's centre (20, 20) lies on the included left edge; the third one is outside.
     assert cropped.boxes.tolist() == [[0, 0, 10, 15], [0, 0, 20, 15]]
     assert cropped.labels.tolist() == [0, 1]
-    assert np.array_equal(cropped.masks, sample.masks[:2, 15:50, 20:100])
+    assert np.array_equal(cropped.masks.to_array(), sample.masks.to_array()[:2, 15:50, 20:100])
     assert np.array_equal(cropped.image, sample.image[15:50, 20:100])
 
 
 def test_crop_may_drop_instances_without_a_pixel():
     sample = drawn_sample(count=2)
     boxes = np.array([[0, 0, 100, 100], [0, 0, 100, 100]], np.float32)
-    masks = np.zeros_like(sample.masks)
+    masks = np.zeros((2, *sample.size), np.uint8)
     masks[0, :5, :5] = 1
     masks[1, 50, 50] = 1
-    sample = replace(sample, boxes=boxes, masks=masks)
+    sample = replace(sample, boxes=boxes, masks=CroppedMasks.from_array(masks))
     assert RandomCrop(drop_empty_masks=False).apply(sample, (40, 40, 80, 80)).labels.tolist() == [0, 1]
     assert RandomCrop(drop_empty_masks=True).apply(sample, (40, 40, 80, 80)).labels.tolist() == [1]
-    nothing = replace(sample, masks=np.zeros_like(masks))
+    nothing = replace(sample, masks=CroppedMasks.from_array(np.zeros_like(masks)))
     decisions = [RandomCrop(drop_empty_masks=True).decide(nothing, np.random.default_rng(seed)) for seed in range(20)]
     assert decisions == [None] * 20
 
@@ -324,7 +328,8 @@ def test_crop_windows(threshold):
 
 def test_tiny_image_can_be_cropped():
     sample = replace(drawn_sample(40, 40, count=1), image=np.zeros((2, 2, 3), np.uint8))
-    sample = replace(sample, masks=np.ones((1, 2, 2), np.uint8), boxes=np.array([[0, 0, 2, 2]], np.float32))
+    masks = CroppedMasks.from_array(np.ones((1, 2, 2), np.uint8))
+    sample = replace(sample, masks=masks, boxes=np.array([[0, 0, 2, 2]], np.float32))
     for seed in range(10):
         assert len(augment(sample, RECIPES["2.x"][1:2], np.random.default_rng(seed)).labels) == 1
 
@@ -350,7 +355,7 @@ def test_resized_sizes(size, short, long, rounded, exact):
         np.zeros((*size, 3), np.uint8),
         np.zeros((0, 4), np.float32),
         np.zeros(0, np.int64),
-        np.zeros((0, *size), np.uint8),
+        CroppedMasks.from_array(np.zeros((0, *size), np.uint8)),
         0,
         size,
     )
@@ -397,22 +402,23 @@ def test_turned_boxes_and_masks_stay_together(convention, turns):
         image=np.repeat(mask[0][:, :, None], 3, axis=2),
         boxes=np.array([[2, 1, 8 - last, 4 - last]], np.float32),
         labels=np.zeros(1, np.int64),
-        masks=mask,
+        masks=CroppedMasks.from_array(mask),
         image_id=1,
         original_size=(7, 9),
     )
     turned = RandomTurn(convention).apply(sample, turns)
-    np.testing.assert_array_equal(turned.masks[0], np.rot90(mask[0], turns))
-    np.testing.assert_array_equal(turned.image[:, :, 0], turned.masks[0])
-    rows, columns = np.nonzero(turned.masks[0])
+    (found,) = turned.masks.to_array()
+    np.testing.assert_array_equal(found, np.rot90(mask[0], turns))
+    np.testing.assert_array_equal(turned.image[:, :, 0], found)
+    rows, columns = np.nonzero(found)
     expected = [columns.min(), rows.min(), columns.max() + 1 - last, rows.max() + 1 - last]
     np.testing.assert_array_equal(turned.boxes, np.array([expected], np.float32))
-    assert turned.masks.flags.c_contiguous and turned.boxes.dtype == np.float32
+    assert turned.boxes.dtype == np.float32
 
 
 def test_turns_are_drawn_evenly():
     rng = np.random.default_rng(0)
     turn = RandomTurn("exclusive")
-    sample = TrainingSample(*(np.zeros(0),) * 4, image_id=1, original_size=(1, 1))
+    sample = drawn_sample()
     counts = np.bincount([turn.decide(sample, rng) for _ in range(4000)])
     assert len(counts) == 4 and (abs(counts - 1000) < 150).all()  # five standard deviations

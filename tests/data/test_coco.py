@@ -92,7 +92,7 @@ def test_real_masks_are_those_of_pycocotools(data):
         sample = load_sample(record)
         assert sample.image.shape == (*record.size, 3)
         for number, mask, box, label in zip(
-            record.annotation_ids, sample.masks, sample.boxes, sample.labels, strict=True
+            record.annotation_ids, sample.masks.to_array(), sample.boxes, sample.labels, strict=True
         ):
             entry = by_id[number]
             parts = coco_mask.frPyObjects(entry["segmentation"], *record.size)
@@ -142,8 +142,8 @@ def test_sample(dataset_of):
     assert dataset[1].labels.tolist() == [0]
     sample = load_sample(record)
     assert (sample.image == 1).all() and sample.image.shape == (HEIGHT, WIDTH, 3)
-    assert sample.masks.shape == (1, HEIGHT, WIDTH) and sample.masks.dtype == np.uint8
-    assert 90 < sample.masks.sum() < 120
+    assert sample.masks.to_array().shape == (1, HEIGHT, WIDTH)
+    assert 90 < sample.masks.to_array().sum() < 120
     assert (sample.image_id, sample.original_size) == (1, (HEIGHT, WIDTH))
 
 
@@ -166,7 +166,7 @@ def test_run_lengths_in_both_forms(dataset_of):
         compressed = coco_mask.encode(np.asfortranarray(mask))["counts"].decode()
         forms = [{"size": [HEIGHT, WIDTH], "counts": counts} for counts in (compressed, run_lengths(mask))]
         tree = content([annotation(number, segmentation=form) for number, form in enumerate(forms)])
-        assert np.array_equal(load_sample(dataset_of(tree)[0]).masks, [mask, mask])
+        assert np.array_equal(load_sample(dataset_of(tree)[0]).masks.to_array(), [mask, mask])
 
 
 def test_crowds_are_known_but_not_trained_on(dataset_of):
@@ -210,7 +210,7 @@ def test_empty_images(dataset_of):
     sample = load_sample(dataset[2])
     assert sample.boxes.shape == (0, 4)
     assert sample.labels.shape == (0,)
-    assert sample.masks.shape == (0, HEIGHT, WIDTH)
+    assert len(sample.masks) == 0 and sample.size == (HEIGHT, WIDTH)
 
 
 PIXELS = HEIGHT * WIDTH

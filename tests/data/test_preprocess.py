@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from ppsolo.data.augment import Resize
+from ppsolo.data.masks import CroppedMasks
 from ppsolo.data.preprocess import Preprocess, padded_shape, round_up, scale_ratios
 from ppsolo.data.sample import TrainingSample
 
@@ -26,7 +27,7 @@ def test_training_and_prediction_scale_alike(round_sides):
         if max(height, width) > 60 * min(height, width):
             continue  # a side of less than one pixel, where the published recipes differ
         image = np.zeros((height, width, 3), np.uint8)
-        empty = np.zeros((0, height, width), np.uint8)
+        empty = CroppedMasks.from_array(np.zeros((0, height, width), np.uint8))
         sample = TrainingSample(image, np.zeros((0, 4), np.float32), np.zeros(0, np.int64), empty, 1, (height, width))
         chw, size = prepare(image)
         assert size.padded == chw.shape[1:] == padded_shape([resize.apply(sample, 80).size])

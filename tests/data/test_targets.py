@@ -6,6 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
+from ppsolo.data.masks import CroppedMasks
 from ppsolo.data.targets import BatchTargets, collate_targets, make_targets
 
 NUM_GRIDS = (40, 36, 24, 16, 12)
@@ -40,7 +41,7 @@ def targets_of(boxes, labels, masks, size, num_grids=NUM_GRIDS, scale_ranges=SCA
     return make_targets(
         np.array(boxes, np.float32),
         np.array(labels),
-        np.array(masks),
+        CroppedMasks.from_array(np.array(masks)),
         size,
         num_grids=num_grids,
         scale_ranges=scale_ranges,
@@ -251,7 +252,7 @@ def test_mask_may_be_a_view_and_smaller_than_the_padded_image():
     padded[:, :122, :97] = masks
     expected = targets_of(boxes, range(8), padded, (128, 128))
     for same in (masks, padded[:, :122, :97], np.asfortranarray(masks)):
-        targets = make_targets(boxes, np.arange(8), same, (128, 128), num_grids=NUM_GRIDS, scale_ranges=SCALE_RANGES)
+        targets = targets_of(boxes, range(8), same, (128, 128))
         assert np.array_equal(targets.masks, expected.masks)
         assert np.array_equal(targets.cell_index, expected.cell_index)
 
@@ -261,8 +262,7 @@ def test_mask_may_be_a_view_and_smaller_than_the_padded_image():
     [
         ({"boxes": np.zeros((2, 4), np.float32)}, "boxes"),
         ({"labels": np.zeros((1, 1), np.int64)}, "labels"),
-        ({"masks": np.zeros((1, 64, 64), bool)}, "uint8"),
-        ({"masks": np.zeros((1, 65, 64), np.uint8)}, "larger"),
+        ({"masks": CroppedMasks.from_array(np.zeros((1, 65, 64), np.uint8))}, "larger"),
         ({"padded_size": (66, 64)}, "multiple of 4"),
         ({"scale_ranges": SCALE_RANGES[:4]}, "scale ranges"),
     ],
@@ -271,7 +271,7 @@ def test_arguments_that_do_not_fit(changes, message):
     arguments = {
         "boxes": np.zeros((1, 4), np.float32),
         "labels": np.zeros(1, np.int64),
-        "masks": np.zeros((1, 64, 64), np.uint8),
+        "masks": CroppedMasks.from_array(np.zeros((1, 64, 64), np.uint8)),
         "padded_size": (64, 64),
         "num_grids": NUM_GRIDS,
         "scale_ranges": SCALE_RANGES,

@@ -12,6 +12,7 @@ import pytest
 from ppsolo.build.training import build_dataset, build_loader, build_trainer
 from ppsolo.config import load_config
 from ppsolo.data.loader import TrainingBatch
+from ppsolo.data.masks import CroppedMasks
 from ppsolo.data.targets import collate_targets, make_targets
 from ppsolo.errors import ConfigError, DatasetError, TrainingError
 from ppsolo.models.losses import Losses, Targets
@@ -297,7 +298,7 @@ def empty_targets(trainer):
     nothing = make_targets(
         np.zeros((0, 4), np.float32),
         np.zeros(0, np.int64),
-        np.zeros((0, 64, 64), np.uint8),
+        CroppedMasks.from_array(np.zeros((0, 64, 64), np.uint8)),
         (64, 64),
         num_grids=trainer.loader.make_batch.num_grids,
         scale_ranges=trainer.loader.make_batch.scale_ranges,
