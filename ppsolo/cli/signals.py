@@ -2,9 +2,10 @@
 
 import contextlib
 import signal
+import sys
 import threading
 from collections.abc import Iterator
-from types import FrameType
+from types import FrameType, TracebackType
 
 from ppsolo.cli.shared import INTERRUPTED, TERMINATED
 
@@ -38,16 +39,38 @@ def interruption_in(error: BaseException) -> KeyboardInterrupt | None:
 
 @contextlib.contextmanager
 def heard_signals() -> Iterator[None]:
-    """In the main thread, raise KeyboardInterrupt on SIGINT and Terminated on SIGTERM, unless others handle them."""
+    """In the main thread, raise KeyboardInterrupt on SIGINT and Terminated on SIGTERM, unless others handle them.
+
+    No part of Python shows these interruptions, and those that Python would ignore come again.
+    """
     before = {}
     _raised.clear()
     if threading.current_thread() is threading.main_thread():
         for number, handler in ((signal.SIGINT, _interrupt), (signal.SIGTERM, _terminate)):
             if signal.getsignal(number) is signal.SIG_DFL:
                 before[number] = signal.signal(number, handler)
+    hooks = sys.excepthook, sys.unraisablehook
+    repeats: list[threading.Timer] = []
+
+    def shown(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+        if error not in _raised:  # numpy's import shows all exceptions and goes on
+            hooks[0](kind, error, trace)
+
+    def ignored(lost: "sys.UnraisableHookArgs") -> None:
+        if lost.exc_value not in _raised:
+            hooks[1](lost)
+            return
+        number = signal.SIGTERM if isinstance(lost.exc_value, Terminated) else signal.SIGINT
+        repeats.append(threading.Timer(0.01, signal.pthread_kill, (threading.get_ident(), number)))
+        repeats[-1].start()
+
+    sys.excepthook, sys.unraisablehook = shown, ignored
     try:
         yield
     finally:
+        for repeat in repeats:
+            repeat.cancel()
+        sys.excepthook, sys.unraisablehook = hooks
         for number, handler in before.items():
             signal.signal(number, handler)
 

@@ -101,6 +101,44 @@ def test_an_import_that_loses_the_interruption_is_an_interruption_too(monkeypatc
     assert capsys.readouterr().err == "ppsolo: error: ended by SIGTERM\n"
 
 
+def test_an_interruption_that_an_import_shows_stays_one_line(monkeypatch, capsys):
+    """numpy's import shows an exception by PyErr_Print, in C, and then raises ImportError."""
+
+    def run(options):
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(60)
+        except KeyboardInterrupt:
+            sys.excepthook(*sys.exc_info())
+            raise ImportError("numpy._core.multiarray failed to import") from None
+
+    monkeypatch.setattr("ppsolo.cli.zoo.run", run)
+    assert main(["zoo", "list"]) == 143
+    assert capsys.readouterr().err == "ppsolo: error: ended by SIGTERM\n"
+
+
+@pytest.mark.parametrize(
+    ("number", "code", "line"), [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "ended by SIGTERM")]
+)
+def test_an_interruption_that_python_would_ignore_comes_again(monkeypatch, capsys, number, code, line):
+    """Python only prints what a destructor raises."""
+    monkeypatch.setattr(signal, "getsignal", lambda number: signal.SIG_DFL)  # pytest has handlers of its own
+
+    class Last:
+        def __del__(self) -> None:
+            os.kill(os.getpid(), number)
+            time.sleep(0.001)
+
+    def run(options):
+        last = Last()
+        del last
+        time.sleep(60)
+
+    monkeypatch.setattr("ppsolo.cli.zoo.run", run)
+    assert main(["zoo", "list"]) == code
+    assert capsys.readouterr().err == f"ppsolo: error: {line}\n"
+
+
 def run_program(program: str, *, check: bool = False, **variables: str) -> subprocess.CompletedProcess[str]:
     """Run Python code in a process that heeds interrupts, with these variables in its environment."""
     return subprocess.run(
