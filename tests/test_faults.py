@@ -1,6 +1,7 @@
 """The script that injects faults, run for a few seconds: files stay whole, and runs are resumed."""
 
 import argparse
+import datetime
 import random
 import sys
 import threading
@@ -79,10 +80,11 @@ def test_faults_are_counted_within_their_time(capsys):
 
 def test_a_section_of_the_record_for_each_line_of_paddle(tmp_path, monkeypatch):
     version = pytest.importorskip("paddle.version")
-    monkeypatch.setattr(reliability.record, "__defaults__", (tmp_path / "page.md",))
+    for function in (reliability.record, reliability.recorded):
+        monkeypatch.setattr(function, "__defaults__", (tmp_path / "page.md",))
     outcomes = {
         "one process": counts.Outcome({"SIGKILL": 3}, []),
-        "two": counts.Outcome({"rank": 1}, ["x\ny"]),
+        "two": counts.Outcome({"rank": 1}, ["two, rank: x\ny"]),
     }
     for name in ("2.6.2", "3.3.1", "2.6.2"):
         monkeypatch.setattr(version, "full_version", name)
@@ -90,7 +92,22 @@ def test_a_section_of_the_record_for_each_line_of_paddle(tmp_path, monkeypatch):
     page = (tmp_path / "page.md").read_text()
     for name in ("2.6.2", "3.3.1"):
         assert page.count(f"<!-- faults_training.py, Paddle {name} -->") == 1
-    assert "| one process | 3 |  |\n| two |  | 1 |\n- x\n" in page and "; 1 did harm" in page
+    today = str(datetime.datetime.now(tz=datetime.timezone.utc).date())
+    assert f"| one process | 3 |  | 0 | {today} |\n| two |  | 1 | 1 | {today} |\n- two, rank: x\n" in page
+
+
+def test_a_row_is_recorded_again_and_the_others_stay(tmp_path, monkeypatch):
+    pytest.importorskip("paddle")
+    for function in (reliability.record, reliability.recorded):
+        monkeypatch.setattr(function, "__defaults__", (tmp_path / "page.md",))
+    harm = {"a": counts.Outcome({"x": 1}, ["a, x: lost"]), "b": counts.Outcome({"x": 2}, ["b, x: lost too"])}
+    counts.record_outcomes("faults.py", harm)
+    counts.record_outcomes("faults.py", {"a": counts.Outcome({"x": 7}, [])})
+    page = (tmp_path / "page.md").read_text()
+    assert "| a | 7 | 0 |" in page and "| b | 2 | 1 |" in page
+    assert "- b, x: lost too" in page and "- a, x" not in page
+    counts.record_outcomes("faults.py", {"a": counts.Outcome({"y": 1}, [])})
+    assert "| b |" not in (tmp_path / "page.md").read_text()  # its columns were others
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the script takes Linux")

@@ -1,6 +1,7 @@
 """Options, counts and the record of the scripts that inject faults."""
 
 import argparse
+import datetime
 import subprocess
 import sys
 import time
@@ -64,15 +65,27 @@ def inject_all(
 
 
 def record_outcomes(script: str, results: Mapping[str, Outcome]) -> None:
-    """Write the table of a script to tests/RELIABILITY.md, in the section of this version of Paddle."""
-    from paddle.version import full_version
-    from reliability import record
+    """Write rows to the table of a script in tests/RELIABILITY.md, in the section of this version of Paddle.
 
-    harm = [line.splitlines()[0] for outcome in results.values() for line in outcome.harm]
+    Other rows stay if they have the same columns.
+    """
+    from paddle.version import full_version
+    from reliability import record, recorded, recorded_rows
+
+    section = f"{script}, Paddle {full_version}"
     faults = list(dict.fromkeys(fault for outcome in results.values() for fault in outcome.counts))
-    disk = "a file system of its own in memory" if can_mount() else "a limit on the size of files"
-    lines = [f"How often each fault was injected; {len(harm)} did harm. The full disk is {disk}.", ""]
-    lines += [f"| | {' | '.join(faults)} |", "|---" * (len(faults) + 1) + "|"]
+    head = f"| | {' | '.join(faults)} | did harm | date |"
+    rows: dict[str, str] = {}
+    lines = recorded(section)
+    harm: list[str] = []
+    if head in lines:
+        rows = {what: row for (what,), row in recorded_rows(section, 1).items()}
+        harm = [line for line in lines if line.startswith("- ") and line[2:].split(",")[0] not in results]
+    today = datetime.datetime.now(tz=datetime.timezone.utc).date()
     for what, outcome in results.items():
-        lines.append(f"| {what} | {' | '.join(str(outcome.counts.get(fault, '')) for fault in faults)} |")
-    record(f"{script}, Paddle {full_version}", [*lines, *(f"- {line}" for line in harm)])
+        counts = " | ".join(str(outcome.counts.get(fault, "")) for fault in faults)
+        rows[what] = f"| {what} | {counts} | {len(outcome.harm)} | {today} |"
+        harm += [f"- {line.splitlines()[0]}" for line in outcome.harm]
+    disk = "a file system of its own in memory" if can_mount() else "a limit on the size of files"
+    said = f"How often each fault was injected, and how many did harm. The full disk is {disk}."
+    record(section, [said, "", head, "|---" * (len(faults) + 3) + "|", *rows.values(), *harm])
