@@ -8,11 +8,14 @@ import platform
 import secrets
 import shutil
 import sys
+import tempfile
 import zlib
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import IO, Any, BinaryIO, Literal, TextIO, overload
+
+from ppsolo.errors import ConfigError
 
 _OURS = f".ppsolo-{zlib.crc32(platform.node().encode()):08x}-"  # how the locked drafts of this machine begin
 
@@ -75,6 +78,27 @@ def scratch_folder(path: Path) -> Iterator[Path]:
     """
     with _draft(path, folder=True) as temporary:
         yield temporary
+
+
+@contextlib.contextmanager
+def temporary_folder() -> Iterator[Path]:
+    """Yield a new folder in the system's place for temporary files; it is removed after the block.
+
+    Raises ConfigError, with the remedy, if there is no such place that can be written to, or if its disk is full.
+    """
+    with contextlib.ExitStack() as stack:
+        try:
+            folder = Path(
+                stack.enter_context(tempfile.TemporaryDirectory(prefix="ppsolo-", ignore_cleanup_errors=True))
+            )
+        except OSError as error:
+            raise _without_temporary(error) from None
+        try:
+            yield folder
+        except OSError as error:
+            if error.errno is None or not _is_of(error, folder):
+                raise
+            raise _without_temporary(error) from None
 
 
 @contextlib.contextmanager
@@ -193,9 +217,27 @@ def _remove_dead(folder: Path) -> None:
 
 
 def _name_path(error: BaseException, path: Path) -> None:
-    """Make an OSError name `path`: a full disk names no file, and opening names the hidden file."""
+    """Make an OSError name `path`: a full disk names no file, and opening names the hidden file.
+
+    An error that names another file keeps it.
+    """
     if isinstance(error, OSError):
-        error.filename, error.filename2 = str(path), None
+        named = "" if error.filename is None else os.fsdecode(str(error.filename))
+        if not named or any(map(is_draft, Path(named).parts)):
+            error.filename, error.filename2 = str(path), None
+
+
+def _without_temporary(error: OSError) -> ConfigError:
+    place = f" in {tempfile.tempdir}" if tempfile.tempdir else ""
+    return ConfigError(
+        f"no temporary file can be written{place} ({error.strerror}): make room, or name a folder on another disk "
+        "in the variable TMPDIR"
+    )
+
+
+def _is_of(error: OSError, folder: Path) -> bool:
+    """Whether an error names nothing, as one of a full disk, or a file in the folder."""
+    return error.filename is None or folder in Path(os.fsdecode(str(error.filename))).parents
 
 
 def _sync(stream: IO[Any]) -> None:

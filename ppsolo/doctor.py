@@ -5,12 +5,12 @@ import os
 import platform
 import subprocess
 import sys
-import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
 
 import ppsolo
+from ppsolo.atomic import temporary_folder
 from ppsolo.cpu import available_cores, cpu_facts, has_bfloat16
 from ppsolo.deploy.engines import best_engine, installed
 from ppsolo.progress import Progress
@@ -239,10 +239,18 @@ def _onednn() -> list[Finding]:
 
 
 def _processes() -> list[Finding]:
-    with tempfile.TemporaryDirectory() as folder:
-        script = Path(folder) / "probe.py"
+    with temporary_folder() as folder:
+        script = folder / "probe.py"
         script.write_text(_PROCESSES.format(path=str(Path(ppsolo.__file__).parents[1])), encoding="utf-8")
-        launcher = [sys.executable, "-m", "paddle.distributed.launch", "--nproc_per_node", "2", "--log_dir", folder]
+        launcher = [
+            sys.executable,
+            "-m",
+            "paddle.distributed.launch",
+            "--nproc_per_node",
+            "2",
+            "--log_dir",
+            str(folder),
+        ]
         _, output = _probe([*launcher, str(script)])
     findings = []
     for name, word, remedy in (

@@ -1,6 +1,7 @@
 """Makes text from files and clients short and safe to print."""
 
 import json
+import os
 import re
 import shlex
 from collections.abc import Iterable
@@ -66,6 +67,16 @@ def named(name: str, text: str) -> str:
     ('a.png: no picture', 'a.png: no picture')
     """
     return text if name in text else f"{name}: {text}"
+
+
+def cut_name(name: str, most: int) -> str:
+    """Cut a file name to so many bytes, without half a letter at its end.
+
+    >>> cut_name("street", 3), cut_name("\u5b57\u5b57", 5)
+    ('str', '\u5b57')
+    """
+    kept = os.fsencode(name)[:most]
+    return name if len(kept) == len(os.fsencode(name)) else kept.decode("utf-8", "ignore")
 
 
 def json_text(content: Any, *, indent: int | None = None) -> str:

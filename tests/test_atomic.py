@@ -5,11 +5,21 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
 
-from ppsolo.atomic import atomic_writer, discard, put_folder_in_place, put_in_place, scratch_folder, temporary_name
+from ppsolo.atomic import (
+    atomic_writer,
+    discard,
+    put_folder_in_place,
+    put_in_place,
+    scratch_folder,
+    temporary_folder,
+    temporary_name,
+)
+from ppsolo.errors import ConfigError
 
 
 def test_bytes_and_text_appear_when_the_with_ends(tmp_path):
@@ -157,6 +167,35 @@ def test_a_full_disk_names_the_file(tmp_path):
     assert caught.value.filename == str(tmp_path / "x") and list(tmp_path.iterdir()) == []
 
 
+def test_an_error_about_another_file_names_that_file(tmp_path):
+    with (
+        pytest.raises(FileNotFoundError) as caught,
+        atomic_writer(tmp_path / "all", "wb"),
+        atomic_writer(tmp_path / "gone" / "one", "wb"),
+    ):
+        pass
+    assert caught.value.filename == str(tmp_path / "gone" / "one")
+
+
+def test_a_temporary_folder_is_removed(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    with temporary_folder() as folder:
+        (folder / "file").touch()
+        assert folder.parent == tmp_path
+    assert not folder.exists()
+    with pytest.raises(FileNotFoundError), temporary_folder():
+        (tmp_path / "gone").read_text()
+
+
+def test_without_room_for_temporary_files_the_remedy_is_named(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    with pytest.raises(ConfigError, match=f"written in {tmp_path} .No space.*TMPDIR"), temporary_folder():
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "gone"))
+    with pytest.raises(ConfigError, match="gone .No such file or directory.: .*TMPDIR"), temporary_folder():
+        pass
+
+
 @pytest.mark.parametrize("put", [put_in_place, put_folder_in_place])
 def test_a_disk_that_is_full_at_the_end_names_the_file(tmp_path, monkeypatch, put):
     def fail(_: int) -> None:
@@ -176,6 +215,7 @@ def test_a_disk_that_is_full_at_the_end_names_the_file(tmp_path, monkeypatch, pu
 
 WRITER = """
 import sys
+import tempfile
 from pathlib import Path
 from ppsolo.atomic import atomic_writer, scratch_folder
 

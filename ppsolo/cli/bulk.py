@@ -6,9 +6,9 @@ import re
 import signal
 import sys
 import types
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TextIO
 
 from ppsolo.cli.shared import INTERRUPTED, OK, SOME_FAILED, TERMINATED, check_number, say, say_error
 from ppsolo.cpu import available_cores
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from ppsolo.pipeline import Pipeline
 
 MOST_NAMED = 10  # left-out files of a folder that are listed
+LONGEST_LINE = 2**16  # letters; no path is so long
 
 
 def add_bulk(command: argparse.ArgumentParser) -> None:
@@ -157,7 +158,7 @@ def _paths(options: argparse.Namespace) -> BulkInput:
 
     source = options.infer_list or options.source or options.infer_img or options.infer_dir
     if source == "-":
-        return BulkInput(_lines(sys.stdin, options.infer_dir))
+        return BulkInput(_lines(sys.stdin, options.infer_dir, "standard input"))
     if options.infer_list or (Path(source).suffix.lower() in LIST_SUFFIXES and Path(source).is_file()):
         return BulkInput(_list(Path(source), options.infer_dir))
     if Path(source).is_dir():
@@ -174,12 +175,27 @@ def _list(path: Path, folder: str | None) -> Iterator[str]:
 
     def lines() -> Iterator[str]:
         with stream:
-            yield from _lines(stream, folder)
+            yield from _lines(stream, folder, str(path))
 
     return lines()
 
 
-def _lines(stream: Iterable[str], folder: str | None) -> Iterator[str]:
-    """Yield the paths on the lines; folder: what they are relative to, None: use them unchanged."""
-    paths = (path for line in stream if (path := line.rstrip("\r\n")))
-    return paths if folder is None else (os.path.join(folder, path) for path in paths)
+def _lines(stream: TextIO, folder: str | None, name: str) -> Iterator[str]:
+    """Yield the paths on the lines; folder: what they are relative to, None: use them unchanged.
+
+    name: of the stream, for errors. Raises ConfigError if it cannot be read, or has a line that is no path, as a device
+    that never ends has.
+    """
+    while True:
+        try:
+            line = stream.readline(LONGEST_LINE)
+        except OSError as error:
+            raise ConfigError(
+                f"{name}: cannot be read ({error.strerror}); give a file with one path per line"
+            ) from None
+        if len(line) == LONGEST_LINE:
+            raise ConfigError(f"{name}: a line has {LONGEST_LINE} letters or more; give a file with one path per line")
+        if not line:
+            return
+        if path := line.rstrip("\r\n"):
+            yield path if folder is None else os.path.join(folder, path)

@@ -118,7 +118,11 @@ def _unnamed_file() -> int:
 
 def _renew() -> None:
     """Renew the claim in a forked process: another thread may have held the lock, and descriptor 2."""
+    global _claim
     if _claim is not None:
         os.dup2(_claim.own, 2)
         _claim.lock = threading.Lock()
-        _claim.caught = _unnamed_file()  # the parent goes on with its own
+        try:
+            _claim.caught = _unnamed_file()  # the parent goes on with its own
+        except OSError:  # no room for a file: the decoders' lines are written to standard error
+            _claim = None

@@ -343,7 +343,8 @@ class VideoWriter:
             raise ImageError(f"{self._path}: no frame was written to this video")
         if count != self._frames_written:
             self.discard()
-            raise ImageError(f"{self._path}: not written, {count} of {self._frames_written} frames stored")
+            stored_frames = f"{max(count, 0)} of {self._frames_written} frames were stored"
+            raise ImageError(f"{self._path}: not written, {stored_frames}; make room if the disk is full")
         try:
             put_in_place(self._temporary, self._path)
         except OSError as error:

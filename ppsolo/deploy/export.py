@@ -4,7 +4,6 @@ import dataclasses
 import logging
 import os
 import shutil
-import tempfile
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,6 +13,7 @@ import paddle
 from paddle import nn
 from paddle.version import full_version as PADDLE_VERSION
 
+from ppsolo.atomic import temporary_folder
 from ppsolo.build.network import build_postprocess
 from ppsolo.checkpoint.download import fetch_published
 from ppsolo.checkpoint.sources import find_weights
@@ -212,10 +212,10 @@ def _verify(model: SOLOv2, info: ExportInfo, device: Device, place: Path, progre
     """Compare the export in `place` with the model. The heads of a whole graph get a graph of their own."""
     config, shape = info.config, info.input_shape
     here = verification_device(device, info.format)
-    with tempfile.TemporaryDirectory(prefix="ppsolo-") as scratch:
+    with temporary_folder() as scratch:
         network = place
         if info.graph == "whole":
-            network = Path(scratch)
+            network = scratch
             if info.format == "onnx":
                 _write_onnx(model, config, "network", shape, device, network / ONNX_FILE)
             else:

@@ -1,6 +1,6 @@
 """Engines with Paddle Inference for graphs of `paddle.jit`, on a CPU or a GPU."""
 
-import tempfile
+import contextlib
 import threading
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,6 +10,7 @@ import paddle
 from paddle import inference
 from paddle.version import full_version as PADDLE_VERSION
 
+from ppsolo.atomic import temporary_folder
 from ppsolo.cpu import keep_freed_memory, require_bfloat16, threads_in_words
 from ppsolo.deploy.device import parse_device
 from ppsolo.deploy.graph import PADDLE_3
@@ -96,12 +97,12 @@ class PaddleSession:
         if tensorrt and new_program:
             raise ExportError(f"{program}: TensorRT needs a model.pdmodel: export with Paddle 2.6")
         self._lock = threading.Lock()  # a predictor runs one batch at a time
-        self._scratch = tempfile.TemporaryDirectory(prefix="ppsolo-")
+        self._scratch = contextlib.ExitStack()  # open as long as this session
         if on_cpu:
             keep_freed_memory()
         config = self._config(program, device, precision, threads, onednn)
         if tensorrt:
-            ranges = str(Path(self._scratch.name) / "shape_ranges.pbtxt")
+            ranges = str(self._scratch.enter_context(temporary_folder()) / "shape_ranges.pbtxt")
             self._collect_ranges(self._config(program, device, "fp32", threads, False), ranges, tensorrt_shapes)
             config.enable_tensorrt_engine(
                 workspace_size=_TENSORRT_WORKSPACE,

@@ -2,11 +2,11 @@
 
 import importlib.util
 import json
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ppsolo.atomic import temporary_folder
 from ppsolo.evaluation.ground_truth import GroundTruth
 from ppsolo.results.rle import Rle, mask_boxes_xywh
 
@@ -30,8 +30,8 @@ def tide(truth: GroundTruth, results: Sequence[Mapping[str, Any]]) -> dict[str, 
         return None
     import hotcoco
 
-    with tempfile.TemporaryDirectory() as folder:
-        annotations, found = Path(folder) / "annotations.json", Path(folder) / "results.json"
+    with temporary_folder() as folder:
+        annotations, found = folder / "annotations.json", folder / "results.json"
         annotations.write_text(json.dumps(_plain_truth(truth)), encoding="utf-8")
         found.write_text(json.dumps([_plain_result(truth, result) for result in results]), encoding="utf-8")
         known = hotcoco.COCO(str(annotations))

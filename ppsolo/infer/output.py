@@ -6,6 +6,9 @@ from pathlib import Path
 
 from ppsolo.errors import ConfigError
 from ppsolo.outputs import check_output_folder
+from ppsolo.text import cut_name
+
+LONGEST_STEM = 230  # bytes: file systems take names of 255, and results end with at most "_000000.geojson"
 
 
 def check_output_dir(output_dir: Path, *, apart_from: Sequence[Path] = ()) -> None:
@@ -24,15 +27,19 @@ def file_names(paths: Sequence[Path]) -> dict[Path, str]:
 
 
 def drawing_paths(output_dir: Path, paths: Sequence[Path]) -> list[Path]:
-    """Choose a file in output_dir for each picture, with its own name; a second one of that name gets _2, and so on."""
+    """Choose a file in output_dir for each picture, with its own name; a second one of that name gets _2, and so on.
+
+    A very long name is cut, so that the other results of the picture can have it too.
+    """
     taken: set[str] = set()
     drawings = []
     for path in paths:
         suffix = path.suffix if path.suffix.lower() in (".png", ".jpg", ".jpeg") else ".png"
-        name, count = path.stem + suffix, 1
+        stem, count = cut_name(path.stem, LONGEST_STEM), 1
+        name = stem + suffix
         while name.casefold() in taken:
             count += 1
-            name = f"{path.stem}_{count}{suffix}"
+            name = f"{stem}_{count}{suffix}"
         taken.add(name.casefold())
         drawings.append(output_dir / name)
     return drawings

@@ -13,7 +13,7 @@ from ppsolo.data.sources import Video
 from ppsolo.data.videos import Frame, VideoFrames, VideoWriter
 from ppsolo.errors import ImageError
 from ppsolo.infer.live import FrameBatches
-from ppsolo.infer.output import check_output_dir
+from ppsolo.infer.output import LONGEST_STEM, check_output_dir
 from ppsolo.infer.settings import NO_LIMITS, InferSettings, StreamLimits
 from ppsolo.infer.summary import InferenceSummary
 from ppsolo.outputs import output_folder
@@ -23,7 +23,7 @@ from ppsolo.results.files.coco import coco_entries
 from ppsolo.results.files.image_results import ImageResults
 from ppsolo.results.files.run import RunFiles
 from ppsolo.results.instances import Instances
-from ppsolo.text import json_text
+from ppsolo.text import cut_name, json_text
 from ppsolo.tracking import Tracker
 
 
@@ -60,7 +60,7 @@ def infer_video(
         stack.enter_context(output_folder(settings.output_dir, "--output_dir"))
         reconnect = 0 if isinstance(video.source, Path) else limits.reconnect
         frames = stack.enter_context(VideoFrames(video.source, timeout=limits.timeout, reconnect=reconnect))
-        stem = Path(video.name).stem
+        stem = cut_name(Path(video.name).stem, LONGEST_STEM)
         tracker = Tracker(frame_rate=frames.drawing_rate()) if settings.track else None
         drawing = stack.enter_context(_VideoDrawing(settings, stem, frames, summary))
         files = stack.enter_context(RunFiles(settings.output_dir, settings.save))

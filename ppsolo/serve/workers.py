@@ -4,10 +4,8 @@ import contextlib
 import logging
 import multiprocessing
 import os
-import shutil
 import signal
 import socket
-import tempfile
 import threading
 import time
 from collections import deque
@@ -16,6 +14,7 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from typing import Any
 
+from ppsolo.atomic import temporary_folder
 from ppsolo.errors import PpsoloError
 from ppsolo.serve.prometheus import METRICS_FOLDER
 
@@ -127,17 +126,16 @@ def _run_worker(work: Work, arguments: Any, listener: socket.socket, parent: Con
 @contextlib.contextmanager
 def _metrics_folder() -> Iterator[None]:
     """Create a folder for the workers' counters, name it in the environment, and remove it at the end."""
-    folder = tempfile.mkdtemp(prefix="ppsolo-metrics-")
     before = os.environ.get(METRICS_FOLDER)
-    os.environ[METRICS_FOLDER] = folder
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ[METRICS_FOLDER]
-        else:
-            os.environ[METRICS_FOLDER] = before
-        shutil.rmtree(folder, ignore_errors=True)
+    with temporary_folder() as folder:
+        os.environ[METRICS_FOLDER] = str(folder)
+        try:
+            yield
+        finally:
+            if before is None:
+                del os.environ[METRICS_FOLDER]
+            else:
+                os.environ[METRICS_FOLDER] = before
 
 
 @contextlib.contextmanager

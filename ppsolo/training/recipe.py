@@ -1,7 +1,6 @@
 """A configuration that fits a data set: the system to start from, picture size, grids, and length of training."""
 
 import math
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import yaml
 
+from ppsolo.atomic import temporary_folder
 from ppsolo.check.grid_fit import GRID_CHOICES, fit_image, join_fits, suggest_num_grids
 from ppsolo.config import load_config, split_override
 from ppsolo.data.augment import Resize
@@ -134,8 +134,8 @@ def suggest_recipe(
 
 def recipe_config(recipe: Recipe) -> Config:
     """Return the configuration that the recipe's text describes. Raises ConfigError."""
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / "recipe.yml"
+    with temporary_folder() as folder:
+        file = folder / "recipe.yml"
         file.write_text(recipe.text(), encoding="utf-8")
         return load_config(file)
 

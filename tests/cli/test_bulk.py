@@ -86,6 +86,15 @@ def test_what_is_refused_leaves_no_folder_and_loads_no_model(work, tmp_path, cap
     assert "gone.txt: cannot be read" in capsys.readouterr().err and not (tmp_path / "new").exists()
 
 
+def test_a_list_that_is_no_list_gets_one_line(work, tmp_path, capsys):
+    (tmp_path / "long.txt").write_text("x" * 70_000)
+    assert infer(work, tmp_path / "out", "--infer_list", str(tmp_path / "long.txt")) == 2
+    assert "long.txt: a line has 65536 letters or more; give a file with one path" in capsys.readouterr().err
+    if os.path.exists("/proc/self/mem"):  # opens, and cannot be read
+        assert infer(work, tmp_path / "out", "--infer_list", "/proc/self/mem") == 2
+        assert "/proc/self/mem: cannot be read (Input/output error)" in capsys.readouterr().err
+
+
 def test_lists_folders_and_shards_give_the_same(work, tmp_path, capsys, monkeypatch):
     assert infer(work, tmp_path / "list", "--infer_list", str(work / "list.txt")) == 0
     expected = merged(tmp_path / "list")

@@ -10,8 +10,10 @@ import numpy as np
 from ppsolo.errors import PpsoloError
 from ppsolo.results.files.image_results import ImageResults
 from ppsolo.results.rle import decode_mask, decode_window, mask_boxes
+from ppsolo.text import cut_name, printable
 
 MOST_LABELS = 2**16 - 1  # limit of a 16-bit PNG
+LONGEST_NAME = 100  # bytes of a class name in a file name
 
 
 def label_map(found: ImageResults) -> np.ndarray:
@@ -64,5 +66,6 @@ def _png(array: np.ndarray) -> bytes:
 
 
 def _plain(name: str) -> str:
-    """Remove characters from a class name that file names cannot contain."""
-    return re.sub(r'[\x00-\x1f/\\:*?"<>|]', "-", name)[:100].strip(" .") or "object"
+    """Remove characters from a class name that file names cannot contain, and what is too long for them."""
+    plain = re.sub(r'[\x00-\x1f/\\:*?"<>|]', "-", printable(name)).strip(" .")
+    return cut_name(plain, LONGEST_NAME) or "object"

@@ -65,3 +65,16 @@ def test_more_than_16_bits_can_hold(monkeypatch):
     monkeypatch.setattr("ppsolo.results.files.label_map.MOST_LABELS", 3)
     with pytest.raises(PpsoloError, match="use masks or coco"):
         many(4).to_label_map()
+
+
+@pytest.mark.parametrize("letter", ["\u5b57", "\ud800", "\U0001f600"])
+def test_names_that_are_too_long_for_files(letter, tmp_path):
+    found = Instances.from_masks(
+        np.ones((1, 2, 2), bool),
+        scores=np.ones(1),
+        labels=np.zeros(1, int),
+        class_names=[300 * letter],
+        category_ids=[1],
+    )
+    (name,) = zipfile.ZipFile(io.BytesIO(found.to_bytes("masks"))).namelist()
+    (tmp_path / name).touch()
