@@ -1,5 +1,7 @@
 """The text of YAML files, read within a size limit and loaded without aliases."""
 
+import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,25 @@ class PlainLoader(yaml.SafeLoader):
         if "\0" in node.value:
             raise ConfigError(f"line {node.start_mark.line + 1} holds a zero byte (\\0), which no name has; remove it")
         return node
+
+
+def quoted(text: str) -> str:
+    """Return a text in quotes, so that YAML reads it as this text, whatever its letters mean in YAML.
+
+    >>> quoted("photos #1: no")
+    '"photos #1: no"'
+    """
+    return yaml.safe_dump(text, default_style='"', width=math.inf).strip()
+
+
+def dumped(tree: Mapping[str, Any]) -> str:
+    """Return a mapping as YAML, in the letters of its texts; all but ASCII is escaped if one of them is not printable.
+
+    Not printable are, for example, the direction marks in a path.
+    """
+    text = yaml.safe_dump(dict(tree), sort_keys=False, allow_unicode=True, default_flow_style=None)
+    clean = all(line.isprintable() for line in text.split("\n"))
+    return text if clean else yaml.safe_dump(dict(tree), sort_keys=False, default_flow_style=None)
 
 
 def read_text(file: Path) -> str:

@@ -192,7 +192,7 @@ def test_without_room_for_temporary_files_the_remedy_is_named(tmp_path, monkeypa
     with pytest.raises(ConfigError, match=f"written in {tmp_path} .No space.*TMPDIR"), temporary_folder():
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "gone"))
-    with pytest.raises(ConfigError, match="gone .No such file or directory.: .*TMPDIR"), temporary_folder():
+    with pytest.raises(ConfigError, match=r"gone .No such file or directory.: .*TMPDIR"), temporary_folder():
         pass
 
 

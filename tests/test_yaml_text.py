@@ -3,7 +3,7 @@
 import pytest
 
 from ppsolo.errors import ConfigError
-from ppsolo.yaml_text import MAX_FILE_BYTES, PlainLoader, load_text, read_text
+from ppsolo.yaml_text import MAX_FILE_BYTES, PlainLoader, dumped, load_text, quoted, read_text
 
 
 def test_values_are_read(tmp_path):
@@ -35,3 +35,29 @@ def test_a_zero_byte_is_refused_where_it_stands():
     """No name and no path can hold one."""
     with pytest.raises(ConfigError, match=r"^mine\.yml: line 2 holds a zero byte"):
         load_text('a: 1\nb: ["x\\0y"]', "mine.yml", PlainLoader)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a #1",
+        "a: b",
+        "{x}",
+        "null",
+        "1e3",
+        "a\tb",
+        "a\nb",
+        "'\"",
+        "\\",
+        "\x1b",
+        "\u202e",
+        "\udcff",
+        "\U0001f600",
+        "x " * 99,
+    ],
+)
+def test_texts_of_any_letters_come_back(text):
+    assert load_text(quoted(text), "here", PlainLoader) == text
+    written = dumped({"path": text})
+    assert load_text(written, "here", PlainLoader) == {"path": text}
+    assert all(line.isprintable() for line in written.split("\n"))

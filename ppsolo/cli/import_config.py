@@ -3,13 +3,12 @@
 import argparse
 from pathlib import Path
 
-import yaml
-
 from ppsolo.cli.shared import OK, Commands, add_command, add_override, say, say_note
 from ppsolo.config import config_to_dict, find_config, import_theirs, load_config
 from ppsolo.errors import ConfigError
 from ppsolo.legacy.yaml_files import is_paddledetection
 from ppsolo.text import typed
+from ppsolo.yaml_text import dumped
 
 EXAMPLES = "ppsolo import-config PaddleDetection/configs/solov2/solov2_r50_fpn_1x_coco.yml > mine.yml"
 
@@ -29,8 +28,7 @@ def run(options: argparse.Namespace) -> int:
     config, notes = import_theirs(file, options.override)
     for note in notes:
         say_note(str(note))
-    text = yaml.safe_dump(config_to_dict(config), sort_keys=False, allow_unicode=True, default_flow_style=None)
-    say(f"# {config.name}, from PaddleDetection's {file.name}.\n{text.rstrip()}")
+    say(f"# {config.name}, from PaddleDetection's {file.name}.\n{dumped(config_to_dict(config)).rstrip()}")
     return OK
 
 

@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 
 from ppsolo.cli.shared import OK, Commands, add_command, add_override, check_number, say
+from ppsolo.yaml_text import quoted
 
 EXAMPLES = """ppsolo suggest -c data/mine/config.yml > mine.yml
 ppsolo suggest --annotations data/mine/instances_train.json --images data/mine/train > mine.yml
@@ -41,7 +42,7 @@ def run(options: argparse.Namespace) -> int:
     overrides = list(options.override)
     for flag, key in ((options.annotations, "train_annotations"), (options.images, "train_images")):
         if flag is not None:
-            overrides += [f"data.{key}={Path(flag).absolute()}"]
+            overrides += [f"data.{key}={quoted(str(Path(flag).absolute()))}"]
     recipe = suggest_recipe(
         options.config,
         overrides,

@@ -127,9 +127,11 @@ def write_thresholds(
 def read_thresholds(path: str | os.PathLike[str]) -> dict[int, float]:
     """Read a file of `write_thresholds`: {category id: threshold}. Raises ConfigError."""
     try:
-        if Path(path).stat().st_size > MAX_FILE_BYTES:
+        with Path(path).open("rb") as stream:  # a device states no size
+            text = stream.read(MAX_FILE_BYTES + 1)
+        if len(text) > MAX_FILE_BYTES:
             raise ConfigError(f"{path} is too large for a file of thresholds")
-        content = json.loads(Path(path).read_text(encoding="utf-8"))
+        content = json.loads(text)
         values = {int(entry["category_id"]): float(entry["threshold"]) for entry in content["class_thresholds"]}
     except OSError as error:
         raise ConfigError(f"{path} cannot be read ({error.strerror or error})") from None

@@ -3,7 +3,6 @@
 import importlib.util
 import json
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from ppsolo.atomic import temporary_folder

@@ -11,6 +11,7 @@ from ppsolo.errors import DatasetError
 from ppsolo.formats.annotated import AnnotatedImage
 
 VAL_SHARE = 0.2  # default share of the pictures
+LARGEST_TABLE = 2**28  # bytes: the groups of millions of pictures
 
 
 def divide(
@@ -52,7 +53,11 @@ def read_groups(file: Path, column: str) -> dict[str, str]:
     Raises DatasetError for a file that cannot be read or lacks the column.
     """
     try:
-        text = file.read_bytes().decode("utf-8-sig")
+        with file.open("rb") as stream:
+            content = stream.read(LARGEST_TABLE + 1)
+        if len(content) > LARGEST_TABLE:
+            raise DatasetError(f"{file}: larger than {LARGEST_TABLE} bytes, the limit for a table of groups")
+        text = content.decode("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise DatasetError(f"{file}: cannot be read ({error})") from None
     delimiter = ";" if text.partition("\n")[0].count(";") > text.partition("\n")[0].count(",") else ","

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
-import yaml
 
 from ppsolo.atomic import temporary_folder
 from ppsolo.check.grid_fit import GRID_CHOICES, fit_image, join_fits, suggest_num_grids
@@ -18,6 +17,7 @@ from ppsolo.errors import DatasetError
 from ppsolo.formats.data_config import data_in_place
 from ppsolo.schema import Config, DataConfig
 from ppsolo.text import all_counted, one_line
+from ppsolo.yaml_text import dumped
 
 COMPACT = "compact"  # a small network that learns from random weights
 ON_CPU, ON_GPU = "solov2_mobilenetv3_fpn_448_3x", "solov2_r50_enhance_coco"
@@ -83,8 +83,7 @@ class Recipe:
                 place = place.setdefault(section, {})
             place[last] = value
         comments = "".join(f"# {key}: {one_line(reason)}\n" for key, reason in self.reasons.items())
-        bases = yaml.safe_dump({"_BASE_": list(self.bases)}, default_flow_style=None)
-        return comments + bases + yaml.safe_dump(tree, sort_keys=False, allow_unicode=True, default_flow_style=None)
+        return comments + dumped({"_BASE_": list(self.bases)}) + dumped(tree)
 
 
 def suggest_recipe(

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 
 import numpy as np
 import pytest
@@ -140,3 +141,9 @@ def test_instances_below_the_threshold_of_their_class_are_left_out(tiny):
     other = predictor.adapted(dataclasses.replace(config, postprocess=thresholds))
     assert other.finish(found, size).scores.tolist() == pytest.approx([0.5, 0.3])
     assert len(predictor.finish(found, size)) == 4
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/zero"), reason="needs a device that never ends")
+def test_a_device_that_never_ends_is_too_large():
+    with pytest.raises(ConfigError, match="/dev/zero is too large"):
+        read_thresholds("/dev/zero")

@@ -62,3 +62,10 @@ def test_tables_of_groups(tmp_path):
         read_groups(table, "patient")
     with pytest.raises(DatasetError, match="cannot be read"):
         read_groups(tmp_path / "missing.csv", "group")
+
+
+def test_a_table_of_groups_that_never_ends(tmp_path, monkeypatch):
+    monkeypatch.setattr("ppsolo.formats.split.LARGEST_TABLE", 10)
+    (tmp_path / "groups.csv").write_text("file_name,group\n")
+    with pytest.raises(DatasetError, match=r"groups.csv: larger than 10 bytes"):
+        read_groups(tmp_path / "groups.csv", "group")

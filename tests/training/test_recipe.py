@@ -104,6 +104,15 @@ def test_what_is_suggested_can_be_trained_with(drawn, tmp_path, capsys):
     assert "The model has learned almost nothing: check the data (ppsolo check-data)" in out
 
 
+@pytest.mark.parametrize("name", ["photos #1", "a: b", "a\tb", "\u202ea", "\udcff"])
+def test_a_data_set_in_a_folder_of_any_name(name, drawn, tmp_path, capsys):
+    (tmp_path / name).symlink_to(drawn)
+    place = ["--annotations", str(tmp_path / name / "instances_train.json"), "--images", str(tmp_path / name / "train")]
+    assert main(["suggest", "--from_nothing", *place]) == 0
+    (tmp_path / "mine.yml").write_text(capsys.readouterr().out, encoding="utf-8")
+    assert load_config(tmp_path / "mine.yml").data.train_images == str(tmp_path / name / "train")
+
+
 def test_a_recipe_for_the_data_set_of_a_file(drawn, tmp_path):
     lines = [option.removeprefix("data.").replace("=", ": ", 1) for option in options(drawn)]
     text = "".join(f"  {line}\n" for line in lines)

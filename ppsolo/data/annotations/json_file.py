@@ -2,6 +2,7 @@
 
 import json
 import os
+import stat
 from typing import Any
 
 import msgspec
@@ -21,6 +22,8 @@ def read_utf8(path: str | os.PathLike[str]) -> bytes:
     """
     try:
         with open(path, "rb") as stream:
+            if stat.S_ISCHR(os.fstat(stream.fileno()).st_mode):  # it may never end
+                raise DatasetError(f"{path}: a device, expected a JSON file")
             content = stream.read()
     except OSError as error:
         raise DatasetError(f"{path}: cannot be read ({error.strerror or error})") from None
