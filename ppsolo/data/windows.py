@@ -88,8 +88,9 @@ class TiffWindows:
             segment = np.full(shape, page.nodata, page.dtype)
         else:
             try:
+                decode, tables = page.decode, page.jpegtables  # for JPEG, the first use of `decode` reads from the file
                 page.parent.filehandle.seek(offset)
-                decoded, _, kept = page.decode(page.parent.filehandle.read(length), index, jpegtables=page.jpegtables)
+                decoded, _, kept = decode(page.parent.filehandle.read(length), index, jpegtables=tables)
             except Exception as error:  # for a damaged file, a parser may raise anything
                 raise ImageError(f"strip or tile {index} of the TIFF is damaged ({type(error).__name__})") from None
             segment = decoded[0, : kept[1], : kept[2]]

@@ -38,6 +38,19 @@ def test_a_window_is_a_part_of_the_picture(tmp_path, layout, dtype, channels):
             np.testing.assert_array_equal(windows.read(top, left, bottom, right), whole[top:bottom, left:right])
 
 
+@pytest.mark.parametrize("layout", [{"tile": (32, 16)}, {"rowsperstrip": 16}])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_windows_of_a_jpeg_in_a_tiff(tmp_path, layout, channels):
+    path = tmp_path / "a.tif"
+    kind = "ycbcr" if channels == 3 else "minisblack"
+    tifffile.imwrite(path, picture(channels=channels), photometric=kind, compression="jpeg", **layout)
+    whole = read_image(path)
+    for top, left, bottom, right in BOXES:
+        with open_windows(path) as windows:  # a new one each time: the first read of a file is a case of its own
+            assert isinstance(windows, TiffWindows)
+            np.testing.assert_array_equal(windows.read(top, left, bottom, right), whole[top:bottom, left:right])
+
+
 @pytest.mark.parametrize("case", ["turned", "planar", "auto range", "stack"])
 def test_what_depends_on_the_whole_picture_is_read_whole(tmp_path, case):
     path, settings = tmp_path / "a.tif", PixelSettings()
