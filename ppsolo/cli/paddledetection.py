@@ -8,6 +8,7 @@ from typing import Any
 
 from ppsolo.cli.shared import say_note
 from ppsolo.config import find_config, import_theirs, parse_yaml
+from ppsolo.data.tiles import MOST_OVERLAP
 from ppsolo.errors import ConfigError
 from ppsolo.legacy.yaml_files import is_paddledetection
 
@@ -107,9 +108,11 @@ def tile_of_slices(options: argparse.Namespace) -> tuple[int, int]:
             "--slice_size and --overlap_ratio: tiles are squares, give one number, or use --tile and --overlap"
         )
     tile, share = size.pop(), ratio.pop()
-    if not 0 <= share <= 0.5:
-        raise ConfigError(f"--overlap_ratio is {share:g}: give a number from 0 to 0.5, a share of the tile")
-    return tile, min(round(tile * share), tile // 2)
+    if not 0 <= share <= MOST_OVERLAP:
+        raise ConfigError(
+            f"--overlap_ratio is {share:g}: give a number from 0 to {MOST_OVERLAP:g}, a share of the tile"
+        )
+    return tile, min(round(tile * share), int(MOST_OVERLAP * tile))
 
 
 def prepare_options(options: argparse.Namespace) -> None:

@@ -160,8 +160,8 @@ def add_tiles(command: argparse.ArgumentParser) -> None:
         "--overlap",
         type=int,
         metavar="N",
-        help="pixels that neighbouring tiles share, at least the size of most objects; "
-        f"default: {DEFAULT_OVERLAP}, or half a tile if that is less",
+        help="pixels that neighbouring tiles share, at least the size of most objects; 0: objects at seams are not "
+        f"joined; default: {DEFAULT_OVERLAP}, or half a tile if that is less",
     )
 
 

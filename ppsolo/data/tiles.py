@@ -6,6 +6,7 @@ from ppsolo.errors import ConfigError
 
 LEAST_TILE = 32  # pixels
 DEFAULT_OVERLAP = 128  # or half a tile where that is less
+MOST_OVERLAP = 0.75  # of a tile: each pixel is then in 16 tiles; more would cost much and add nothing
 
 
 class Tiling(NamedTuple):
@@ -47,6 +48,7 @@ def checked_tiling(tile: int | None, overlap: int | None = None) -> Tiling | Non
         raise ConfigError(f"tile is {tile}: give at least {LEAST_TILE} pixels")
     if overlap is None:
         overlap = min(DEFAULT_OVERLAP, tile // 2)
-    if not 0 <= overlap <= tile // 2:
-        raise ConfigError(f"overlap is {overlap}: give 0 to {tile // 2} pixels, half of a tile of {tile}")
+    most = int(MOST_OVERLAP * tile)
+    if not 0 <= overlap <= most:
+        raise ConfigError(f"overlap is {overlap}: give 0 to {most} pixels, {MOST_OVERLAP:g} of a tile of {tile}")
     return Tiling(tile, overlap)

@@ -45,7 +45,8 @@ def assert_found(found: Instances, truth: np.ndarray, labels) -> None:
         left.remove(match)
 
 
-def test_every_object_comes_once_and_whole():
+@pytest.mark.parametrize("overlap", [1, 10, 15, 22])
+def test_every_object_comes_once_and_whole(overlap):
     truth = np.stack(
         [
             ellipse(10, 10, 6, 6),  # inside one tile
@@ -55,7 +56,7 @@ def test_every_object_comes_once_and_whole():
             ellipse(15, 70, 12, 2),
         ]
     )
-    assert_found(joined(truth, [0, 1, 0, 1, 0]), truth, [0, 1, 0, 1, 0])
+    assert_found(joined(truth, [0, 1, 0, 1, 0], overlap=overlap), truth, [0, 1, 0, 1, 0])
 
 
 @pytest.mark.parametrize("seed", range(20))
