@@ -38,14 +38,16 @@ class Pipeline(ABC):
         class_names, category_ids: one per label.
         description: the runtime, its version, device, precision and threads, in one line.
         origin: where the weights come from, in one line.
+        identity: SHA-256 of an export's files; "" where there is no export.
         read: reads a picture with the configured `preprocess.value_range`, `page` and `channels`.
         prepare: uint8 [H, W, 3] RGB -> the input of the network, resized, normalised and padded, and its sizes.
     """
 
-    def __init__(self, config: Config, *, description: str, origin: str):
+    def __init__(self, config: Config, *, description: str, origin: str, identity: str = ""):
         self._set_config(config)
         self.description = description
         self.origin = origin
+        self.identity = identity
         self.read = build_reader(config)
         self.prepare = build_preprocess(config)
         self._tiling: Tiling | None = None
@@ -62,6 +64,11 @@ class Pipeline(ABC):
         self.class_names = class_names(config)
         self.category_ids = category_ids(config)
         self._class_thresholds = np.array(config.postprocess.class_thresholds, np.float32)
+
+    @property
+    def tiling(self) -> "Tiling | None":
+        """The tiles that every picture is cut into; None: pictures are predicted whole."""
+        return self._tiling
 
     def __repr__(self) -> str:
         classes = counted(len(self.class_names), "class")
@@ -222,7 +229,12 @@ class TiledPipeline(Pipeline):
     def __init__(self, pipeline: Pipeline, tiling: "Tiling"):
         """tiling: see `ppsolo.data.tiles.checked_tiling`."""
         tiles = f"tiles of {tiling.size} pixels, overlap {tiling.overlap}"
-        super().__init__(pipeline.config, description=f"{pipeline.description}; {tiles}", origin=pipeline.origin)
+        super().__init__(
+            pipeline.config,
+            description=f"{pipeline.description}; {tiles}",
+            origin=pipeline.origin,
+            identity=pipeline.identity,
+        )
         self.read = pipeline.read
         self._pipeline, self._tiling = pipeline, tiling
 

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 
 from ppsolo.atomic import atomic_writer
+from ppsolo.bulk.settings import difference
 from ppsolo.errors import ConfigError
 
 ResultsFormat = Literal["jsonl", "parquet"]
@@ -65,6 +66,7 @@ class Manifest:
         shard: this process's share.
         parts: the finished parts.
         whole: whether the end of the list was reached.
+        settings: what else decides the results, see `ppsolo.bulk.settings`; empty in older manifests.
     """
 
     model: str
@@ -72,6 +74,7 @@ class Manifest:
     shard: Shard
     parts: list[Part] = field(default_factory=list)
     whole: bool = False
+    settings: dict[str, str] = field(default_factory=dict)
 
     @property
     def pictures(self) -> int:
@@ -124,6 +127,10 @@ def open_manifest(directory: Path, fresh: Manifest, *, resume: bool) -> Manifest
             raise ConfigError(
                 f"{directory} was started with another {name} ({old}), now it is {new}; choose another directory"
             )
+    if (other := difference(found.settings, fresh.settings)) is not None:
+        raise ConfigError(
+            f"{directory} was started with another setting: {other}; repeat it, or choose another directory"
+        )
     return found
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from ppsolo.atomic import atomic_writer
 from ppsolo.bulk.manifest import Manifest, read_manifest
 from ppsolo.bulk.parts import Entry, json_line, read_part, write_part
+from ppsolo.bulk.settings import difference
 from ppsolo.errors import ConfigError
 from ppsolo.text import json_text
 
@@ -61,6 +62,11 @@ def _manifests(directories: Sequence[Path], *, partial: bool) -> list[tuple[Path
     for directory, manifest in found.values():
         if (manifest.model, manifest.shard.count) != (first.model, first.shard.count):
             raise ConfigError(f"{directory}: {manifest.shard.name} belongs to another run than {first.shard.name}")
+        if (other := difference(first.settings, manifest.settings)) is not None:
+            raise ConfigError(
+                f"{directory}: {manifest.shard.name} had another setting than {first.shard.name}: {other}; "
+                "predict it again"
+            )
         if not manifest.whole and not partial:
             raise ConfigError(f"{directory}: {manifest.shard.name} is not finished; resume it, or add --partial")
     missing = next((index for index in range(first.shard.count) if index not in found), None)

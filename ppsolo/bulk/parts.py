@@ -67,7 +67,10 @@ def read_part(path: Path, format: ResultsFormat) -> Iterator[Entry]:
             for batch in parquet.ParquetFile(path).iter_batches(1000):
                 yield from (_checked(_nested(row)) for row in batch.to_pylist())
     except (OSError, ValueError, LookupError, TypeError, NotImplementedError, RecursionError) as error:
-        raise ConfigError(f"{path}: this part cannot be read ({error}); predict it again") from None
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else error
+        raise ConfigError(
+            f"{path}: this part cannot be read ({reason}); remove it, then add --resume to the command that made it"
+        ) from None
 
 
 def _checked(entry: Any) -> Entry:

@@ -4,7 +4,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +12,7 @@ import numpy as np
 from ppsolo.atomic import atomic_writer
 from ppsolo.bulk.manifest import Manifest, Part, ResultsFormat, Shard, open_manifest, paths_digest
 from ppsolo.bulk.parts import Entry, check_format, entries_of, json_line, write_part
+from ppsolo.bulk.settings import settings_of
 from ppsolo.data.images import read_ahead
 from ppsolo.errors import ConfigError, ImageError
 from ppsolo.outputs import output_folder
@@ -71,35 +72,63 @@ def run_bulk(
 
     Args:
         predictor: runs the model.
-        paths: the pictures of all shards, in order; pass the same list to resume.
+        paths: the pictures of all shards, in order; to resume, pass the same list, or one with more at its end.
         output_dir: for the parts `part-1of1-000000.jsonl`, ..., the manifest, and `failures-...` with the unreadable
             pictures. Several shards may share it.
         format: "jsonl", a JSON object for each instance, as in `predictions.json`; or "parquet".
         shard: the share of this process.
-        resume: resume the run in `output_dir`.
+        resume: resume the run in `output_dir`; parts whose files are missing are made again.
         batch_size: images per run of the network. With 1, every bit of a result depends only on its picture.
         part_pictures: pictures per part.
         stop: asked after every batch.
         progress: called after every batch.
 
     Raises:
-        ConfigError: the directory has another run, or the list has changed.
+        ConfigError: the directory has another run, or one with other settings, or the list has changed.
     """
     check_format(format)
     with output_folder(output_dir, "--output_dir"):
-        fresh = Manifest(f"{predictor.config.name}; {predictor.origin}", format, shard)
-        manifest = open_manifest(output_dir, fresh, resume=resume)
-        own = _own(paths, shard)
-        _skip(own, manifest, output_dir)
-        summary = BulkSummary(skipped=manifest.pictures)
-        while not (manifest.whole or summary.stopped):
+        manifest = open_manifest(output_dir, _fresh(predictor, format, shard), resume=resume)
+        own, summary = _own(paths, shard), BulkSummary(skipped=manifest.pictures)
+
+        def predict(wanted: Iterable[tuple[int, str]]) -> _PartMaker:
             part = _PartMaker(predictor, batch_size, stop)
-            for done in part.predict(islice(own, part_pictures)):
+            for done in part.predict(wanted):
                 if progress is not None:
                     progress(summary.pictures + summary.failures + done, None)
-            _write(output_dir, manifest, part, ended=len(part.places) < part_pictures and not part.stopped)
+            return part
+
+        for number, lost in _skip(own, manifest, output_dir):
+            _make_again(output_dir, manifest, number, predict(lost), summary)
+            if summary.stopped:
+                return summary
+        if manifest.whole and (first := next(own, None)) is not None:  # the list has grown
+            own, manifest.whole = chain([first], own), False
+        while not (manifest.whole or summary.stopped):
+            part = predict(islice(own, part_pictures))
+            if part.done:
+                manifest.parts.append(_write_part(output_dir, manifest.part_name(), part, format))
+            manifest.whole = len(part.places) < part_pictures and not part.stopped
+            manifest.write(output_dir)
             summary.add(part)
     return summary
+
+
+def _fresh(predictor: Pipeline, format: ResultsFormat, shard: Shard) -> Manifest:
+    model = f"{predictor.config.name}; {predictor.origin}"
+    return Manifest(model, format, shard, settings=settings_of(predictor))
+
+
+def _make_again(output_dir: Path, manifest: Manifest, number: int, part: "_PartMaker", summary: BulkSummary) -> None:
+    """Put a part whose file was missing in its place; if it is not whole, only note that the run was stopped."""
+    old = manifest.parts[number]
+    if part.done < old.pictures:
+        summary.stopped = True
+        return
+    manifest.parts[number] = _write_part(output_dir, old.file, part, manifest.format)
+    manifest.write(output_dir)
+    summary.add(part)
+    summary.skipped -= old.pictures
 
 
 class _PartMaker:
@@ -149,19 +178,17 @@ class _PartMaker:
         return {"image_id": index, "file_name": path, "error": str(error)}
 
 
-def _write(output_dir: Path, manifest: Manifest, part: _PartMaker, *, ended: bool) -> None:
-    """Write the part first, then the manifest: every part in a manifest exists."""
-    if part.done:
-        name = manifest.part_name()
-        write_part(output_dir / name, part.entries, manifest.format)
-        if part.failures:
-            file = output_dir / f"failures-{Path(name).stem.removeprefix('part-')}.jsonl"
-            with atomic_writer(file, "w") as stream:
-                stream.writelines(json_line(failure) for failure in part.failures)
-        paths = paths_digest([path for _, path in part.places[: part.done]])
-        manifest.parts.append(Part(name, part.done, len(part.entries), len(part.failures), paths))
-    manifest.whole = ended
-    manifest.write(output_dir)
+def _write_part(output_dir: Path, name: str, part: _PartMaker, format: ResultsFormat) -> Part:
+    """Write a part and its failures; the manifest comes afterwards, so every part in a manifest exists."""
+    write_part(output_dir / name, part.entries, format)
+    file = output_dir / f"failures-{Path(name).stem.removeprefix('part-')}.jsonl"
+    if part.failures:
+        with atomic_writer(file, "w") as stream:
+            stream.writelines(json_line(failure) for failure in part.failures)
+    else:
+        file.unlink(missing_ok=True)  # of an earlier attempt
+    paths = paths_digest([path for _, path in part.places[: part.done]])
+    return Part(name, part.done, len(part.entries), len(part.failures), paths)
 
 
 def _own(paths: Iterable[str], shard: Shard) -> Iterator[tuple[int, str]]:
@@ -169,11 +196,16 @@ def _own(paths: Iterable[str], shard: Shard) -> Iterator[tuple[int, str]]:
     return ((i, path) for i, path in enumerate(paths) if i % shard.count == shard.index)
 
 
-def _skip(own: Iterator[tuple[int, str]], manifest: Manifest, output_dir: Path) -> None:
-    """Skip the pictures of finished parts. Raises ConfigError if the list or a part has changed."""
-    for part in manifest.parts:
-        paths = [path for _, path in islice(own, part.pictures)]
-        if paths_digest(paths) != part.paths:
+def _skip(
+    own: Iterator[tuple[int, str]], manifest: Manifest, output_dir: Path
+) -> Iterator[tuple[int, list[tuple[int, str]]]]:
+    """Skip the pictures of finished parts; yield the number and the pictures of each part whose file is missing.
+
+    Raises ConfigError if the list has changed.
+    """
+    for number, part in enumerate(manifest.parts):
+        places = list(islice(own, part.pictures))
+        if paths_digest([path for _, path in places]) != part.paths:
             raise ConfigError(f"{output_dir}: {part.file} has other pictures; give the same list, or another directory")
         if not (output_dir / part.file).is_file():
-            raise ConfigError(f"{output_dir / part.file} is missing; put it back, or choose another directory")
+            yield number, places

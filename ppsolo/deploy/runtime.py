@@ -1,5 +1,6 @@
 """An exported model as a predictor: `load` a directory, then pass images and get instances."""
 
+import hashlib
 import logging
 import os
 import re
@@ -75,7 +76,8 @@ class ExportedPredictor(Pipeline):
     def __init__(self, info: ExportInfo, engine: Engine):
         """info and engine: of the same directory; `load` creates both."""
         verified = f"verified, {re.split('[:;]', info.verified)[0]}" if info.verified else "not verified"
-        super().__init__(info.config, description=engine.description, origin=f"an export; {verified}")
+        files = hashlib.sha256(repr(sorted(info.files.items())).encode()).hexdigest()
+        super().__init__(info.config, description=engine.description, origin=f"an export; {verified}", identity=files)
         self.info = info
         self._engine = engine
 

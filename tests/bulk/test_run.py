@@ -1,5 +1,6 @@
 """Bulk runs lose nothing and double nothing, however they end."""
 
+import copy
 import json
 import os
 from pathlib import Path
@@ -14,7 +15,10 @@ from ppsolo.bulk.manifest import Shard, manifest_path, read_manifest
 from ppsolo.bulk.merge import merge
 from ppsolo.bulk.parts import read_part
 from ppsolo.bulk.run import run_bulk
+from ppsolo.config import override_config
 from ppsolo.data.images import write_image
+from ppsolo.data.tiles import Tiling
+from ppsolo.pipeline import TiledPipeline
 
 
 @pytest.fixture(scope="module")
@@ -125,12 +129,73 @@ def test_what_is_not_the_same_run_is_refused(predictor, paths, tmp_path):
         run_bulk(predictor, paths, tmp_path, format="parquet", resume=True)
     with pytest.raises(ConfigError, match="other shards"):
         run_bulk(predictor, paths, tmp_path, shard=Shard(0, 2), resume=True)
-    (tmp_path / "part-1of1-000000.jsonl").unlink()
-    with pytest.raises(ConfigError, match=r"000000\.jsonl is missing"):
-        run_bulk(predictor, paths, tmp_path, resume=True)
     manifest_path(tmp_path, Shard()).write_text("{}")
     with pytest.raises(ConfigError, match="not a manifest"):
         run_bulk(predictor, paths, tmp_path, resume=True)
+
+
+@pytest.mark.parametrize("setting", ["tiles", "postprocess", "preprocess", "classes", "weights"])
+def test_a_run_with_other_settings_is_refused(predictor, paths, tmp_path, setting):
+    asked = iter(range(1, 1000))
+    run_bulk(predictor, paths, tmp_path / "a", part_pictures=4, shard=Shard(0, 2), stop=lambda: next(asked) >= 6)
+    changes = {"postprocess": "postprocess.class_thresholds=[0.5,0.5,0.5]", "preprocess": "preprocess.short_side=96"}
+    changes |= {"classes": "class_names=[a,b,c]"}
+    if setting == "tiles":
+        other = TiledPipeline(predictor, Tiling(32, 8))
+    elif setting == "weights":
+        other = copy.copy(predictor)
+        other.identity = "another export"
+        manifest = read_manifest(manifest_path(tmp_path / "a", Shard(0, 2)))
+        manifest.settings["weights"] = "an export"
+        manifest.write(tmp_path / "a")
+    else:
+        other = predictor.adapted(override_config(predictor.config, [changes[setting]]))
+    with pytest.raises(ConfigError, match=f"another setting: {setting}"):
+        run_bulk(other, paths, tmp_path / "a", shard=Shard(0, 2), resume=True)
+    run_bulk(other, paths[:6], tmp_path / "b", shard=Shard(1, 2))
+    with pytest.raises(ConfigError, match=f"another setting than 1of2: {setting}"):
+        merge([tmp_path / "a", tmp_path / "b"], tmp_path / "all.jsonl", partial=True)
+
+
+def test_a_manifest_without_settings_is_resumed(predictor, paths, expected, tmp_path):
+    run_bulk(predictor, paths[:8], tmp_path, part_pictures=4)
+    file = manifest_path(tmp_path, Shard())
+    content = json.loads(file.read_text())
+    del content["settings"]
+    file.write_text(json.dumps(content))
+    run_bulk(predictor, paths, tmp_path, part_pictures=4, resume=True)
+    merge([tmp_path], tmp_path / "all.jsonl")
+    assert (tmp_path / "all.jsonl").read_text() == expected
+
+
+@pytest.mark.parametrize("count", [1, 3])
+@pytest.mark.parametrize("first", [0, 6, 8, 22, 23])
+def test_a_list_that_has_grown_is_predicted_to_its_end(predictor, paths, expected, tmp_path, first, count):
+    for index in range(count):
+        run_bulk(predictor, paths[:first], tmp_path, part_pictures=4, shard=Shard(index, count))
+    for index in range(count):
+        shard = Shard(index, count)
+        summary = run_bulk(predictor, paths, tmp_path, part_pictures=4, shard=shard, resume=True)
+        assert summary.skipped == len(paths[:first][index::count])
+        assert summary.pictures + summary.failures == len(paths[index::count]) - summary.skipped
+    merge([tmp_path], tmp_path / "all.jsonl")
+    assert (tmp_path / "all.jsonl").read_text() == expected
+
+
+@pytest.mark.parametrize("lost", [(0,), (1, 3), (5,)])
+def test_parts_that_are_missing_are_made_again(predictor, paths, expected, tmp_path, lost):
+    run_bulk(predictor, paths, tmp_path, part_pictures=4)
+    for number in lost:
+        (tmp_path / f"part-1of1-{number:06d}.jsonl").unlink()
+    with pytest.raises(ConfigError, match=r"cannot be read .*; remove it, then add --resume"):
+        merge([tmp_path], tmp_path / "all.jsonl")
+    stopped = run_bulk(predictor, paths, tmp_path, part_pictures=4, resume=True, stop=lambda: True)
+    assert stopped.stopped and not (tmp_path / f"part-1of1-{lost[-1]:06d}.jsonl").exists()
+    summary = run_bulk(predictor, paths, tmp_path, part_pictures=4, resume=True)
+    assert summary.pictures + summary.failures == sum(len(paths[4 * number : 4 * number + 4]) for number in lost)
+    assert summary.skipped + summary.pictures + summary.failures == 23
+    merge([tmp_path], tmp_path / "all.jsonl")
+    assert (tmp_path / "all.jsonl").read_text() == expected
 
 
 def test_merging_refuses_what_is_not_whole(predictor, paths, tmp_path):
