@@ -11,7 +11,7 @@ import numpy as np
 
 from ppsolo.data import exif
 from ppsolo.data.decoder_lines import decoder_lines
-from ppsolo.data.headers import format_of, is_animated_png
+from ppsolo.data.headers import format_of, is_animated_png, without_packed_texts
 from ppsolo.data.pixels import DEFAULT_SETTINGS, PixelSettings, Samples, check_size, to_rgb
 from ppsolo.errors import ImageError
 
@@ -74,6 +74,7 @@ def _by_opencv(data: bytes, name: str, max_pixels: int) -> tuple[Samples, list[s
     flags = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
     if name == "JPEG 2000" or (name == "PNG" and data[24:25] == b"\x10"):
         flags |= cv2.IMREAD_ANYDEPTH
+    data = without_packed_texts(data) if name == "PNG" else data
     try:
         with decoder_lines() as lines:
             image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)

@@ -8,7 +8,9 @@ from typing import NamedTuple
 from ppsolo.data.pixels import check_size
 from ppsolo.errors import ImageError
 
-MOST_SCANS = 100  # scans of a progressive JPEG; ten are usual, and each costs a pass over all pixels
+# Scans of a progressive JPEG: ten are usual, and each costs a pass over all pixels.
+MOST_SCANS, MOST_SCANS_OF_LARGE = 100, 20
+_LARGE = 2**25  # pixels
 
 
 class Format(NamedTuple):
@@ -51,20 +53,21 @@ _JPEG_FRAME_MARKERS = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 
 def check_jpeg(data: bytes, max_pixels: int) -> None:
     """Walk the segments (ITU-T T.81, annex B) to the end-of-image marker; a truncated file lacks it."""
-    at, scans = 2, 0
+    at, scans, most = 2, 0, MOST_SCANS
     while found := _JPEG_MARKER.search(data, at):
         at = found.end()
         marker = data[at - 1]
         if marker == 0xD9:
             return
         scans += marker == 0xDA
-        if scans > MOST_SCANS:
-            raise ImageError(f"the JPEG has more than {MOST_SCANS} scans: save it as a baseline JPEG")
+        if scans > most:
+            raise ImageError(f"the JPEG has more than {most} scans: save it as a baseline JPEG")
         if marker < 0xC0 or marker == 0xD8 or 0xF0 <= marker <= 0xFD:
             raise ImageError(f"the JPEG is damaged: impossible marker 0x{marker:02X} at byte {at - 1}")
         if marker in _JPEG_FRAME_MARKERS and at + 7 <= len(data):
             height, width = (int.from_bytes(data[at + i : at + i + 2], "big") for i in (3, 5))
             check_size(height, width, max_pixels)
+            most = MOST_SCANS_OF_LARGE if height * width > _LARGE else most
         at += int.from_bytes(data[at : at + 2], "big")
     raise ImageError(f"the JPEG is cut short: no end-of-image marker in its {len(data)} bytes")
 
@@ -77,6 +80,18 @@ def is_animated_png(data: bytes) -> bool:
             return True
         at += 12 + int.from_bytes(data[at : at + 4], "big")
     return False
+
+
+def without_packed_texts(png: bytes) -> bytes:
+    """Leave out a PNG's compressed texts and colour profiles: a few hundred kilobytes can unpack to gigabytes."""
+    kept, at, first = [], 8, 0
+    while at + 8 <= len(png):
+        end = at + 12 + int.from_bytes(png[at : at + 4], "big")
+        if png[at + 4 : at + 8] in (b"zTXt", b"iTXt", b"iCCP"):
+            kept.append(png[first:at])
+            first = end
+        at = end
+    return b"".join([*kept, png[first:]]) if kept else png
 
 
 def _check_png(data: bytes, max_pixels: int) -> None:
@@ -142,16 +157,10 @@ def _check_gif(data: bytes, max_pixels: int) -> None:
     check_size(height, width, max_pixels)
 
 
-def check_jpeg2000(data: bytes, max_pixels: int) -> None:
-    """Check the size of every codestream in the file: the marker SIZ follows its start (ISO 15444-1, A.5.1)."""
-    found = list(re.finditer(rb"\xff\x4f\xff\x51", data))
-    if not found:
-        raise ImageError("the JPEG 2000 is damaged: it holds no picture")
-    for start in found:
-        right, bottom, left, top = (
-            int.from_bytes(data[at : at + 4], "big") for at in range(start.end() + 4, start.end() + 20, 4)
-        )
-        check_size(bottom - top, right - left, max_pixels)
+def _check_jpeg2000(data: bytes, max_pixels: int) -> None:
+    from ppsolo.data.jpeg2000 import check_jpeg2000
+
+    check_jpeg2000(data, max_pixels)
 
 
 def _check_heif(data: bytes, max_pixels: int) -> None:
@@ -172,7 +181,7 @@ FORMATS = (
     Format("TIFF", re.compile(rb"II[*+]\0|MM\0[*+]"), None),
     Format("PNM", re.compile(rb"P[1-6][\s#]"), _check_pnm),
     Format("GIF", re.compile(rb"GIF8[79]a"), _check_gif),
-    Format("JPEG 2000", re.compile(rb"\0\0\0\x0cjP  \r\n\x87\n|\xff\x4f\xff\x51"), check_jpeg2000),
+    Format("JPEG 2000", re.compile(rb"\0\0\0\x0cjP  \r\n\x87\n|\xff\x4f\xff\x51"), _check_jpeg2000),
     Format("AVIF", re.compile(rb".{4}ftyp(?:avif|avis)", re.DOTALL), _check_heif),
     Format("HEIC", re.compile(rb".{4}ftyp(?:hei[cfxms]|hevc|hevx|mif1|msf1)", re.DOTALL), _check_heif),
 )

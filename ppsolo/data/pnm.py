@@ -65,6 +65,8 @@ def _bits(data: bytes, start: int, height: int, width: int) -> np.ndarray:
 def _numbers(text: bytes, kind: int, count: int) -> np.ndarray:
     """Read the numbers of a text file; in PBM, digits may touch, and 1 is black."""
     text = re.sub(rb"#[^\n]*\n?", b" ", text)
+    if len(text) < (count if kind == 1 else 2 * count - 1):  # numpy allocates for all values before it reads one
+        raise ImageError(f"cannot decode this PNM: it is cut short: {len(text)} bytes for {count} values")
     if kind == 1:
         digits = np.frombuffer(text, np.uint8)
         digits = digits[(digits == ord("0")) | (digits == ord("1"))][:count]

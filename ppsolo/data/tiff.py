@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Literal
 import cv2
 import numpy as np
 
-from ppsolo.data.headers import check_jpeg, check_jpeg2000
+from ppsolo.data.headers import check_jpeg
+from ppsolo.data.jpeg2000 import check_jpeg2000
 from ppsolo.data.pixels import PixelSettings, Samples, check_size
 from ppsolo.errors import ImageError
 

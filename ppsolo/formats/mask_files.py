@@ -9,8 +9,9 @@ import cv2
 import numpy as np
 
 from ppsolo.data.decoder_lines import decoder_lines
-from ppsolo.data.headers import format_of
+from ppsolo.data.headers import format_of, without_packed_texts
 from ppsolo.data.images import MAX_PIXELS
+from ppsolo.data.pnm import decode_pnm
 from ppsolo.data.tiff import first_tags
 from ppsolo.errors import DatasetError, ImageError
 from ppsolo.formats.annotated import (
@@ -172,6 +173,10 @@ def decode_mask_file(data: bytes) -> np.ndarray:
             known.check(data, MAX_PIXELS)
         elif known.name == "TIFF":
             first_tags(data, MAX_PIXELS)
+        if known.name == "PNM":  # OpenCV may find another size in its header than the checked one
+            return decode_pnm(data).values[..., ::-1] if data[1:2] in b"36" else decode_pnm(data).values
+        if known.name == "PNG":
+            data = without_packed_texts(data)
         with decoder_lines():
             picture = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
     except (ImageError, cv2.error) as error:

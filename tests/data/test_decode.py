@@ -117,6 +117,13 @@ def test_pnm_sizes_that_are_not_understood_are_refused(size):
     assert decode(b"P5\n0002 001\n0255\n\1\2").shape == (1, 2, 3)
 
 
+@pytest.mark.parametrize("kind", [1, 2, 3])
+def test_texts_of_pnm_that_are_too_short_for_their_size_take_no_memory(kind):
+    with pytest.raises(ImageError, match="cut short: 4 bytes for"):
+        decode(b"P%d 16384 16384%s\n1 1 " % (kind, b"" if kind == 1 else b" 255"))
+    assert decode(b"P2 2 1 255\n1 2")[0, :, 0].tolist() == [1, 2]
+
+
 def test_bmp_of_os2(photo):
     rows = b"".join(row[:, ::-1].tobytes() for row in photo[::-1])
     header = struct.pack("<IHHHH", 12, 64, 48, 1, 24)
