@@ -102,12 +102,13 @@ def export_config(export: ExportDirectory, overrides: Overrides = ()) -> Config:
     return config
 
 
-def named_side(name: str, config: Config | None) -> ModelSource:
+def named_side(name: str, config: Config | None, overrides: Overrides = ()) -> ModelSource:
     """Return the source that a side of a comparison names.
 
     name: one of SIDES, for the configuration, or an exported directory. "@ENGINE" and "@PRECISION" may follow the
         latter: "output/r50@openvino@bf16".
     config: the configuration of SIDES; exports use its data set too. None: there is no configuration.
+    overrides: without a configuration, changes of an export, see `export_config`.
     Raises ConfigError, ExportError.
     """
     if name in SIDES:
@@ -125,7 +126,8 @@ def named_side(name: str, config: Config | None) -> ModelSource:
         else:
             engine = way
     export = read_directory(directory)
-    own = export.info.config
-    if config is not None:
-        own = dataclasses.replace(own, data=config.data)
+    if config is None:
+        own = export_config(export, overrides)
+    else:
+        own = dataclasses.replace(export.info.config, data=config.data)
     return ModelSource(own, export, engine=engine, precision=precision)

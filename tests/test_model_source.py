@@ -88,6 +88,7 @@ def test_what_an_export_cannot_have_is_refused(model):
         export_config(export, ["postprocess.max_instances=3"])
     changed = export_config(export, ["data.val_images=elsewhere", "postprocess.class_thresholds=[0.1,0.2,0.3]"])
     assert changed.data.val_images == "elsewhere" and changed.postprocess.class_thresholds == (0.1, 0.2, 0.3)
+    assert named_side(str(directory), None, ["data.val_images=elsewhere"]).config.data.val_images == "elsewhere"
     for name, word in (("nowhere", "nor an exported"), ("dygraph", "-c CONFIG"), (f"{directory}@jax", "jax")):
         with pytest.raises(ConfigError, match=word):
             named_side(name, None)

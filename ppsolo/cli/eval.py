@@ -272,8 +272,8 @@ def _compare(options: argparse.Namespace) -> int:
 
     config = None if options.config is None else load_answering_config(options.config, options.override)
     tiling = checked_tiling(options.tile, options.overlap)
-    named = [dataclasses.replace(named_side(name, config), tiling=tiling) for name in options.compare]
-    sides = [_with_data(side, options) for side in named]
+    named = [named_side(name, config, options.override) for name in options.compare]
+    sides = [_with_data(dataclasses.replace(side, tiling=tiling), options) for side in named]
     if any(side.needs_paddle for side in sides):
         import_paddle()
     with ProgressBar("compare", unit="steps") as progress:
