@@ -71,6 +71,19 @@ def atomic_writer(path: str | os.PathLike[str], mode: Literal["w", "wb"]) -> Ite
 
 
 @contextlib.contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Make an OSError of the block name `path`, such as that of a full disk, unless it names another file.
+
+    For files that grow under their name. OSError propagates.
+    """
+    try:
+        yield
+    except OSError as error:
+        _name_path(error, path)
+        raise
+
+
+@contextlib.contextmanager
 def scratch_folder(path: Path) -> Iterator[Path]:
     """Yield a new hidden folder next to `path`; anything with its name is removed after the block.
 

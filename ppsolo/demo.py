@@ -18,6 +18,7 @@ import paddle
 import yaml
 
 import ppsolo
+from ppsolo.atomic import atomic_writer
 from ppsolo.build.network import build_model
 from ppsolo.config import config_to_dict, load_config
 from ppsolo.cpu import available_cores
@@ -74,6 +75,7 @@ runpy.run_module("paddle.distributed.launch", run_name="__main__", alter_sys=Tru
 SCRIPT = "import sys\n\nfrom ppsolo.cli import main\n\nsys.exit(main())\n"
 PROGRESS = re.compile(r"epoch \d+, |step \d+: |\d+ steps trained")  # a run's lines among the launcher's lines
 MARK = "made_by_ppsolo_demo.txt"
+MARK_TEXT = "The next `ppsolo demo` into the folder above replaces run/ and draws into data/ again.\n"
 
 
 class TrainingCurve(NamedTuple):
@@ -176,12 +178,10 @@ def seeded_model(seed: int) -> SOLOv2:
 def _clear(workplace: Path, run: RunDirectory) -> None:
     """Create the folder of data and run, or remove an earlier demo's run from it, and nothing else."""
     try:
-        if not workplace.exists():
-            workplace.mkdir(parents=True)
-            text = "The next `ppsolo demo` into the folder above replaces run/ and draws into data/ again.\n"
-            (workplace / MARK).write_text(text, encoding="utf-8")
-        elif not (workplace / MARK).is_file():
+        if workplace.is_dir() and not (workplace / MARK).is_file() and any(workplace.iterdir()):
             raise ConfigError(f"{workplace} is not from an earlier demo and is kept; choose another --output_dir")
+        workplace.mkdir(parents=True, exist_ok=True)
+        (workplace / MARK).write_text(MARK_TEXT, encoding="utf-8")
         with run.held():
             run.clear()
     except OSError as error:
@@ -198,8 +198,9 @@ def _process_count() -> int:
 def _train_together(config: Config, workplace: Path, console: TextIO, processes: int) -> None:
     """Train with several processes that share the images; raise TrainingError if they fail."""
     file, script, logs = workplace / "run.yml", workplace / "train.py", workplace / "logs"
-    file.write_text(yaml.safe_dump(config_to_dict(config)), encoding="utf-8")
-    script.write_text(SCRIPT, encoding="utf-8")
+    for path, text in ((file, yaml.safe_dump(config_to_dict(config))), (script, SCRIPT)):
+        with atomic_writer(path, "w") as stream:
+            stream.write(text)
     launcher = [sys.executable, "-c", LAUNCHER, str(os.getpid()), "--nproc_per_node", str(processes)]
     command = [*launcher, "--log_dir", str(logs), str(script), "train", "-c", str(file)]
     with subprocess.Popen(

@@ -16,8 +16,9 @@ from ppsolo import demo
 from ppsolo.cli import main
 from ppsolo.config import config_from_dict, config_to_dict
 from ppsolo.data.images import read_image
-from ppsolo.demo import read_curve, run_demo
+from ppsolo.demo import MARK, _clear, read_curve, run_demo
 from ppsolo.errors import ConfigError, ImageError, TrainingError, UnavailableError
+from ppsolo.training.state import RunDirectory
 
 ROOT = Path(__file__).parents[1]
 TINY = {
@@ -154,6 +155,15 @@ def test_a_launcher_around_the_demo_is_refused(monkeypatch, capsys):
     monkeypatch.setenv("PADDLE_TRAINERS_NUM", "2")
     assert main(["demo"]) == 2
     assert "ppsolo demo starts its processes itself" in capsys.readouterr().err
+
+
+def test_a_demo_that_was_killed_at_its_start_can_be_started_again(tmp_path):
+    run = RunDirectory(tmp_path / "training" / "run")
+    (tmp_path / "training").mkdir()  # and not yet marked
+    _clear(tmp_path / "training", run)
+    (tmp_path / "training" / "data").mkdir()
+    _clear(tmp_path / "training", run)
+    assert (tmp_path / "training" / MARK).is_file()
 
 
 def test_nothing_of_others_is_touched(tmp_path, capsys):

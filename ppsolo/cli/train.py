@@ -5,6 +5,7 @@ import logging
 import sys
 from pathlib import Path
 
+from ppsolo.atomic import temporary_name
 from ppsolo.cli.paddledetection import add_refused_flags, add_switch
 from ppsolo.cli.shared import OK, Commands, add_command, add_config, import_paddle, say, say_note
 from ppsolo.cli.suggest import add_start
@@ -120,10 +121,13 @@ def link_folder(link: Path, target: Path) -> None:
     if launched().rank != 0:
         return
     try:
-        if link.is_symlink():
-            link.unlink()
         link.parent.mkdir(parents=True, exist_ok=True)
-        link.symlink_to(target.absolute(), target_is_directory=True)
+        if link.is_symlink():
+            fresh = temporary_name(link)
+            fresh.symlink_to(target.absolute(), target_is_directory=True)
+            fresh.replace(link)  # an earlier link is not lost on a full disk
+        else:
+            link.symlink_to(target.absolute(), target_is_directory=True)
     except OSError as error:
         raise ConfigError(f"--vdl_log_dir {link}: cannot be created ({error.strerror}); choose another") from None
 

@@ -8,7 +8,7 @@ from typing import Literal, TextIO
 
 import numpy as np
 
-from ppsolo.atomic import atomic_writer
+from ppsolo.atomic import atomic_writer, naming
 from ppsolo.data.sources import Video
 from ppsolo.data.videos import Frame, VideoFrames, VideoWriter
 from ppsolo.errors import ImageError
@@ -126,7 +126,7 @@ def _frame_lines(settings: InferSettings, *, live: bool) -> Iterator[TextIO | No
     if "coco" not in settings.save:
         yield None
     elif live:
-        with path.open("w", encoding="utf-8") as stream:
+        with naming(path), path.open("w", encoding="utf-8") as stream:
             yield stream
     else:
         with atomic_writer(path, "w") as stream:

@@ -9,7 +9,7 @@ from typing import Any, Protocol, TextIO
 
 import numpy as np
 
-from ppsolo.atomic import atomic_writer
+from ppsolo.atomic import atomic_writer, naming
 from ppsolo.errors import ConfigError
 from ppsolo.progress import ProgressBar
 from ppsolo.text import one_line, printable
@@ -82,14 +82,16 @@ class JsonLinesSink:
     def __init__(self, path: Path, *, first_step: int):
         with atomic_writer(path, "w") as stream:  # if the run is killed here, the old lines are safe
             stream.writelines(line for line in _lines(path) if _step_of(line) <= first_step)
-        self._stream = path.open("a", encoding="utf-8")
+        self._path, self._stream = path, path.open("a", encoding="utf-8")
 
     def log(self, metrics: Metrics, step: int) -> None:
-        self._stream.write(json.dumps({"step": step, **_numbers(metrics)}) + "\n")
-        self._stream.flush()
+        with naming(self._path):
+            self._stream.write(json.dumps({"step": step, **_numbers(metrics)}) + "\n")
+            self._stream.flush()
 
     def close(self) -> None:
-        self._stream.close()
+        with naming(self._path):
+            self._stream.close()
 
 
 class VisualDLSink:
@@ -126,15 +128,17 @@ class CsvSink:
         kept = [line for line in _lines(path)[1:] if line.endswith("\n") and int(line.partition(",")[0]) <= first_step]
         with atomic_writer(path, "w") as stream:
             stream.writelines([",".join(("step", *CSV_COLUMNS)) + "\n", *kept])
-        self._stream = path.open("a", encoding="utf-8")
+        self._path, self._stream = path, path.open("a", encoding="utf-8")
 
     def log(self, metrics: Metrics, step: int) -> None:
         numbers = _numbers(metrics)
-        self._stream.write(",".join([str(step), *(str(numbers.get(name, "")) for name in CSV_COLUMNS)]) + "\n")
-        self._stream.flush()
+        with naming(self._path):
+            self._stream.write(",".join([str(step), *(str(numbers.get(name, "")) for name in CSV_COLUMNS)]) + "\n")
+            self._stream.flush()
 
     def close(self) -> None:
-        self._stream.close()
+        with naming(self._path):
+            self._stream.close()
 
 
 class TensorBoardSink:

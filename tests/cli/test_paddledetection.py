@@ -1,6 +1,8 @@
 """The flags of PaddleDetection's tools: parsed, and honoured or refused in one line."""
 
+import errno
 import json
+import os
 from pathlib import Path
 
 import cli_flags
@@ -58,6 +60,18 @@ def test_ignored_flags_are_said(capsys):
     for flag, value in (("--fleet", None), ("--enable_ce", "True"), ("--use_vdl", "False")):
         _with_flags(load_config(SYSTEM), parser().parse_args(words("train", flag, value)))
         assert capsys.readouterr().err.startswith(f"ppsolo: note: {flag}")
+
+
+def test_a_link_is_not_lost_where_no_other_can_be_made(tmp_path, monkeypatch):
+    link_folder(tmp_path / "vdl", tmp_path / "run")
+
+    def fail(*arguments: object, **options: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(Path, "symlink_to", fail)
+    with pytest.raises(ConfigError, match="No space left"):
+        link_folder(tmp_path / "vdl", tmp_path / "other")
+    assert (tmp_path / "vdl").readlink() == tmp_path / "run" and len(os.listdir(tmp_path)) == 1
 
 
 def test_the_log_of_visualdl_is_linked(tmp_path):

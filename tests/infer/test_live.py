@@ -1,7 +1,9 @@
 """Frames in batches: every one of a file, the newest of a live stream, and streams that break off."""
 
+import errno
 import http.server
 import json
+import os
 import threading
 import time
 from itertools import pairwise
@@ -18,7 +20,7 @@ from ppsolo.data.sources import Video
 from ppsolo.data.videos import Frame, VideoFrames, VideoWriter
 from ppsolo.infer.live import FrameBatches
 from ppsolo.infer.settings import NO_LIMITS, InferSettings, StreamLimits
-from ppsolo.infer.video import infer_video
+from ppsolo.infer.video import _frame_lines, infer_video
 from ppsolo.results.instances import Instances
 
 SIZE = (48, 64)
@@ -151,6 +153,13 @@ def test_a_signal_ends_a_stream_with_its_exit_code(address, tmp_path, capsys, in
     summary = infer_video(SimpleNamespace(stream=stream), Video(address, "live.mjpg"), settings)
     assert summary.interruption is interruption and _report(summary, settings, left_out=0) == code
     capsys.readouterr()
+
+
+def test_a_full_disk_names_the_lines_of_a_stream(tmp_path):
+    settings = InferSettings(output_dir=tmp_path, save=["coco"])
+    with pytest.raises(OSError, match="No space") as caught, _frame_lines(settings, live=True):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    assert caught.value.filename == str(tmp_path / "predictions.jsonl")
 
 
 def test_a_stream_of_stated_length_and_a_file_wait(tmp_path, monkeypatch):

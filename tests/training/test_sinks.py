@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import os
 import struct
 
 import numpy as np
@@ -35,6 +36,18 @@ PICTURE = np.full((4, 6, 3), 200, np.uint8)
 class Terminal(io.StringIO):
     def isatty(self) -> bool:
         return True
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs a device without room")
+@pytest.mark.parametrize("sink", [JsonLinesSink, CsvSink])
+def test_a_full_disk_names_the_log(sink, tmp_path):
+    log = sink(tmp_path / "log", first_step=0)
+    log.close()
+    log._stream = open("/dev/full", "w")  # noqa: SIM115
+    for end in (lambda: log.log(TRAIN, 1), log.close):
+        with pytest.raises(OSError, match="No space") as caught:
+            end()
+        assert caught.value.filename == str(tmp_path / "log")
 
 
 def test_the_console_gets_plain_lines_with_rate_and_time_left():
