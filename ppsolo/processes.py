@@ -1,9 +1,12 @@
 """Several training processes that work as one: gradients averaged, results gathered, weights shared.
 
+Also what the processes that a command starts have in common.
+
 Paddle is imported only for several processes, so one process can evaluate an export without Paddle.
 """
 
 import ctypes
+import multiprocessing
 import os
 import re
 import signal
@@ -184,6 +187,32 @@ def _ended_by_signals() -> Iterator[None]:
         notice(_PARENT_DEATH_SIGNAL, 0)
         for number, handler in handlers.items():
             signal.signal(number, handler)
+
+
+@contextmanager
+def uninterrupted() -> Iterator[None]:
+    """Processes started in the block do not hear Ctrl-C, not even while Python starts: this one ends them.
+
+    Without this, each would print a traceback.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def end_with_starter() -> None:
+    """In a process that `multiprocessing` started: end it when the process that started it is gone."""
+    starter = multiprocessing.parent_process()
+    if starter is None:
+        return
+
+    def watch() -> None:
+        starter.join()
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _buckets(gradients: "Sequence[paddle.Tensor]") -> "Iterator[list[paddle.Tensor]]":

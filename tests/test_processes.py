@@ -313,3 +313,53 @@ def test_a_process_that_waits_for_the_first_one_ends_with_its_launcher(lonely):
         time.sleep(1.0)
         launcher.kill()
         assert launcher.communicate(timeout=30) == ("", None)  # the process held the other end
+
+
+# A program whose child is still importing, or at work, when the program ends.
+STARTING = """
+import multiprocessing, os, sys, time
+from ppsolo.processes import end_with_starter, uninterrupted
+
+if __name__ != "__main__":
+    time.sleep(float(sys.argv[1]))  # the child starts
+
+def work():
+    end_with_starter()
+    print("works", flush=True)
+    time.sleep(60)
+
+if __name__ == "__main__":
+    with uninterrupted():
+        child = multiprocessing.get_context("spawn").Process(target=work, daemon=True)
+        child.start()
+    print("started", flush=True)
+    try:
+        child.join()
+    except KeyboardInterrupt:
+        child.terminate()
+"""
+
+
+@pytest.mark.parametrize("seconds", [2.0, 0.0])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+def test_what_a_command_started_ends_with_it_without_a_word(number, seconds, tmp_path):
+    (tmp_path / "program.py").write_text(STARTING)
+    with subprocess.Popen(
+        [sys.executable, "-u", str(tmp_path / "program.py"), str(seconds)],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "started\n"
+        if seconds == 0:
+            assert process.stdout.readline() == "works\n"
+        else:
+            time.sleep(1.0)
+        send = os.killpg if number == signal.SIGINT else os.kill  # a terminal sends Ctrl-C to all
+        send(process.pid, number)
+        errors = process.communicate(timeout=30)[1]  # until the child has closed the pipes too
+    assert "Traceback" not in errors and "Error" not in errors, errors

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from ppsolo.cpu import cpu_facts, default_threads, keep_freed_memory
+from ppsolo.processes import uninterrupted
 
 PRODUCT = (2048, 2304, 8192)  # rows, inner, columns
 PACKAGES = ("paddlepaddle", "paddlepaddle-gpu", "numpy", "opencv-python", "pycocotools", "onnxruntime", "openvino")
@@ -68,7 +69,9 @@ def in_new_process(function: Callable[..., Any], threads: int, *arguments: Any) 
     os.environ.update(variables)
     try:
         with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
-            return pool.submit(function, *arguments).result()
+            with uninterrupted():
+                asked = pool.submit(function, *arguments)
+            return asked.result()
     finally:
         for name, value in before.items():
             if value is None:

@@ -1,5 +1,6 @@
 """Benchmark of prediction: several runtimes in turn, compared with the time that the arithmetic needs at least."""
 
+import contextlib
 import multiprocessing
 import resource
 from collections.abc import Callable, Mapping, Sequence
@@ -19,6 +20,7 @@ from ppsolo.data.decoder_lines import claim_standard_error
 from ppsolo.data.images import write_image
 from ppsolo.errors import PpsoloError
 from ppsolo.evaluation.report import write_report
+from ppsolo.processes import end_with_starter, uninterrupted
 from ppsolo.progress import Progress
 from ppsolo.text import named
 
@@ -55,7 +57,8 @@ def benchmark(sides: Sequence[Side], *, repeats: int, warm_up: int, progress: Pr
         for side in sides:
             here, there = context.Pipe()
             process = context.Process(target=_work, args=(side, there), daemon=True)
-            process.start()
+            with uninterrupted():
+                process.start()
             there.close()
             workers.append((process, here))
             results.append({"side": side.name, **_said(workers[-1], side)})
@@ -77,12 +80,9 @@ def benchmark(sides: Sequence[Side], *, repeats: int, warm_up: int, progress: Pr
             result.update(batch=side.batch, threads=side.threads)
             result["seconds"] = {stage: summary([row[stage] for row in taken]) for stage in taken[0]}
             result["images_per_second"] = side.batch / result["seconds"][TOTAL]["median"]
+        _end(workers, patience=5)
     finally:
-        for process, connection in workers:
-            connection.close()
-            process.join(timeout=5)
-            if process.is_alive():
-                process.terminate()
+        _end(workers, patience=0)  # after an error they may be at work for long
     gigaflops = {name: float(np.median([speed[name] for speed in speeds])) for name in speeds[0]}
     return {
         "machine": machine(),
@@ -247,6 +247,7 @@ def _runner(side: Side) -> _Runner:
 def _work(side: Side, connection: Connection) -> None:
     """Runs in a side's process: send its description, then answer "run" and "memory" until the pipe is closed."""
     claim_standard_error()
+    end_with_starter()
     try:
         runner = _runner(side)
         connection.send({"description": runner.description})
@@ -256,10 +257,20 @@ def _work(side: Side, connection: Connection) -> None:
             else:
                 peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
                 connection.send({**runner.facts, "peak_memory_mb": peak})
-    except EOFError:
+    except (EOFError, BrokenPipeError):
         return
     except (PpsoloError, OSError, RuntimeError, ImportError) as error:
-        connection.send(str(error))
+        with contextlib.suppress(OSError):
+            connection.send(str(error))
+
+
+def _end(workers: Sequence[_Worker], *, patience: float) -> None:
+    """End the processes, with so many seconds for each to end by itself."""
+    for process, connection in workers:
+        connection.close()
+        process.join(timeout=patience)
+        if process.is_alive():
+            process.terminate()
 
 
 def _said(worker: _Worker, side: Side) -> dict[str, Any]:

@@ -7,7 +7,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from ppsolo.evaluation.coco_evaluator import MAX_DETECTIONS
 from ppsolo.evaluation.evaluate import evaluate, open_evaluation_set
 from ppsolo.evaluation.report import write_report
 from ppsolo.model_source import ModelSource
+from ppsolo.processes import end_with_starter, uninterrupted
 from ppsolo.progress import Progress
 from ppsolo.text import named
 
@@ -145,7 +146,8 @@ def _process(side: ModelSource, batch_size: int, max_detections: int) -> Iterato
     context = multiprocessing.get_context("spawn")
     here, there = context.Pipe()
     process = context.Process(target=_answer, args=(side, batch_size, max_detections, there), daemon=True)
-    process.start()
+    with uninterrupted():
+        process.start()
     there.close()
 
     def ask(question: str) -> dict[str, Any]:
@@ -160,6 +162,9 @@ def _process(side: ModelSource, batch_size: int, max_detections: int) -> Iterato
 
     try:
         yield ask
+    except BaseException:
+        process.terminate()  # it may be at work for long
+        raise
     finally:
         here.close()
         process.join(timeout=_END_SECONDS)
@@ -170,6 +175,7 @@ def _process(side: ModelSource, batch_size: int, max_detections: int) -> Iterato
 def _answer(side: ModelSource, batch_size: int, max_detections: int, connection: Connection) -> None:
     """Answer questions until the pipe is closed; runs in a model's process. An answer of type str is an error."""
     claim_standard_error()
+    end_with_starter()
     try:
         dataset, config = open_evaluation_set(side.config)
         predictor = dataclasses.replace(side, config=config).open()
@@ -191,7 +197,8 @@ def _answer(side: ModelSource, batch_size: int, max_detections: int, connection:
                 start = time.perf_counter()
                 predictor(image)
                 connection.send({"seconds": time.perf_counter() - start})
-    except EOFError:
+    except (EOFError, BrokenPipeError):
         return
     except (PpsoloError, OSError, RuntimeError, ImportError) as error:
-        connection.send(str(error))
+        with suppress(OSError):
+            connection.send(str(error))

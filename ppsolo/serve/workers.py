@@ -16,6 +16,7 @@ from typing import Any
 
 from ppsolo.atomic import temporary_folder
 from ppsolo.errors import PpsoloError
+from ppsolo.processes import end_with_starter, uninterrupted
 from ppsolo.serve.prometheus import METRICS_FOLDER
 
 logger = logging.getLogger(__name__)
@@ -68,7 +69,8 @@ class Workers:
         process = self._context.Process(
             target=_run_worker, args=(self._work, self._arguments, self._listener, there), daemon=True
         )
-        process.start()
+        with uninterrupted():
+            process.start()
         there.close()
         self._processes.append(process)
         if not wait_for_it:
@@ -107,14 +109,7 @@ class Workers:
 
 def _run_worker(work: Work, arguments: Any, listener: socket.socket, parent: Connection) -> None:
     """Run in a worker's process. It ends cleanly when its parent process is gone."""
-    started_by = multiprocessing.parent_process()
-    if started_by is not None:
-
-        def watch() -> None:
-            started_by.join()
-            os.kill(os.getpid(), signal.SIGTERM)
-
-        threading.Thread(target=watch, daemon=True).start()
+    end_with_starter()
 
     def say(text: str) -> None:
         with contextlib.suppress(OSError):  # only the first worker's text is read

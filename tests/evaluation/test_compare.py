@@ -1,6 +1,7 @@
 """Models compared on one data set, through the command: the same model in two runtimes has the same AP."""
 
 import json
+import multiprocessing
 
 import cv2
 import numpy as np
@@ -8,10 +9,14 @@ import pytest
 from exports import lively_model
 
 from ppsolo import load_config, save_weights
+from ppsolo.benchmark import prediction
 from ppsolo.cli import main
 from ppsolo.data.synthetic import draw_dataset
 from ppsolo.deploy.export import export_model
+from ppsolo.errors import DatasetError
+from ppsolo.evaluation import compare
 from ppsolo.evaluation.compare import draw_comparison, format_comparison
+from ppsolo.model_source import ModelSource
 
 
 @pytest.fixture(scope="module")
@@ -95,6 +100,19 @@ def test_thresholds_are_found_and_taken(place, tmp_path, capsys):
 def test_what_cannot_be_compared_is_refused(arguments, word, capsys):
     assert main(["eval", *arguments]) == 2
     assert word in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("answering", [compare._answer, prediction._work])
+def test_a_side_whose_command_was_ended_is_silent(answering, monkeypatch):
+    def fail(*_: object) -> None:
+        raise DatasetError("no data set")
+
+    monkeypatch.setattr(compare, "open_evaluation_set", fail)
+    monkeypatch.setattr(prediction, "_runner", fail)
+    here, there = multiprocessing.get_context("spawn").Pipe()
+    here.close()  # every answer ends with a broken pipe
+    more = {"batch_size": 1, "max_detections": 100} if answering is compare._answer else {}
+    answering(ModelSource(load_config("compact")), connection=there, **more)
 
 
 def test_the_table_and_the_picture_hold_every_side():
