@@ -37,6 +37,15 @@ sys.exit(main(["zoo", "list"]))
 """
 
 
+@pytest.fixture(autouse=True)
+def own_signals():
+    """Earlier tests may have left handlers: Ray's, for one."""
+    before = {number: signal.signal(number, signal.SIG_DFL) for number in (signal.SIGINT, signal.SIGTERM)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
 @pytest.mark.parametrize(
     ("number", "code", "line", "more"),
     [
@@ -122,7 +131,6 @@ def test_an_interruption_that_an_import_shows_stays_one_line(monkeypatch, capsys
 )
 def test_an_interruption_that_python_would_ignore_comes_again(monkeypatch, capsys, number, code, line):
     """Python only prints what a destructor raises."""
-    monkeypatch.setattr(signal, "getsignal", lambda number: signal.SIG_DFL)  # pytest has handlers of its own
 
     class Last:
         def __del__(self) -> None:
