@@ -17,6 +17,7 @@ from fastapi.responses import JSONResponse, Response
 from ppsolo.results.instances import Instances
 from ppsolo.serve.service import Service
 from ppsolo.serve.uploads import read_body
+from ppsolo.text import counted
 from ppsolo.version import __version__
 
 VERSION = "1"
@@ -34,6 +35,8 @@ OUTPUTS = (
     {"name": "masks", "datatype": "UINT8", "shape": [-1, -1, -1]},
 )
 LARGE = ("masks",)  # one byte per pixel and mask: sent only if a request names it
+MOST_MASK_BYTES = 2**28  # of the masks in an answer
+MOST_MASK_VALUES = 2**24  # the same in JSON: each value takes two bytes there, and more while it is written
 MOST_NAMED = 16  # inputs or outputs of a request
 _DTYPES = {"FP32": "<f4", "INT64": "<i8", "UINT8": "u1"}
 
@@ -237,16 +240,26 @@ def infer_response(instances: Instances, wanted: InferRequest, *, model: str) ->
 
 
 def _output(instances: Instances, name: str, kind: str, *, binary: bool) -> tuple[list[int], list[Any], bytes]:
-    """Return (shape, values for JSON, bytes); one of the last two is empty."""
+    """Return (shape, values for JSON, bytes); one of the last two is empty. Raises HTTPException for too many masks."""
     if name == "rle_counts":
         counts = [rle["counts"] for rle in instances.rles]
         if binary:
             return [len(counts)], [], b"".join(struct.pack("<I", len(one)) + one for one in counts)
         return [len(counts)], [one.decode("ascii") for one in counts], b""
+    if name in LARGE:
+        _check_masks(instances, MOST_MASK_BYTES if binary else MOST_MASK_VALUES)
     ids = np.asarray(instances.category_ids, np.int64)[instances.labels]
     array = ids if name == "category_ids" else np.asarray(getattr(instances, name))
     array = np.ascontiguousarray(array, _DTYPES[kind])
     return list(array.shape), [] if binary else array.ravel().tolist(), array.tobytes() if binary else b""
+
+
+def _check_masks(instances: Instances, most: int) -> None:
+    """Raise HTTPException 422 if the masks have more pixels than `most`: they would fill the memory."""
+    height, width = instances.size
+    if len(instances) * height * width > most:
+        found = f"{counted(len(instances), 'mask')} of {height} x {width} pixels"
+        raise HTTPException(422, f"{found} are too large for an answer, at most {most} pixels: ask for rle_counts")
 
 
 def _parameters(entry: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 from servers import picture, png
 
+from ppsolo.serve import inference_protocol as protocol
+
 tritonclient = pytest.importorskip("tritonclient.http")
 MODEL = "a model"
 NAME = MODEL
@@ -56,6 +58,14 @@ def test_a_file_and_the_outputs_that_are_named(predictor, triton, binary):
     result = triton.infer(NAME, [tensor], outputs=outputs, request_id="7")
     np.testing.assert_array_equal(result.as_numpy("masks").astype(bool), predictor.instances(image).masks)
     assert result.get_response()["id"] == "7" and result.as_numpy("boxes") is None
+
+
+@pytest.mark.parametrize("binary", [True, False])
+def test_masks_that_would_fill_the_memory_are_refused(triton, monkeypatch, binary):
+    monkeypatch.setattr(protocol, "MOST_MASK_BYTES" if binary else "MOST_MASK_VALUES", 3 * 40 * 60 - 1)
+    outputs = [tritonclient.InferRequestedOutput("masks", binary_data=binary)]
+    with pytest.raises(tritonclient.InferenceServerException, match=r"3 masks of 40 x 60 pixels .* ask for rle_counts"):
+        triton.infer(NAME, [image_input(picture(2))], outputs=outputs)
 
 
 def test_requests_are_counted(server, triton):
