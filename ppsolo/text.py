@@ -60,6 +60,22 @@ def native_reason(error: BaseException) -> str:
     return re.sub(r" \(at [^()]*:\d+\)", "", text).strip(" -") or type(error).__name__
 
 
+def needed_package(error: ImportError, package: str, extra: str) -> str:
+    """Return the name of a package whose import failed, with the remedy.
+
+    >>> needed_package(ModuleNotFoundError(), "onnx", "onnx")
+    "the package onnx: pip install 'ppsolo[onnx]'"
+    >>> needed_package(ImportError("onnx.so: failed to map segment"), "onnx", "onnx")[:76]
+    'the package onnx, which cannot be loaded (onnx.so: failed to map segment): f'
+    """
+    if isinstance(error, ModuleNotFoundError):
+        return f"the package {package}: pip install 'ppsolo[{extra}]'"
+    return (
+        f"the package {package}, which cannot be loaded ({one_line(str(error))}): free memory, or install it again "
+        f"with pip install --force-reinstall {package}"
+    )
+
+
 def named(name: str, text: str) -> str:
     """Put a name before a text that does not have it yet.
 

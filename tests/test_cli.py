@@ -1,5 +1,6 @@
 """The command line: the zoo, conversion and the entry points."""
 
+import errno
 import importlib
 import json
 import logging
@@ -9,6 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import cv2
 import paddle
 import pytest
 
@@ -201,3 +203,22 @@ def test_long_steps_are_named_unless_quiet(monkeypatch):
         assert main([*flags, "zoo", "list"]) == 0
         for name in LONG_STEPS:
             assert logging.getLogger(name).level == level and importlib.import_module(name).logger.name == name
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (MemoryError(), "not enough memory: end other programs"),
+        (cv2.error("std::bad_alloc"), "not enough memory: end other programs"),
+        (RuntimeError("can't start new thread"), "no more threads or processes can be started"),
+        (BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable"), "no more threads or processes"),
+    ],
+)
+def test_what_the_machine_lacks_is_one_line(error, line, monkeypatch, capsys):
+    def run(options):
+        raise error
+
+    monkeypatch.setattr("ppsolo.cli.zoo.run", run)
+    assert main(["zoo", "list"]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith(f"ppsolo: error: {line}") and said.count("\n") == 1

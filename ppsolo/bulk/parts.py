@@ -13,7 +13,7 @@ from ppsolo.atomic import atomic_writer
 from ppsolo.bulk.manifest import ResultsFormat
 from ppsolo.errors import ConfigError
 from ppsolo.results.instances import Instances
-from ppsolo.text import json_text, storable
+from ppsolo.text import json_text, needed_package, storable
 
 Entry = dict[str, Any]
 ROWS = 20_000  # of a row group of Parquet: they are in memory together
@@ -93,8 +93,8 @@ def check_format(format: ResultsFormat) -> None:
 def _pyarrow() -> tuple[Any, Any]:
     try:
         return importlib.import_module("pyarrow"), importlib.import_module("pyarrow.parquet")
-    except ImportError:
-        raise ConfigError("parquet needs the package pyarrow: pip install 'ppsolo[formats]'") from None
+    except ImportError as error:
+        raise ConfigError(f"parquet needs {needed_package(error, 'pyarrow', 'formats')}") from None
 
 
 def _schema(pyarrow: Any) -> Any:

@@ -51,6 +51,8 @@ COMMANDS = (
 # OpenCV reads them when it is imported.
 OPENCV_LIMITS = ("OPENCV_IO_MAX_IMAGE_PIXELS", "OPENCV_IO_MAX_IMAGE_WIDTH", "OPENCV_IO_MAX_IMAGE_HEIGHT")
 
+OUT_OF_MEMORY = ("std::bad_alloc", "(-4:Insufficient memory)")  # in errors of C++ code, such as OpenCV's
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; return the exit code: 0, 1 (some inputs failed), 2 (refused), 130 (Ctrl-C), 143 (SIGTERM)."""
@@ -96,13 +98,25 @@ def _run(options: argparse.Namespace) -> int:
     except Exception as error:
         if (interruption := interruption_in(error)) is not None:
             raise interruption from None
-        if isinstance(error, PpsoloError):
-            say_error(str(error))
-        elif isinstance(error, OSError) and error.errno is not None:  # for example a full disk
-            say_error(f"{error.filename or 'a file'}: {error.strerror or error}")
-        else:  # a fault of ours, or an error of Paddle itself, for example about a GPU: its text and traceback say more
+        line = _line_of(error)
+        if line is None:  # a fault of ours, or an error of Paddle, for example about a GPU: its traceback says more
             raise
+        say_error(line)
         return REFUSED
+
+
+def _line_of(error: Exception) -> str | None:
+    """Return the line for an error that the user or the machine caused, None for others."""
+    if isinstance(error, PpsoloError):
+        return str(error)
+    if isinstance(error, MemoryError) or any(word in str(error) for word in OUT_OF_MEMORY):
+        return "not enough memory: end other programs, or use smaller pictures, --tile or a smaller batch"
+    no_thread = isinstance(error, RuntimeError) and str(error).startswith("can't start new thread")
+    if no_thread or (isinstance(error, BlockingIOError) and error.filename is None):  # of a fork
+        return "no more threads or processes can be started: end others, or raise the limit (ulimit -u)"
+    if isinstance(error, OSError) and error.errno is not None:  # for example a full disk
+        return f"{error.filename or 'a file'}: {error.strerror or error}"
+    return None
 
 
 def _check_surroundings() -> None:

@@ -30,9 +30,11 @@ def interruption_in(error: BaseException) -> KeyboardInterrupt | None:
     as its cause, OpenCV's does not.
     """
     cause: BaseException | None = error
+    importing = False
     while cause is not None and not isinstance(cause, KeyboardInterrupt):
+        importing = importing or isinstance(cause, ImportError)
         cause = cause.__cause__ or cause.__context__
-    if cause is None and isinstance(error, ImportError) and _raised:
+    if cause is None and importing and _raised:
         return _raised[-1]
     return cause
 

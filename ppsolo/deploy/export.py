@@ -47,6 +47,7 @@ from ppsolo.deploy.verify import Progress, Verification, verify
 from ppsolo.errors import ExportError
 from ppsolo.interface import RAW_OUTPUTS
 from ppsolo.models.solov2 import SOLOv2
+from ppsolo.text import needed_package
 from ppsolo.version import __version__
 
 logger = logging.getLogger(__name__)
@@ -302,8 +303,8 @@ def _write_for_paddlex(model: SOLOv2, config: Config, shape: Sequence[int], devi
 def _write_onnx(model: SOLOv2, config: Config, graph: Graph, shape: Sequence[int], device: Device, file: Path) -> None:
     try:
         import onnx
-    except ImportError:
-        raise ExportError("this needs the package onnx: pip install 'ppsolo[onnx]'") from None
+    except ImportError as error:
+        raise ExportError(f"this needs {needed_package(error, 'onnx', 'onnx')}") from None
     from ppsolo.deploy.onnx.graph import build_onnx
 
     proto = build_onnx(model, build_postprocess(config) if graph == "whole" else None, device=device)

@@ -12,7 +12,7 @@ from ppsolo.deploy.onnx.half import half_precision
 from ppsolo.errors import ExportError, PredictionError
 from ppsolo.interface import OUTPUTS
 from ppsolo.results.postprocess import DetectionArrays
-from ppsolo.text import native_reason
+from ppsolo.text import native_reason, needed_package
 
 CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
 GPU_PACKAGE = "pip uninstall onnxruntime, then pip install 'ppsolo[onnx-gpu]' (docs/gpu.md says which wheel fits)"
@@ -48,8 +48,8 @@ class OnnxSession:
         """
         try:
             import onnxruntime
-        except ImportError:
-            raise ExportError("this needs the package onnxruntime: pip install 'ppsolo[onnx]'") from None
+        except ImportError as error:
+            raise ExportError(f"this needs {needed_package(error, 'onnxruntime', 'onnx')}") from None
         chosen = parse_device(device)
         _check_choice(chosen, precision, CUDA in onnxruntime.get_available_providers())
         threads = threads or available_cores()

@@ -11,6 +11,7 @@ import numpy as np
 
 from ppsolo.cpu import default_threads, require_bfloat16, threads_in_words
 from ppsolo.errors import ExportError
+from ppsolo.text import needed_package
 
 PRECISIONS = {"fp32": "f32", "bf16": "bf16"}
 
@@ -46,8 +47,8 @@ class OpenVinoSession:
             require_bfloat16()
         try:
             import openvino
-        except ImportError:
-            raise ExportError("this needs the package openvino: pip install 'ppsolo[openvino]'") from None
+        except ImportError as error:
+            raise ExportError(f"this needs {needed_package(error, 'openvino', 'openvino')}") from None
         threads = threads or default_threads()
         name = "the model" if isinstance(model, bytes) else os.fspath(model)
         settings = {

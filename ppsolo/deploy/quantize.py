@@ -26,6 +26,7 @@ from ppsolo.errors import ExportError
 from ppsolo.interface import RAW_OUTPUTS
 from ppsolo.models.solov2 import SOLOv2
 from ppsolo.pipeline import Pipeline
+from ppsolo.text import needed_package
 from ppsolo.version import __version__
 
 TABLE_FILE = "quantization.json"
@@ -162,7 +163,7 @@ def _quantized_graphs(content: bytes, images: Sequence[np.ndarray]) -> Iterator[
     try:
         import nncf
     except ImportError as error:
-        raise ExportError("this needs the package nncf: pip install 'ppsolo[int8]'") from error
+        raise ExportError(f"this needs {needed_package(error, 'nncf', 'int8')}") from error
     logging.getLogger("nncf").setLevel(logging.ERROR)  # nncf.set_log_level would change handlers of others too
     kept: list[str] = [*FIRST]
     words = ""

@@ -110,6 +110,21 @@ def test_an_import_that_loses_the_interruption_is_an_interruption_too(monkeypatc
     assert capsys.readouterr().err == "ppsolo: error: ended by SIGTERM\n"
 
 
+def test_an_interrupted_import_that_counts_as_a_missing_package(monkeypatch, capsys):
+    def run(options):
+        with contextlib.suppress(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(60)
+        try:
+            raise ImportError("initialization failed")
+        except ImportError:
+            raise ConfigError("a package is missing") from None
+
+    monkeypatch.setattr("ppsolo.cli.zoo.run", run)
+    assert main(["zoo", "list"]) == 143
+    assert capsys.readouterr().err == "ppsolo: error: ended by SIGTERM\n"
+
+
 def test_an_interruption_that_an_import_shows_stays_one_line(monkeypatch, capsys):
     """numpy's import shows an exception by PyErr_Print, in C, and then raises ImportError."""
 

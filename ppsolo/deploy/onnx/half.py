@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from ppsolo.errors import ExportError
 from ppsolo.interface import RAW_OUTPUTS
+from ppsolo.text import needed_package
 
 if TYPE_CHECKING:
     import onnx
@@ -24,7 +25,7 @@ def half_precision(source: str | os.PathLike[str] | bytes) -> bytes:
         import onnx
         from onnxruntime.transformers.float16 import convert_float_to_float16
     except ImportError as error:
-        raise ExportError(f"fp16 needs the package {error.name}: pip install 'ppsolo[onnx]'") from None
+        raise ExportError(f"fp16 needs {needed_package(error, str(error.name), 'onnx')}") from None
     model = onnx.load_from_string(source) if isinstance(source, bytes) else onnx.load(source)
     nodes, outputs = list(model.graph.node), list(model.graph.output)
     rest = [node for node in nodes if node.name.startswith(POSTPROCESS)]

@@ -10,6 +10,7 @@ import numpy as np
 
 from ppsolo.deploy.directory import Device
 from ppsolo.errors import ExportError
+from ppsolo.text import needed_package
 
 if TYPE_CHECKING:
     import onnx
@@ -34,8 +35,8 @@ class OnnxWriter:
         try:
             import onnx.helper
             import onnx.numpy_helper
-        except ImportError:
-            raise ExportError("writing ONNX needs the package onnx: pip install 'ppsolo[onnx]'") from None
+        except ImportError as error:
+            raise ExportError(f"writing ONNX needs {needed_package(error, 'onnx', 'onnx')}") from None
         self.device = device
         self.types = onnx.TensorProto
         self.value = onnx.helper.make_tensor_value_info

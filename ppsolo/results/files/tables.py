@@ -10,6 +10,7 @@ import numpy as np
 from ppsolo.errors import PpsoloError
 from ppsolo.results.files.image_results import ImageResults
 from ppsolo.results.files.measures import measures
+from ppsolo.text import needed_package
 
 
 class CsvTable:
@@ -103,6 +104,6 @@ def _pyarrow() -> tuple[Any, Any]:
     try:
         import pyarrow
         import pyarrow.parquet
-    except ImportError:  # not installed, or incompatible with this numpy
-        raise PpsoloError("Parquet needs the package pyarrow: pip install 'ppsolo[formats]'") from None
+    except ImportError as error:  # not installed, or incompatible with this numpy
+        raise PpsoloError(f"Parquet needs {needed_package(error, 'pyarrow', 'formats')}") from None
     return pyarrow, pyarrow.parquet
