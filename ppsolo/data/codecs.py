@@ -9,6 +9,9 @@ from typing import Any
 import cv2
 import numpy as np
 
+from ppsolo.data.pixels import MAX_PIXELS
+from ppsolo.errors import ImageError
+
 REMEDY = "pip install 'ppsolo[video]' (PyAV), or convert it: ffmpeg -i VIDEO -c:v libx264 out.mp4"
 
 
@@ -21,8 +24,33 @@ def load_pyav() -> ModuleType | None:
 
 
 def _opened(av: ModuleType, path: Path) -> Any:
-    """Open the container; bytes of its titles that are not UTF-8 are replaced."""
-    return av.open(f"file:{path.absolute()}", metadata_errors="replace")
+    """Open the container; frames of too many pixels are damage, bytes of its titles that are not UTF-8 are replaced."""
+    limits = {"max_pixels": str(MAX_PIXELS)}
+    container = av.open(f"file:{path.absolute()}", metadata_errors="replace", options=limits)
+    for context in _contexts(container):
+        context.options = limits
+    return container
+
+
+def check_frame_size(path: Path) -> None:
+    """Raise ImageError for a video whose frames have too many pixels; without PyAV, do nothing.
+
+    OpenCV decodes a frame when it opens a video, whatever its size. With a limit, FFmpeg leaves the size at 0.
+    """
+    av = load_pyav()
+    if av is None:
+        return
+    try:
+        with _opened(av, path) as container:
+            sizes = [context.width * context.height for context in _contexts(container)]
+    except av.FFmpegError:  # the reader will say why
+        return
+    if sizes and not any(sizes):
+        raise ImageError(f"{path}: it states no size of frames, or more than {MAX_PIXELS} pixels: cut up or shrink")
+
+
+def _contexts(container: Any) -> list[Any]:
+    return [stream.codec_context for stream in container.streams.video if stream.codec_context is not None]
 
 
 class PyavCapture:

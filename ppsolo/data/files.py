@@ -25,6 +25,13 @@ VIDEO_SUFFIXES = (
 # Annotations and notes that often lie next to pictures: skipped, not reported one by one.
 COMPANION_SUFFIXES = (".json", ".jsonl", ".xml", ".txt", ".csv", ".yml", ".yaml", ".md", ".html", ".db", ".ini")
 
+# PNG, BMP, TIFF, WebP, Netpbm, HDR, EXR, DPX, PSD, SGI, Sun, QOI, DDS, JPEG XL
+_PICTURE_IN_FFMPEG = re.compile(
+    rb"\x89PNG|BM|II[*+]\0|MM\0[*+]|RIFF....WEBP|P[1-7FfHh][\s#]|#\?R|v/1\x01|SDPX|XPDS|8BPS|\x01\xda[\0\x01]|Y\xa6j\x95|qoif"
+    rb"|DDS |\xff\x0a|\0\0\0\x0cJXL ",
+    re.DOTALL,
+)
+
 
 def regular_file(path: Path) -> os.stat_result:
     """Return `stat` of a readable regular file; ImageError for others: a pipe or a device may block forever."""
@@ -43,6 +50,23 @@ def regular_file(path: Path) -> os.stat_result:
     if not os.access(path, os.R_OK):
         raise ImageError(f"{path}: cannot be read (Permission denied)")
     return found
+
+
+def check_video_file(path: Path) -> None:
+    """Raise ImageError like `regular_file`, and for what FFmpeg reads although it is no video.
+
+    A list leads to other files or to itself; a picture may have any number of pixels.
+    """
+    regular_file(path)
+    try:
+        with path.open("rb") as stream:
+            start = stream.read(32)
+    except OSError as error:
+        raise ImageError(f"{path}: cannot be read ({error.strerror})") from None
+    if start.startswith(b"ffconcat"):
+        raise ImageError(f"{path}: a list of videos, not a video; give the videos one by one")
+    if _PICTURE_IN_FFMPEG.match(start):
+        raise ImageError(f"{path}: a picture, not a video; give it a suffix of pictures, such as .png")
 
 
 class Found(NamedTuple):

@@ -13,9 +13,9 @@ import cv2
 import numpy as np
 
 from ppsolo.atomic import put_in_place, scratch_folder
-from ppsolo.data.codecs import REMEDY, PyavCapture, codec_name, decoding_error, load_pyav
-from ppsolo.data.files import VIDEO_SUFFIXES, regular_file
-from ppsolo.data.pixels import checked_array
+from ppsolo.data.codecs import REMEDY, PyavCapture, check_frame_size, codec_name, decoding_error, load_pyav
+from ppsolo.data.files import VIDEO_SUFFIXES, check_video_file
+from ppsolo.data.pixels import MAX_PIXELS, check_size, checked_array
 from ppsolo.errors import ImageError
 from ppsolo.text import without_users
 
@@ -24,6 +24,8 @@ __all__ = ["VIDEO_SUFFIXES", "Frame", "VideoFrames", "VideoWriter", "is_video"]
 Capture = cv2.VideoCapture | PyavCapture
 _SAMPLE = 64  # frames that determine the rate of a drawn video
 _LARGEST_TIME_BASE = 65535  # limit of MPEG-4 part 2, in ticks per second
+# Repeated frames in a drawn video: for each given frame, and for every video. 100 000 are an hour at 25 per second.
+_REPEATS, _REPEATS_OF_ANY = 100, 100_000
 
 
 class Frame(NamedTuple):
@@ -89,6 +91,7 @@ class VideoFrames:
         self.damage: str | None = None
         self.note: str | None = None
         self._frames_read, self._start, self._time = 0, 0.0, -1.0
+        self._check_stated_size()
         self._first = self._decode()
         if self._first is None and self._path is not None:
             self._first = self._decode_by_pyav(self._path)
@@ -149,14 +152,24 @@ class VideoFrames:
 
     def _open(self) -> Capture:
         if self._path is not None:
-            regular_file(self._path)
+            check_video_file(self._path)
             _check_name(self._path)
+            check_frame_size(self._path)
             return cv2.VideoCapture(str(self._path.absolute()))  # FFmpeg would take "a:b.mp4" for an address
         if isinstance(self._source, int):
             return cv2.VideoCapture(self._source)
         milliseconds = round(min(self._timeout * 1000, 2**31 - 1))  # OpenCV takes 32 bits
         limits = [cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, milliseconds, cv2.CAP_PROP_READ_TIMEOUT_MSEC, milliseconds]
         return cv2.VideoCapture(str(self._source), cv2.CAP_FFMPEG, limits)
+
+    def _check_stated_size(self) -> None:
+        """Refuse too many pixels before a frame is decoded."""
+        height, width = (self._stated(name) or 1 for name in (cv2.CAP_PROP_FRAME_HEIGHT, cv2.CAP_PROP_FRAME_WIDTH))
+        try:
+            check_size(int(height), int(width), MAX_PIXELS)
+        except ImageError as error:
+            self._capture.release()
+            raise ImageError(f"{self._name}: {error}") from None
 
     def _stated(self, name: int) -> float | None:
         value = self._capture.get(name)
@@ -287,7 +300,7 @@ class VideoWriter:
     """
 
     def __init__(self, path: str | os.PathLike, *, fps: float, size: tuple[int, int]):
-        self._path, self._frames_written = Path(path), 0
+        self._path, self._frames_written, self._frames_given = Path(path), 0, 0
         self._last: np.ndarray | None = None
         self.fps = _writable_rate(fps)
         self._size = height, width = int(size[0]), int(size[1])
@@ -321,9 +334,16 @@ class VideoWriter:
     def write_at(self, image: np.ndarray, seconds: float) -> None:
         """Append a frame shown from `seconds` after the first frame; repeat the frame before it until then.
 
-        A frame at the same tick as the one before is dropped.
+        A frame at the same tick as the one before is dropped. Raises ImageError like `write`, and for a time so late
+        that nearly all frames would be repeated ones.
         """
         place = round(seconds * self.fps)
+        self._frames_given += 1
+        if place > _REPEATS_OF_ANY + _REPEATS * self._frames_given:
+            raise ImageError(
+                f"{self._path}: frame {self._frames_given} is at {seconds:.0f} seconds, too late for a drawing at "
+                f"{self.fps:g} frames per second; correct the times: ffmpeg -i VIDEO -vf setpts=N/25/TB out.mp4"
+            )
         while self._last is not None and self._frames_written < place:
             self.write(self._last)
         if self._frames_written <= place:

@@ -1,6 +1,7 @@
 """Tests of reading and writing videos."""
 
 import os
+import struct
 import subprocess
 import sys
 from fractions import Fraction
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 from real_files import case
 
-from ppsolo.data import videos
+from ppsolo.data import codecs, videos
 from ppsolo.data.videos import Frame, VideoFrames, VideoWriter, is_video
 from ppsolo.errors import ImageError
 
@@ -165,7 +166,7 @@ def test_a_video_that_lost_frames_is_not_kept(tmp_path, monkeypatch):
     writer = VideoWriter(tmp_path / "a.mp4", fps=10, size=(16, 16))
     writer.write(np.zeros((16, 16, 3), np.uint8))
     monkeypatch.setattr(videos.cv2, "VideoCapture", lambda name: ThreeFrames(10.0, 0.0))
-    with pytest.raises(ImageError, match="0 of 1 frames stored"):
+    with pytest.raises(ImageError, match="0 of 1 frames were stored"):
         writer.close()
     assert os.listdir(tmp_path) == []
 
@@ -354,3 +355,57 @@ def test_the_draft_of_a_killed_process_is_removed_by_the_next(tmp_path):
         video.write(np.zeros((48, 64, 3), np.uint8))
         assert len(list(tmp_path.glob(".ppsolo-*"))) == 2
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.mp4", "b.mp4"]
+
+
+def run_length_avi(side: int) -> bytes:
+    """An AVI of one empty frame in Microsoft's run lengths."""
+
+    def chunk(name: bytes, content: bytes) -> bytes:
+        return name + struct.pack("<I", len(content)) + content
+
+    main = struct.pack("<14I", 100000, 0, 0, 16, 1, 0, 1, 0, side, side, 0, 0, 0, 0)
+    stream = b"vids\1\0\0\0" + struct.pack("<10I", 0, 0, 0, 1, 10, 0, 1, 0, 0, 0) + bytes(8)
+    form = struct.pack("<IiiHHIIiiII", 40, side, side, 1, 8, 1, 0, 0, 0, 0, 0)
+    streams = chunk(b"LIST", b"strl" + chunk(b"strh", stream) + chunk(b"strf", form))
+    lists = chunk(b"LIST", b"hdrl" + chunk(b"avih", main) + streams)
+    return chunk(b"RIFF", b"AVI " + lists + chunk(b"LIST", b"movi" + chunk(b"00dc", b"\0\1")))
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "reason"),
+    [
+        ("a.mp4", b"ffconcat version 1.0\nfile a.mp4\nfile a.mp4\n", "a list of videos"),
+        ("a1.avi", cv2.imencode(".png", np.zeros((4, 4, 3), np.uint8))[1].tobytes(), "a picture, not a video"),
+        ("a.webm", b"#?RADIANCE\nFORMAT=32-bit_rle_rgbe\n\n-Y 30000 +X 30000\n", "a picture, not a video"),
+    ],
+)
+def test_lists_pictures_and_too_many_pixels_are_refused_before_a_frame_is_decoded(tmp_path, name, data, reason):
+    with pytest.raises(ImageError, match=reason) as caught:
+        VideoFrames(saved(tmp_path, data, name))
+    assert str(caught.value).startswith(str(tmp_path / name))
+
+
+def test_frames_of_too_many_pixels_are_refused_before_opencv_opens_the_video(tmp_path, monkeypatch):
+    pytest.importorskip("av")
+    monkeypatch.setattr(codecs, "MAX_PIXELS", 2**20)
+    with VideoFrames(saved(tmp_path, run_length_avi(1000), "a.avi")) as video:
+        assert video.size == (1000, 1000)
+    path = saved(tmp_path, run_length_avi(1100), "a.avi")
+    monkeypatch.setattr(videos.cv2, "VideoCapture", None)
+    with pytest.raises(ImageError, match="more than 1048576 pixels"):
+        VideoFrames(path)
+
+
+def test_a_drawing_has_no_endless_pause(tmp_path):
+    """An AVI may say that its second frame comes after 68 years."""
+    image = np.zeros((16, 16, 3), np.uint8)
+    late, writer = "frame 2 is at 2147483647 seconds, too late", VideoWriter(tmp_path / "a.mp4", fps=25, size=(16, 16))
+    with pytest.raises(ImageError, match=late), writer:
+        writer.write_at(image, 0.0)
+        writer.write_at(image, 2147483647.0)
+    assert os.listdir(tmp_path) == []
+    with VideoWriter(tmp_path / "a.mp4", fps=1, size=(16, 16)) as writer:
+        writer.write_at(image, 0.0)
+        writer.write_at(image, 3600.0)
+    with VideoFrames(tmp_path / "a.mp4") as video:
+        assert video.frame_count == 3601
