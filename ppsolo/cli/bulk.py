@@ -125,7 +125,12 @@ def run_bulk_command(predictor: "Pipeline", pictures: BulkInput, options: argpar
     if summary.stopped:
         say_error("stopped after a batch, nothing is lost: add --resume to the same command to continue")
         return TERMINATED if stopper.number == signal.SIGTERM else INTERRUPTED
-    return SOME_FAILED if summary.failures or left_out else OK
+    if not (summary.failures or left_out):
+        return OK
+    if options.shard is None and launched().world_size > 1:
+        say("the exit code is 0 all the same: at another one, the launcher would stop the other processes")
+        return OK
+    return SOME_FAILED
 
 
 class _Stopper:

@@ -73,6 +73,20 @@ def test_pictures_that_cannot_be_read_are_not_counted_as_predicted(work, tmp_pat
     assert "instances of 9 pictures" in capsys.readouterr().out
 
 
+def test_an_unreadable_picture_does_not_end_the_other_processes_of_a_launcher(work, tmp_path, monkeypatch, capsys):
+    (tmp_path / "list.txt").write_text(f"{work / 'pictures' / '0.png'}\n{tmp_path / 'none.png'}\n")
+    assert infer(work, tmp_path / "alone", "--infer_list", str(tmp_path / "list.txt")) == 1
+    shard = ("--infer_list", str(tmp_path / "list.txt"), "--shard", "2/2")
+    assert infer(work, tmp_path / "shard", *shard) == 1
+    monkeypatch.setenv("PADDLE_TRAINER_ID", "1")
+    monkeypatch.setenv("PADDLE_TRAINERS_NUM", "2")
+    assert infer(work, tmp_path / "launched", *shard) == 1
+    capsys.readouterr()
+    assert infer(work, tmp_path / "launched2", *shard[:2]) == 0  # the launcher stops all others at any other code
+    captured = capsys.readouterr()
+    assert "none.png" in captured.err and "the exit code is 0" in captured.out
+
+
 def test_what_is_refused_leaves_no_folder_and_loads_no_model(work, tmp_path, capsys, monkeypatch):
     def never(*arguments: object, **options: object) -> None:
         raise AssertionError("a model was loaded")
