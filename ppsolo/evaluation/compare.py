@@ -151,8 +151,9 @@ def _process(side: ModelSource, batch_size: int, max_detections: int) -> Iterato
     there.close()
 
     def ask(question: str) -> dict[str, Any]:
-        try:
+        with suppress(OSError):  # where it ended with an error, the error waits to be read
             here.send(question)
+        try:
             answer = here.recv()
         except (EOFError, OSError):
             raise PpsoloError(f"{side.name}: its process died, perhaps for lack of memory") from None

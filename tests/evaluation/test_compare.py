@@ -13,7 +13,7 @@ from ppsolo.benchmark import prediction
 from ppsolo.cli import main
 from ppsolo.data.synthetic import draw_dataset
 from ppsolo.deploy.export import export_model
-from ppsolo.errors import DatasetError
+from ppsolo.errors import DatasetError, PpsoloError
 from ppsolo.evaluation import compare
 from ppsolo.evaluation.compare import draw_comparison, format_comparison
 from ppsolo.model_source import ModelSource
@@ -53,6 +53,16 @@ def test_two_runtimes_of_one_model_have_the_same_ap(place, tiny, tmp_path, capsy
     assert cv2.imread(str(tmp_path / "compare.png")).shape[1] == 960
     text = capsys.readouterr().out
     assert "mask AP" in text and str(place / "onnx")[-20:] in text
+
+
+def test_the_error_of_a_process_that_has_ended_is_told(tiny):
+    side = ModelSource(load_config("solov2_r50_fpn_1x", {**tiny, "data.val_annotations": "none.json"}))
+    before = set(multiprocessing.active_children())
+    with compare._process(side, 1, 100) as ask:
+        (process,) = set(multiprocessing.active_children()) - before
+        process.join(timeout=60)
+        with pytest.raises(PpsoloError, match=r"none\.json"):
+            ask("evaluate")
 
 
 def test_an_export_is_evaluated_by_itself(place, tmp_path, capsys):
