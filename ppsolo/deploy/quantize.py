@@ -151,10 +151,11 @@ def _table(before: float | None, attempts: Sequence[Attempt], max_drop: float) -
 
 
 def _too_far(before: float | None, attempts: Sequence[Attempt], max_drop: float) -> ExportError:
-    tried = ", ".join(_points(attempt.mask_ap) for attempt in attempts)
+    best = max((attempt.mask_ap for attempt in attempts if attempt.mask_ap is not None), default=None)
+    tried = "" if len(attempts) == 1 else f" in {len(attempts)} attempts"
     return ExportError(
-        f"in int8 the mask AP falls from {_points(before)} to {tried} at best, by more than {_points(max_drop)}: "
-        "nothing was written; calibrate on more pictures, raise --max_drop, or use bf16"
+        f"in int8 the mask AP falls from {_points(before)} to {_points(best)} at best{tried}, by more than "
+        f"{_points(max_drop)}: nothing was written; calibrate on more pictures, raise --max_drop, or use bf16"
     )
 
 

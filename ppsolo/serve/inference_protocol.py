@@ -163,7 +163,7 @@ def parse_request(body: bytes, header_length: str | None) -> InferRequest:
 def _picture(tensor: Mapping[str, Any], binary: bytes) -> bytes:
     """Return the input as the bytes of a picture file."""
     name, kind, shape = tensor.get("name"), tensor.get("datatype"), tensor.get("shape")
-    if not isinstance(shape, list) or not all(isinstance(side, int) and 0 < side < 2**31 for side in shape):
+    if not isinstance(shape, list) or not all(type(side) is int and 0 < side < 2**31 for side in shape):
         raise _malformed("the shape of an input must be a list of integers above zero")
     size = _parameters(tensor).get("binary_data_size")
     if size is not None and size != len(binary):
@@ -208,7 +208,9 @@ def _wanted_outputs(content: Mapping[str, Any]) -> tuple[tuple[str, bool], ...]:
     if outputs is None:
         return tuple((name, binary) for name in known if name not in LARGE)
     if not isinstance(outputs, list) or not 0 < len(outputs) <= MOST_NAMED:
-        raise _malformed("'outputs' must be a list of outputs")
+        raise _malformed(
+            f"'outputs' must be a list of 1 to {MOST_NAMED} outputs; without 'outputs', all but masks are sent"
+        )
     wanted = []
     for output in outputs:
         name = output.get("name") if isinstance(output, dict) else None
@@ -263,7 +265,9 @@ def _check_masks(instances: Instances, most: int) -> None:
 
 
 def _parameters(entry: Mapping[str, Any]) -> Mapping[str, Any]:
-    parameters = entry.get("parameters", {})
+    parameters = entry.get("parameters")
+    if parameters is None:  # some clients write null
+        return {}
     if not isinstance(parameters, dict):
         raise _malformed("'parameters' must be an object")
     return parameters

@@ -89,6 +89,10 @@ def test_beyond_the_drop_nothing_is_written(lively, tmp_path, monkeypatch):
     aps = iter([0.6, 0.3])
     with pytest.raises(ExportError, match=r"from 60\.00 to 30\.00 at best, by more than 0\.50: .* raise --max_drop"):
         quantize_model(model, config, tmp_path / "out", images=images[:1], measure=lambda predictor: next(aps))
+    monkeypatch.undo()
+    aps = iter([0.6, 0.3, 0.5, 0.4, 0.2])
+    with pytest.raises(ExportError, match=r"from 60\.00 to 50\.00 at best in 4 attempts, by more than 0\.50: nothing"):
+        quantize_model(model, config, tmp_path / "out", images=images[:1], measure=lambda predictor: next(aps))
     assert not list(tmp_path.iterdir())
     with pytest.raises(ExportError, match="pictures"):
         quantize_model(model, config, tmp_path / "out", images=[], measure=None)

@@ -98,12 +98,21 @@ PIXELS = {"name": "image", "datatype": "UINT8", "shape": [1, 1, 3], "data": [1, 
         ({"inputs": [PIXELS | {"parameters": {"binary_data_size": 3}}]}, "binary_data_size"),
         ({"inputs": [PIXELS], "outputs": [{"name": "logits"}]}, "no output"),
         ({"inputs": [PIXELS], "outputs": []}, "outputs"),
+        ({"inputs": [PIXELS | {"shape": [True, True, 3], "data": [1, 2, 3]}]}, "shape"),
         ({"inputs": [{"name": "encoded_image", "datatype": "BYTES", "shape": [1], "data": ["x"]}]}, "binary"),
     ],
 )
 def test_what_is_malformed_is_refused_in_one_line(server, content, word):
     answer = post(server, content)
     assert answer.status_code == 400 and word in answer.json()["error"]
+
+
+def test_null_is_the_same_as_left_out(server):
+    content = {"id": None, "parameters": None, "inputs": [PIXELS | {"parameters": None}], "outputs": None}
+    answer = post(server, content)
+    assert (
+        answer.status_code == 200 and answer.json()["outputs"] == post(server, {"inputs": [PIXELS]}).json()["outputs"]
+    )
 
 
 def test_lengths_encodings_and_sizes_are_checked(server):
