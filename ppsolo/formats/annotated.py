@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from ppsolo.errors import DatasetError
-from ppsolo.results.rle import MAX_PIXELS, Rle, decode_mask, encode_mask, read_segmentation
+from ppsolo.results.rle import MAX_PIXELS, Rle, encode_mask, read_segmentation, union
 from ppsolo.text import one_line
 
 # Forms of COCO's JSON: rings [[x, y, x, y, ...], ...] in pixels, or {"size": [h, w], "counts": str}.
@@ -145,10 +145,7 @@ def united(parts: list[Segmentation], size: tuple[int, int]) -> Segmentation:
         return parts[0]
     if all(isinstance(part, list) for part in parts):
         return [ring for part in parts if isinstance(part, list) for ring in part]
-    whole = np.zeros(size, bool)
-    for part in parts:
-        whole |= decode_mask(read_segmentation(part, size))
-    return mask_segmentation(whole)
+    return json_rle(union([read_segmentation(part, size) for part in parts]))
 
 
 def joined_objects(

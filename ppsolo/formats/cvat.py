@@ -17,11 +17,11 @@ from ppsolo.formats.annotated import (
     checked_size,
     ellipse_ring,
     joined_objects,
-    mask_segmentation,
     rectangle_ring,
     usable_rings,
 )
 from ppsolo.formats.folder import Folder, split_in_name
+from ppsolo.formats.mask_runs import box_segmentation
 
 NAME = "cvat"
 
@@ -133,6 +133,4 @@ def _mask(values: dict[str, str], size: tuple[int, int]) -> Segmentation:
     if sum(runs) != width * height or min(left, top, *runs) < 0 or left + width > size[1] or top + height > size[0]:
         raise ValueError("its run lengths do not fill its box in the picture")
     inside = np.repeat(np.arange(len(runs)) % 2 == 1, runs).reshape(height, width)
-    whole = np.zeros(size, bool)
-    whole[top : top + height, left : left + width] = inside
-    return mask_segmentation(whole)
+    return box_segmentation(inside, top, left, size)

@@ -13,10 +13,10 @@ from typing import Any, Literal
 from ppsolo.atomic import atomic_writer, is_draft, made_folder, scratch_folder
 from ppsolo.checkpoint.lock import WITHOUT_LOCKS, sole_holder
 from ppsolo.errors import DatasetError
-from ppsolo.formats.annotated import AnnotatedImage, AnnotatedSet, Notes
+from ppsolo.formats.annotated import AnnotatedImage, AnnotatedObject, AnnotatedSet, Notes
 from ppsolo.outputs import check_output_folder
 from ppsolo.progress import Progress
-from ppsolo.results.rle import mask_areas, mask_boxes_xywh, read_segmentation
+from ppsolo.results.rle import Rle, mask_areas, mask_boxes_xywh, read_segmentation
 from ppsolo.text import json_text, one_line
 
 LOCK = "import.lock"
@@ -138,13 +138,15 @@ def coco_content(
     ids = {name: number for number, name in enumerate(class_names, start=1)}
     annotations: list[dict[str, Any]] = []
     for image_id, (image, file) in enumerate(zip(images, file_names, strict=True), start=1):
+        read: list[tuple[AnnotatedObject, Rle]] = []
         for one in image.objects:
             try:
-                rle = read_segmentation(one.segmentation, image.size)
+                read.append((one, read_segmentation(one.segmentation, image.size)))
             except ValueError as error:
                 notes.add(f"object left out: {error}", file)
-                continue
-            area = int(mask_areas([rle])[0])
+        rles = [rle for _, rle in read]
+        areas, boxes = mask_areas(rles).tolist(), mask_boxes_xywh(rles).tolist()
+        for (one, _), area, box in zip(read, areas, boxes, strict=True):
             if area == 0:
                 notes.add("object without a pixel left out", file)
                 continue
@@ -155,7 +157,7 @@ def coco_content(
                     "category_id": ids[one.name],
                     "segmentation": one.segmentation,
                     "area": area,
-                    "bbox": mask_boxes_xywh([rle])[0].tolist(),
+                    "bbox": box,
                     "iscrowd": int(one.crowd),
                 }
             )

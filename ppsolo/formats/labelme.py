@@ -21,13 +21,13 @@ from ppsolo.formats.annotated import (
     checked_size,
     ellipse_ring,
     joined_objects,
-    mask_segmentation,
     rectangle_ring,
     sorted_names,
     usable_rings,
 )
 from ppsolo.formats.folder import Folder, objects_in, picture_sizes, read_json
 from ppsolo.formats.mask_files import decode_mask_file
+from ppsolo.formats.mask_runs import box_segmentation
 from ppsolo.text import counted
 
 NAME = "labelme"
@@ -115,7 +115,4 @@ def _mask(points: list[tuple[float, float]], data: str, size: tuple[int, int]) -
     picture = decode_mask_file(base64.b64decode(data))
     inside = np.asarray(picture if picture.ndim == 2 else picture.max(axis=2)) > 0
     left, top = (round(v) for v in points[0])
-    whole = np.zeros(size, bool)
-    place = whole[max(top, 0) : top + inside.shape[0], max(left, 0) : left + inside.shape[1]]
-    place |= inside[max(-top, 0) :, max(-left, 0) :][: place.shape[0], : place.shape[1]]
-    return mask_segmentation(whole)
+    return box_segmentation(inside, top, left, size)

@@ -23,6 +23,7 @@ from ppsolo.formats.annotated import (
     sorted_names,
 )
 from ppsolo.formats.folder import Folder, picture_sizes
+from ppsolo.formats.mask_runs import label_segmentations
 from ppsolo.text import counted
 
 LABEL_MAPS, INSTANCE_MASKS = "label_maps", "instance_masks"
@@ -75,8 +76,10 @@ def read_label_maps(folder: Folder, class_name: str = "object") -> AnnotatedSet:
         _check_size(mask, labels.shape, picture, sizes[picture])
         if connected:
             notes.add("mask with a single value: each connected part is used as an object", folder.name(mask))
-            _, labels = cv2.connectedComponents((labels > 0).view(np.uint8), connectivity=8)
-        objects = tuple(AnnotatedObject(class_name, mask_segmentation(labels == v)) for v in np.unique(labels) if v > 0)
+            parts, labels = cv2.connectedComponents((labels > 0).view(np.uint8), connectivity=8)
+            if parts - 1 > _WIDEST_MASK:
+                raise DatasetError(f"{mask}: {parts - 1} separate parts cannot be objects; remove its noise")
+        objects = tuple(AnnotatedObject(class_name, mask) for mask in label_segmentations(labels).values())
         images.append(AnnotatedImage(picture, (labels.shape[0], labels.shape[1]), objects, folder.split_of(picture)))
     return AnnotatedSet(LABEL_MAPS, (class_name,), tuple(images), notes.lines())
 

@@ -6,9 +6,10 @@ from pathlib import Path
 import numpy as np
 
 from ppsolo.errors import DatasetError
-from ppsolo.formats.annotated import AnnotatedImage, AnnotatedObject, AnnotatedSet, Notes, mask_segmentation
+from ppsolo.formats.annotated import AnnotatedImage, AnnotatedObject, AnnotatedSet, Notes
 from ppsolo.formats.folder import Folder, read_lines
 from ppsolo.formats.mask_files import colors_as_ids, read_mask_file
+from ppsolo.formats.mask_runs import label_segmentations
 
 NAME = "voc"
 VOC_CLASSES = (
@@ -46,10 +47,11 @@ def read(folder: Folder) -> AnnotatedSet:
         if objects.shape != kinds.shape:
             raise DatasetError(f"{file}: its size differs from {classes[file.stem]}")
         size = (objects.shape[0], objects.shape[1])
+        masks, found_kinds = label_segmentations(objects), _kinds(objects, kinds)
         listed = tuple(
-            AnnotatedObject(_name_of(kinds[objects == color], names, file), mask_segmentation(objects == color))
-            for color in np.unique(objects)
-            if color not in (0, _BORDER)
+            AnnotatedObject(_name_of(found_kinds.get(color), names, file), mask)
+            for color, mask in masks.items()
+            if color != _BORDER
         )
         images.append(AnnotatedImage(found[0], size, listed, splits.get(file.stem, "")))
     if not images:
@@ -80,11 +82,21 @@ def _colors(file: Path) -> np.ndarray:
     return colors_as_ids(picture[:, :, :3], file)
 
 
-def _name_of(kinds: np.ndarray, names: dict[int, str], file: Path) -> str:
-    colors, counts = np.unique(kinds[(kinds != 0) & (kinds != _BORDER)], return_counts=True)
-    if len(colors) == 0:
+def _kinds(objects: np.ndarray, kinds: np.ndarray) -> dict[int, int]:
+    """Return the most frequent class colour below each colour of an object, both int64 [h, w]; the lowest of equals."""
+    inside = (kinds != 0) & (kinds != _BORDER)
+    pairs, counts = np.unique((objects[inside] << 24) + kinds[inside], return_counts=True)
+    most: dict[int, tuple[int, int]] = {}
+    for pair, count in zip(pairs.tolist(), counts.tolist(), strict=True):
+        color, kind = divmod(pair, 1 << 24)
+        if count > most.get(color, (0, 0))[0]:
+            most[color] = (count, kind)
+    return {color: kind for color, (_, kind) in most.items()}
+
+
+def _name_of(color: int | None, names: dict[int, str], file: Path) -> str:
+    if color is None:
         raise DatasetError(f"{file}: an object has no class in SegmentationClass")
-    color = int(colors[counts.argmax()])
     if color not in names:
         rgb = (color >> 16, color >> 8 & 255, color & 255)
         raise DatasetError(f"{file}: no class has the colour {rgb}; name it in labelmap.txt")

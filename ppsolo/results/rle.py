@@ -139,6 +139,11 @@ def encode_runs(runs: np.ndarray, size: tuple[int, int]) -> Rle:
     return _API.frPyObjects({"size": [height, width], "counts": runs}, height, width)
 
 
+def union(rles: Sequence[Rle]) -> Rle:
+    """Return the pixels of any of these masks of one image."""
+    return _API.merge(list(rles))
+
+
 def decode_mask(rle: Rle) -> np.ndarray:
     """Decode a compressed COCO RLE: bool [height, width]."""
     height, width = rle["size"]
