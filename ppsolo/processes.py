@@ -14,6 +14,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from multiprocessing import resource_tracker
 from typing import TYPE_CHECKING, Any
 
 from ppsolo.errors import ConfigError, TrainingError
@@ -191,10 +192,11 @@ def _ended_by_signals() -> Iterator[None]:
 
 @contextmanager
 def uninterrupted() -> Iterator[None]:
-    """Processes started in the block do not hear Ctrl-C, not even while Python starts: this one ends them.
+    """Processes spawned in the block do not hear Ctrl-C, not even while Python starts: this one ends them.
 
     Without this, each would print a traceback.
     """
+    resource_tracker.ensure_running()  # else the first spawn starts it, and unblocks Ctrl-C
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield

@@ -336,6 +336,7 @@ if __name__ == "__main__":
     try:
         child.join()
     except KeyboardInterrupt:
+        time.sleep(0.5)  # a child that hears it too has time to say so
         child.terminate()
 """
 
@@ -363,3 +364,17 @@ def test_what_a_command_started_ends_with_it_without_a_word(number, seconds, tmp
         send(process.pid, number)
         errors = process.communicate(timeout=30)[1]  # until the child has closed the pipes too
     assert "Traceback" not in errors and "Error" not in errors, errors
+
+
+def test_a_measuring_process_ends_with_its_command():
+    work = "print('works', flush=True); import time; time.sleep(600)"
+    program = f"from ppsolo.benchmark.machine import in_new_process; in_new_process(exec, 1, {work!r})"
+    with subprocess.Popen(
+        [sys.executable, "-c", program],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout is not None and process.stdout.readline() == "works\n"
+        process.kill()
+        process.communicate(timeout=30)  # until its process has closed the pipe too

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from ppsolo.cpu import cpu_facts, default_threads, keep_freed_memory
-from ppsolo.processes import uninterrupted
+from ppsolo.processes import end_with_starter, uninterrupted
 
 PRODUCT = (2048, 2304, 8192)  # rows, inner, columns
 PACKAGES = ("paddlepaddle", "paddlepaddle-gpu", "numpy", "opencv-python", "pycocotools", "onnxruntime", "openvino")
@@ -68,7 +68,8 @@ def in_new_process(function: Callable[..., Any], threads: int, *arguments: Any) 
     before = {name: os.environ.get(name) for name in variables}
     os.environ.update(variables)
     try:
-        with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        context = multiprocessing.get_context("spawn")
+        with ProcessPoolExecutor(1, mp_context=context, initializer=end_with_starter) as pool:
             with uninterrupted():
                 asked = pool.submit(function, *arguments)
             return asked.result()

@@ -24,7 +24,6 @@ from ppsolo.data.preprocess import padded_shape, round_up
 from ppsolo.data.sample import TrainingSample
 from ppsolo.data.targets import BatchTargets, collate_targets, make_targets
 from ppsolo.errors import DatasetError, PpsoloError
-from ppsolo.processes import uninterrupted
 
 TASKS_PER_WORKER = 2
 
@@ -187,8 +186,7 @@ class _Worker:
         self._process = context.Process(
             target=_serve, args=(make_batch, self._connection, theirs, self._slots), daemon=True
         )
-        with uninterrupted():
-            self._process.start()
+        self._process.start()
         theirs.close()
 
     def send(self, task: tuple[int, np.ndarray]) -> None:
