@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ppsolo.cli.paddledetection import add_refused_flags
-from ppsolo.cli.shared import OK, Commands, add_command, add_config, import_paddle, say
+from ppsolo.cli.shared import OK, Commands, add_command, add_config, import_paddle, say, say_note
 from ppsolo.config import load_answering_config
 from ppsolo.errors import ConfigError
 from ppsolo.outputs import check_output_folder
@@ -103,7 +103,7 @@ def run(options: argparse.Namespace) -> int:
     if options.class_thresholds is not None:
         from ppsolo.evaluation.thresholds import with_thresholds
 
-        config = with_thresholds(config, options.class_thresholds)
+        config = with_thresholds(config, options.class_thresholds, note=say_note)
     if options.precision == "fp32" and (options.calibrate, options.max_drop) != (None, None):
         raise ConfigError("--calibrate and --max_drop belong to int8: add --precision int8")
     if options.precision == "int8" and options.calibrate is None:

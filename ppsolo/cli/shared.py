@@ -126,7 +126,7 @@ def model_source(options: argparse.Namespace) -> "ModelSource":
     if options.class_thresholds is not None:
         from ppsolo.evaluation.thresholds import with_thresholds
 
-        config = with_thresholds(config, options.class_thresholds)
+        config = with_thresholds(config, options.class_thresholds, note=say_note)
     source = ModelSource(
         config,
         export,

@@ -3,7 +3,7 @@
 import dataclasses
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -126,35 +126,54 @@ def write_thresholds(
 
 def read_thresholds(path: str | os.PathLike[str]) -> dict[int, float]:
     """Read a file of `write_thresholds`: {category id: threshold}. Raises ConfigError."""
+    return {number: value for number, (value, _) in _read(path).items()}
+
+
+def _read(path: str | os.PathLike[str]) -> dict[int, tuple[float, str | None]]:
+    """Return the threshold of each category, and its name if the file has one. Raises ConfigError."""
     try:
         with Path(path).open("rb") as stream:  # a device states no size
             text = stream.read(MAX_FILE_BYTES + 1)
         if len(text) > MAX_FILE_BYTES:
             raise ConfigError(f"{path} is too large for a file of thresholds")
         content = json.loads(text)
-        values = {int(entry["category_id"]): float(entry["threshold"]) for entry in content["class_thresholds"]}
+        found = {
+            int(entry["category_id"]): (float(entry["threshold"]), entry.get("name"))
+            for entry in content["class_thresholds"]
+        }
     except OSError as error:
         raise ConfigError(f"{path} cannot be read ({error.strerror or error})") from None
-    except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise ConfigError(
             f"{path} holds no thresholds ({error}): make such a file with `ppsolo eval --find_thresholds`"
         ) from None
-    for category_id, value in values.items():
+    for category_id, (value, _) in found.items():
         if not 0 <= value <= 1:
             raise ConfigError(f"{path}: the threshold of category {category_id} is {value}: give a number from 0 to 1")
-    return values
+    return found
 
 
-def with_thresholds(config: Config, path: str | os.PathLike[str]) -> Config:
+def with_thresholds(
+    config: Config, path: str | os.PathLike[str], *, note: Callable[[str], None] = lambda line: None
+) -> Config:
     """Put the thresholds of a file of `write_thresholds` into a configuration; classes match by category id.
 
+    note: called with a line if a class has another name in the file than in the configuration.
     Raises ConfigError if the file lacks a class of the configuration.
     """
-    values = read_thresholds(path)
+    found = _read(path)
+    values = {number: value for number, (value, _) in found.items()}
     names = dict(zip(category_ids(config), class_names(config), strict=True))
     missing = [f"{name} (category {i})" for i, name in names.items() if i not in values]
     if missing:
         raise ConfigError(f"{path} has no threshold for {missing[0]}: the file belongs to another data set")
+    for number, name in zip(names, config.class_names, strict=False):  # none: the configuration leaves them open
+        if (theirs := found[number][1]) not in (None, name):
+            note(
+                f"{path}: category {number} is {theirs!r} there and {name!r} in the model; if these are different "
+                "classes, find thresholds for this model"
+            )
+            break
     postprocess = dataclasses.replace(config.postprocess, class_thresholds=tuple(values[i] for i in names))
     return dataclasses.replace(config, postprocess=postprocess)
 

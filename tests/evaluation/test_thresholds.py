@@ -96,6 +96,18 @@ def test_matches_of_an_evaluation_give_thresholds(tmp_path, tiny):
         with_thresholds(dataclasses.replace(config, category_ids=(9, 3)), tmp_path / "t.json")
 
 
+def test_another_name_of_a_class_is_noted(tmp_path, tiny):
+    file = tmp_path / "t.json"
+    classes = ((1, "cat"), (2, "dog"), (3, "b"))
+    entries = [{"category_id": number, "threshold": 0.5, "name": name} for number, name in classes]
+    file.write_text(json.dumps({"class_thresholds": entries}))
+    for names, lines in ((("cat", "dog", "b"), 0), ((), 0), (("cat", "fox", "x"), 1)):
+        notes: list[str] = []
+        config = dataclasses.replace(load_config("solov2_r50_fpn_1x", tiny), class_names=names, category_ids=(1, 2, 3))
+        assert with_thresholds(config, file, note=notes.append).postprocess.class_thresholds == (0.5,) * 3
+        assert len(notes) == lines and all("category 2 is 'dog' there and 'fox'" in note for note in notes)
+
+
 @pytest.mark.parametrize("options", [{"precision": 0.0}, {"precision": 1.5}])
 def test_what_means_nothing_is_refused(options):
     matches, classes = evaluated(ANNOTATIONS, RESULTS)
