@@ -1,15 +1,18 @@
 """Ctrl-C and SIGTERM while a command runs: both end it cleanly and remove drafts."""
 
+import _thread
 import contextlib
 import signal
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from types import FrameType, TracebackType
 
 from ppsolo.cli.shared import INTERRUPTED, TERMINATED
 
 _raised: list[KeyboardInterrupt] = []  # by the handlers below, since a command began
+_heard: set[int] = set()  # the signals that the handlers below hear now
 
 
 class Terminated(KeyboardInterrupt):
@@ -51,8 +54,8 @@ def heard_signals() -> Iterator[None]:
         for number, handler in ((signal.SIGINT, _interrupt), (signal.SIGTERM, _terminate)):
             if signal.getsignal(number) is signal.SIG_DFL:
                 before[number] = signal.signal(number, handler)
+    _heard.update(before)
     hooks = sys.excepthook, sys.unraisablehook
-    repeats: list[threading.Timer] = []
 
     def shown(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
         if error not in _raised:  # numpy's import shows all exceptions and goes on
@@ -62,29 +65,43 @@ def heard_signals() -> Iterator[None]:
         if lost.exc_value not in _raised:
             hooks[1](lost)
             return
-        number = signal.SIGTERM if isinstance(lost.exc_value, Terminated) else signal.SIGINT
-        repeats.append(threading.Timer(0.01, signal.pthread_kill, (threading.get_ident(), number)))
-        repeats[-1].start()
+        _send_again(signal.SIGTERM if isinstance(lost.exc_value, Terminated) else signal.SIGINT)
 
     sys.excepthook, sys.unraisablehook = shown, ignored
     try:
         yield
     finally:
-        for repeat in repeats:
-            repeat.cancel()
+        _heard.clear()
         sys.excepthook, sys.unraisablehook = hooks
         for number, handler in before.items():
             signal.signal(number, handler)
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
-    _raise(KeyboardInterrupt())
+    _raise(KeyboardInterrupt(), number, frame)
 
 
 def _terminate(number: int, frame: FrameType | None) -> None:
-    _raise(Terminated())
+    _raise(Terminated(), number, frame)
 
 
-def _raise(interruption: KeyboardInterrupt) -> None:
+def _raise(interruption: KeyboardInterrupt, number: int, frame: FrameType | None) -> None:
+    while frame is not None:
+        if (frame.f_code.co_name, frame.f_code.co_filename) == ("ignored", __file__):
+            _send_again(number)  # Python would ignore this one too
+            return
+        frame = frame.f_back
     _raised.append(interruption)
     raise interruption
+
+
+def _send_again(number: int) -> None:
+    """Send a signal to this thread a moment later, if it is still heard then."""
+    thread = threading.get_ident()
+
+    def send() -> None:
+        time.sleep(0.01)
+        if number in _heard:
+            signal.pthread_kill(thread, number)
+
+    _thread.start_new_thread(send, ())  # a Thread waits for its start, and may be interrupted there

@@ -1,11 +1,13 @@
 """Ctrl-C and SIGTERM end every command in order: what it began is cleaned up, and one line says what happened."""
 
+import _thread
 import contextlib
 import functools
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -160,6 +162,36 @@ def test_an_interruption_that_python_would_ignore_comes_again(monkeypatch, capsy
     monkeypatch.setattr("ppsolo.cli.zoo.run", run)
     assert main(["zoo", "list"]) == code
     assert capsys.readouterr().err == f"ppsolo: error: {line}\n"
+
+
+def test_an_interruption_while_another_one_is_ignored_comes_too(monkeypatch, capsys):
+    """As on a busy machine, where the second signal is there before Python has ignored the first."""
+    monkeypatch.setattr(signal, "getsignal", lambda number: signal.SIG_DFL)  # pytest has handlers of its own
+    start = _thread.start_new_thread
+
+    def interrupted(*arguments):
+        monkeypatch.setattr(_thread, "start_new_thread", start)
+        monkeypatch.setattr(threading, "_start_new_thread", start)
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(0.001)
+        return start(*arguments)
+
+    class Last:
+        def __del__(self) -> None:
+            monkeypatch.setattr(_thread, "start_new_thread", interrupted)
+            monkeypatch.setattr(threading, "_start_new_thread", interrupted)
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(0.001)
+
+    def run(options):
+        last = Last()
+        del last
+        time.sleep(5)
+        return 0
+
+    monkeypatch.setattr("ppsolo.cli.zoo.run", run)
+    assert main(["zoo", "list"]) == 143
+    assert capsys.readouterr().err == "ppsolo: error: ended by SIGTERM\n"
 
 
 def run_program(program: str, *, check: bool = False, **variables: str) -> subprocess.CompletedProcess[str]:
