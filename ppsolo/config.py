@@ -215,7 +215,7 @@ _KINDS_OF_TAGS: dict[str, type[yaml.Node]] = {
 }
 
 
-class _Loader(PlainLoader):
+class _Loader(PlainLoader, most_digits=10_000):  # a shorter number is refused later, with the name of its key
     """YAML's safe loader for JSON's kinds of values: text, numbers, true, false, null, lists and mappings.
 
     A date is text. Refused are sets and other tags, repeated keys, and aliases, because a few can stand for gigabytes.

@@ -10,10 +10,20 @@ import yaml
 from ppsolo.errors import ConfigError
 
 MAX_FILE_BYTES = 1 << 20  # takes 20 seconds to parse; enough for 100 000 class names
+_NUMBERS = ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")
 
 
 class PlainLoader(yaml.SafeLoader):
-    """YAML's safe loader without aliases, because a few of them can stand for gigabytes."""
+    """YAML's safe loader without aliases, because a few of them can stand for gigabytes.
+
+    most_digits: characters of a number. Python has no limit of its own for 0x and 1:59:59, but prints no such number.
+    """
+
+    most_digits = 100
+
+    def __init_subclass__(cls, most_digits: int = most_digits) -> None:
+        """Take the limit of a subclass."""
+        cls.most_digits = most_digits
 
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
         if self.check_event(yaml.AliasEvent):
@@ -22,8 +32,17 @@ class PlainLoader(yaml.SafeLoader):
 
     def compose_scalar_node(self, anchor: Any) -> yaml.ScalarNode:
         node = super().compose_scalar_node(anchor)
+        line = f"line {node.start_mark.line + 1}"
         if "\0" in node.value:
-            raise ConfigError(f"line {node.start_mark.line + 1} holds a zero byte (\\0), which no name has; remove it")
+            raise ConfigError(f"{line} holds a zero byte (\\0), which no name has; remove it")
+        if node.tag in _NUMBERS and len(node.value) > self.most_digits:
+            raise ConfigError(f"{line} holds a number of {len(node.value)} characters, more than any setting has")
+        try:
+            node.value.encode("utf-8", "surrogateescape")
+        except UnicodeEncodeError:
+            raise ConfigError(
+                f"{line} holds half a character (\\ud800 to \\udfff), which no name has; remove it"
+            ) from None
         return node
 
 
