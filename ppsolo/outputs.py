@@ -1,6 +1,7 @@
 """Places of results, checked before long work: a file needs an existing folder, a folder is made when needed."""
 
 import contextlib
+import errno
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,9 +16,9 @@ def check_output_file(path: str | os.PathLike[str], flag: str) -> None:
     flag: how the user named it, such as "--report". The folder must exist: a typing error makes no folder.
     """
     place = Path(path)
+    _refuse_broken_link(place, path, flag)
     if place.is_dir():
         raise ConfigError(f"{flag} {path}: a folder; give the name of a file")
-    _refuse_broken_link(place, path, flag)
     if os.path.lexists(place) and not place.is_file():
         raise ConfigError(f"{flag} {path}: not a regular file; give another name")
     if not place.parent.is_dir():
@@ -58,6 +59,12 @@ def output_folder(path: Path, flag: str) -> Iterator[None]:
 
 
 def _refuse_broken_link(place: Path, path: str | os.PathLike[str], flag: str) -> None:
+    """Refuse links that lead nowhere or in a circle, and names that no file can have. Raises ConfigError."""
+    try:
+        os.stat(place)
+    except OSError as error:
+        if error.errno in (errno.ENAMETOOLONG, errno.ELOOP):
+            raise ConfigError(f"{flag} {path}: {error.strerror}; give another name") from None
     if place.is_symlink() and not os.path.exists(place):
         raise ConfigError(f"{flag} {path}: a link to {os.readlink(place)}, which does not exist; remove or correct it")
 

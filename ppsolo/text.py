@@ -91,8 +91,10 @@ def cut_name(name: str, most: int) -> str:
     >>> cut_name("street", 3), cut_name("\u5b57\u5b57", 5)
     ('str', '\u5b57')
     """
-    kept = os.fsencode(name)[:most]
-    return name if len(kept) == len(os.fsencode(name)) else kept.decode("utf-8", "ignore")
+    kept = name[:most]
+    while len(os.fsencode(kept)) > most:
+        kept = kept[:-1]
+    return kept
 
 
 def json_text(content: Any, *, indent: int | None = None) -> str:

@@ -132,14 +132,14 @@ def test_a_pattern_and_two_files_of_one_name(system, folder, tmp_path):
 
 
 def test_names_as_long_as_can_be(system, folder, tmp_path):
-    for letter in "xy":
+    for letter in "xy\udcff":
         write_image(folder / f"{251 * letter}.png", picture(5))
     write_image(folder / f"{'x' * 250}z.png", picture(7))  # cut to the same name
     formats = sorted(FORMAT_NAMES)
     arguments = ["--infer_dir", str(folder), "--output_dir", str(tmp_path / "out"), "--save", *formats]
     assert main(["infer", *system, *arguments]) == 0
-    assert len(list((tmp_path / "out" / "labelme").iterdir())) == 6
-    assert len({entry["file_name"] for entry in results_of(tmp_path / "out")}) == 6
+    assert len(list((tmp_path / "out" / "labelme").iterdir())) == 7
+    assert len({entry["file_name"] for entry in results_of(tmp_path / "out")}) == 7
 
 
 def test_a_video(system, tmp_path, capsys):

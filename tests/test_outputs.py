@@ -39,6 +39,14 @@ def test_places_of_files_that_are_refused(tmp_path, file, monkeypatch):
         check_output_file(tmp_path / "x", "--report")
 
 
+@pytest.mark.parametrize("check", [check_output_file, check_output_folder])
+def test_names_that_cannot_be(check, tmp_path):
+    os.symlink("circle", tmp_path / "circle")
+    for name, reason in (("x" * 300, "File name too long"), ("circle", "Too many levels of symbolic links")):
+        with pytest.raises(ConfigError, match=f"{reason}; give another name"):
+            check(tmp_path / name, "--output")
+
+
 def test_places_of_folders_that_are_refused(tmp_path, file, monkeypatch):
     for place, reason in (
         (file, "a file; give a folder"),
