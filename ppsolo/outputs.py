@@ -59,11 +59,11 @@ def output_folder(path: Path, flag: str) -> Iterator[None]:
 
 
 def _refuse_broken_link(place: Path, path: str | os.PathLike[str], flag: str) -> None:
-    """Refuse links that lead nowhere or in a circle, and names that no file can have. Raises ConfigError."""
+    """Refuse links that lead nowhere, and names that are too long for the file system. Raises ConfigError."""
     try:
         os.stat(place)
     except OSError as error:
-        if error.errno in (errno.ENAMETOOLONG, errno.ELOOP):
+        if error.errno == errno.ENAMETOOLONG:
             raise ConfigError(f"{flag} {path}: {error.strerror}; give another name") from None
     if place.is_symlink() and not os.path.exists(place):
         raise ConfigError(f"{flag} {path}: a link to {os.readlink(place)}, which does not exist; remove or correct it")

@@ -41,10 +41,8 @@ def test_places_of_files_that_are_refused(tmp_path, file, monkeypatch):
 
 @pytest.mark.parametrize("check", [check_output_file, check_output_folder])
 def test_names_that_cannot_be(check, tmp_path):
-    os.symlink("circle", tmp_path / "circle")
-    for name, reason in (("x" * 300, "File name too long"), ("circle", "Too many levels of symbolic links")):
-        with pytest.raises(ConfigError, match=f"{reason}; give another name"):
-            check(tmp_path / name, "--output")
+    with pytest.raises(ConfigError, match="File name too long; give another name"):
+        check(tmp_path / ("x" * 300), "--output")
 
 
 def test_places_of_folders_that_are_refused(tmp_path, file, monkeypatch):
