@@ -69,9 +69,11 @@ def _files(folder: Folder) -> list[Path]:
 
 
 def _plain(identity: object) -> object:
-    """Convert an id so that 1, 1.0 and "1" are equal."""
+    """Convert an id so that 1, 1.0 and "1" are equal; a number of more than 64 bits becomes text."""
     if isinstance(identity, float) and identity.is_integer():
-        return int(identity)
+        identity = int(identity)
+    if isinstance(identity, int):
+        return identity if -(2**63) <= identity < 2**63 else str(identity)
     if isinstance(identity, str) and identity.isdecimal() and len(identity) < 20:
         return int(identity)
     return identity if isinstance(identity, Hashable) else str(identity)

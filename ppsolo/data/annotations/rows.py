@@ -176,9 +176,6 @@ class Rows:
 
     def _identity(self, position: int, entry: Any) -> Identity | None:
         """Return the id of an annotation, None after a fault."""
-        if type(entry) is dict and type(entry.get("id")) is int and entry["id"] not in self._seen:
-            self._seen.add(entry["id"])
-            return entry["id"]
         identity = read_identity(entry.get("id")) if isinstance(entry, Mapping) else None
         if not isinstance(entry, Mapping):
             problem = f"'annotations' is not a list of objects: entry {position} is not one"
@@ -197,8 +194,6 @@ class Rows:
 
     def _found(self, keys: Keys, value: Any, identity: Identity) -> int | None:
         """Return the index of an image or category, None if it does not exist."""
-        if type(value) is int:
-            return keys.index.get(value)
         found = keys.find(value)
         if found is not None and found[1]:
             self._findings.add(found[1], identity)

@@ -15,15 +15,17 @@ _WHOLE = re.compile(r"(-?(?:0|[1-9]\d{0,17}))(?:\.0+)?")
 def read_identity(value: Any) -> Identity | None:
     """Return an id: an integer, also from 1.0 and "1"; any other text unchanged; None for everything else.
 
+    A number of more than 64 bits becomes text: of numbers, many can be chosen that make a dict very slow.
+
     >>> [read_identity(value) for value in (3, 3.0, "3", "3.0", "007", "a.png", None, True, 1.5)]
     [3, 3, 3, 3, '007', 'a.png', None, None, None]
     """
     if isinstance(value, bool):
         return None
-    if isinstance(value, int):
-        return value
     if isinstance(value, float):
-        return int(value) if value.is_integer() else None
+        value = int(value) if value.is_integer() else None
+    if isinstance(value, int):
+        return value if -(2**63) <= value < 2**63 else str(value)
     if isinstance(value, str):
         whole = _WHOLE.fullmatch(value.strip())
         return int(whole[1]) if whole else value

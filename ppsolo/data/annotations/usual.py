@@ -2,7 +2,7 @@
 
 from array import array
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import msgspec
 import numpy as np
@@ -10,6 +10,8 @@ import numpy as np
 from ppsolo.data.annotations.keys import Categories, Images
 from ppsolo.data.annotations.rules import Identity
 from ppsolo.results.rle import MAX_COORDINATE, MAX_OUTLINE
+
+Int64 = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]  # see `read_identity`
 
 
 class Size(msgspec.Struct, array_like=True, forbid_unknown_fields=True, gc=False):
@@ -27,9 +29,9 @@ class CompressedRle(msgspec.Struct, gc=False):
 
 
 class _Entry(msgspec.Struct, gc=False):
-    id: int
-    image_id: int
-    category_id: int
+    id: Int64
+    image_id: Int64
+    category_id: Int64
     area: float
     bbox: tuple[float, float, float, float]
     segmentation: list[list[float]] | CompressedRle
