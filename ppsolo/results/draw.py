@@ -131,7 +131,7 @@ def _check(image: np.ndarray, size: tuple[int, int], *, alpha: float, color_by: 
 def _tint(canvas: np.ndarray, rle: Rle, box: Box, color: Color, *, alpha: float, line: int) -> None:
     """Blend a mask's colour into the canvas and draw its outline, `line` pixels wide; both have smooth edges."""
     x1, y1, x2, y2 = box
-    mask = np.ascontiguousarray(decode_window(rle, box)).view(np.uint8)
+    mask = decode_window(rle, box).view(np.uint8)
     contours, _ = cv2.findContours(mask, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
     points, ends = _smooth_contours(contours)
     share = np.zeros_like(mask)  # share of the colour, 0 .. 255

@@ -64,7 +64,7 @@ def measures(found: ImageResults) -> dict[str, np.ndarray]:
     for i, (rle, (x, y, width, height)) in enumerate(zip(found.rles, boxes.astype(int).tolist(), strict=True)):
         if width == 0:
             continue
-        mask = np.ascontiguousarray(decode_window(rle, (x, y, x + width, y + height)))
+        mask = decode_window(rle, (x, y, x + width, y + height))
         rows, columns = np.nonzero(mask)
         centroids[i] = x + columns.mean() + 0.5, y + rows.mean() + 0.5
         perimeters[i] = perimeter(mask)
