@@ -18,7 +18,7 @@ from pathlib import Path
 import ppsolo
 from ppsolo.benchmark.mosaic import Mosaic, make_mosaic
 from ppsolo.data.synthetic import draw_dataset
-from ppsolo.data.tiles import MOST_OVERLAP
+from ppsolo.data.tiles import largest_overlap
 
 SCENE = 128  # pixels
 
@@ -55,7 +55,9 @@ def main() -> None:
     height, width = mosaic.image.shape[:2]
     sys.stdout.write(f"{height} x {width} pixels, {len(mosaic.content['annotations'])} annotations; {predictor!r}\n")
     tried = [(mosaic.cell[0], 0)] if mosaic.cell[0] == mosaic.cell[1] else []
-    tried += [(tile, overlap) for tile in options.tile for overlap in options.overlap if overlap <= MOST_OVERLAP * tile]
+    tried += [
+        (tile, overlap) for tile in options.tile for overlap in options.overlap if overlap <= largest_overlap(tile)
+    ]
     for tile, overlap in tried:
         start = time.perf_counter()
         found = predictor(mosaic.image, tile=tile, overlap=overlap)

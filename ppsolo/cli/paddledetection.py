@@ -8,7 +8,7 @@ from typing import Any
 
 from ppsolo.cli.shared import say_note
 from ppsolo.config import find_config, import_theirs, parse_yaml
-from ppsolo.data.tiles import MOST_OVERLAP
+from ppsolo.data.tiles import MOST_OVERLAP, largest_overlap
 from ppsolo.errors import ConfigError
 from ppsolo.legacy.yaml_files import is_paddledetection
 
@@ -112,7 +112,7 @@ def tile_of_slices(options: argparse.Namespace) -> tuple[int, int]:
         raise ConfigError(
             f"--overlap_ratio is {share:g}: give a number from 0 to {MOST_OVERLAP:g}, a share of the tile"
         )
-    return tile, min(round(tile * share), int(MOST_OVERLAP * tile))
+    return tile, min(round(tile * share), largest_overlap(tile))
 
 
 def prepare_options(options: argparse.Namespace) -> None:

@@ -35,6 +35,11 @@ class Tiling(NamedTuple):
         return [*range(0, last, self.size - self.overlap), last]
 
 
+def largest_overlap(tile: int) -> int:
+    """Return the largest overlap of tiles with sides of `tile` pixels, in pixels."""
+    return int(MOST_OVERLAP * tile)
+
+
 def checked_tiling(tile: int | None, overlap: int | None = None) -> Tiling | None:
     """Return the tiling for these options; None without tiles. overlap: None for the default.
 
@@ -48,7 +53,7 @@ def checked_tiling(tile: int | None, overlap: int | None = None) -> Tiling | Non
         raise ConfigError(f"tile is {tile}: give at least {LEAST_TILE} pixels")
     if overlap is None:
         overlap = min(DEFAULT_OVERLAP, tile // 2)
-    most = int(MOST_OVERLAP * tile)
+    most = largest_overlap(tile)
     if not 0 <= overlap <= most:
         raise ConfigError(f"overlap is {overlap}: give 0 to {most} pixels, {MOST_OVERLAP:g} of a tile of {tile}")
     return Tiling(tile, overlap)
