@@ -5,6 +5,7 @@ from collections.abc import Hashable
 from pathlib import Path
 from typing import Any
 
+from ppsolo.data.annotations.rules import short_identity
 from ppsolo.errors import DatasetError
 from ppsolo.formats.annotated import (
     AnnotatedImage,
@@ -73,7 +74,7 @@ def _plain(identity: object) -> object:
     if isinstance(identity, float) and identity.is_integer():
         identity = int(identity)
     if isinstance(identity, int):
-        return identity if -(2**63) <= identity < 2**63 else str(identity)
+        return short_identity(identity)
     if isinstance(identity, str) and identity.isdecimal() and len(identity) < 20:
         return int(identity)
     return identity if isinstance(identity, Hashable) else str(identity)

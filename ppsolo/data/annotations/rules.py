@@ -12,10 +12,15 @@ Identity = int | str
 _WHOLE = re.compile(r"(-?(?:0|[1-9]\d{0,17}))(?:\.0+)?")
 
 
+def short_identity(number: int) -> Identity:
+    """Return a number of up to 64 bits unchanged, and others as text: those can be chosen to make a dict very slow."""
+    return number if -(2**63) <= number < 2**63 else str(number)
+
+
 def read_identity(value: Any) -> Identity | None:
     """Return an id: an integer, also from 1.0 and "1"; any other text unchanged; None for everything else.
 
-    A number of more than 64 bits becomes text: of numbers, many can be chosen that make a dict very slow.
+    Large numbers: see `short_identity`.
 
     >>> [read_identity(value) for value in (3, 3.0, "3", "3.0", "007", "a.png", None, True, 1.5)]
     [3, 3, 3, 3, '007', 'a.png', None, None, None]
@@ -25,7 +30,7 @@ def read_identity(value: Any) -> Identity | None:
     if isinstance(value, float):
         value = int(value) if value.is_integer() else None
     if isinstance(value, int):
-        return value if -(2**63) <= value < 2**63 else str(value)
+        return short_identity(value)
     if isinstance(value, str):
         whole = _WHOLE.fullmatch(value.strip())
         return int(whole[1]) if whole else value

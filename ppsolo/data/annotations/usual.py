@@ -11,7 +11,7 @@ from ppsolo.data.annotations.keys import Categories, Images
 from ppsolo.data.annotations.rules import Identity
 from ppsolo.results.rle import MAX_COORDINATE, MAX_OUTLINE
 
-Int64 = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]  # see `read_identity`
+Int64 = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]  # see `short_identity`
 
 
 class Size(msgspec.Struct, array_like=True, forbid_unknown_fields=True, gc=False):
