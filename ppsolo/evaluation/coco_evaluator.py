@@ -324,9 +324,10 @@ def evaluate_results(
         table = open_annotations(annotations)
         usual = iou_types != ("boundary",) and max_detections == MAX_DETECTIONS
         plain = read_plain(Path(results), table, box_from_mask=box_from_mask) if usual else None
-        report = plain and _report_plain(plain, table, tuple(iou_types or IOU_TYPES), dilation_ratio=dilation_ratio)
-        if report is not None:
-            return report
+        if plain is not None:
+            report = _report_plain(plain, table, tuple(iou_types or IOU_TYPES), dilation_ratio=dilation_ratio)
+            if report is not None:
+                return report
         annotations_read: Any = table
     else:
         annotations_read = annotations

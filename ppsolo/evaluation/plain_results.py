@@ -1,7 +1,8 @@
 """Result files of the usual form, evaluated by hotcoco: the same numbers in a fraction of the time.
 
-hotcoco is a COCO evaluation in Rust; the extra "evaluate" installs it. It accepts broken run lengths in silence, so it
-gets only files that `read_plain` has checked. ppsolo's own reader takes all other files.
+hotcoco is a COCO evaluation in Rust; the extra "evaluate" installs it. It gets only files that `read_plain` checked.
+It accepts broken run lengths in silence. `evaluate_plain` checks them meanwhile, and gives no numbers for broken ones.
+ppsolo's own reader takes all other files.
 """
 
 import importlib.util
